@@ -1,0 +1,1 @@
+"""Graphs and modalities: from files to `KnowledgeGraph` and aligned features."""

@@ -1,0 +1,1 @@
+"""The IMF model: fusion, relation models, decision fusion, losses."""

@@ -1,0 +1,1 @@
+"""Training and evaluation: batches, the loop, filtered ranking, checkpoints."""

@@ -1,0 +1,1 @@
+"""Distributed hyperparameter search over `imf_core`: the only part that knows Ray, Optuna and MLflow."""
