@@ -1,0 +1,69 @@
+# Everything happens in .venv, which the first target to need it creates. Repeating a target installs nothing
+# unless pyproject.toml or constraints.txt has changed.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+
+# The interpreter that creates .venv; unset, the first of these that is at least 3.11.
+PYTHON ?=
+CANDIDATES := $(PYTHON) python3.11 python3 python3.12 python3.13 python
+
+VENV_PYTHON := .venv/bin/python
+PIP_INSTALL := $(VENV_PYTHON) -m pip install -q --disable-pip-version-check -c constraints.txt
+RUNTIME := .venv/.installed-runtime
+DEV := .venv/.installed-dev
+
+DEMO_FLAGS ?= --data unicode --trials 12 --budget 5m --concurrency 2 --seed 0
+PYTEST_FLAGS ?=
+
+.PHONY: help demo test slow bench lint types clean
+
+help:  ## this list
+	@grep -hE '^[a-z]+:.*## ' Makefile | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 16
+
+demo: $(RUNTIME)  ## install, then search the bundled data set (a few minutes on two cores)
+	$(VENV_PYTHON) tune/search.py $(DEMO_FLAGS)
+
+test: $(DEV)  ## install, then run the tests
+	$(VENV_PYTHON) -m pytest $(PYTEST_FLAGS)
+
+slow: $(DEV)  ## the long tests that `make test` leaves out
+	$(VENV_PYTHON) -m pytest -m slow $(PYTEST_FLAGS)
+
+bench: $(DEV)  ## time the hot paths
+	@if ! ls tests/benchmarks/*.py >/dev/null 2>&1; then echo "there are no benchmarks in tests/benchmarks yet"; exit 0; fi; \
+	$(VENV_PYTHON) -m pytest -m "slow or not slow" --durations=0 -s tests/benchmarks $(PYTEST_FLAGS)
+
+lint: $(DEV)  ## ruff
+	$(VENV_PYTHON) -m ruff check .
+
+types: $(DEV)  ## mypy
+	$(VENV_PYTHON) -m mypy
+
+clean:  ## remove .venv, caches and build leftovers; results stay
+	rm -rf .venv .cache .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist *.egg-info
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# An interrupted creation leaves a .venv without a working pip: it is made anew.
+.venv/.created:
+	@if .venv/bin/python -m pip --version >/dev/null 2>&1; then touch $@; exit 0; fi; \
+	for candidate in $(CANDIDATES); do \
+	  if "$$candidate" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1; then \
+	    echo "creating .venv with $$candidate ($$("$$candidate" --version))"; \
+	    "$$candidate" -m venv --clear .venv; touch $@; exit 0; \
+	  fi; \
+	done; \
+	echo "No Python 3.11 or newer with venv was found. Install one, or name it: make PYTHON=/path/to/python3.11 ..." >&2; exit 1
+
+$(RUNTIME): pyproject.toml constraints.txt | .venv/.created
+	@echo "installing the product into .venv (some minutes the first time)"
+	@$(PIP_INSTALL) -e .
+	@touch $@
+
+# The development install contains the runtime one, so it marks both.
+$(DEV): pyproject.toml constraints.txt | .venv/.created
+	@echo "installing the product and its tools into .venv (some minutes the first time)"
+	@$(PIP_INSTALL) -e '.[dev]'
+	@touch $(RUNTIME) $@

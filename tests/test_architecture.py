@@ -1,0 +1,357 @@
+"""The floors and gates of the source tree, read from its imports; and what no source file may do.
+
+Each rule is a function of a source text and its path that returns the problems found, so that a second set of tests can
+show, on a few offending lines, that the rule can fail.
+"""
+
+from __future__ import annotations
+
+import ast
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+# A file imports from its own floor and from lower ones. A package stands for all its files that are not named themselves.
+FLOORS: tuple[tuple[str, ...], ...] = (
+    ("imf_core", "imf_core.errors", "imf_core.config"),
+    ("imf_core.data",),
+    ("imf_core.encode",),
+    ("imf_core.data.prepared",),  # builds the features of a graph, so it stands above the encoders
+    ("imf_core.model",),
+    ("imf_core.train",),
+    ("imf_core.predict", "imf_core.ensemble"),
+    ("imf_core.cli",),
+    ("tune", "tune.settings", "tune.space", "tune.resources", "tune.records", "tune.outcome"),
+    ("tune.study", "tune.schedule", "tune.tracking"),
+    ("tune.worker",),
+    ("tune.trial", "tune.decide"),
+    ("tune.finalise",),
+    ("tune.report",),
+    ("tune.search",),
+)
+FLOOR_OF = {module: level for level, floor in enumerate(FLOORS) for module in floor}
+PACKAGES = ("imf_core", "tune")
+
+# library -> where it may be imported: a folder (ends in "/") or a file
+GATES: dict[str, tuple[str, ...]] = {
+    "ray": ("tune/",),
+    "optuna": ("tune/space.py", "tune/study.py", "tune/report.py"),
+    "mlflow": ("tune/tracking.py",),
+    "transformers": ("imf_core/encode/",),
+    "torchvision": ("imf_core/encode/",),
+    "timm": ("imf_core/encode/",),
+    "torch_geometric": ("imf_core/encode/structure.py", "imf_core/model/recommender.py"),
+    "tune": ("tune/",),
+}
+UNSAFE_SERIALISERS = {"pickle", "cPickle", "_pickle", "dill", "joblib", "cloudpickle", "shelve", "marshal"}
+BROAD = {"Exception", "BaseException", "builtins.Exception", "builtins.BaseException"}
+BROAD_ALLOWED = {"tune/trial.py"}
+
+
+# --- reading a source file ------------------------------------------------------------------------------------------
+
+
+def module_of(path: str) -> str:
+    """`imf_core/data/__init__.py` -> `imf_core.data`."""
+    return path.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
+
+
+def imports(source: str, path: str) -> Iterator[tuple[int, str]]:
+    """Line and dotted name of everything imported, wherever in the file; `from a import b` is `a.b`, relative ones resolved."""
+    package = module_of(path).split(".")
+    if not path.endswith("__init__.py"):
+        package = package[:-1]
+    names = aliases(source)
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                yield node.lineno, alias.name
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else []
+            stem = ".".join([*base, *([node.module] if node.module else [])])
+            for alias in node.names:
+                yield node.lineno, stem if alias.name == "*" else f"{stem}.{alias.name}"
+        elif isinstance(node, ast.Call) and dotted(node.func, names) in {"importlib.import_module", "__import__"}:
+            yield from ((node.lineno, str(name.value)) for name in node.args[:1] if isinstance(name, ast.Constant))
+
+
+def aliases(source: str) -> dict[str, str]:
+    """What each imported name stands for: `import numpy as np` -> `{"np": "numpy"}`."""
+    found: dict[str, str] = {}
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            found.update({alias.asname: alias.name for alias in node.names if alias.asname})
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            found.update({alias.asname or alias.name: f"{node.module}.{alias.name}" for alias in node.names})
+    return found
+
+
+def dotted(node: ast.expr | None, names: Mapping[str, str]) -> str:
+    """The dotted name that an expression spells, aliases resolved; empty where it is something else."""
+    if isinstance(node, ast.Name):
+        return names.get(node.id, node.id)
+    if isinstance(node, ast.Attribute):
+        owner = dotted(node.value, names)
+        return f"{owner}.{node.attr}" if owner else ""
+    return ""
+
+
+def listed(module: str) -> str:
+    """The longest listed module that is `module` or contains it."""
+    parts = module.split(".")
+    return next((name for end in range(len(parts), 0, -1) if (name := ".".join(parts[:end])) in FLOOR_OF), "")
+
+
+# --- the rules ------------------------------------------------------------------------------------------------------
+
+
+def floor_problems(source: str, path: str) -> list[str]:
+    """Imports from a higher floor; a file that has no floor."""
+    module = module_of(path)
+    place = listed(module)
+    if place in {"", *PACKAGES} and module != place:
+        return [f"{path}: has no floor; name it in FLOORS of tests/test_architecture.py"]
+    return [
+        f"{path}:{line}: imports {name} (floor {FLOOR_OF[above]}) from floor {FLOOR_OF[place]}"
+        for line, name in imports(source, path)
+        if (above := listed(name)) and FLOOR_OF[above] > FLOOR_OF[place]
+    ]
+
+
+def gate_problems(source: str, path: str) -> list[str]:
+    """Libraries imported outside their gate; Ray's `tune` under the name of our package."""
+    problems = []
+    for line, name in imports(source, path):
+        library = name.split(".")[0]
+        places = GATES.get(library)
+        if places and not any(path.startswith(place) if place.endswith("/") else path == place for place in places):
+            problems.append(f"{path}:{line}: imports {library}; its place is {', '.join(places)}")
+    if aliases(source).get("tune", "tune") != "tune":
+        problems.append(f"{path}: another module is called tune here; write `import ray.tune as ray_tune`")
+    return problems
+
+
+def safety_problems(source: str, path: str) -> list[str]:
+    """Files that can run code when read, text run as code, failures swallowed whole."""
+    problems = [
+        f"{path}:{line}: imports {name}; what it reads can run code, use safetensors or JSON"
+        for line, name in imports(source, path)
+        if name.split(".")[0] in UNSAFE_SERIALISERS
+    ]
+    names = aliases(source)
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Call):
+            function = dotted(node.func, names)
+            if function in {"eval", "exec", "builtins.eval", "builtins.exec"}:
+                problems.append(f"{path}:{node.lineno}: calls {function}()")
+            if function == "torch.load" and _given(node, "weights_only") is not True:
+                problems.append(f"{path}:{node.lineno}: torch.load without weights_only=True")
+            if function == "numpy.load" and _given(node, "allow_pickle") not in {None, False}:
+                problems.append(f"{path}:{node.lineno}: numpy.load with allow_pickle")
+        elif isinstance(node, ast.ExceptHandler) and path not in BROAD_ALLOWED:
+            kinds = node.type.elts if isinstance(node.type, ast.Tuple) else [node.type]
+            if any(kind is None or dotted(kind, names) in BROAD for kind in kinds):
+                problems.append(f"{path}:{node.lineno}: broad except; name what can fail here")
+    return problems
+
+
+def _given(call: ast.Call, name: str) -> object:
+    """The constant passed as keyword `name`; None where it is left out, the source text where it is no constant."""
+    for keyword in call.keywords:
+        if keyword.arg == name:
+            return keyword.value.value if isinstance(keyword.value, ast.Constant) else ast.unparse(keyword.value)
+    return None
+
+
+def shadow_problems(paths: Iterable[str]) -> list[str]:
+    """Modules at the top of tune/ that hide another: `python tune/search.py` puts that folder first on the path."""
+    taken = sys.stdlib_module_names | (GATES.keys() - {"tune"}) | {"imf_core", "torch", "numpy", "tune"}
+    names = {path: path.removesuffix("/__init__.py").removesuffix(".py") for path in paths if path.startswith("tune/")}
+    return [f"{path}: hides the module {name[5:]}" for path, name in names.items() if "/" in name and name[5:] in taken]
+
+
+def cycle_problems(sources: Mapping[str, str]) -> list[str]:
+    """Files that import one another in a circle; a floor alone does not forbid it."""
+    known = {module_of(path) for path in sources}
+    graph: dict[str, set[str]] = {}
+    for path, source in sources.items():
+        module = module_of(path)
+        targets = {name if name in known else name.rpartition(".")[0] for _, name in imports(source, path)}
+        graph[module] = (targets & known) - {module}
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        return [f"import cycle: {' -> '.join(error.args[1])}"]
+    return []
+
+
+# --- the tree -------------------------------------------------------------------------------------------------------
+
+SOURCES = {
+    file.relative_to(ROOT).as_posix(): file.read_text(encoding="utf-8")
+    for package in PACKAGES
+    for file in sorted((ROOT / package).rglob("*.py"))
+}
+
+
+def test_the_tree_is_found() -> None:
+    assert {"imf_core/errors.py", "imf_core/config.py", "tune/__init__.py"} <= SOURCES.keys()
+
+
+@pytest.mark.parametrize("path", SOURCES)
+@pytest.mark.parametrize("rule", [floor_problems, gate_problems, safety_problems], ids=lambda rule: rule.__name__)
+def test_source_keeps_the_rule(rule, path) -> None:
+    assert rule(SOURCES[path], path) == []
+
+
+def test_no_module_of_tune_hides_another() -> None:
+    assert shadow_problems(SOURCES) == []
+
+
+def test_imports_have_no_cycle() -> None:
+    assert cycle_problems(SOURCES) == []
+
+
+def test_importing_tune_does_no_work() -> None:
+    body = ast.parse(SOURCES["tune/__init__.py"]).body
+    assert len(body) == 1
+    assert ast.get_docstring(ast.parse(SOURCES["tune/__init__.py"]))
+
+
+# --- each rule can fail ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("path", "source"),
+    [
+        ("imf_core/errors.py", "from imf_core.data.graph import KnowledgeGraph"),
+        ("imf_core/config.py", "import imf_core.model.imf"),
+        ("imf_core/data/graph.py", "from imf_core.encode import text"),
+        ("imf_core/data/graph.py", "from imf_core.data import prepared"),
+        ("imf_core/data/__init__.py", "from .prepared import prepare"),
+        ("imf_core/data/brand_new.py", "from ..model.imf import Imf"),
+        ("imf_core/encode/text.py", "from imf_core.data.prepared import prepare"),
+        ("imf_core/model/imf.py", "from imf_core.train.fit import fit"),
+        ("imf_core/train/fit.py", "def run():\n    from imf_core.predict import Predictor"),
+        ("imf_core/predict.py", "from imf_core import cli"),
+        ("imf_core/cli.py", "import tune.search"),
+        ("imf_core/cli.py", "import importlib\nimportlib.import_module('tune.search')"),
+        ("tune/settings.py", "from tune.study import open_study"),
+        ("tune/records.py", "from tune.tracking import Tracker"),
+        ("tune/tracking.py", "from tune.worker import loop"),
+        ("tune/worker.py", "from tune.trial import run"),
+        ("tune/trial.py", "from .finalise import finalise"),
+        ("tune/finalise.py", "from tune.report import write"),
+        ("tune/report.py", "from tune import search"),
+        ("tune/unlisted.py", ""),
+        ("imf_core/unlisted.py", ""),
+    ],
+)
+def test_a_wrong_floor_is_seen(path, source) -> None:
+    assert len(floor_problems(source, path)) == 1
+
+
+@pytest.mark.parametrize(
+    ("path", "source"),
+    [
+        ("imf_core/config.py", "from imf_core.errors import ConfigError"),
+        ("imf_core/data/graph.py", "from .readers import read\nfrom ..errors import DataError\nimport numpy as np"),
+        ("imf_core/data/prepared.py", "from imf_core.encode.text import encode\nfrom .graph import KnowledgeGraph"),
+        ("imf_core/model/imf.py", "from imf_core.data import prepared\nfrom imf_core import __version__"),
+        ("tune/space.py", "from imf_core.cli import main\nfrom tune.settings import SearchConfig"),
+        ("tune/search.py", "from tune import report, records\nimport ray.tune as ray_tune"),
+    ],
+)
+def test_a_right_floor_passes(path, source) -> None:
+    assert floor_problems(source, path) == []
+
+
+@pytest.mark.parametrize(
+    ("path", "source"),
+    [
+        ("imf_core/train/fit.py", "import ray"),
+        ("imf_core/train/fit.py", "from ray.train import report"),
+        ("imf_core/train/fit.py", "def lazily():\n    import optuna"),
+        ("imf_core/cli.py", "import mlflow.pytorch"),
+        ("imf_core/cli.py", "from tune import search"),
+        ("imf_core/cli.py", "__import__('ray')"),
+        ("tune/trial.py", "import optuna"),
+        ("tune/trial.py", "from mlflow.tracking import MlflowClient"),
+        ("tune/sub/tracking.py", "import mlflow"),
+        ("tune/space.py", "import transformers"),
+        ("imf_core/data/prepared.py", "from torchvision import models"),
+        ("imf_core/model/imf.py", "import timm"),
+        ("imf_core/model/imf.py", "from torch_geometric.nn import GATConv"),
+        ("imf_core/encode/text.py", "import torch_geometric"),
+        ("tune/trial.py", "from ray import tune"),
+        ("tune/trial.py", "import ray.tune as tune"),
+    ],
+)
+def test_a_library_outside_its_gate_is_seen(path, source) -> None:
+    assert len(gate_problems(source, path)) == 1
+
+
+@pytest.mark.parametrize(
+    ("path", "source"),
+    [
+        ("tune/trial.py", "import ray\nimport ray.tune as ray_tune\nfrom ray.train import report\nimport tune.records"),
+        ("tune/study.py", "import optuna\nfrom tune import settings"),
+        ("tune/tracking.py", "import mlflow"),
+        ("imf_core/encode/image.py", "import timm, torchvision, transformers"),
+        ("imf_core/encode/structure.py", "from torch_geometric.nn import GATConv"),
+    ],
+)
+def test_a_library_in_its_gate_passes(path, source) -> None:
+    assert gate_problems(source, path) == []
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "import pickle",
+        "from joblib import dump",
+        "import dill as d",
+        "import cloudpickle",
+        "import torch\ntorch.load(path)",
+        "import torch as th\nth.load(path, weights_only=False)",
+        "from torch import load\nload(path, weights_only=flag)",
+        "import numpy as np\nnp.load(path, allow_pickle=True)",
+        "eval('1')",
+        "exec(text)",
+        "import builtins\nbuiltins.eval('1')",
+        "try:\n    pass\nexcept Exception:\n    pass",
+        "try:\n    pass\nexcept (OSError, BaseException) as error:\n    raise",
+        "try:\n    pass\nexcept:\n    pass",
+        "import builtins\ntry:\n    pass\nexcept builtins.Exception:\n    pass",
+    ],
+)
+def test_an_unsafe_line_is_seen(source) -> None:
+    assert len(safety_problems(source, "tune/worker.py")) == 1
+
+
+@pytest.mark.parametrize(
+    ("path", "source"),
+    [
+        ("imf_core/train/checkpoint.py", "import torch\ntorch.load(path, map_location='cpu', weights_only=True)\nmodel.eval()"),
+        ("imf_core/data/modality.py", "import numpy as np\nnp.load(path)\nnp.load(path, allow_pickle=False)\njson.load(file)"),
+        ("imf_core/data/graph.py", "try:\n    pass\nexcept (OSError, ValueError):\n    pass"),
+        ("tune/trial.py", "try:\n    pass\nexcept Exception:\n    raise"),
+    ],
+)
+def test_a_safe_line_passes(path, source) -> None:
+    assert safety_problems(source, path) == []
+
+
+@pytest.mark.parametrize("name", ["types.py", "queue.py", "logging/__init__.py", "resource.py", "ray.py", "tune.py"])
+def test_a_hiding_module_is_seen(name) -> None:
+    assert len(shadow_problems(["tune/__init__.py", "tune/search.py", f"tune/{name}"])) == 1
+
+
+def test_a_cycle_is_seen() -> None:
+    assert cycle_problems({"imf_core/a.py": "from imf_core import b", "imf_core/b.py": "from .a import thing"})
+    assert cycle_problems({"imf_core/a.py": "from imf_core import b", "imf_core/b.py": "import numpy"}) == []
