@@ -1,0 +1,256 @@
+"""Frozen configurations of data, model and training, with the range in which each setting may be searched.
+
+A setting's default, its bounds and its search range stand side by side, so that one line answers "what is it, what may it
+be, and what does the search try". `tune/space.py` reads the `Tunable` marks; nothing here knows of a search library.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from imf_core.errors import ConfigError
+
+MissingPolicy = Literal["learned", "mean", "neutral"]
+DecisionMode = Literal["uniform", "fixed", "learned", "relation"]
+STRUCTURE, FUSED = "structure", "fused"
+
+
+@dataclass(frozen=True)
+class Tunable:
+    """The search range of a setting.
+
+    Args:
+        low, high: bounds of a numeric range, both included.
+        log: sample the exponent instead of the value.
+        step: grid of an integer range.
+        choices: the values of a categorical setting (instead of low and high).
+        when: `{"model.decision": ("fixed",)}`: the setting exists only where the other one has one of these values.
+        default: searched without being asked for; the others are searched when a space file names them.
+    """
+
+    low: float | None = None
+    high: float | None = None
+    log: bool = False
+    step: int | None = None
+    choices: tuple[Any, ...] | None = None
+    when: Mapping[str, tuple[Any, ...]] | None = None
+    default: bool = True
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, protected_namespaces=())
+
+
+class DataConfig(_Frozen):
+    """Where the graph is and which views of its entities are built from it."""
+
+    path: str = Field("unicode", description="graph folder, or the name of a bundled data set (unicode)")
+    text: Literal["auto", "names", "descriptions", "none"] = Field(
+        "auto", description="text view: descriptions.tsv if there (auto), the entity names, or none"
+    )
+    images: Literal["auto", "none"] = Field("auto", description="image view: the folder images/ if there (auto), or none")
+    text_width: int = Field(128, ge=2, le=4096, description="width of the character n-gram text features")
+    image_width: int = Field(64, ge=2, le=4096, description="width of the bitmap image features")
+
+
+class ModelConfig(_Frozen):
+    """Shape and behaviour of `Imf` (model sections 2 to 5)."""
+
+    modalities: tuple[str, ...] | None = Field(None, description="feature modalities in use; null = all found, [] = structure only")
+    dim: Annotated[int, Tunable(choices=(64, 96, 128))] = Field(128, ge=2, le=4096, description="entity dimension d")
+    relation_dim: Annotated[int, Tunable(choices=(32, 64, 96), when={"model.scoring": ("contextual",)})] = Field(
+        64, ge=1, le=4096, description="relation dimension r of the contextual model; the other scorers use d"
+    )
+    fusion: Literal["tucker"] = Field("tucker", description="fusion operator")
+    fusion_rank: Annotated[int, Tunable(low=1, high=4)] = Field(2, ge=1, le=64, description="rank k of the factorised Tucker core")
+    scoring: Annotated[Literal["contextual", "transe", "distmult", "complex"], Tunable(
+        choices=("contextual", "transe", "distmult", "complex"), default=False
+    )] = Field("contextual", description="relation model of each branch")
+    decision: Annotated[DecisionMode, Tunable(choices=("learned", "relation", "uniform", "fixed"))] = Field(
+        "learned", description="how the branches' predictions are weighted"
+    )
+    decision_weights: dict[str, float] | None = Field(None, description="decision: fixed; weight of each branch, normalised to sum 1")
+    missing: Annotated[MissingPolicy, Tunable(choices=("learned", "mean", "neutral"), default=False)] = Field(
+        "learned", description="what stands in for a modality that an entity lacks"
+    )
+    finetune_features: Annotated[bool, Tunable(choices=(True, False), default=False)] = Field(
+        False, description="train the projected feature table itself, as the published code does"
+    )
+    dropout_input: Annotated[float, Tunable(low=0.0, high=0.5)] = Field(0.3, ge=0, lt=1, description="dropout of the head vector")
+    dropout_relation: Annotated[float, Tunable(low=0.0, high=0.5, default=False)] = Field(
+        0.4, ge=0, lt=1, description="dropout of the relation's matrix"
+    )
+    dropout_context: Annotated[float, Tunable(low=0.1, high=0.6)] = Field(0.5, ge=0, lt=1, description="dropout of the context vector")
+    dropout_fusion: Annotated[float, Tunable(low=0.0, high=0.4)] = Field(0.2, ge=0, lt=1, description="dropout before fusion")
+    contrastive_weight: Annotated[float, Tunable(low=1e-3, high=1.0, log=True)] = Field(
+        0.01, ge=0, description="weight of the contrastive constraint; 0 switches it off"
+    )
+    temperature: Annotated[float, Tunable(low=0.05, high=1.0, log=True)] = Field(
+        0.2, gt=0, le=100, description="temperature tau of the contrastive constraint"
+    )
+    joint_weight: Annotated[float, Tunable(low=0.1, high=2.0, log=True, default=False)] = Field(
+        1.0, ge=0, description="weight of the loss on the fused decision"
+    )
+
+    @model_validator(mode="after")
+    def _agree(self) -> ModelConfig:
+        if self.decision == "fixed" and self.decision_weights is not None:
+            if any(weight < 0 for weight in self.decision_weights.values()) or sum(self.decision_weights.values()) <= 0:
+                raise ValueError("decision_weights must be >= 0 with a positive sum")
+        if self.decision in ("learned", "relation") and self.joint_weight == 0:
+            raise ValueError(f"decision: {self.decision} is trained by the joint loss; joint_weight must be > 0")
+        if self.scoring == "complex" and self.dim % 2:
+            raise ValueError(f"scoring: complex needs an even dim, found {self.dim}")
+        return self
+
+
+class TrainConfig(_Frozen):
+    """One training run (model section 4)."""
+
+    loss: Annotated[Literal["ce", "bce"], Tunable(choices=("ce", "bce"), default=False)] = Field(
+        "ce", description="1-N loss: softmax cross entropy (ce) or binary cross entropy (bce, as published)"
+    )
+    label_smoothing: Annotated[float, Tunable(low=0.0, high=0.2)] = Field(0.0, ge=0, lt=1, description="label smoothing epsilon")
+    optimizer: Literal["adam", "adamw"] = "adam"
+    lr: Annotated[float, Tunable(low=5e-4, high=8e-3, log=True)] = Field(2e-3, gt=0, le=1, description="learning rate")
+    lr_decay: Annotated[float, Tunable(low=0.9, high=1.0, default=False)] = Field(
+        1.0, gt=0, le=1, description="factor on the learning rate after each epoch"
+    )
+    weight_decay: Annotated[float, Tunable(low=1e-8, high=1e-3, log=True, default=False)] = Field(0.0, ge=0)
+    batch_size: Annotated[int, Tunable(choices=(128, 256, 512))] = Field(256, ge=1, description="queries a step, over all workers")
+    max_epochs: int = Field(30, ge=1, description="upper bound; early stopping usually ends before")
+    patience: int = Field(5, ge=1, description="evaluations without a better validation MRR before stopping")
+    eval_every: int = Field(1, ge=1, description="epochs between evaluations")
+    seed: int = Field(0, ge=0, lt=2**31)
+    memory_budget_mb: int = Field(512, ge=8, description="memory for the score chunk of an evaluation, MiB")
+
+
+class Config(_Frozen):
+    """Everything that determines one run."""
+
+    data: DataConfig = DataConfig()
+    model: ModelConfig = ModelConfig()
+    train: TrainConfig = TrainConfig()
+
+    @classmethod
+    def build(cls, values: Mapping[str, Any], *, source: str = "configuration") -> Config:
+        """Validate nested values; an unknown key is refused with the nearest known name.
+
+        Raises:
+            ConfigError: unknown key, wrong type, value out of range.
+        """
+        _refuse_unknown(values, cls, source)
+        try:
+            return cls.model_validate(dict(values))
+        except ValidationError as error:
+            first = error.errors()[0]
+            key = ".".join(str(part) for part in first["loc"]) or "configuration"
+            raise ConfigError(
+                f"{source}: {key} = {first.get('input')!r} is refused: {first['msg']}",
+                remedy=f"correct {key}; `imf config` prints every setting with its bounds",
+                key=key, value=first.get("input"),
+            ) from error
+
+    @classmethod
+    def load(cls, path: Path | str) -> Config:
+        """Read a YAML file."""
+        text = Path(path).read_text(encoding="utf-8")
+        try:
+            values = yaml.safe_load(text) or {}
+        except yaml.YAMLError as error:
+            raise ConfigError(f"{path} is not valid YAML: {error}", remedy="correct the file") from error
+        if not isinstance(values, dict):
+            raise ConfigError(f"{path} holds {type(values).__name__}, not settings", remedy="write `model:`, `train:` sections")
+        return cls.build(values, source=str(path))
+
+    def updated(self, flat: Mapping[str, Any], *, source: str = "override") -> Config:
+        """A copy with `{"train.lr": 0.01}` applied; keys are dotted paths."""
+        values = self.model_dump()
+        for key, value in flat.items():
+            node = values
+            *parents, leaf = key.split(".")
+            for parent in parents:
+                child = node.get(parent)
+                if child is None:
+                    child = node[parent] = {}
+                if not isinstance(child, dict):
+                    raise ConfigError(f"{source}: {key} goes below the plain value {parent}", remedy="use the dotted path of a setting")
+                node = child
+            node[leaf] = value
+        return Config.build(values, source=source)
+
+    def flat(self) -> dict[str, Any]:
+        """`{"train.lr": 0.002, ...}`, every leaf."""
+        return dict(_leaves(self.model_dump(), ""))
+
+
+def parse_overrides(assignments: Iterable[str]) -> dict[str, Any]:
+    """`["train.lr=1e-3", "model.modalities=[text]"]` -> flat values; the right side is YAML (so `1e-3` is a number too)."""
+    flat: dict[str, Any] = {}
+    for assignment in assignments:
+        key, separator, text = assignment.partition("=")
+        if not separator or not key.strip():
+            raise ConfigError(f"cannot read the setting {assignment!r}", remedy="write key.sub=value, for example train.lr=0.001")
+        value = yaml.safe_load(text) if text.strip() else None
+        if isinstance(value, str):
+            try:  # YAML 1.1 reads 1e-3 as text
+                value = float(value)
+            except ValueError:
+                pass
+        flat[key.strip()] = value
+    return flat
+
+
+def published() -> Config:
+    """The published code's behaviour (section 8): bce, plain mean of sigmoids, no joint and no contrastive loss."""
+    return Config(
+        model=ModelConfig(
+            dim=256, relation_dim=256, fusion_rank=2, decision="uniform", finetune_features=True, contrastive_weight=0.0,
+            joint_weight=0.0, dropout_input=0.3, dropout_relation=0.4, dropout_context=0.5, dropout_fusion=0.2,
+        ),
+        train=TrainConfig(loss="bce", label_smoothing=0.1, lr=5e-4, batch_size=256, max_epochs=1000, eval_every=10, patience=10),
+    )
+
+
+PRESETS = {"paper": Config, "published": published}
+
+
+def preset(name: str) -> Config:
+    """`paper` (default behaviour) or `published`."""
+    if name not in PRESETS:
+        raise ConfigError(f"unknown preset {name!r}", remedy=f"choose one of {', '.join(PRESETS)}", key="preset", value=name)
+    return PRESETS[name]()
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """`; did you mean 'lr'?` or nothing."""
+    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    return f"; did you mean {close[0]!r}?" if close else ""
+
+
+def _leaves(values: Mapping[str, Any], prefix: str) -> Iterable[tuple[str, Any]]:
+    for key, value in values.items():
+        if isinstance(value, dict) and value:
+            yield from _leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def _refuse_unknown(values: Mapping[str, Any], kind: type[BaseModel], source: str, prefix: str = "") -> None:
+    for key, value in values.items():
+        if key not in kind.model_fields:
+            known = [f"{prefix}{name}" for name in kind.model_fields]
+            raise ConfigError(
+                f"{source}: unknown setting {prefix}{key!s}{nearest(f'{prefix}{key}', known)}",
+                remedy=f"known here: {', '.join(known)}", key=f"{prefix}{key}", value=value,
+            )
+        child = kind.model_fields[key].annotation
+        if isinstance(child, type) and issubclass(child, BaseModel) and isinstance(value, Mapping):
+            _refuse_unknown(value, child, source, f"{prefix}{key}.")

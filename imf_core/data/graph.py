@@ -1,0 +1,204 @@
+"""The knowledge graph: triples as ids, names, splits, inverse relations and the index of known answers.
+
+Letters used in shapes: `N` entities, `R` relations (2R with inverses), `T` triples, `Q` distinct queries, `P` answers.
+A query is a pair (entity, relation id below 2R): `(h, r)` asks for tails, `(t, r + R)` asks for heads.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+
+from imf_core.config import nearest
+from imf_core.errors import DataError, VocabularyError
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """Names in id order. Names keep every byte of the file they came from.
+
+    Args:
+        names: distinct names; the position is the id.
+        kind: `entity` or `relation`, used in messages.
+    """
+
+    names: tuple[str, ...]
+    kind: str = "entity"
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    @cached_property
+    def index(self) -> dict[str, int]:
+        """Name -> id."""
+        return {name: position for position, name in enumerate(self.names)}
+
+    def id(self, name: str) -> int:
+        """The id of a name.
+
+        Raises:
+            VocabularyError: unknown name; the message proposes the nearest known one.
+        """
+        found = self.index.get(name)
+        if found is None:
+            raise VocabularyError(
+                f"{name!r} is no {self.kind} of this graph ({len(self):,} known){nearest(name, self.names)}",
+                remedy=f"use a {self.kind} name exactly as in the training data", name=name,
+            )
+        return found
+
+    @cached_property
+    def sha256(self) -> str:
+        """Hash of the names in order; two models fit together only if these agree."""
+        return hashlib.sha256("\n".join(self.names).encode("utf-8", "surrogateescape")).hexdigest()
+
+
+@dataclass(frozen=True)
+class KnownAnswers:
+    """CSR index: query -> sorted distinct answers. Built once by sorting, read by binary search; never a dense mask.
+
+    Args:
+        keys: (Q,) int64, ascending, `entity * 2R + relation`.
+        offsets: (Q + 1,) int64, answers of query i are `answers[offsets[i]:offsets[i + 1]]`.
+        answers: (P,) int64 entity ids, ascending within a query.
+        num_relations: R, without inverses.
+    """
+
+    keys: np.ndarray
+    offsets: np.ndarray
+    answers: np.ndarray
+    num_relations: int
+
+    @classmethod
+    def build(cls, triples: Iterable[np.ndarray], num_relations: int) -> KnownAnswers:
+        """Index several `(T, 3)` arrays of head, relation, tail, in both directions; repeats are merged."""
+        both = [with_inverses(part, num_relations) for part in triples]
+        rows = np.concatenate(both) if both else np.empty((0, 3), np.int64)
+        keys = rows[:, 0] * (2 * num_relations) + rows[:, 1]
+        order = np.lexsort((rows[:, 2], keys))
+        keys, answers = keys[order], rows[order, 2]
+        if len(keys):
+            fresh = np.concatenate(([True], (keys[1:] != keys[:-1]) | (answers[1:] != answers[:-1])))
+            keys, answers = keys[fresh], answers[fresh]
+        distinct, starts = np.unique(keys, return_index=True)
+        return cls(distinct, np.append(starts, len(keys)).astype(np.int64), answers, num_relations)
+
+    def lookup(self, entities: np.ndarray, relations: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Known answers of `B` queries as pairs.
+
+        Args:
+            entities, relations: (B,) ids; relations below 2R.
+
+        Returns:
+            rows (K,) positions in 0..B-1 and answers (K,) entity ids; a query without answers has no pair.
+        """
+        wanted = entities.astype(np.int64) * (2 * self.num_relations) + relations
+        place = np.searchsorted(self.keys, wanted)
+        found = place < len(self.keys)
+        found[found] = self.keys[place[found]] == wanted[found]
+        starts = np.where(found, self.offsets[np.where(found, place, 0)], 0)
+        stops = np.where(found, self.offsets[np.where(found, place + 1, 0)], 0)
+        return expand_ranges(starts, stops, self.answers)
+
+    def queries(self) -> tuple[np.ndarray, np.ndarray]:
+        """All distinct queries: entities (Q,) and relations (Q,)."""
+        return self.keys // (2 * self.num_relations), self.keys % (2 * self.num_relations)
+
+
+def expand_ranges(starts: np.ndarray, stops: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Concatenate `values[starts[i]:stops[i]]`; returns the row i of each value and the values."""
+    lengths = stops - starts
+    rows = np.repeat(np.arange(len(starts), dtype=np.int64), lengths)
+    ends = np.cumsum(lengths)
+    positions = np.arange(ends[-1] if len(ends) else 0, dtype=np.int64) - np.repeat(ends - lengths, lengths)
+    return rows, values[np.repeat(starts, lengths) + positions]
+
+
+def with_inverses(triples: np.ndarray, num_relations: int) -> np.ndarray:
+    """(T, 3) -> (2T, 3): each `(h, r, t)` and its inverse `(t, r + R, h)`."""
+    flipped = np.stack([triples[:, 2], triples[:, 1] + num_relations, triples[:, 0]], axis=1)
+    return np.concatenate([triples, flipped]).astype(np.int64)
+
+
+@dataclass(frozen=True)
+class KnowledgeGraph:
+    """Entities, relations and the training and validation triples. The test split stays on disk until `open_test`.
+
+    Args:
+        entities, relations: vocabularies; a relation's inverse has id + R and no name of its own.
+        train, valid: (T, 3) int64 arrays of head, relation, tail ids; train without repeats.
+        test_reader: reads the test split; None where the graph has none (or where it must not be reachable).
+        notes: what the reader mended or wants the user to know (merged duplicates, unseen entities, ...).
+    """
+
+    entities: Vocabulary
+    relations: Vocabulary
+    train: np.ndarray
+    valid: np.ndarray
+    test_reader: Callable[[], np.ndarray] | None = field(default=None, compare=False, repr=False)
+    notes: tuple[str, ...] = ()
+    source: str = ""
+
+    def __post_init__(self) -> None:
+        if len(self.train) == 0:
+            raise DataError(f"{self.source or 'the graph'} has no training triple", remedy="put head<TAB>relation<TAB>tail lines into train.tsv")
+
+    @property
+    def num_entities(self) -> int:
+        """N."""
+        return len(self.entities)
+
+    @property
+    def num_relations(self) -> int:
+        """R, without inverses."""
+        return len(self.relations)
+
+    def open_test(self) -> np.ndarray:
+        """Read the test triples, (T, 3). Only the finalising step may call this: whoever chose with it has no test left.
+
+        Raises:
+            DataError: the graph has no test split.
+        """
+        if self.test_reader is None:
+            raise DataError(f"{self.source or 'the graph'} has no test split", remedy="add test.tsv (or test2id.txt)")
+        return self.test_reader()
+
+    def known(self, *splits: np.ndarray) -> KnownAnswers:
+        """Index of the answers known from the given splits (default: train and valid)."""
+        return KnownAnswers.build(splits or (self.train, self.valid), self.num_relations)
+
+    @cached_property
+    def seen(self) -> np.ndarray:
+        """(N,) bool: the entity occurs in a training triple. The others are *cold*."""
+        mask = np.zeros(self.num_entities, dtype=bool)
+        mask[self.train[:, 0]] = True
+        mask[self.train[:, 2]] = True
+        return mask
+
+    @cached_property
+    def categories(self) -> np.ndarray:
+        """(R,) int8: 0 = 1-1, 1 = 1-N, 2 = N-1, 3 = N-N, from train; "N" means 1.5 or more on average (Bordes et al. 2013)."""
+        def mean_answers(entity_column: int) -> np.ndarray:
+            pairs = np.unique(self.train[:, [entity_column, 1]], axis=0)
+            per_relation = np.bincount(self.train[:, 1], minlength=self.num_relations)
+            return per_relation / np.maximum(np.bincount(pairs[:, 1], minlength=self.num_relations), 1)
+
+        tails_per_head, heads_per_tail = mean_answers(0), mean_answers(2)
+        return ((tails_per_head >= 1.5) * 1 + (heads_per_tail >= 1.5) * 2).astype(np.int8)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 of vocabularies, train and valid: what a study is tied to. The test split is not read for it."""
+        digest = hashlib.sha256()
+        for part in (self.entities.sha256, self.relations.sha256):
+            digest.update(part.encode())
+        for triples in (self.train, self.valid):
+            digest.update(np.ascontiguousarray(triples, dtype=np.int64).tobytes())
+        return digest.hexdigest()
+
+
+CATEGORY_NAMES: Sequence[str] = ("1-1", "1-N", "N-1", "N-N")

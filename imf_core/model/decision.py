@@ -1,0 +1,104 @@
+"""Decision fusion: the branches' predictions -> one prediction, with weights on the simplex (model section 5).
+
+Shapes: `B` queries, `C` candidates (all N or a chunk), `M` branches.
+
+Under `bce` the branches are combined as probabilities, `sum_m a_m sigmoid(s_m)`. Under `ce` they are combined as normalised
+scores, `sum_m a_m log softmax(s_m)`: sigmoids of softmax scores saturate into ties.
+A branch whose modality the head lacks has weight 0 for that query; one that the candidate lacks has weight 0 for that
+candidate; the rest is renormalised.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from imf_core.config import DecisionMode
+from imf_core.errors import ConfigError
+
+
+class Decision(nn.Module):
+    """Weights of the branches.
+
+    Args:
+        mode: `uniform`, `fixed`, `learned` (softmax of trained logits) or `relation` (trained logits for each relation).
+        branches: names of the M branches.
+        num_relations: 2R, for `relation`.
+        fixed: weight of each branch for `fixed`; missing names count 0; None means uniform.
+    """
+
+    def __init__(
+        self, mode: DecisionMode, branches: Sequence[str], num_relations: int, fixed: Mapping[str, float] | None = None
+    ) -> None:
+        super().__init__()
+        self.mode, self.branches = mode, tuple(branches)
+        self.logits: nn.Parameter | None = None
+        weights = torch.full((len(self.branches),), 1.0 / len(self.branches))
+        if mode == "fixed" and fixed is not None:
+            unknown = set(fixed) - set(self.branches)
+            if unknown:
+                raise ConfigError(
+                    f"decision_weights names {sorted(unknown)[0]!r}, which is no branch", remedy=f"branches here: {', '.join(self.branches)}"
+                )
+            weights = torch.tensor([float(fixed.get(branch, 0.0)) for branch in self.branches])
+            if weights.sum() <= 0:
+                raise ConfigError("decision_weights are all zero", remedy="give at least one branch a positive weight")
+            weights = weights / weights.sum()
+        if mode == "learned" and len(self.branches) > 1:
+            self.logits = nn.Parameter(torch.zeros(1, len(self.branches)))
+        elif mode == "relation" and len(self.branches) > 1:
+            self.logits = nn.Parameter(torch.zeros(num_relations, len(self.branches)))
+        self.register_buffer("constant", weights)
+        self.constant: Tensor
+
+    def weights(self, relations: Tensor) -> Tensor:
+        """(B,) relation ids -> (B, M) weights, each row on the simplex."""
+        if self.logits is None:
+            return self.constant.expand(len(relations), -1)
+        logits = self.logits[relations] if self.mode == "relation" else self.logits.expand(len(relations), -1)
+        return torch.softmax(logits, dim=1)
+
+
+def combine(values: Sequence[Tensor], weights: Tensor, candidate_masks: Sequence[Tensor | None]) -> Tensor:
+    """Weighted mean of the branches, renormalised where a candidate lacks a modality.
+
+    Args:
+        values: M tensors (B, C): log-probabilities (`ce`) or probabilities (`bce`).
+        weights: (B, M) on the simplex, already 0 where the head lacks the modality.
+        candidate_masks: per branch (C,) bool, or None where every candidate has the modality.
+
+    Returns:
+        (B, C).
+    """
+    total: Tensor | None = None
+    for position, (value, mask) in enumerate(zip(values, candidate_masks, strict=True)):
+        part = value * weights[:, position, None]
+        if mask is not None:
+            part = part * mask.to(part.dtype)
+        total = part if total is None else total + part
+    if total is None:
+        raise ValueError("nothing to combine")
+    partial = [position for position, mask in enumerate(candidate_masks) if mask is not None]
+    if partial:
+        absent = torch.stack([(~candidate_masks[position]).to(total.dtype) for position in partial])  # type: ignore[operator]
+        total = total / (1 - weights[:, partial] @ absent).clamp_min(1e-6)
+    return total
+
+
+def present_weights(weights: Tensor, head_masks: Sequence[Tensor | None]) -> Tensor:
+    """(B, M) weights with 0 where the head lacks the modality, each row renormalised to sum 1.
+
+    Args:
+        weights: (B, M).
+        head_masks: per branch (B,) bool, or None where every head has it.
+    """
+    if all(mask is None for mask in head_masks):
+        return weights
+    keep = torch.stack(
+        [torch.ones(len(weights), dtype=weights.dtype, device=weights.device) if mask is None else mask.to(weights.dtype) for mask in head_masks],
+        dim=1,
+    )
+    kept = weights * keep
+    return kept / kept.sum(dim=1, keepdim=True).clamp_min(1e-6)

@@ -1,0 +1,229 @@
+"""IMF: project -> fuse -> score per modality -> decide (WWW 2023, arXiv 2303.10816, section 2).
+
+Shapes: `B` queries, `N` entities, `R` relations (2R with inverses), `M` branches (structure, each modality, fused),
+`d` entity width, `r` relation width, `f` width of a modality's frozen features, `C` candidates of a chunk.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import combinations
+
+import torch
+from torch import Tensor, nn
+
+from imf_core.config import FUSED, STRUCTURE, ModelConfig, TrainConfig
+from imf_core.data.modality import Modality
+from imf_core.model.decision import Decision, combine, present_weights
+from imf_core.model.fusion import TuckerFusion
+from imf_core.model.losses import Positives, binary_loss, binary_loss_of_probabilities, contrastive_loss, softmax_loss
+from imf_core.model.scoring import Scorer, build_scorer, relation_width
+
+
+@dataclass(frozen=True)
+class Tables:
+    """Vectors of all nodes in each branch: entities (N, d) and relations (2R, r)."""
+
+    entities: dict[str, Tensor]
+    relations: dict[str, Tensor]
+
+
+class ModalityTable(nn.Module):
+    """A modality's frozen features, projected to d (model section 1).
+
+    Args:
+        modality: features and presence mask of the N entities.
+        width: d.
+        policy: what stands in for a missing row: `learned` (one trained vector), `mean` (of the present ones), `neutral`
+            (1 in the fusion's product; zero elsewhere).
+        finetune: train the projected table itself instead of the projection (the published code's choice).
+    """
+
+    def __init__(self, modality: Modality, width: int, policy: str, finetune: bool) -> None:
+        super().__init__()
+        self.policy = policy
+        mask = torch.from_numpy(modality.mask.copy())
+        self.complete = bool(mask.all())
+        self.register_buffer("mask", mask)
+        self.mask: Tensor
+        features = torch.from_numpy(modality.standardised())
+        projection = nn.Linear(modality.width, width)
+        nn.init.xavier_normal_(projection.weight)
+        nn.init.zeros_(projection.bias)
+        self.projection: nn.Linear | None = None
+        self.features: Tensor | None
+        self.table: nn.Parameter | None = None
+        if finetune:
+            with torch.no_grad():
+                self.table = nn.Parameter(projection(features))
+            self.register_buffer("features", None)
+        else:
+            self.projection = projection
+            self.register_buffer("features", features)
+        self.missing = nn.Parameter(torch.randn(width) * 0.1) if policy == "learned" and not self.complete else None
+
+    def forward(self) -> Tensor:
+        """(N, d): projected features, missing rows filled after the policy."""
+        if self.projection is not None:
+            projected: Tensor = self.projection(self.features)
+        else:
+            assert self.table is not None
+            projected = self.table
+        if self.complete:
+            return projected
+        if self.missing is not None:
+            filler = self.missing
+        elif self.policy == "mean":
+            weight = self.mask.to(projected.dtype)
+            filler = (weight @ projected) / weight.sum()
+        else:
+            filler = torch.zeros((), dtype=projected.dtype, device=projected.device)
+        return torch.where(self.mask[:, None], projected, filler)
+
+
+class Imf(nn.Module):
+    """The model. Its branches are `structure`, then each modality in the given order, then `fused` (if there is a modality).
+
+    Args:
+        config: sizes and behaviour.
+        num_entities: N.
+        num_relations: R, without inverses.
+        modalities: the feature modalities in use; may be empty (structure only).
+        loss: `ce` or `bce`; decides how the branches are combined.
+    """
+
+    def __init__(self, config: ModelConfig, num_entities: int, num_relations: int, modalities: Sequence[Modality], loss: str = "ce") -> None:
+        super().__init__()
+        self.config, self.loss_kind = config, loss
+        self.num_entities, self.num_relations = num_entities, num_relations
+        self.modality_names = tuple(modality.name for modality in modalities)
+        views = (STRUCTURE, *self.modality_names)
+        self.branches = (*views, FUSED) if modalities else views
+        width, narrow = config.dim, relation_width(config)
+        self.structure = nn.Parameter(torch.empty(num_entities, width))
+        nn.init.xavier_normal_(self.structure)
+        self.features = nn.ModuleDict(
+            {item.name: ModalityTable(item, width, config.missing, config.finetune_features) for item in modalities}
+        )
+        self.relations = nn.ParameterDict({view: nn.Parameter(nn.init.xavier_normal_(torch.empty(2 * num_relations, narrow))) for view in views})
+        self.scorers = nn.ModuleDict({branch: build_scorer(config) for branch in self.branches})
+        if modalities:
+            self.fuse_entities = TuckerFusion(width, len(views), config.fusion_rank, config.dropout_fusion)
+            self.fuse_relations = TuckerFusion(narrow, len(views), config.fusion_rank, config.dropout_fusion)
+        self.decision = Decision(config.decision, self.branches, 2 * num_relations, config.decision_weights)
+
+    @property
+    def num_parameters(self) -> int:
+        """Trained numbers."""
+        return sum(parameter.numel() for parameter in self.parameters() if parameter.requires_grad)
+
+    def mask(self, branch: str) -> Tensor | None:
+        """(N,) bool: who has the branch's modality; None where everyone has."""
+        if branch not in self.features:
+            return None
+        table = self.features[branch]
+        assert isinstance(table, ModalityTable)
+        return None if table.complete else table.mask
+
+    def tables(self) -> Tables:
+        """Compute the vectors of all nodes; once a training step, once an evaluation."""
+        entities = {STRUCTURE: self.structure, **{name: table() for name, table in self.features.items()}}
+        relations = {name: self.relations[name] for name in entities}
+        if self.modality_names:
+            neutral = self.config.missing == "neutral"
+            masks = [self.mask(view) if neutral else None for view in entities]
+            entities[FUSED] = self.fuse_entities(list(entities.values()), masks)
+            relations[FUSED] = self.fuse_relations(list(relations.values()))
+        return Tables(entities, relations)
+
+    def contexts(self, tables: Tables, heads: Tensor, relations: Tensor) -> list[Tensor]:
+        """Context vector of each query in each branch: M tensors (B, d).
+
+        Args:
+            tables: from `tables()`.
+            heads: (B,) entity ids.
+            relations: (B,) relation ids below 2R.
+        """
+        return [
+            self._scorer(branch).context(tables.entities[branch][heads], tables.relations[branch], relations) for branch in self.branches
+        ]
+
+    def branch_scores(self, tables: Tables, contexts: Sequence[Tensor], low: int = 0, high: int | None = None) -> list[Tensor]:
+        """Raw scores of the candidates low..high in each branch: M tensors (B, C)."""
+        return [
+            self._scorer(branch).score(context, tables.entities[branch][low:high])
+            for branch, context in zip(self.branches, contexts, strict=True)
+        ]
+
+    def decision_weights(self, heads: Tensor, relations: Tensor) -> Tensor:
+        """(B, M) weights, 0 where the head lacks the modality."""
+        masks = [None if mask is None else mask[heads] for mask in map(self.mask, self.branches)]
+        return present_weights(self.decision.weights(relations), masks)
+
+    def decide(self, scores: Sequence[Tensor], log_norms: Sequence[Tensor], weights: Tensor, low: int = 0, high: int | None = None) -> Tensor:
+        """Combine the branches' scores of the candidates low..high (model section 5).
+
+        Args:
+            scores: M tensors (B, C) of raw branch scores.
+            log_norms: M tensors (B,): logsumexp of each branch over **all** entities (unused under `bce`).
+            weights: (B, M) from `decision_weights`.
+
+        Returns:
+            (B, C): weighted log-probabilities under `ce`, probabilities under `bce`; higher is more plausible.
+        """
+        if len(scores) == 1:
+            return scores[0] - log_norms[0][:, None] if self.loss_kind == "ce" else scores[0].sigmoid()
+        masks = [None if mask is None else mask[low:high] for mask in map(self.mask, self.branches)]
+        if self.loss_kind == "bce":
+            return combine([score.sigmoid() for score in scores], weights, masks)
+        return combine([score - norm[:, None] for score, norm in zip(scores, log_norms, strict=True)], weights, masks)
+
+    def forward(self, heads: Tensor, relations: Tensor, positives: Positives, train: TrainConfig) -> dict[str, Tensor]:
+        """Loss of a batch (model section 4).
+
+        Args:
+            heads, relations: (B,) ids.
+            positives: known answers of the batch.
+            train: label smoothing.
+
+        Returns:
+            `total` and its parts (`structure`, ..., `joint`, `contrastive`), scalars in nats.
+        """
+        tables = self.tables()
+        scores = self.branch_scores(tables, self.contexts(tables, heads, relations))
+        parts: dict[str, Tensor] = {}
+        log_norms: list[Tensor] = []
+        for branch, score in zip(self.branches, scores, strict=True):
+            if self.loss_kind == "ce":
+                log_norms.append(torch.logsumexp(score, dim=1))
+                parts[branch] = softmax_loss(score, positives, train.label_smoothing, log_norms[-1])
+            else:
+                parts[branch] = binary_loss(score, positives, train.label_smoothing)
+        total = torch.stack(list(parts.values())).sum()
+        if len(scores) > 1 and self.config.joint_weight > 0:
+            decided = self.decide(scores, log_norms, self.decision_weights(heads, relations))
+            loss = softmax_loss if self.loss_kind == "ce" else binary_loss_of_probabilities
+            parts["joint"] = loss(decided, positives, train.label_smoothing)
+            total = total + self.config.joint_weight * parts["joint"]
+        if self.modality_names and self.config.contrastive_weight > 0:
+            parts["contrastive"] = self._contrastive(tables, heads.unique())
+            total = total + self.config.contrastive_weight * parts["contrastive"]
+        return {"total": total, **parts}
+
+    def _contrastive(self, tables: Tables, nodes: Tensor) -> Tensor:
+        """Mean InfoNCE over the pairs of modalities, each over the nodes (B,) that have both."""
+        losses = []
+        for first, second in combinations((STRUCTURE, *self.modality_names), 2):
+            both = nodes
+            for mask in (self.mask(first), self.mask(second)):
+                if mask is not None:
+                    both = both[mask[both]]
+            if len(both) > 1:
+                losses.append(contrastive_loss(tables.entities[first][both], tables.entities[second][both], self.config.temperature))
+        return torch.stack(losses).mean() if losses else self.structure.new_zeros(())
+
+    def _scorer(self, branch: str) -> Scorer:
+        scorer = self.scorers[branch]
+        assert isinstance(scorer, Scorer)
+        return scorer

@@ -1,0 +1,94 @@
+"""1-N losses from the positive indices alone (the dense 0/1 labels are never built), and the contrastive constraint.
+
+Shapes: `B` queries, `N` entities, `P` positives of the batch.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+
+@dataclass(frozen=True)
+class Positives:
+    """The true answers of a batch.
+
+    Args:
+        rows: (P,) int64, query of each answer, 0..B-1.
+        tails: (P,) int64, entity ids.
+        counts: (B,) float, answers of each query, at least 1.
+    """
+
+    rows: Tensor
+    tails: Tensor
+    counts: Tensor
+
+    def mean(self, scores: Tensor) -> Tensor:
+        """(B, N) -> (B,): mean score of each query's answers."""
+        picked = scores[self.rows, self.tails]
+        return torch.zeros_like(self.counts).index_add(0, self.rows, picked) / self.counts
+
+
+def softmax_loss(scores: Tensor, positives: Positives, smoothing: float, log_norm: Tensor | None = None) -> Tensor:
+    """Cross entropy of the softmax over all entities; the target mass is spread evenly over the known answers.
+
+    Target: `(1 - eps) / |answers|` on each answer plus `eps / N` everywhere.
+
+    Args:
+        scores: (B, N) logits.
+        positives: the answers.
+        smoothing: eps, 0 <= eps < 1.
+        log_norm: (B,) logsumexp of the scores if already known.
+
+    Returns:
+        Scalar, mean over the queries, in nats.
+    """
+    log_norm = torch.logsumexp(scores, dim=1) if log_norm is None else log_norm
+    expected = positives.mean(scores)
+    if smoothing:
+        expected = (1 - smoothing) * expected + smoothing * scores.mean(dim=1)
+    return (log_norm - expected).mean()
+
+
+def binary_loss(scores: Tensor, positives: Positives, smoothing: float) -> Tensor:
+    """Binary cross entropy with logits against all entities, labels smoothed as published: `y' = (1 - eps) y + 1 / N`.
+
+    Returns:
+        Scalar, mean over the B x N decisions, in nats.
+    """
+    num_entities = scores.shape[1]
+    picked = (scores[positives.rows, positives.tails]).sum() * (1 - smoothing)
+    total = functional.softplus(scores).sum() - picked
+    if smoothing:
+        total = total - scores.sum() / num_entities
+    return total / scores.numel()
+
+
+def binary_loss_of_probabilities(probabilities: Tensor, positives: Positives, smoothing: float) -> Tensor:
+    """As `binary_loss`, on probabilities (the fused decision is a mixture of sigmoids and has no logit)."""
+    num_entities = probabilities.shape[1]
+    clipped = probabilities.clamp(1e-7, 1 - 1e-7)
+    log_no = torch.log1p(-clipped)
+    gap = (log_no - clipped.log())
+    total = -log_no.sum() + (1 - smoothing) * gap[positives.rows, positives.tails].sum()
+    if smoothing:
+        total = total + gap.sum() / num_entities
+    return total / probabilities.numel()
+
+
+def contrastive_loss(first: Tensor, second: Tensor, temperature: float) -> Tensor:
+    """Symmetric InfoNCE between two views of the same nodes (model section 4).
+
+    Args:
+        first, second: (B, d) vectors of the same B nodes in two modalities; row i of both is the positive pair.
+        temperature: tau > 0.
+
+    Returns:
+        Scalar in nats: ln B for unrelated views, towards 0 for aligned ones.
+    """
+    similarity = functional.normalize(first, dim=1) @ functional.normalize(second, dim=1).T / temperature
+    target = torch.arange(len(similarity), device=similarity.device)
+    return (functional.cross_entropy(similarity, target) + functional.cross_entropy(similarity.T, target)) / 2

@@ -1,0 +1,128 @@
+"""Relation models: how a relation turns a head into the vector that its tails are compared with.
+
+Shapes: `B` queries, `N` entities, `U` distinct relations of a batch, `d` entity width, `r` relation width.
+All of them score `s = c @ E^T`-like over every candidate; `transe` uses the negative L1 distance instead.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from imf_core.config import ModelConfig
+
+
+class Scorer(nn.Module):
+    """Base: `context` makes (B, d) from head and relation, `score` compares it with candidates."""
+
+    relation_width: int
+
+    def context(self, heads: Tensor, relation_table: Tensor, relations: Tensor) -> Tensor:
+        """Context vectors.
+
+        Args:
+            heads: (B, d) head vectors.
+            relation_table: (2R, r) all relation vectors of this branch.
+            relations: (B,) ids.
+
+        Returns:
+            (B, d).
+        """
+        raise NotImplementedError  # abstract
+
+    def score(self, context: Tensor, candidates: Tensor) -> Tensor:
+        """(B, d) against (C, d) -> (B, C), higher is more plausible."""
+        return context @ candidates.T
+
+
+class Contextual(Scorer):
+    """Contextual relational model of IMF: the relation builds the matrix that transforms the head (section 2.3; TuckER).
+
+        c = drop(BN(drop(BN(e_h)) @ drop(W x_1 e_r)))
+
+    The matrix is built once for each *distinct* relation of the batch; the queries of a relation share it and its dropout.
+    """
+
+    def __init__(self, width: int, relation_width: int, dropouts: tuple[float, float, float]) -> None:
+        super().__init__()
+        self.width, self.relation_width = width, relation_width
+        self.core = nn.Parameter(torch.empty(relation_width, width, width).uniform_(-1.0, 1.0))
+        self.norm_head = nn.BatchNorm1d(width)
+        self.norm_context = nn.BatchNorm1d(width)
+        self.drop_head, self.drop_relation, self.drop_context = (nn.Dropout(p) for p in dropouts)
+
+    def context(self, heads: Tensor, relation_table: Tensor, relations: Tensor) -> Tensor:
+        """See `Scorer.context`."""
+        distinct, position = relations.unique(return_inverse=True)
+        matrices = relation_table[distinct] @ self.core.view(self.relation_width, -1)
+        matrices = self.drop_relation(matrices).view(-1, self.width, self.width)
+        heads = self.drop_head(self.norm_head(heads))
+        # Group the queries by relation: one product a relation, and never a (B, d, d) gather. `unbind` (not indexing in the
+        # loop) keeps the backward pass linear in the number of relations.
+        order = torch.argsort(position, stable=True)
+        counts = torch.bincount(position, minlength=len(distinct)).tolist()
+        groups = [part @ matrix for part, matrix in zip(heads[order].split(counts), matrices.unbind(0), strict=True)]
+        back = torch.empty_like(order)
+        back[order] = torch.arange(len(order), device=order.device)
+        return self.drop_context(self.norm_context(torch.cat(groups)[back]))
+
+
+class TransE(Scorer):
+    """`s = gamma - |e_h + e_r - e_t|_1` (Bordes et al. 2013)."""
+
+    def __init__(self, width: int, dropouts: tuple[float, float, float]) -> None:
+        super().__init__()
+        self.relation_width = width
+        self.margin = nn.Parameter(torch.tensor(6.0))
+        self.drop_head, self.drop_context = nn.Dropout(dropouts[0]), nn.Dropout(dropouts[2])
+
+    def context(self, heads: Tensor, relation_table: Tensor, relations: Tensor) -> Tensor:
+        """See `Scorer.context`."""
+        return self.drop_context(self.drop_head(heads) + relation_table[relations])
+
+    def score(self, context: Tensor, candidates: Tensor) -> Tensor:
+        """See `Scorer.score`."""
+        return self.margin - torch.cdist(context, candidates, p=1.0)
+
+
+class DistMult(Scorer):
+    """`s = <e_h, e_r, e_t>` (Yang et al. 2015)."""
+
+    def __init__(self, width: int, dropouts: tuple[float, float, float]) -> None:
+        super().__init__()
+        self.relation_width = width
+        self.norm_head = nn.BatchNorm1d(width)
+        self.norm_context = nn.BatchNorm1d(width)
+        self.drop_head, self.drop_context = nn.Dropout(dropouts[0]), nn.Dropout(dropouts[2])
+
+    def context(self, heads: Tensor, relation_table: Tensor, relations: Tensor) -> Tensor:
+        """See `Scorer.context`."""
+        heads = self.drop_head(self.norm_head(heads))
+        return self.drop_context(self.norm_context(self.combine(heads, relation_table[relations])))
+
+    def combine(self, heads: Tensor, relations: Tensor) -> Tensor:
+        """(B, d) x (B, d) -> (B, d)."""
+        return heads * relations
+
+
+class ComplEx(DistMult):
+    """`s = Re <e_h, e_r, conj(e_t)>`; the first half of a vector is the real, the second the imaginary part (Trouillon 2016)."""
+
+    def combine(self, heads: Tensor, relations: Tensor) -> Tensor:
+        """See `DistMult.combine`."""
+        (real, imaginary), (rel_real, rel_imaginary) = heads.chunk(2, dim=1), relations.chunk(2, dim=1)
+        return torch.cat([real * rel_real - imaginary * rel_imaginary, real * rel_imaginary + imaginary * rel_real], dim=1)
+
+
+def build_scorer(config: ModelConfig) -> Scorer:
+    """The relation model named by `config.scoring`."""
+    dropouts = (config.dropout_input, config.dropout_relation, config.dropout_context)
+    if config.scoring == "contextual":
+        return Contextual(config.dim, config.relation_dim, dropouts)
+    kind = {"transe": TransE, "distmult": DistMult, "complex": ComplEx}[config.scoring]
+    return kind(config.dim, dropouts)
+
+
+def relation_width(config: ModelConfig) -> int:
+    """Width of relation vectors under the configured relation model."""
+    return config.relation_dim if config.scoring == "contextual" else config.dim

@@ -1,0 +1,95 @@
+"""Training queries and their order: the same for equal seeds, another in each epoch, shared out among the ranks.
+
+Shapes: `Q` distinct training queries, `P` known answers, `B` queries of a rank's batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from imf_core.data.graph import KnowledgeGraph, KnownAnswers, expand_ranges
+from imf_core.errors import DataError
+from imf_core.model.losses import Positives
+
+
+@dataclass(frozen=True)
+class Shard:
+    """Which part of the work is this process's: rank 0..world-1."""
+
+    rank: int = 0
+    world: int = 1
+
+
+@dataclass(frozen=True)
+class QueryBatch:
+    """`B` queries of one rank and their answers.
+
+    Args:
+        heads, relations: (B,) int64.
+        positives: the known answers.
+        weight: share of this rank's mean loss in the global mean, times the number of ranks: with it, averaging the
+            ranks' gradients gives the gradient of the whole batch although the parts differ by one query.
+    """
+
+    heads: Tensor
+    relations: Tensor
+    positives: Positives
+    weight: float
+
+    def to(self, device: torch.device) -> QueryBatch:
+        """The batch on another device."""
+        if device.type == "cpu":
+            return self
+        moved = Positives(*(part.to(device, non_blocking=True) for part in (self.positives.rows, self.positives.tails, self.positives.counts)))
+        return QueryBatch(self.heads.to(device, non_blocking=True), self.relations.to(device, non_blocking=True), moved, self.weight)
+
+
+class TrainingQueries:
+    """The distinct queries of the training triples, both directions.
+
+    Args:
+        graph: only its training triples are read.
+    """
+
+    def __init__(self, graph: KnowledgeGraph) -> None:
+        self.index: KnownAnswers = graph.known(graph.train)
+        self.heads, self.relations = self.index.queries()
+
+    def __len__(self) -> int:
+        return len(self.heads)
+
+    def num_steps(self, batch_size: int, world: int = 1) -> int:
+        """Steps of an epoch; every rank has at least two queries in each (BatchNorm needs them).
+
+        Raises:
+            DataError: too few queries for the number of workers.
+        """
+        smallest = 2 * world
+        if len(self) < smallest:
+            raise DataError(
+                f"{len(self)} training queries are too few for {world} worker(s): batch normalisation needs two queries a worker",
+                remedy="add training triples" if world == 1 else "use fewer workers",
+            )
+        return max(1, min(-(-len(self) // batch_size), len(self) // smallest))
+
+    def epoch(self, batch_size: int, seed: int, epoch: int, shard: Shard = Shard()) -> Iterator[QueryBatch]:  # noqa: B008
+        """The rank's batches of an epoch. Over all ranks each query comes exactly once; all ranks have equally many steps.
+
+        The permuted queries are cut into steps, and each step into ranks, of sizes that differ by at most one: there is
+        no short last batch.
+        """
+        order = np.random.default_rng((seed, epoch)).permutation(len(self))
+        for step in np.array_split(order, self.num_steps(batch_size, shard.world)):
+            mine = np.array_split(step, shard.world)[shard.rank]
+            yield self._batch(mine, len(mine) * shard.world / len(step))
+
+    def _batch(self, chosen: np.ndarray, weight: float) -> QueryBatch:
+        starts, stops = self.index.offsets[chosen], self.index.offsets[chosen + 1]
+        rows, tails = expand_ranges(starts, stops, self.index.answers)
+        positives = Positives(torch.from_numpy(rows), torch.from_numpy(tails), torch.from_numpy((stops - starts).astype(np.float32)))
+        return QueryBatch(torch.from_numpy(self.heads[chosen]), torch.from_numpy(self.relations[chosen]), positives, weight)

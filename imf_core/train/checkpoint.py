@@ -1,0 +1,219 @@
+"""Checkpoints: folders of safetensors and JSON, written atomically, loaded without running any code.
+
+    model.safetensors   weights, frozen features and masks
+    config.json         configuration, sizes, vocabulary hashes, metrics, versions
+    vocabulary.json     entity and relation names in id order
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+import imf_core
+from imf_core.config import Config
+from imf_core.data.graph import Vocabulary
+from imf_core.data.modality import Modality
+from imf_core.errors import CheckpointError
+from imf_core.model.imf import Imf
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A loaded checkpoint: the model in evaluation mode and what belongs to it."""
+
+    model: Imf
+    config: Config
+    entities: Vocabulary
+    relations: Vocabulary
+    metrics: dict[str, Any]
+    path: Path
+
+
+@contextmanager
+def atomic_folder(folder: Path) -> Iterator[Path]:
+    """Write into a temporary folder beside the target and swap it in at the end: readers see the old or the new, never a half."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    fresh = folder.parent / f".{folder.name}.{uuid.uuid4().hex[:8]}"
+    fresh.mkdir()
+    try:
+        yield fresh
+        for part in fresh.iterdir():
+            descriptor = os.open(part, os.O_RDONLY)
+            os.fsync(descriptor)
+            os.close(descriptor)
+        old = folder.parent / f".{folder.name}.old.{uuid.uuid4().hex[:8]}"
+        if folder.exists():
+            folder.rename(old)
+        fresh.rename(folder)
+        shutil.rmtree(old, ignore_errors=True)
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
+
+
+def save_checkpoint(
+    folder: Path, model: Imf, config: Config, entities: Vocabulary, relations: Vocabulary, metrics: Mapping[str, Any] | None = None
+) -> None:
+    """Write a checkpoint folder.
+
+    Args:
+        folder: replaced if it exists.
+        model: its weights, features and masks are stored.
+        config: what it was trained with.
+        entities, relations: vocabularies in id order.
+        metrics: anything JSON can hold.
+    """
+    described = {
+        "format": FORMAT, "config": config.model_dump(), "modalities": list(model.modality_names),
+        "num_entities": model.num_entities, "num_relations": model.num_relations,
+        "entities_sha256": entities.sha256, "relations_sha256": relations.sha256,
+        "metrics": dict(metrics or {}), "versions": {"imf_search": imf_core.__version__, "torch": torch.__version__},
+    }
+    with atomic_folder(folder) as fresh:
+        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}, fresh / "model.safetensors")
+        (fresh / "config.json").write_text(json.dumps(described, indent=1), encoding="utf-8")
+        names = {"entities": entities.names, "relations": relations.names}
+        (fresh / "vocabulary.json").write_text(json.dumps(names), encoding="utf-8")
+
+
+def load_checkpoint(folder: Path | str) -> Checkpoint:
+    """Read a checkpoint folder.
+
+    Raises:
+        CheckpointError: missing or damaged parts, unknown format, or a vocabulary that is not the model's.
+    """
+    folder = Path(folder)
+    described = _read_json(folder / "config.json")
+    names = _read_json(folder / "vocabulary.json")
+    if described.get("format") != FORMAT:
+        raise CheckpointError(f"{folder} has format {described.get('format')!r}, this version reads {FORMAT}", remedy="update imf-search")
+    entities, relations = Vocabulary(tuple(names["entities"])), Vocabulary(tuple(names["relations"]), "relation")
+    check_vocabulary(described, entities, relations, folder)
+    try:
+        state = load_file(folder / "model.safetensors")
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"{folder / 'model.safetensors'} cannot be read: {error}", remedy="restore the folder from a copy") from error
+    config = Config.build(described["config"], source=str(folder / "config.json"))
+    model = Imf(config.model, len(entities), len(relations), [_placeholder(name, state) for name in described["modalities"]], config.train.loss)
+    load_state(model, state, folder)
+    return Checkpoint(model.eval(), config, entities, relations, described["metrics"], folder)
+
+
+def check_vocabulary(described: Mapping[str, Any], entities: Vocabulary, relations: Vocabulary, folder: Path) -> None:
+    """Refuse another vocabulary: rows of the tables would then belong to other names.
+
+    Raises:
+        CheckpointError: the hashes differ.
+    """
+    for kind, vocabulary in (("entities", entities), ("relations", relations)):
+        if described[f"{kind}_sha256"] != vocabulary.sha256:
+            raise CheckpointError(
+                f"{folder} belongs to other {kind}: {described[f'{kind}_sha256'][:12]}, not {vocabulary.sha256[:12]} ({len(vocabulary):,} names)",
+                remedy="use the graph that the model was trained on",
+            )
+
+
+def read_description(folder: Path | str) -> dict[str, Any]:
+    """`config.json` of a checkpoint.
+
+    Raises:
+        CheckpointError: missing or damaged.
+    """
+    return _read_json(Path(folder) / "config.json")
+
+
+def load_state(model: Imf, state: Mapping[str, Tensor], folder: Path) -> None:
+    """Fill a model, refusing missing, extra or misshapen tensors.
+
+    Raises:
+        CheckpointError: the tensors are not this model's.
+    """
+    own = model.state_dict()
+    for name in own.keys() | state.keys():
+        if name not in own or name not in state or own[name].shape != state[name].shape:
+            found = tuple(state[name].shape) if name in state else "nothing"
+            wanted = tuple(own[name].shape) if name in own else "nothing"
+            raise CheckpointError(f"{folder}: tensor {name} is {found}, the model needs {wanted}", remedy="use the settings it was trained with")
+    model.load_state_dict(dict(state))
+
+
+def _placeholder(name: str, state: Mapping[str, Tensor]) -> Modality:
+    """A modality with the stored mask and width; the stored features replace it."""
+    mask = state[f"features.{name}.mask"].numpy()
+    features = state.get(f"features.{name}.features")
+    width = features.shape[1] if features is not None else 1
+    return Modality(name, np.zeros((len(mask), width), dtype=np.float32), mask)
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{path} is missing", remedy="give the folder of a checkpoint, for example results/<study>/best") from error
+    except json.JSONDecodeError as error:
+        raise CheckpointError(f"{path} is damaged: {error}", remedy="restore the folder from a copy") from error
+    return content
+
+
+# --- training state: what an interrupted run needs to go on, to the bit ---------------------------------------------------
+
+
+def save_training_state(folder: Path, model: Imf, optimizer: torch.optim.Optimizer, progress: Mapping[str, Any], best: Mapping[str, Tensor] | None) -> None:
+    """Write weights, optimizer moments, the best weights so far and the progress counters.
+
+    Args:
+        folder: replaced if it exists.
+        model, optimizer: current state; the optimizer's parameters are the model's, in order.
+        progress: JSON values (epoch, best MRR, ...).
+        best: state of the best epoch, or None where it is the current one.
+    """
+    tensors = {f"model.{name}": tensor for name, tensor in model.state_dict().items() if not name.endswith((".features", ".mask"))}
+    for position, entry in optimizer.state_dict()["state"].items():
+        tensors.update({f"optimizer.{position}.{name}": value for name, value in entry.items() if isinstance(value, Tensor)})
+    for name, tensor in (best or {}).items():
+        tensors[f"best.{name}"] = tensor
+    with atomic_folder(folder) as fresh:
+        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, fresh / "state.safetensors")
+        (fresh / "progress.json").write_text(json.dumps(dict(progress)), encoding="utf-8")
+
+
+def load_training_state(folder: Path, model: Imf, optimizer: torch.optim.Optimizer) -> tuple[dict[str, Any], dict[str, Tensor] | None]:
+    """Restore `save_training_state`; returns the progress counters and the best weights.
+
+    Raises:
+        CheckpointError: missing or damaged parts.
+    """
+    progress = _read_json(folder / "progress.json")
+    try:
+        tensors = load_file(folder / "state.safetensors")
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"{folder / 'state.safetensors'} cannot be read: {error}", remedy="delete the folder; training starts over") from error
+    own = {name.removeprefix("model."): tensor for name, tensor in tensors.items() if name.startswith("model.")}
+    missing = model.load_state_dict(own, strict=False)
+    lost = [name for name in missing.missing_keys if not name.endswith((".features", ".mask"))]
+    if lost or missing.unexpected_keys:
+        raise CheckpointError(f"{folder} is the state of another model ({(lost + missing.unexpected_keys)[0]})", remedy="delete the folder")
+    moments: dict[int, dict[str, Tensor]] = {}
+    for name, tensor in tensors.items():
+        if name.startswith("optimizer."):
+            _, position, entry = name.split(".", 2)
+            moments.setdefault(int(position), {})[entry] = tensor
+    groups = optimizer.state_dict()["param_groups"]
+    optimizer.load_state_dict({"state": moments, "param_groups": groups})
+    best = {name.removeprefix("best."): tensor for name, tensor in tensors.items() if name.startswith("best.")}
+    return progress, best or None

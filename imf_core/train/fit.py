@@ -1,0 +1,278 @@
+"""The training loop. No Ray, no MLflow: progress leaves through `on_epoch`, and an interrupted run goes on to the bit.
+
+The random numbers of an epoch depend on (seed, epoch, rank) alone, so a run that resumes after epoch 3 draws in epoch 4
+what the unbroken run would have drawn.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from torch import Tensor, nn
+
+from imf_core.config import Config
+from imf_core.data.prepared import LinkData
+from imf_core.errors import DataError, DivergedError
+from imf_core.model.imf import Imf
+from imf_core.train.batches import Shard, TrainingQueries
+from imf_core.train.checkpoint import load_training_state, save_training_state
+from imf_core.train.ranking import RankingMetrics, evaluate
+
+
+@dataclass(frozen=True)
+class EpochReport:
+    """What `on_epoch` receives after each evaluation.
+
+    Args:
+        epoch: 1 for the first.
+        train_loss: mean total loss of the steps since the last report, nats.
+        losses: its parts by name.
+        metrics: validation ranking of this epoch.
+        best_mrr, best_epoch: best validation MRR so far and its epoch.
+        seconds: training and evaluation time since the last report.
+    """
+
+    epoch: int
+    train_loss: float
+    losses: dict[str, float]
+    metrics: RankingMetrics
+    best_mrr: float
+    best_epoch: int
+    seconds: float
+
+    def flat(self) -> dict[str, float]:
+        """Numbers by their metric names, for a scheduler or a tracker."""
+        parts = {f"loss_{name}": value for name, value in self.losses.items() if name != "total"}
+        return {
+            "epoch": self.epoch, **self.metrics.flat(), "best_mrr": self.best_mrr, "best_epoch": self.best_epoch,
+            "train_loss": self.train_loss, **parts, "epoch_seconds": self.seconds,
+        }
+
+
+@dataclass(frozen=True)
+class FitResult:
+    """Outcome of `fit`; the model then holds the weights of the best epoch.
+
+    Args:
+        best_mrr, best_epoch: best validation MRR and its epoch.
+        metrics: validation ranking of the best epoch.
+        epochs: epochs trained.
+        reason: why it ended: `max_epochs` or `no better validation MRR for <patience> evaluations`.
+        curve: (epoch, validation MRR) of each evaluation.
+    """
+
+    best_mrr: float
+    best_epoch: int
+    metrics: RankingMetrics
+    epochs: int
+    reason: str
+    curve: tuple[tuple[int, float], ...]
+
+
+@dataclass(frozen=True)
+class Saving:
+    """Where and how often the training state is kept.
+
+    Args:
+        folder: state folder; an existing state there is resumed.
+        seconds: least time between two saves.
+    """
+
+    folder: Path
+    seconds: float = 20.0
+
+
+def build_model(config: Config, data: LinkData) -> Imf:
+    """The model of a configuration, initialised from its seed.
+
+    Raises:
+        DataError: a configured modality is missing in the data.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.train.seed)
+        graph = data.graph
+        return Imf(config.model, graph.num_entities, graph.num_relations, data.select(config.model.modalities), config.train.loss)
+
+
+def fit(
+    model: Imf,
+    data: LinkData,
+    config: Config,
+    on_epoch: Callable[[EpochReport], None] | None = None,
+    *,
+    shard: Shard = Shard(),  # noqa: B008
+    saving: Saving | None = None,
+    device: torch.device | None = None,
+    progress: bool = False,
+) -> FitResult:
+    """Train until the validation MRR stops rising, and leave the best epoch's weights in the model.
+
+    Args:
+        model: from `build_model`, or a loaded checkpoint to continue.
+        data: graph (train and valid are read; test is not reachable from here) and modalities.
+        config: its `train` part rules the loop.
+        on_epoch: called after each evaluation, on every rank; an exception it raises ends the run.
+        shard: this process's part; with `world` > 1 a process group must exist and the gradients are averaged (DDP).
+        saving: keep the training state, and resume from it if there is one.
+        device: where to train; default: a GPU if there is one, else the CPU.
+        progress: show a bar when the terminal is interactive.
+
+    Returns:
+        The best validation result.
+
+    Raises:
+        DataError: too few queries, or no validation triples.
+        DivergedError: a loss or score became non-finite.
+    """
+    settings, graph = config.train, data.graph
+    if not len(graph.valid):
+        raise DataError("the graph has no validation triples", remedy="add valid.tsv: the best epoch is chosen on it")
+    device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    model.to(device)
+    queries = TrainingQueries(graph)
+    steps = queries.num_steps(settings.batch_size, shard.world)
+    known = graph.known()
+    optimizer = _optimizer(model, config)
+    run = _Run()
+    if saving is not None and (saving.folder / "progress.json").exists():
+        run.restore(*load_training_state(saving.folder, model, optimizer))
+    trained: nn.Module = model
+    if shard.world > 1:
+        trained = nn.parallel.DistributedDataParallel(model, broadcast_buffers=False, gradient_as_bucket_view=True)
+    last_save = time.monotonic()
+    with _bar(progress, settings.max_epochs, run.epoch) as advance:
+        while run.reason is None:
+            started = time.monotonic()
+            sums: dict[str, float] = {}
+            stop = min(run.epoch + settings.eval_every, settings.max_epochs)
+            for epoch in range(run.epoch + 1, stop + 1):
+                for name, value in _train_epoch(trained, queries, config, epoch, shard, optimizer, device).items():
+                    sums[name] = sums.get(name, 0.0) + value
+            losses = {name: value / (steps * (stop - run.epoch)) for name, value in sums.items()}
+            if not math.isfinite(losses["total"]):
+                raise DivergedError(
+                    f"the training loss is {losses['total']} in epoch {stop}", remedy="lower train.lr", epoch=stop, quantity="loss"
+                )
+            _average_buffers(model, shard)
+            metrics = _reduced(evaluate(model, graph, graph.valid, known, budget_mb=settings.memory_budget_mb, shard=shard).metrics, shard, device)
+            run.record(stop, metrics, model, settings.patience, settings.max_epochs)
+            finished = run.reason is not None
+            if saving is not None and shard.rank == 0 and (finished or time.monotonic() - last_save >= saving.seconds):
+                save_training_state(saving.folder, model, optimizer, run.progress(), run.best_state)
+                last_save = time.monotonic()
+            advance(run)
+            if on_epoch is not None:
+                on_epoch(EpochReport(stop, losses["total"], losses, metrics, run.best_mrr, run.best_epoch, time.monotonic() - started))
+    assert run.best_metrics is not None and run.reason is not None
+    if run.best_state is not None:
+        model.load_state_dict(run.best_state, strict=False)
+    model.eval()
+    return FitResult(run.best_mrr, run.best_epoch, run.best_metrics, run.epoch, run.reason, tuple(run.curve))
+
+
+class _Run:
+    """Progress of a run: counters, the curve, and the best weights (None while the current ones are the best)."""
+
+    def __init__(self) -> None:
+        self.epoch, self.best_mrr, self.best_epoch, self.stale = 0, -1.0, 0, 0
+        self.curve: list[tuple[int, float]] = []
+        self.best_metrics: RankingMetrics | None = None
+        self.best_state: dict[str, Tensor] | None = None
+        self.reason: str | None = None
+
+    def record(self, epoch: int, metrics: RankingMetrics, model: Imf, patience: int, max_epochs: int) -> None:
+        self.epoch = epoch
+        self.curve.append((epoch, metrics.mrr))
+        if metrics.mrr > self.best_mrr:
+            self.best_mrr, self.best_epoch, self.best_metrics, self.stale = metrics.mrr, epoch, metrics, 0
+            self.best_state = {
+                name: tensor.detach().clone() for name, tensor in model.state_dict().items() if not name.endswith((".features", ".mask"))
+            }
+        else:
+            self.stale += 1
+        if self.stale >= patience:
+            self.reason = f"no better validation MRR for {patience} evaluations"
+        elif epoch >= max_epochs:
+            self.reason = "max_epochs"
+
+    def progress(self) -> dict[str, object]:
+        best = self.best_metrics
+        assert best is not None
+        return {
+            "epoch": self.epoch, "best_mrr": self.best_mrr, "best_epoch": self.best_epoch, "stale": self.stale, "curve": self.curve,
+            "reason": self.reason, "best_vector": best.vector().tolist(), "best_slices": sorted(best.slices),
+        }
+
+    def restore(self, progress: dict[str, object], best: dict[str, Tensor] | None) -> None:
+        self.epoch, self.best_mrr = int(progress["epoch"]), float(progress["best_mrr"])  # type: ignore[call-overload, arg-type]
+        self.best_epoch, self.stale = int(progress["best_epoch"]), int(progress["stale"])  # type: ignore[call-overload]
+        self.curve = [(int(epoch), float(mrr)) for epoch, mrr in progress["curve"]]  # type: ignore[attr-defined]
+        self.reason, self.best_state = progress["reason"], best  # type: ignore[assignment]
+        template = RankingMetrics(slices={name: RankingMetrics() for name in progress["best_slices"]})  # type: ignore[attr-defined]
+        self.best_metrics = template.with_vector(np.asarray(progress["best_vector"]))
+
+
+def _train_epoch(
+    trained: nn.Module, queries: TrainingQueries, config: Config, epoch: int, shard: Shard, optimizer: torch.optim.Optimizer, device: torch.device
+) -> dict[str, float]:
+    """One pass over this rank's queries; returns the sum of each loss over the steps."""
+    settings = config.train
+    torch.manual_seed(int(np.random.SeedSequence((settings.seed, epoch, shard.rank)).generate_state(1)[0]))
+    for group in optimizer.param_groups:
+        group["lr"] = settings.lr * settings.lr_decay ** (epoch - 1)
+    trained.train()
+    sums: dict[str, Tensor] = {}
+    for batch in queries.epoch(settings.batch_size, settings.seed, epoch, shard):
+        moved = batch.to(device)
+        parts = trained(moved.heads, moved.relations, moved.positives, settings)
+        optimizer.zero_grad(set_to_none=True)
+        (parts["total"] * batch.weight).backward()
+        optimizer.step()
+        for name, value in parts.items():
+            sums[name] = sums[name] + value.detach() if name in sums else value.detach()
+    return {name: float(value) for name, value in sums.items()}
+
+
+def _optimizer(model: Imf, config: Config) -> torch.optim.Optimizer:
+    kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[config.train.optimizer]
+    return kind(model.parameters(), lr=config.train.lr, weight_decay=config.train.weight_decay, fused=True)
+
+
+def _average_buffers(model: Imf, shard: Shard) -> None:
+    """Give every rank the mean of the ranks' BatchNorm statistics, so that all evaluate the same model."""
+    if shard.world > 1:
+        for name, buffer in model.named_buffers():
+            if "running_" in name:
+                dist.all_reduce(buffer)
+                buffer /= shard.world
+
+
+def _reduced(metrics: RankingMetrics, shard: Shard, device: torch.device) -> RankingMetrics:
+    """Sum over the ranks."""
+    if shard.world == 1:
+        return metrics
+    vector = torch.from_numpy(metrics.vector()).to(device)
+    dist.all_reduce(vector)
+    return metrics.with_vector(vector.cpu().numpy())
+
+
+@contextmanager
+def _bar(wanted: bool, total: int, done: int) -> Iterator[Callable[[_Run], None]]:
+    console = Console(stderr=True)
+    if not (wanted and console.is_terminal):
+        yield lambda run: None
+        return
+    columns = (TextColumn("[bold]epoch"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.description}"))
+    with Progress(*columns, console=console) as bar:
+        task = bar.add_task("", total=total, completed=done)
+        yield lambda run: bar.update(task, completed=run.epoch, description=f"validation MRR {run.curve[-1][1]:.4f}, best {run.best_mrr:.4f}")
