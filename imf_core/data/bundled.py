@@ -1,0 +1,288 @@
+"""The bundled data set `unicode`: a real multimodal graph that is generated in seconds, without a download.
+
+Entities are the characters that DejaVu Sans (the font that comes with matplotlib) draws, and their attributes; relations are
+the decompositions, case pairs and attributes of the Unicode Character Database; the picture of a character is its glyph, its
+text the Unicode name. The folder has exactly the layout of a graph that a user brings.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import tempfile
+import unicodedata
+import uuid
+from collections.abc import Iterator
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from imf_core.errors import DataError
+
+BUNDLED = ("unicode",)
+
+_GENERATOR = 1  # raise it whenever the generated files change
+_SEED = 0
+_HELD_OUT = 0.1  # share of the triples in each of valid and test
+_FILES = ("train.tsv", "valid.tsv", "test.tsv", "entities.txt", "relations.txt", "descriptions.tsv")
+_REMEDY = "set IMF_CACHE to a folder that can be written"
+_CANVAS, _GLYPH, _BASELINE = 32, 22, 24  # pixels: side of a picture, font size, height of the baseline from the top
+
+_CATEGORIES = {
+    "Lu": "uppercase letter", "Ll": "lowercase letter", "Lt": "titlecase letter", "Lm": "modifier letter", "Lo": "other letter",
+    "Mn": "nonspacing mark", "Mc": "spacing mark", "Me": "enclosing mark", "Nd": "decimal digit", "Nl": "letter number",
+    "No": "other number", "Pc": "connector punctuation", "Pd": "dash punctuation", "Ps": "opening punctuation",
+    "Pe": "closing punctuation", "Pi": "initial quotation mark", "Pf": "final quotation mark", "Po": "other punctuation",
+    "Sm": "mathematical symbol", "Sc": "currency symbol", "Sk": "modifier symbol", "So": "other symbol",
+    "Zs": "space separator", "Zl": "line separator", "Zp": "paragraph separator", "Cf": "format character",
+}
+_BIDIRECTIONAL = {
+    "L": "left to right", "R": "right to left", "AL": "right to left Arabic letter", "EN": "European number",
+    "ES": "European number separator", "ET": "European number terminator", "AN": "Arabic number", "NSM": "nonspacing mark",
+    "CS": "common number separator", "BN": "boundary neutral", "B": "paragraph separator", "S": "segment separator",
+    "WS": "white space", "ON": "other neutral", "LRE": "left to right embedding", "LRO": "left to right override",
+    "RLE": "right to left embedding", "RLO": "right to left override", "PDF": "pop directional format",
+}
+_COMBINING = {
+    "1": "overlay", "9": "virama", "202": "attached below", "216": "attached above right", "220": "below", "228": "above left",
+    "230": "above", "232": "above right", "233": "double below", "234": "double above", "240": "iota subscript",
+}
+# Kind of attribute -> (how it is said, what its values mean).
+_PHRASES: dict[str, tuple[str, dict[str, str]]] = {
+    "category": ("general category {}", _CATEGORIES),
+    "bidirectional class": ("bidirectional class {}", _BIDIRECTIONAL),
+    "combining class": ("combining class {}", _COMBINING),
+    "script": ("script {} of characters", {}),
+    "block": ("block {} of characters", {}),
+    "numeric value": ("numeric value {}", {}),
+}
+
+
+def bundled_path(name: str) -> Path:
+    """The folder of a bundled data set, generated on first use.
+
+    It lies in `$IMF_CACHE`, else `$XDG_CACHE_HOME/imf-search`, else `~/.cache/imf-search`, else (no writable home) in the
+    temporary folder, under a name that changes with the generator, the Unicode version and the font.
+
+    Raises:
+        DataError: unknown name, or a cache folder that cannot be written.
+    """
+    if name not in BUNDLED:
+        raise DataError(f"no bundled data set {name!r}", remedy=f"known: {', '.join(BUNDLED)}", value=name)
+    root = _cache_root()
+    target = root / f"{name}-{generator_version()}"
+    if _complete(target):
+        return target
+    scratch = root / f".{target.name}.{uuid.uuid4().hex}"
+    try:
+        write_unicode(scratch)
+        try:
+            scratch.rename(target)  # fails where another process came first: a filled folder is never replaced
+        except OSError:
+            if not _complete(target):  # something has eaten files of an earlier run
+                target.rename(root / f".{target.name}.{uuid.uuid4().hex}.damaged")
+                scratch.rename(target)
+    except OSError as error:
+        raise DataError(
+            f"the data set {name} cannot be written to {root}: {error.strerror or error}",
+            remedy=f"free some space there, or {_REMEDY}", path=str(root),
+        ) from error
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+        for damaged in root.glob(f".{target.name}.*.damaged"):
+            shutil.rmtree(damaged, ignore_errors=True)
+    return target
+
+
+def generator_version() -> str:
+    """12 hex digits that change with everything that the content depends on: generator, Unicode data, font."""
+    import fontTools
+
+    facts = (_GENERATOR, unicodedata.unidata_version, fontTools.version, hashlib.sha256(_font_file().read_bytes()).hexdigest())
+    return hashlib.sha256(repr(facts).encode()).hexdigest()[:12]
+
+
+def write_unicode(folder: Path) -> None:
+    """Write the graph: three splits, `entities.txt`, `relations.txt`, `descriptions.tsv` and `images/<entity>.png`.
+
+    Args:
+        folder: created where missing; files of the same names are replaced.
+    """
+    characters = _characters()
+    named = list(dict.fromkeys(_triples(characters)))
+    heads_and_tails = {name for head, _, tail in named for name in (head, tail)}
+    known = [name for name in characters.values() if name in heads_and_tails]
+    entities = known + sorted(heads_and_tails.difference(known))
+    relations = sorted({relation for _, relation, _ in named})
+    entity_ids = {name: position for position, name in enumerate(entities)}
+    relation_ids = {name: position for position, name in enumerate(relations)}
+    ids = np.array([(entity_ids[h], relation_ids[r], entity_ids[t]) for h, r, t in named], dtype=np.int64)
+    digests = [hashlib.blake2b(f"{_SEED}\t{h}\t{r}\t{t}".encode(), digest_size=8).digest() for h, r, t in named]
+    # A hash decides instead of a random generator: the split is then the same with every version of NumPy.
+    part = _split(ids, np.frombuffer(b"".join(digests), dtype=">u8"), len(entities), len(relations))
+
+    (folder / "images").mkdir(parents=True, exist_ok=True)
+    for code, split in enumerate(("train", "valid", "test")):
+        rows = ids[part == code]
+        rows = rows[np.lexsort(rows.T[[2, 1, 0]])]
+        _write_lines(folder / f"{split}.tsv", (f"{entities[h]}\t{relations[r]}\t{entities[t]}" for h, r, t in rows.tolist()))
+    _write_lines(folder / "entities.txt", entities)
+    _write_lines(folder / "relations.txt", relations)
+    points = {name: point for point, name in characters.items()}
+    _write_lines(folder / "descriptions.tsv", (f"{name}\t{_describe(name, points.get(name))}" for name in entities))
+    for name, picture in _pictures({name: points[name] for name in known}):
+        picture.save(folder / "images" / f"{name}.png", compress_level=1)
+
+
+def _split(ids: np.ndarray, digests: np.ndarray, num_entities: int, num_relations: int) -> np.ndarray:
+    """(T,) 0 train, 1 valid, 2 test.
+
+    Held-out triples are the only link between their two entities, so that no split shows another one's pair through an
+    inverse or a second relation; and each entity and relation has a triple in train.
+    """
+    heads, kinds, tails = ids.T
+    pairs = np.minimum(heads, tails) * num_entities + np.maximum(heads, tails)
+    _, group, size = np.unique(pairs, return_inverse=True, return_counts=True)
+    alone = size[group] == 1
+    order = np.lexsort((digests, alone))  # pairs with several links first: they stay in train and cover their entities for free
+    keep = ~alone
+    nodes = np.stack((heads[order], tails[order]), axis=1).ravel()
+    keep[order[np.unique(nodes, return_index=True)[1] // 2]] = True
+    keep[order[np.unique(kinds[order], return_index=True)[1]]] = True
+    free = order[~keep[order]]
+    count = min(round(_HELD_OUT * len(ids)), len(free) // 2)
+    part = np.zeros(len(ids), dtype=np.int8)
+    part[free[:count]], part[free[count : 2 * count]] = 1, 2
+    return part
+
+
+def _characters() -> dict[int, str]:
+    """Code point -> Unicode name, of everything that the font draws and Unicode names."""
+    from fontTools.ttLib import TTFont
+
+    with TTFont(_font_file(), lazy=True) as font:
+        points = sorted(font.getBestCmap())
+    return {point: name for point in points if (name := unicodedata.name(chr(point), ""))}
+
+
+def _triples(characters: dict[int, str]) -> Iterator[tuple[str, str, str]]:
+    from fontTools import unicodedata as database
+
+    for point, name in characters.items():
+        sign = chr(point)
+        links = [*_decomposition(sign), *_case(sign)]
+        mirror = database.Mirrored.MIRRORED.get(point, 0)
+        if mirror > point:  # the relation is symmetric: one direction says it all
+            links.append(("mirrored", mirror))
+        for relation, other in links:
+            if other in characters and other != point:
+                yield name, relation, characters[other]
+        yield name, "category", f"category: {unicodedata.category(sign)}"
+        yield name, "script", f"script: {database.script_name(database.script(sign))}"
+        yield name, "block", f"block: {database.block(sign)}"
+        yield name, "bidirectional_class", f"bidirectional class: {unicodedata.bidirectional(sign)}"
+        if unicodedata.combining(sign):
+            yield name, "combining_class", f"combining class: {unicodedata.combining(sign)}"
+        value = unicodedata.numeric(sign, None)
+        if value is not None:
+            yield name, "numeric_value", f"numeric value: {Fraction(value).limit_denominator(1000)}"
+
+
+def _decomposition(sign: str) -> Iterator[tuple[str, int]]:
+    """(relation, code point) of each part: base and mark, or the parts of a compatibility decomposition by its kind."""
+    kind, *parts = unicodedata.decomposition(sign).split() or [""]
+    if not kind:
+        return
+    if not kind.startswith("<"):
+        points = [int(part, 16) for part in (kind, *parts)]
+        yield from zip(("canonical_base", "canonical_mark") if parts else ("canonical_equivalent",), points, strict=True)
+        return
+    points = [int(part, 16) for part in parts]
+    if kind == "<fraction>":
+        slash = points.index(ord("\N{FRACTION SLASH}"))
+        yield from (("fraction_numerator", point) for point in points[:slash])
+        yield from (("fraction_denominator", point) for point in points[slash + 1 :])
+        return
+    yield f"compatibility_{kind[1:-1]}", points[0]
+    yield from (("compatibility_next", point) for point in points[1:])
+
+
+def _case(sign: str) -> Iterator[tuple[str, int]]:
+    lower, upper = sign.lower(), sign.upper()
+    if lower != sign and len(lower) == 1:
+        yield "lowercase", ord(lower)
+    if upper != sign and len(upper) == 1 and upper.lower() != sign:  # where it says more than lowercase: final sigma, ...
+        yield "uppercase", ord(upper)
+
+
+def _describe(name: str, point: int | None) -> str:
+    """The text of an entity: Unicode name and block of a character, a readable phrase for an attribute."""
+    if point is not None:
+        from fontTools import unicodedata as database
+
+        return f"{name.lower()}, block {database.block(chr(point))}"
+    kind, _, value = name.partition(": ")
+    phrase, meanings = _PHRASES[kind]
+    return phrase.format(meanings.get(value, value))
+
+
+def _pictures(points: dict[str, int]) -> Iterator[tuple[str, Image.Image]]:
+    """Dark glyphs on white; characters without ink (spaces, controls) have no picture."""
+    # The basic layout draws code points as they are: no shaping library, hence the same glyph on each machine.
+    basic, file = ImageFont.Layout.BASIC, _font_file()
+    sizes = {size: ImageFont.truetype(file, size, layout_engine=basic) for size in range(8, _GLYPH + 1)}
+    for name, point in points.items():
+        sign, size = chr(point), _GLYPH
+        left, top, right, bottom = sizes[size].getbbox(sign, anchor="ls")
+        if right <= left or bottom <= top:
+            continue
+        while right - left > _CANVAS and size > min(sizes):
+            size -= 1
+            left, top, right, bottom = sizes[size].getbbox(sign, anchor="ls")
+        picture = Image.new("L", (_CANVAS, _CANVAS), 255)
+        # Centred across, but on one baseline: height tells a superscript from a digit, a comma from an apostrophe.
+        ImageDraw.Draw(picture).text(((_CANVAS - left - right) // 2, _BASELINE), sign, fill=0, font=sizes[size], anchor="ls")
+        yield name, picture
+
+
+def _font_file() -> Path:
+    import matplotlib  # here and not above: only the bundled data needs it, and it is slow to import
+
+    return Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"
+
+
+def _write_lines(path: Path, lines: Iterator[str] | list[str]) -> None:
+    path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8", newline="\n")
+
+
+def _complete(folder: Path) -> bool:
+    return (folder / "images").is_dir() and all((folder / file).is_file() for file in _FILES)
+
+
+def _cache_root() -> Path:
+    asked = os.environ.get("IMF_CACHE")
+    if asked:
+        root = Path(asked).expanduser()
+        if not _writable(root):
+            raise DataError(f"IMF_CACHE = {asked!r} cannot be written", remedy=_REMEDY, path=asked)
+        return root
+    base = os.environ.get("XDG_CACHE_HOME")
+    home = Path(base) if base else Path(os.path.expanduser("~")) / ".cache"
+    # Without a home, "~" stays as it is: never make a folder of that name in the working directory.
+    if home.is_absolute() and _writable(home / "imf-search"):
+        return home / "imf-search"
+    spare = Path(tempfile.gettempdir()) / f"imf-search-{os.getuid() if hasattr(os, 'getuid') else 'user'}"
+    if not _writable(spare):
+        raise DataError(f"neither {home} nor {spare} can be written", remedy=_REMEDY, path=str(spare))
+    return spare
+
+
+def _writable(folder: Path) -> bool:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return False
+    return os.access(folder, os.W_OK | os.X_OK)
