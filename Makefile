@@ -11,7 +11,7 @@ PYTHON ?=
 CANDIDATES := $(PYTHON) python3.11 python3 python3.12 python3.13 python
 
 VENV_PYTHON := .venv/bin/python
-PIP_INSTALL := $(VENV_PYTHON) -m pip install -q --disable-pip-version-check -c constraints.txt
+PIP_INSTALL := $(VENV_PYTHON) -m pip install -qq --disable-pip-version-check -c constraints.txt
 RUNTIME := .venv/.installed-runtime
 DEV := .venv/.installed-dev
 

@@ -26,8 +26,8 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("imf_core.train",),
     ("imf_core.predict", "imf_core.ensemble"),
     ("imf_core.cli",),
-    ("tune", "tune.settings", "tune.space", "tune.resources", "tune.records", "tune.outcome"),
-    ("tune.study", "tune.schedule", "tune.tracking"),
+    ("tune", "tune.settings", "tune.space", "tune.resources", "tune.records", "tune.outcome", "tune.parameter"),
+    ("tune.study", "tune.schedule", "tune.tracking", "tune.tracking_callback", "tune.tracking_text"),
     ("tune.worker",),
     ("tune.trial", "tune.decide"),
     ("tune.finalise",),
@@ -61,13 +61,20 @@ def module_of(path: str) -> str:
     return path.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
 
 
-def imports(source: str, path: str) -> Iterator[tuple[int, str]]:
-    """Line and dotted name of everything imported, wherever in the file; `from a import b` is `a.b`, relative ones resolved."""
+def imports(source: str, path: str, *, types: bool = True) -> Iterator[tuple[int, str]]:
+    """Line and dotted name of everything imported, wherever in the file; `from a import b` is `a.b`, relative ones resolved.
+
+    `types=False` leaves out what stands under `if TYPE_CHECKING:`.
+    """
     package = module_of(path).split(".")
     if not path.endswith("__init__.py"):
         package = package[:-1]
     names = aliases(source)
-    for node in ast.walk(ast.parse(source)):
+    tree = ast.parse(source)
+    for node in [] if types else list(ast.walk(tree)):
+        if isinstance(node, ast.If) and dotted(node.test, names) == "typing.TYPE_CHECKING":
+            node.body = []
+    for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             for alias in node.names:
                 yield node.lineno, alias.name
@@ -176,12 +183,12 @@ def shadow_problems(paths: Iterable[str]) -> list[str]:
 
 
 def cycle_problems(sources: Mapping[str, str]) -> list[str]:
-    """Files that import one another in a circle; a floor alone does not forbid it."""
+    """Files that import one another in a circle, types aside; a floor alone does not forbid it."""
     known = {module_of(path) for path in sources}
     graph: dict[str, set[str]] = {}
     for path, source in sources.items():
         module = module_of(path)
-        targets = {name if name in known else name.rpartition(".")[0] for _, name in imports(source, path)}
+        targets = {name if name in known else name.rpartition(".")[0] for _, name in imports(source, path, types=False)}
         graph[module] = (targets & known) - {module}
     try:
         TopologicalSorter(graph).prepare()
@@ -239,6 +246,7 @@ def test_importing_tune_does_no_work() -> None:
         ("imf_core/model/imf.py", "from imf_core.train.fit import fit"),
         ("imf_core/train/fit.py", "def run():\n    from imf_core.predict import Predictor"),
         ("imf_core/predict.py", "from imf_core import cli"),
+        ("imf_core/train/fit.py", "import typing\nif typing.TYPE_CHECKING:\n    from imf_core import predict"),
         ("imf_core/cli.py", "import tune.search"),
         ("imf_core/cli.py", "import importlib\nimportlib.import_module('tune.search')"),
         ("tune/settings.py", "from tune.study import open_study"),
@@ -355,3 +363,7 @@ def test_a_hiding_module_is_seen(name) -> None:
 def test_a_cycle_is_seen() -> None:
     assert cycle_problems({"imf_core/a.py": "from imf_core import b", "imf_core/b.py": "from .a import thing"})
     assert cycle_problems({"imf_core/a.py": "from imf_core import b", "imf_core/b.py": "import numpy"}) == []
+    for_types = "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from .a import thing\nelse:\n    import json"
+    assert cycle_problems({"imf_core/a.py": "from imf_core import b", "imf_core/b.py": for_types}) == []
+    at_run_time = for_types.replace("import json", "from imf_core import a")
+    assert cycle_problems({"imf_core/a.py": "from imf_core import b", "imf_core/b.py": at_run_time})
