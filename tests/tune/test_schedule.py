@@ -1,0 +1,89 @@
+"""ASHA on real epochs; non-finite reports end a trial and never reach a rung (cases TUNE-2 and TUNE-3)."""
+
+from __future__ import annotations
+
+import math
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from imf_core.errors import ConfigError
+from tune.schedule import default_grace, is_finite, make_scheduler
+
+
+def report(scheduler: Any, name: str, epoch: int, value: float) -> str:
+    result = {"epoch": epoch, "best_mrr": value, "training_iteration": 1}
+    return str(scheduler.on_trial_result(None, SimpleNamespace(trial_id=name), result))
+
+
+def started(kind: str = "asha", trials: int = 6, **options: Any) -> Any:
+    scheduler = make_scheduler(kind, **options)
+    for number in range(trials):
+        scheduler.on_trial_add(None, SimpleNamespace(trial_id=f"t{number}"))  # type: ignore[arg-type]
+    return scheduler
+
+
+def test_asha_stops_below_the_rungs_median() -> None:
+    scheduler = started(max_epochs=4, grace=1, reduction=2)
+    assert report(scheduler, "t0", 1, 0.9) == "CONTINUE"
+    assert report(scheduler, "t1", 1, 0.8) == "STOP"
+    assert report(scheduler, "t2", 1, 0.1) == "STOP"
+    assert report(scheduler, "t0", 2, 0.9) == "CONTINUE"
+    assert scheduler.metric == "best_mrr"
+
+
+def test_the_grace_period_counts_epochs() -> None:
+    scheduler = started(max_epochs=9, grace=3, reduction=3)
+    assert report(scheduler, "t0", 3, 0.9) == "CONTINUE"
+    assert [report(scheduler, "t1", epoch, 0.1) for epoch in (1, 2, 3)] == ["CONTINUE", "CONTINUE", "STOP"]
+
+
+def test_a_trial_at_its_last_epoch_ends_by_itself() -> None:
+    scheduler = started(max_epochs=3, grace=1, reduction=3)
+    report(scheduler, "t0", 3, 0.9)
+    assert report(scheduler, "t1", 3, 0.1) == "CONTINUE"
+
+
+@pytest.mark.parametrize("kind", ["asha", "none"])
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_a_non_finite_report_ends_the_trial_at_once(kind: str, value: float) -> None:
+    scheduler = started(kind, max_epochs=4, grace=1, reduction=2)
+    assert report(scheduler, "t0", 1, value) == "STOP"
+    trial: Any = SimpleNamespace(trial_id="t0")
+    scheduler.on_trial_complete(None, trial, {"epoch": 1, "best_mrr": value})
+    assert report(scheduler, "t1", 1, 0.01) == "CONTINUE"  # +inf would have raised the rung's cut-off above it
+    if kind == "asha":
+        assert [list(recorded.values()) for _, recorded in scheduler._brackets[0]._rungs] == [[], [], [0.01]]
+
+
+def test_a_trial_without_reports_can_end() -> None:
+    scheduler = started(max_epochs=4)
+    trial: Any = SimpleNamespace(trial_id="t0")
+    scheduler.on_trial_complete(None, trial, {})
+    scheduler.on_trial_remove(None, trial)
+
+
+def test_defaults() -> None:
+    assert [default_grace(epochs) for epochs in (1, 8, 30, 1000)] == [1, 1, 3, 125]
+    rungs = [milestone for milestone, _ in make_scheduler("asha", 30)._brackets[0]._rungs]  # type: ignore[attr-defined]
+    assert rungs == [27, 9, 3]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"kind": "median", "max_epochs": 4}, {"kind": "asha", "max_epochs": 0}, {"kind": "asha", "max_epochs": 4, "grace": 5},
+        {"kind": "asha", "max_epochs": 4, "grace": 0}, {"kind": "asha", "max_epochs": 4, "reduction": 1.0},
+    ],
+)
+def test_unusable_settings_are_refused(options: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError):
+        make_scheduler(**options)
+
+
+def test_is_finite() -> None:
+    assert is_finite({"best_mrr": np.float32(0.5)})
+    assert not any(is_finite({"best_mrr": value}) for value in (None, "0.5", True, math.nan, np.float32("inf")))
+    assert not is_finite({})

@@ -1,0 +1,142 @@
+"""SearchConfig: durations, absolute paths, tracking stores (case MLF-6), names, the base configuration, the environment."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from imf_core.errors import ConfigError
+from tune.settings import SearchConfig, environment, parse_duration
+
+
+@pytest.fixture(autouse=True)
+def _in_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        ("20m", 1200), ("90s", 90), ("1h30m", 5400), ("1.5h", 5400), ("2d", 172800), ("90", 90), (90, 90), (" 1H 5s ", 3605),
+        ("0.5", 0.5),
+    ],
+)
+def test_duration(text: str | float, seconds: float) -> None:
+    assert parse_duration(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "soon", "20 minutes", "m", "30m1h", "1h1h", "-5", "0", "0s", "nan", "inf", "1h x"])
+def test_duration_is_refused(text: str) -> None:
+    with pytest.raises(ConfigError, match="write 90s, 20m") as caught:
+        parse_duration(text)
+    assert caught.value.value == text
+
+
+def test_defaults_are_complete_and_absolute(tmp_path: Path) -> None:
+    config = SearchConfig.build({})
+    assert config.data == "unicode"
+    assert re.fullmatch(r"unicode-\d{8}-\d{4}", config.study)
+    assert config.storage == tmp_path / "results"
+    assert config.study_dir == tmp_path / "results" / config.study
+    assert config.tracking_uri == f"sqlite:///{tmp_path}/results/mlflow.db"
+    assert (config.trials, config.workers, config.seeds, config.max_failures) == (12, 1, 3, 1)
+    assert config.cpus_per_worker is None
+    assert config.concurrency is None
+    assert SearchConfig.model_validate(config.model_dump()) == config
+
+
+def test_a_second_study_of_the_same_minute_gets_its_own_name(tmp_path: Path) -> None:
+    first = SearchConfig.build({})
+    first.study_dir.mkdir(parents=True)
+    second = SearchConfig.build({})
+    assert second.study != first.study
+    assert not second.study_dir.exists()
+
+
+def test_relative_paths_are_resolved_at_the_driver(tmp_path: Path) -> None:
+    (tmp_path / "graphs" / "DB 15K").mkdir(parents=True)
+    (tmp_path / "space.yaml").write_text("train.lr: {low: 0.001, high: 0.01}")
+    config = SearchConfig.build({"data": "graphs/DB 15K", "space": "space.yaml", "storage": "out", "budget_seconds": "1h30m"})
+    assert config.data == str(tmp_path / "graphs" / "DB 15K")
+    assert config.study.startswith("DB-15K-")
+    assert config.space == tmp_path / "space.yaml"
+    assert config.storage == tmp_path / "out"
+    assert config.budget_seconds == 5400
+    assert SearchConfig.build({"data": "./nowhere"}).data == str(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize("uri", ["./mlruns", "mlruns", "file:./mlruns", "file:///tmp/mlruns", "/tmp/mlruns"])
+def test_file_store_is_refused_with_both_ways_out(uri: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError) as caught:
+        SearchConfig.build({"tracking_uri": uri})
+    assert f"sqlite:///{tmp_path}/results/mlflow.db" in caught.value.remedy
+    assert "mlflow migrate-filestore" in caught.value.remedy
+    assert caught.value.value == uri
+
+
+def test_tracking_uri_forms(tmp_path: Path) -> None:
+    assert SearchConfig.build({"tracking_uri": "sqlite:///sub/mlflow.db"}).tracking_uri == f"sqlite:///{tmp_path}/sub/mlflow.db"
+    for uri in ("sqlite:////var/x.db", "http://127.0.0.1:5000", "https://host", "postgresql+psycopg2://u@h/d", "databricks"):
+        assert SearchConfig.build({"tracking_uri": uri}).tracking_uri == uri
+    for uri in ("sqlite:///:memory:", "sqlite://", "sqlite:x.db", "ftp://host"):
+        with pytest.raises(ConfigError, match="tracking URI"):
+            SearchConfig.build({"tracking_uri": uri})
+    with pytest.raises(ConfigError, match="write sqlite:///"):
+        SearchConfig.build({"tracking_uri": "mlflow.db"})
+
+
+@pytest.mark.parametrize(
+    ("values", "key"),
+    [
+        ({"trial": 3}, "trial"), ({"trials": 0}, "trials"), ({"study": "../x"}, "study"), ({"space": "none.yaml"}, "space"),
+        ({"warm_start": "none"}, "warm_start"), ({"scheduler": "median"}, "scheduler"), ({"storage": "s3://b/x"}, "storage"),
+        ({"budget_seconds": "soon"}, "budget"), ({"reduction_factor": 1.0}, "reduction_factor"), ({"seed": -1}, "seed"),
+    ],
+)
+def test_faults_name_the_setting(values: dict[str, object], key: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        SearchConfig.build(values)
+    assert caught.value.key == key
+
+
+def test_unknown_setting_suggests_the_nearest() -> None:
+    with pytest.raises(ConfigError, match="did you mean 'trials'"):
+        SearchConfig.build({"trial": 3})
+
+
+def test_base_config(tmp_path: Path) -> None:
+    (tmp_path / "base.yaml").write_text("data: {path: graph}\nmodel: {dim: 32}\ntrain: {lr: 0.01}\n")
+    (tmp_path / "graph").mkdir()
+    config = SearchConfig.build({"config": "base.yaml", "overrides": {"train.lr": 0.02}, "seed": 7})
+    base = config.base_config()
+    assert (base.model.dim, base.train.lr, base.train.seed, base.data.path) == (32, 0.02, 7, str(tmp_path / "graph"))
+    assert SearchConfig.build({"overrides": {"data.path": "unicode", "train.seed": 3}}).base_config().train.seed == 3
+    assert SearchConfig.build({"preset": "published"}).base_config().train.loss == "bce"
+    with pytest.raises(ConfigError, match="give one of them"):
+        SearchConfig.build({"preset": "paper", "config": "base.yaml"})
+    with pytest.raises(ConfigError, match="lr"):
+        SearchConfig.build({"overrides": {"train.lrr": 1}}).base_config()
+
+
+def test_environment_is_set_once_and_respects_the_user(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("RAY_AUTH_MODE", "RAY_ADDRESS", "RAY_USAGE_STATS_ENABLED", "TUNE_GLOBAL_CHECKPOINT_S"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(os, "environ", dict(os.environ))
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "1"
+    joined = environment("ray-head:6379")
+    assert "RAY_AUTH_MODE" not in joined
+    assert "RAY_AUTH_MODE" not in os.environ
+    assert joined["RAY_USAGE_STATS_ENABLED"] == "1"
+    assert os.environ["TUNE_GLOBAL_CHECKPOINT_S"] == "1"
+    assert environment()["RAY_AUTH_MODE"] == "disabled"
+
+
+def test_settings_import_nothing_heavy(repository: Path) -> None:
+    code = "import sys, tune.settings; print(sorted({'ray', 'optuna', 'mlflow', 'torch'} & set(sys.modules)))"
+    run = subprocess.run([sys.executable, "-c", code], cwd=repository, capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == "[]"

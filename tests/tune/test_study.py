@@ -1,0 +1,295 @@
+"""The searcher, spoken to as Tune does but without a cluster (cases TUNE-3, TUNE-4, TUNE-6, TUNE-7)."""
+
+from __future__ import annotations
+
+import json
+import math
+import warnings
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+from optuna.trial import TrialState
+
+from imf_core.config import Config
+from imf_core.errors import ConfigError, DataError
+from tune.records import TrialRecord
+from tune.records import TrialState as Ended
+from tune.space import SearchSpace
+from tune.study import StudySearch, distribution, export_study, load_points, make_sampler, sampler_settings
+
+BRANCHES = ("structure", "image", "text", "fused")
+LR = {"train.lr": {"low": 1e-4, "high": 1e-1, "log": True}, "model.dim": {"choices": [64, 128]}}
+
+
+@pytest.fixture
+def space() -> SearchSpace:
+    return SearchSpace.default(Config(), BRANCHES)
+
+
+@pytest.fixture
+def small() -> SearchSpace:
+    return SearchSpace.from_values(LR, Config(), BRANCHES)
+
+
+def run(search: StudySearch, trial_id: str, *values: float) -> None:
+    """A trial that reports these values and ends by itself: Tune repeats the last report on completion."""
+    for epoch, value in enumerate(values, start=1):
+        search.on_trial_result(trial_id, {"best_mrr": value, "epoch": epoch})
+    search.on_trial_complete(trial_id, {"best_mrr": values[-1], "epoch": len(values), "done": True} if values else None)
+
+
+def states(search: StudySearch) -> list[str]:
+    return [trial.state.name for trial in search.study.trials]
+
+
+def test_trial_one_is_the_default_and_names_keep_their_dots(space: SearchSpace) -> None:
+    search = StudySearch(space, seed=0)
+    point = search.suggest("a")
+    assert point == space.default_point()
+    assert all("." in name and "/" not in name and not isinstance(value, dict) for name, value in point.items())
+    assert search.suggest("a") == point  # asked again for the same trial: the same answer
+
+
+@pytest.mark.parametrize("concurrency", [1, 2])
+def test_equal_seeds_draw_equal_points(space: SearchSpace, concurrency: int) -> None:
+    def draws(seed: int, trials: int, at_once: int) -> list[dict[str, Any]]:
+        search, found, running = StudySearch(space, seed=seed), [], []
+        for number in range(trials):
+            found.append(search.suggest(f"t{number}"))
+            running.append(number)
+            if len(running) == at_once:
+                done = running.pop(0) if seed % 2 else running.pop()  # any order of finishing
+                run(search, f"t{done}", 0.1 + 0.01 * (done * 7 % 5))
+        return found
+
+    first = draws(0, 10, concurrency)
+    assert first == draws(0, 10, 1)  # the start-up draws do not depend on the order of finishing
+    assert first[:6] != draws(1, 6, 1)
+    if concurrency == 1:
+        assert draws(0, 16, 1) == draws(0, 16, 1)
+
+
+def test_conditional_space_works_beyond_the_start_up(space: SearchSpace) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        search = StudySearch(space, seed=3, startup=4)
+        decisions = set()
+        for number in range(25):
+            point = search.suggest(f"t{number}")
+            config = space.config_for(point)
+            decisions.add(config.model.decision)
+            assert (config.model.decision == "fixed") == ("model.decision_weights.text" in point)
+            run(search, f"t{number}", 0.5 - abs(math.log10(config.train.lr) + 3))
+    assert "fixed" in decisions
+    assert len(decisions) > 1
+    assert states(search) == ["COMPLETE"] * 25
+
+
+@pytest.mark.parametrize("broken", [math.nan, math.inf, -math.inf])
+def test_diverged_trials_fail_and_never_win(small: SearchSpace, broken: float) -> None:
+    search = StudySearch(small)
+    xs = (0.549, 0.715, 0.603, 0.545, 0.424, 0.646)
+    for number, x in enumerate(xs):
+        trial_id = f"t{number}"
+        search.suggest(trial_id)
+        if x < 0.6:  # the scheduler says stop, so the searcher hears of the report only with the end
+            search.on_trial_complete(trial_id, {"best_mrr": broken, "epoch": 1})
+        elif number == 1:
+            run(search, trial_id, *(x * i / 10 for i in range(1, 5)))
+        else:  # stopped early at its first report
+            search.on_trial_complete(trial_id, {"best_mrr": x / 10, "epoch": 1})
+    assert states(search) == ["FAIL", "COMPLETE", "COMPLETE", "FAIL", "FAIL", "COMPLETE"]
+    assert search.study.best_value == pytest.approx(0.286)
+    assert search.study.best_trial.number == 1
+    assert [trial.user_attrs["diverged"] for trial in search.study.trials] == [True, False, False, True, True, False]
+
+
+def test_a_trial_that_diverges_late_fails_too(small: SearchSpace) -> None:
+    search = StudySearch(small)
+    search.suggest("a")
+    run(search, "a", 0.4, math.nan)
+    assert states(search) == ["FAIL"]
+
+
+def test_an_early_stopped_trial_counts_with_its_best(small: SearchSpace) -> None:
+    search = StudySearch(small)
+    search.suggest("a")
+    search.on_trial_result("a", {"best_mrr": 0.3, "epoch": 1})
+    search.on_trial_complete("a", {"best_mrr": 0.2, "epoch": 2})  # a metric that fell
+    assert search.study.trials[0].value == 0.3
+    assert search.study.trials[0].user_attrs == {"trial_id": "a", "epochs": 2, "diverged": False}
+
+
+def test_errors_and_missing_results_fail(small: SearchSpace) -> None:
+    search = StudySearch(small)
+    for trial_id in "abcd":
+        search.suggest(trial_id)
+    search.on_trial_result("a", {"best_mrr": 0.3, "epoch": 1})
+    search.on_trial_complete("a", error=True)
+    search.on_trial_complete("b")
+    search.on_trial_complete("c", {"done": True})
+    assert search.fail_unfinished(live=["d"]) == []
+    assert states(search) == ["FAIL", "FAIL", "FAIL", "RUNNING"]
+    search.on_trial_result("d", {"best_mrr": 0.25, "epoch": 1})
+    assert search.fail_unfinished() == ["d"]
+    assert states(search)[3] == "COMPLETE"
+    search.on_trial_complete("a", {"best_mrr": 0.9, "epoch": 3})  # too late: changes nothing
+    search.on_trial_result("unknown", {"best_mrr": 0.9, "epoch": 3})
+    assert states(search) == ["FAIL", "FAIL", "FAIL", "COMPLETE"]
+
+
+def test_a_study_ahead_of_tune_is_tolerated(small: SearchSpace) -> None:
+    search = StudySearch(small)
+    search.suggest("a")
+    search.study.tell(0, 0.7)
+    run(search, "a", 0.1, 0.2)
+    assert search.study.trials[0].value == 0.7
+
+
+def test_a_retried_trial_may_repeat_epochs(small: SearchSpace) -> None:
+    search = StudySearch(small)
+    search.suggest("a")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for epoch, value in ((1, 0.1), (2, 0.2), (2, 0.2), (3, 0.3)):
+            search.on_trial_result("a", {"best_mrr": value, "epoch": epoch, "training_iteration": 1})
+        search.on_trial_complete("a", {"best_mrr": 0.3, "epoch": 3})
+    assert search.study.trials[0].intermediate_values == {1: 0.1, 2: 0.2, 3: 0.3}
+
+
+def test_points_come_first_and_are_checked(small: SearchSpace) -> None:
+    refused: list[tuple[dict[str, Any], str]] = [
+        ({"train.lr": 5.0}, r"train.lr = 5.0 is outside \[0.0001, 0.1\]"),
+        ({"train.lr_typo": 0.01}, r"did you mean 'train\.lr'"),
+    ]
+    for bad, words in refused:
+        with pytest.raises(ConfigError, match=words):
+            StudySearch(small, points=[bad])
+    points = [{"train.lr": 0.05, "model.dim": 64}, small.default_point(), {"train.lr": 0.01, "model.dim": 128}]
+    search = StudySearch(small, points=points)
+    drawn = [search.suggest(f"t{number}") for number in range(4)]
+    assert drawn[:3] == [small.default_point(), points[0], points[2]] == search.first_points
+    assert drawn[3] not in drawn[:3]
+
+
+def test_a_partial_point_is_completed(small: SearchSpace) -> None:
+    search = StudySearch(small, points=[{"train.lr": 0.05}])
+    search.suggest("a")
+    point = search.suggest("b")
+    assert point["train.lr"] == 0.05
+    assert point["model.dim"] in (64, 128)
+
+
+def test_a_known_score_is_stored_without_training(space: SearchSpace) -> None:
+    fixed = {**space.default_point(), "model.decision": "fixed", "model.decision_weights.text": 0.5}
+    search = StudySearch(space, known=[({"train.lr": 0.001, "model.dim": 128}, 0.31), (fixed, 0.2)])
+    assert [trial.value for trial in search.study.get_trials(states=(TrialState.COMPLETE,))] == [0.31, 0.2]
+    assert search.suggest("a") == space.default_point()
+    with pytest.raises(ConfigError, match="not finite"):
+        search.add_known({"train.lr": 0.001}, math.nan)
+    with pytest.raises(ConfigError, match=r"train\.lr"):
+        search.add_known({"train.lr": 5.0}, 0.1)
+
+
+def test_save_and_restore_go_on_as_unbroken_and_fail_orphans(space: SearchSpace, tmp_path: Path) -> None:
+    search = StudySearch(space, seed=0)
+    for number in range(12):
+        search.suggest(f"t{number}")
+        if number != 4:
+            run(search, f"t{number}", 0.1 + number / 100)
+    search.study.ask()  # a trial that Tune never heard of
+    search.save(str(tmp_path / "state"))
+    again = StudySearch(space, seed=99)
+    again.restore(str(tmp_path / "state"))
+    assert states(again)[4] == "RUNNING"  # Tune goes on with this one
+    assert states(again)[12] == "FAIL"
+    assert states(search)[12] == "RUNNING"
+    search.study.tell(12, state=TrialState.FAIL)
+    assert again.suggest("next") == search.suggest("next")
+    run(again, "t4", 0.9)
+    assert again.study.best_trial.number == 4
+    (tmp_path / "state").write_bytes(b"")
+    with pytest.raises(ConfigError, match="state is damaged"):
+        again.restore(str(tmp_path / "state"))
+
+
+def test_export_is_readable_by_optuna_and_replaces_itself(space: SearchSpace, tmp_path: Path) -> None:
+    search = StudySearch(space, seed=0, name="unicode-1")
+    for number in range(4):
+        search.suggest(f"t{number}")
+        if number < 2:
+            run(search, f"t{number}", 0.1, 0.2 + number / 10)
+    search.on_trial_complete("t2", error=True)
+    path = tmp_path / "unicode-1" / "optuna.db"
+    for _ in range(2):
+        assert export_study(search, path, {"t0": "completed", "t1": "pruned", "t2": "failed"}) == path
+    assert [file.name for file in path.parent.iterdir()] == ["optuna.db"]
+    study = optuna.load_study(study_name="unicode-1", storage=f"sqlite:///{path}")
+    assert [trial.state.name for trial in study.trials] == ["COMPLETE", "PRUNED", "FAIL"]  # the running one is not copied
+    assert [trial.params for trial in study.trials] == [trial.params for trial in search.study.trials[:3]]
+    assert study.trials[1].value == pytest.approx(0.3)
+    assert study.trials[1].user_attrs["trial_id"] == "t1"
+    assert study.user_attrs["space"] == space.fingerprint
+    assert states(search) == ["COMPLETE", "COMPLETE", "FAIL", "RUNNING"]  # the study in memory is untouched
+
+
+def test_two_searches_in_one_process_do_not_share_a_study(small: SearchSpace, space: SearchSpace) -> None:
+    first, second = StudySearch(small), StudySearch(space)
+    first.suggest("a")
+    assert len(first.study.get_trials(states=(TrialState.RUNNING,))) == 1
+    assert len(second.study.get_trials(states=(TrialState.RUNNING,))) == 0
+
+
+def record(number: int, state: Ended, best: float | None, **params: Any) -> dict[str, Any]:
+    named = {name.replace("_", ".", 1): value for name, value in params.items()}
+    return TrialRecord(number, f"id{number}", state, named, best, 1, 1, 1.0).to_json()
+
+
+def test_warm_start_takes_the_best_finite_points(small: SearchSpace, tmp_path: Path) -> None:
+    rows = [
+        record(0, Ended.COMPLETED, 0.1, train_lr=0.01, model_dim=64),
+        record(1, Ended.PRUNED, 0.3, train_lr=0.02, model_dim=64),
+        record(2, Ended.DIVERGED, 0.9, train_lr=0.03, model_dim=64),
+        record(3, Ended.COMPLETED, None, train_lr=0.04, model_dim=64),
+        record(4, Ended.COMPLETED, 0.2, train_lr=0.05, model_dim=128),
+        record(5, Ended.FAILED, 0.8, train_lr=0.06, model_dim=64),
+    ]
+    (tmp_path / "trials.json").write_text(json.dumps(rows))
+    assert [point["train.lr"] for point in load_points(tmp_path, small)] == [0.02, 0.05, 0.01]
+    points = load_points(tmp_path, small, k=2)
+    assert points == [{"train.lr": 0.02, "model.dim": 64}, {"train.lr": 0.05, "model.dim": 128}]
+    search = StudySearch(small, points=points)
+    assert [search.suggest(name) for name in "abc"] == [small.default_point(), *points]
+
+
+def test_warm_start_refuses_what_does_not_fit(small: SearchSpace, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"trials\.json"):
+        load_points(tmp_path, small)
+    for row, words in (
+        (record(3, Ended.COMPLETED, 0.1, train_lrr=0.01), "trial 3 .*train.lrr is unknown; did you mean 'train.lr'"),
+        (record(3, Ended.COMPLETED, 0.1, train_lr=0.5), r"trial 3 .*train.lr = 0.5 is outside \[0.0001, 0.1\]"),
+        (record(3, Ended.FAILED, None, train_lr=0.01), "no trial in .* has a finite value"),
+    ):
+        (tmp_path / "trials.json").write_text(json.dumps([row]))
+        with pytest.raises(ConfigError, match=words):
+            load_points(tmp_path, small)
+
+
+def test_sampler_options_are_explicit_and_logged() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        sampler = make_sampler(5, 7)
+    assert (sampler._multivariate, sampler._group, sampler._constant_liar, sampler._n_startup_trials) == (True, True, True, 7)
+    logged = sampler_settings(5, 7, concurrency=2)
+    assert (logged["optuna"], logged["seed"], logged["startup"]) == (optuna.__version__, 5, 7)
+    assert "first 7 draws repeat" in logged["note"]
+    assert "every draw" in sampler_settings(5)["note"]
+
+
+def test_distributions_agree_with_what_is_drawn(space: SearchSpace) -> None:
+    study = optuna.create_study(sampler=make_sampler(0))
+    drawn = study.ask()
+    space.suggest(drawn)
+    assert {name: distribution(space[name]) for name in drawn.params} == drawn.distributions

@@ -1,0 +1,267 @@
+"""One parameter of a search space: its range, what it accepts, how it is drawn, and its mark in the configuration."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import combinations
+from typing import Any, Literal
+
+from imf_core.config import Config, Tunable, nearest
+from imf_core.errors import ConfigError
+
+Kind = Literal["int", "float", "categorical"]
+When = tuple[tuple[str, tuple[Any, ...]], ...]
+_KEYS = ("low", "high", "log", "step", "choices")
+
+
+def label(value: Any) -> Any:
+    """What stands for a choice in a point: the value itself, or the JSON text of a list (Optuna stores scalars only)."""
+    return json.dumps(list(value)) if isinstance(value, (list, tuple)) else value
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """A searched setting.
+
+    Args:
+        name: dotted path of the setting.
+        kind: `int`, `float` or `categorical`.
+        default: value in the first trial; inside the range.
+        low, high: numeric bounds, both included.
+        log: sample the exponent.
+        step: grid from `low`; None: 1 for an int, continuous for a float.
+        choices: values of a categorical parameter.
+        when: the parameter exists only where each named setting has one of the given values.
+    """
+
+    name: str
+    kind: Kind
+    default: Any
+    low: float = 0.0
+    high: float = 0.0
+    log: bool = False
+    step: float | None = None
+    choices: tuple[Any, ...] = ()
+    when: When = ()
+
+    @classmethod
+    def of_mark(cls, name: str, mark: Tunable, value: Any) -> Parameter:
+        """From the mark of a field; the default is the value nearest to the field's."""
+        entry = {"choices": mark.choices} if mark.choices is not None else {
+            "low": mark.low, "high": mark.high, "log": mark.log, "step": mark.step
+        }
+        return cls.parse(name, entry, value, mark.when, "imf_core.config")
+
+    @classmethod
+    def parse(
+        cls, name: str, entry: Mapping[str, Any], value: Any, when: Mapping[str, Sequence[Any]] | None = None,
+        source: str = "space",
+    ) -> Parameter:
+        """From `{low, high, log, step}` or `{choices: [...]}`.
+
+        Args:
+            value: the setting's present value; its type decides between int and float, and it becomes the default if it fits.
+
+        Raises:
+            ConfigError: unknown key, inverted range, no numbers, log of a range that is not positive, empty choices.
+        """
+        def refuse(problem: str, remedy: str = "write {low: 1, high: 4} or {choices: [a, b]}") -> ConfigError:
+            return ConfigError(f"{source}: {name}: {problem}", remedy=remedy, key=name, value=dict(entry))
+
+        for key in entry:
+            if key not in _KEYS:
+                raise refuse(f"unknown key {key!r}{nearest(str(key), _KEYS)}")
+        conditions = tuple((key, tuple(allowed)) for key, allowed in (when or {}).items())
+        if entry.get("choices") is not None:
+            choices = entry["choices"]
+            if set(entry) - {"choices"}:
+                raise refuse("choices cannot be combined with a range")
+            listed = isinstance(choices, (list, tuple)) and bool(choices)
+            if not listed or len({repr(label(item)) for item in choices}) < len(choices):
+                raise refuse(f"choices = {choices!r} is not a list of distinct values")
+            return cls(name, "categorical", None, choices=tuple(choices), when=conditions)._with_default(value)
+        kind: Kind = "int" if isinstance(value, int) else "float"
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            raise refuse("a range needs a numeric setting", "write {choices: [...]}")
+        low, high, step = (_number(entry.get(key)) for key in ("low", "high", "step"))
+        log = entry.get("log", False)
+        if low is None or high is None or not isinstance(log, bool) or (step is None and entry.get("step") is not None):
+            raise refuse(f"{dict(entry)} is not a range")
+        if low > high:
+            raise refuse(f"low = {low:g} is above high = {high:g}", "exchange them")
+        if log and (low <= 0 or step is not None):
+            raise refuse(f"a log range needs low > 0 and no step, found low = {low:g}", "raise low, or leave out log")
+        broken = any(item is not None and item % 1 for item in (low, high, step))
+        if (step is not None and step <= 0) or (kind == "int" and broken):
+            raise refuse("an int range needs whole numbers, and a step is positive")
+        if step is not None:
+            high = low + math.floor((high - low) / step + 1e-9) * step
+        return cls(name, kind, None, low, high, log, step, when=conditions)._with_default(value)
+
+    def widened(self, value: Any) -> Parameter:
+        """The same with the range stretched to hold the value, where that is possible."""
+        if self.kind == "categorical":
+            if label(value) in self.labels:
+                return self
+            choices = (*self.choices, value)
+            numeric = all(isinstance(item, (int, float)) for item in choices)
+            return replace(self, choices=tuple(sorted(choices)) if numeric else choices, default=label(value))
+        if self.log and value <= 0:
+            return self
+        return replace(self, low=min(self.low, value), high=max(self.high, value))._with_default(value)
+
+    def accepted(self, config: Config) -> Parameter:
+        """The same without the choices that the other settings of `config` refuse."""
+        kept = tuple(choice for choice in self.choices if _refusal(config, {self.name: choice}) is None)
+        return self if kept == self.choices else replace(self, choices=kept)
+
+    def suggest(self, trial: Any) -> Any:
+        """Draw a value from an Optuna trial."""
+        if self.kind == "categorical":
+            return trial.suggest_categorical(self.name, self.labels)
+        if self.kind == "int":
+            return trial.suggest_int(self.name, int(self.low), int(self.high), step=int(self.step or 1), log=self.log)
+        return trial.suggest_float(self.name, self.low, self.high, step=self.step, log=self.log)
+
+    def check(self, value: Any) -> Any:
+        """The value as a point holds it.
+
+        Raises:
+            ConfigError: wrong type or out of range, naming parameter, value and range.
+        """
+        if self.kind == "categorical":
+            for choice in self.labels:
+                if choice == label(value) and isinstance(choice, bool) == isinstance(value, bool):
+                    return choice
+        elif isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value):
+            on_grid = self.step is None or abs((value - self.low) / self.step - round((value - self.low) / self.step)) < 1e-6
+            whole = self.kind == "float" or value % 1 == 0
+            if self.low <= value <= self.high and on_grid and whole:
+                return int(value) if self.kind == "int" else float(value)
+        raise ConfigError(
+            f"{self.name} = {value!r} is outside {self.shown}", remedy=f"give {self.name} a value in {self.shown}",
+            key=self.name, value=value,
+        )
+
+    def clamp(self, value: Any) -> Any:
+        """The nearest value in the range, as a point holds it; the first choice where nearness means nothing."""
+        numeric = isinstance(value, (int, float)) and not isinstance(value, bool)
+        if self.kind == "categorical":
+            if label(value) in self.labels:
+                return self.check(value)
+            if numeric and all(isinstance(item, (int, float)) and not isinstance(item, bool) for item in self.choices):
+                return min(self.choices, key=lambda choice: abs(choice - value))
+            return self.labels[0]
+        inside = min(max(float(value), self.low), self.high) if numeric else self.low
+        if self.step is not None:
+            inside = min(self.low + round((inside - self.low) / self.step) * self.step, self.high)
+        return round(inside) if self.kind == "int" else inside
+
+    def decode(self, value: Any) -> Any:
+        """From a point's value to the setting's: the JSON text of a list becomes the tuple."""
+        for choice in self.choices:
+            if isinstance(choice, (list, tuple)) and label(choice) == value:
+                return tuple(choice)
+        return value
+
+    def corners(self) -> list[Any]:
+        """Extreme values, and for an int the second one (an odd width may be refused where the even ends are not)."""
+        if self.kind == "categorical":
+            return list(self.labels)
+        if self.kind == "float":
+            return sorted({self.low, self.high})
+        return sorted({int(self.low), int(min(self.low + (self.step or 1), self.high)), int(self.high)})
+
+    @property
+    def shown(self) -> str:
+        """The range in words: `[0.0005, 0.008] log` or `{64, 96, 128}`."""
+        if self.kind == "categorical":
+            return "{" + ", ".join(str(item) for item in self.labels) + "}"
+        step = f" step {self.step:g}" if self.step is not None else ""
+        return f"[{self.low:g}, {self.high:g}]{' log' if self.log else ''}{step}"
+
+    def canonical(self) -> dict[str, Any]:
+        """Plain values that define the range, for a fingerprint; the default is left out."""
+        return {
+            "name": self.name, "kind": self.kind, "low": float(self.low), "high": float(self.high), "log": self.log,
+            "step": self.step, "choices": list(self.labels), "when": [[key, list(allowed)] for key, allowed in self.when],
+        }
+
+    @property
+    def labels(self) -> tuple[Any, ...]:
+        """The choices as a point holds them."""
+        return tuple(label(choice) for choice in self.choices)
+
+    def _with_default(self, value: Any) -> Parameter:
+        return replace(self, default=self.clamp(value))
+
+
+def marks() -> dict[str, Tunable]:
+    """Dotted name -> mark, of every field of `Config` that carries one."""
+    found: dict[str, Tunable] = {}
+    for section, field in Config.model_fields.items():
+        for name, inner in getattr(field.annotation, "model_fields", {}).items():
+            found |= {f"{section}.{name}": mark for mark in inner.metadata if isinstance(mark, Tunable)}
+    return found
+
+
+def value_of(config: Config, name: str) -> Any:
+    """The present value of `section.field`; what follows the field (a branch) is ignored."""
+    section, field = name.split(".")[:2]
+    return getattr(getattr(config, section), field)
+
+
+def ordered(parameters: Sequence[Parameter]) -> tuple[Parameter, ...]:
+    """Controllers before the parameters whose conditions name them; otherwise in the given order."""
+    waiting, placed = list(parameters), []
+    while waiting:
+        names = {item.name for item in waiting}
+        ready = next((item for item in waiting if not names & {name for name, _ in item.when}), waiting[0])
+        waiting.remove(ready)
+        placed.append(ready)
+    return tuple(placed)
+
+
+def try_corners(base: Config, parameters: Sequence[Parameter], source: str) -> None:
+    """Each extreme of each parameter, alone and with each extreme of another, must make a valid configuration.
+
+    Raises:
+        ConfigError: one does not; names the values.
+    """
+    corners = [(item.name, item.decode(value)) for item in parameters for value in item.corners()]
+    pairs = (pair for pair in combinations(corners, 2) if pair[0][0] != pair[1][0])
+    for settings in [*((corner,) for corner in corners), *pairs]:
+        error = _refusal(base, dict(settings))
+        if error is not None:
+            shown = " with ".join(f"{name} = {value!r}" for name, value in settings)
+            raise ConfigError(
+                f"{source}: the range reaches {shown}, which is refused: {error.problem}", remedy="narrow the range",
+                key=settings[0][0], value=settings[0][1],
+            ) from error
+
+
+def _refusal(base: Config, settings: Mapping[str, Any]) -> ConfigError | None:
+    try:
+        base.updated(settings)
+    except ConfigError as error:
+        return error
+    return None
+
+
+def hint(name: str, known: Collection[str]) -> str:
+    """`; did you mean 'train.lr'?`, also where only the last part was written."""
+    leaves = {item.rpartition(".")[2]: item for item in known}
+    leaf = name.rpartition(".")[2]
+    return f"; did you mean {leaves[leaf]!r}?" if leaf in leaves else nearest(name, known) or nearest(leaf, leaves)
+
+
+def _number(value: Any) -> float | None:
+    """A finite number, also as text (YAML 1.1 reads 1e-4 as text); None for anything else."""
+    try:
+        number = float(value) if not isinstance(value, bool) else math.nan
+    except (TypeError, ValueError):
+        return None
+    return number if math.isfinite(number) else None

@@ -1,0 +1,89 @@
+"""Early stopping: ASHA on real epochs, or none; neither ever sees a number that is not finite."""
+
+from __future__ import annotations
+
+import math
+import numbers
+from typing import Any
+
+from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, TrialScheduler
+
+from imf_core.errors import ConfigError
+from tune.settings import METRIC, MODE, TIME_ATTR
+
+
+def is_finite(result: dict[str, Any], metric: str = METRIC) -> bool:
+    """Whether the report carries the metric as a finite number."""
+    value = result.get(metric)
+    return isinstance(value, numbers.Real) and not isinstance(value, bool) and math.isfinite(value)
+
+
+class FiniteAsha(AsyncHyperBandScheduler):
+    """ASHA that ends a trial at its first non-finite report and keeps that report out of the rungs.
+
+    A trial that reaches `max_epochs` ends by itself: stopping it there would cut off its last save.
+    """
+
+    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
+        """CONTINUE or STOP after a report; a report without a finite metric is STOP."""
+        if not is_finite(result):
+            return str(TrialScheduler.STOP)
+        if result.get(TIME_ATTR, 0) >= self._max_t:
+            return str(TrialScheduler.CONTINUE)
+        return str(super().on_trial_result(tune_controller, trial, result))
+
+    def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:
+        """Record the last report of a trial in its rung, if it is finite."""
+        if is_finite(result):
+            super().on_trial_complete(tune_controller, trial, result)
+        else:
+            self.on_trial_remove(tune_controller, trial)
+
+    def on_trial_remove(self, tune_controller: Any, trial: Any) -> None:
+        """Forget a trial that never started or was removed."""
+        self._trial_info.pop(trial.trial_id, None)
+
+
+class FiniteFifo(FIFOScheduler):
+    """Every trial runs to its end, except one that reports a non-finite metric."""
+
+    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
+        """CONTINUE, or STOP after a report without a finite metric."""
+        return str(TrialScheduler.CONTINUE if is_finite(result) else TrialScheduler.STOP)
+
+
+def default_grace(max_epochs: int) -> int:
+    """Epochs before a trial may be stopped: an eighth of the longest run, at least 1."""
+    return max(1, max_epochs // 8)
+
+
+def make_scheduler(kind: str, max_epochs: int, grace: int | None = None, reduction: float = 3.0) -> TrialScheduler:
+    """Build the scheduler. It carries metric and mode itself: leave both out of `ray.tune.TuneConfig`.
+
+    Args:
+        kind: `asha` or `none`.
+        max_epochs: length of a full trial, >= 1.
+        grace: first rung, 1 <= grace <= max_epochs; None: `default_grace`. The rungs are grace, grace * reduction, ...
+        reduction: > 1; about one trial in `reduction` passes each rung.
+
+    Raises:
+        ConfigError: unknown kind, or a value out of range.
+    """
+    if kind == "none":
+        return FiniteFifo()
+    if kind != "asha":
+        raise ConfigError(f"unknown scheduler {kind!r}", remedy="choose asha or none", key="scheduler", value=kind)
+    if max_epochs < 1:
+        raise ConfigError(f"max_epochs = {max_epochs} is below 1", remedy="train an epoch or more", key="train.max_epochs")
+    first = default_grace(max_epochs) if grace is None else grace
+    if not 1 <= first <= max_epochs:
+        raise ConfigError(
+            f"grace_epochs = {first} is outside 1..{max_epochs} (train.max_epochs)",
+            remedy="lower the grace or raise train.max_epochs", key="grace_epochs", value=first,
+        )
+    if not (math.isfinite(reduction) and reduction > 1):
+        raise ConfigError(f"reduction_factor = {reduction} is not above 1", remedy="2 to 4 is usual", key="reduction_factor")
+    return FiniteAsha(
+        time_attr=TIME_ATTR, metric=METRIC, mode=MODE, max_t=max_epochs, grace_period=first, reduction_factor=reduction,
+        brackets=1, stop_last_trials=False,
+    )

@@ -1,0 +1,248 @@
+"""What a search is asked to do: data, budget, workers, storage, seeds; and the environment that Ray and MLflow need.
+
+`SearchConfig` is complete once built: paths are absolute, the study has its name, the tracking store is known. Nothing here
+imports ray, optuna or mlflow, because `environment()` has to run before the first `import ray`.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+from collections.abc import Mapping
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from imf_core.config import PRESETS, Config, nearest, preset
+from imf_core.errors import ConfigError
+
+METRIC, MODE = "best_mrr", "max"  # what the searcher and the scheduler maximise: the best validation MRR so far
+TIME_ATTR = "epoch"  # real epochs: Tune's own counter starts again when a trial is retried
+
+_ENVIRONMENT = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_AIR_NEW_OUTPUT": "0",  # with verbose=0 the only silent form
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",  # each report of a worker group waits for this poll
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
+    "RAY_TRAIN_METRICS_ENABLED": "0",
+    "TUNE_GLOBAL_CHECKPOINT_S": "1",  # a killed search loses at most about a second of bookkeeping
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "GIT_PYTHON_REFRESH": "quiet",
+}
+_SERVERS = ("http", "https", "databricks", "databricks-uc", "postgresql", "mysql", "mssql")
+_UNITS = {"d": 86400.0, "h": 3600.0, "m": 60.0, "s": 1.0}
+
+
+def environment(address: str | None = None) -> dict[str, str]:
+    """Set the defaults that Ray and MLflow read at import; what the user has set already is left alone.
+
+    Args:
+        address: Ray cluster to join; None or "local" means a cluster of our own on this machine. Only there, and where
+            RAY_ADDRESS is unset too, is Ray's token authentication switched off.
+
+    Returns:
+        The settings in force, fit for `runtime_env={"env_vars": ...}`.
+    """
+    wanted = dict(_ENVIRONMENT)
+    if (address or os.environ.get("RAY_ADDRESS") or "local") == "local":
+        wanted["RAY_AUTH_MODE"] = "disabled"
+    for name, value in wanted.items():
+        os.environ.setdefault(name, value)
+    return {name: os.environ[name] for name in wanted}
+
+
+def parse_duration(text: str | float) -> float:
+    """`"20m"`, `"90s"`, `"1h30m"`, `"1.5h"`, `"2d"` or plain seconds -> seconds, > 0.
+
+    Raises:
+        ConfigError: not a duration, or not positive and finite.
+    """
+    remedy = "write 90s, 20m, 1h30m or plain seconds"
+    written = str(text).strip().lower()
+    parts = re.findall(r"(\d+(?:\.\d+)?)\s*([dhms])\s*", written)
+    units = "".join(unit for _, unit in parts)
+    if parts and re.fullmatch(r"(?:\d+(?:\.\d+)?\s*[dhms]\s*)+", written) and re.fullmatch(r"d?h?m?s?", units):
+        seconds = sum(float(number) * _UNITS[unit] for number, unit in parts)
+    else:
+        try:
+            seconds = float(written)
+        except ValueError:
+            raise ConfigError(f"{text!r} is not a duration", remedy=remedy, key="budget", value=text) from None
+    if not (math.isfinite(seconds) and seconds > 0):
+        raise ConfigError(f"the duration {text!r} is not positive and finite", remedy=remedy, key="budget", value=text)
+    return seconds
+
+
+def absolute_tracking_uri(uri: str | None, storage: Path) -> str:
+    """The MLflow store, independent of the working directory.
+
+    Args:
+        uri: None for `sqlite:///<storage>/mlflow.db`; a relative sqlite path is taken from the current directory.
+        storage: absolute folder of the studies.
+
+    Raises:
+        ConfigError: the file store (`./mlruns`, `file:...`), an in-memory database or an unknown scheme.
+    """
+    default = f"sqlite:///{storage / 'mlflow.db'}"
+    if not uri:
+        return default
+    if uri.startswith("sqlite:"):
+        path, mark, query = uri.removeprefix("sqlite:///").partition("?")
+        if path.startswith("sqlite:") or path in ("", ":memory:"):
+            raise ConfigError(
+                f"tracking URI {uri!r} names no database file", remedy=f"write sqlite:///path/mlflow.db, for example {default}",
+                key="tracking_uri", value=uri,
+            )
+        return f"sqlite:///{_absolute(path)}{mark}{query}"
+    scheme = uri.partition("://")[0] if "://" in uri or uri.startswith("databricks") else ""
+    if scheme.partition("+")[0] in _SERVERS:
+        return uri
+    folder = uri.removeprefix("file://").removeprefix("file:")
+    if scheme in ("", "file"):
+        if folder.endswith((".db", ".sqlite")):
+            remedy = f"write sqlite:///{_absolute(folder)}"
+        else:
+            remedy = (
+                f"leave --tracking-uri out or write {default}; runs already there are kept by "
+                f"`mlflow migrate-filestore --source {_absolute(folder)} --target {default}`"
+            )
+        problem = f"tracking URI {uri!r} is a folder of files, which MLflow 3 refuses"
+        raise ConfigError(problem, remedy=remedy, key="tracking_uri", value=uri)
+    problem = f"tracking URI {uri!r} has the unknown scheme {scheme!r}"
+    raise ConfigError(problem, remedy=f"write {default} or http://host:port", key="tracking_uri", value=uri)
+
+
+class SearchConfig(BaseModel):
+    """One search. Build it with `SearchConfig.build`, which reports every fault as a `ConfigError`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+    data: str = Field("", description="graph folder, or bundled data set; default: that of --config or --set, else unicode")
+    study: str = Field(
+        "", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$", description="name and folder of the study; default: data and time"
+    )
+    trials: int = Field(12, ge=1, description="settings to try")
+    budget_seconds: float | None = Field(None, gt=0, description="wall time of the search; a text such as 20m is understood")
+    workers: int = Field(1, ge=1, description="processes that train one trial together")
+    cpus_per_worker: int | None = Field(None, ge=1, description="CPUs of each worker; null: what is there, shared evenly")
+    gpus_per_worker: float = Field(0.0, ge=0, description="GPUs of each worker; a fraction shares one")
+    concurrency: int | None = Field(None, ge=1, description="trials at a time; null: as many as fit")
+    seed: int = Field(0, ge=0, lt=2**31, description="seed of the sampler and of the trials")
+    seeds: int = Field(3, ge=1, le=100, description="repeats of the winner when it is finalised")
+    storage: Path = Field(Path("results"), description="folder that holds the studies; default: ./results")
+    tracking_uri: str = Field("", description="MLflow store; default: sqlite:///<storage>/mlflow.db")
+    space: Path | None = Field(None, description="YAML file of the search space; null: the default space")
+    config: Path | None = Field(None, description="YAML file of the settings that are not searched")
+    preset: Literal["paper", "published"] | None = Field(None, description="a built-in base instead of a file")
+    overrides: dict[str, Any] = Field(default_factory=dict, description="flat settings; they are fixed, hence not searched")
+    warm_start: Path | None = Field(None, description="folder of an earlier study whose best points are tried first")
+    scheduler: Literal["asha", "none"] = Field("asha", description="stop weak trials early, or not at all")
+    grace_epochs: int | None = Field(None, ge=1, description="epochs before a trial may be stopped; null: from max_epochs")
+    reduction_factor: float = Field(3.0, gt=1, le=100, description="one in so many trials passes each rung")
+    max_failures: int = Field(1, ge=0, le=100, description="retries of a trial whose worker died")
+    address: str | None = Field(None, description="Ray cluster to join (auto, host:port); null: one of our own")
+    dry_run: bool = Field(False, description="print the plan and stop")
+    show_space: bool = Field(False, description="print every parameter that can be tuned and stop")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _complete(cls, given: Any) -> Any:
+        values = {name: value for name, value in dict(given).items() if value is not None}
+        if "config" in values and "preset" in values:
+            raise ConfigError("a configuration file and a preset were given", remedy="give one of them", key="preset")
+        if isinstance(values.get("budget_seconds"), str):
+            values["budget_seconds"] = parse_duration(values["budget_seconds"])
+        storage = str(values.get("storage") or "results")
+        if "://" in storage:
+            remedy = "name a folder that every node can see"
+            raise ConfigError(f"storage {storage!r} is no folder", remedy=remedy, key="storage", value=storage)
+        values["storage"] = Path(_absolute(storage))
+        for name, kind in (("space", "file"), ("config", "file"), ("warm_start", "folder")):
+            if name in values:
+                values[name] = _existing(name, values[name], kind)
+        values["data"] = _data_path(values)
+        values["tracking_uri"] = absolute_tracking_uri(values.get("tracking_uri"), values["storage"])
+        if not values.get("study"):
+            values["study"] = _free_name(values["data"], values["storage"])
+        return values
+
+    @classmethod
+    def build(cls, values: Mapping[str, Any]) -> SearchConfig:
+        """Validate; None stands for the default.
+
+        Args:
+            values: fields by name.
+
+        Raises:
+            ConfigError: unknown field, wrong type, out of range, or a path that is not there.
+        """
+        for name in values:
+            if name not in cls.model_fields:
+                raise ConfigError(
+                    f"unknown search setting {name!r}{nearest(name, cls.model_fields)}",
+                    remedy=f"known: {', '.join(cls.model_fields)}", key=name, value=values[name],
+                )
+        try:
+            return cls.model_validate(dict(values))
+        except ValidationError as error:
+            first = error.errors()[0]
+            key = ".".join(str(part) for part in first["loc"]) or "search"
+            value = first.get("input")
+            problem = f"{key} = {value!r} is refused: {first['msg']}"
+            raise ConfigError(problem, remedy=f"correct {key}", key=key, value=value) from error
+
+    @property
+    def study_dir(self) -> Path:
+        """Absolute folder of this study: `<storage>/<study>`."""
+        return self.storage / self.study
+
+    @property
+    def trials_dir(self) -> Path:
+        """Absolute folder in which Ray Tune keeps the trials."""
+        return self.study_dir / "trials"
+
+    def base_config(self) -> Config:
+        """The settings before anything is searched: file or preset, then the overrides, the data and the seed.
+
+        Raises:
+            ConfigError: the file or an override is refused.
+        """
+        base = Config.load(self.config) if self.config is not None else preset(self.preset or "paper")
+        flat = dict(self.overrides)
+        flat["data.path"] = self.data
+        flat.setdefault("train.seed", self.seed)
+        return base.updated(flat, source="--set")
+
+
+def _absolute(path: str | Path) -> str:
+    return os.path.abspath(os.path.expanduser(str(path)))
+
+
+def _existing(name: str, path: Any, kind: str) -> Path:
+    found = Path(_absolute(path))
+    if not (found.is_file() if kind == "file" else found.is_dir()):
+        raise ConfigError(f"{name}: {found} is no {kind}", remedy=f"give an existing {kind}", key=name, value=str(path))
+    return found
+
+
+def _data_path(values: Mapping[str, Any]) -> str:
+    """A folder becomes absolute here, at the driver; a plain name without a folder is left to the bundled data sets."""
+    path = values.get("data") or dict(values.get("overrides") or {}).get("data.path")
+    if not path:
+        path = Config.load(values["config"]).data.path if "config" in values else PRESETS["paper"]().data.path
+    path = os.path.expanduser(str(path))
+    return _absolute(path) if os.path.isdir(path) or os.sep in path or path.startswith(".") else path
+
+
+def _free_name(data: str, storage: Path) -> str:
+    """`unicode-20261125-0403`, with `-2`, `-3` ... where the folder is taken."""
+    stem = re.sub(r"[^A-Za-z0-9._-]+", "-", os.path.basename(data.rstrip(os.sep))).strip("-._")[:60] or "study"
+    name = f"{stem}-{datetime.now():%Y%m%d-%H%M}"
+    number = 1
+    while (storage / (f"{name}-{number}" if number > 1 else name)).exists():
+        number += 1
+    return f"{name}-{number}" if number > 1 else name
