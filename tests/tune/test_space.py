@@ -66,12 +66,17 @@ def test_senseless_parameters_are_left_out() -> None:
     assert "model.relation_dim" not in distmult.names
 
 
-def test_the_published_preset_widens_the_ranges_and_drops_what_it_refuses() -> None:
+def test_the_published_preset_widens_the_ranges() -> None:
     base = preset("published")
     chosen = SearchSpace.default(base, BRANCHES)
     assert chosen["model.dim"].choices == (64, 96, 128, 256)
-    assert set(chosen["model.decision"].choices) == {"uniform", "fixed"}  # the others need a joint loss, which is off here
     assert chosen.config_for(chosen.default_point()) == base
+
+
+def test_choices_that_the_base_refuses_are_left_out() -> None:
+    scoring = Parameter.of_mark("model.scoring", marks()["model.scoring"], "contextual")
+    assert "complex" in scoring.accepted(Config()).choices
+    assert scoring.accepted(Config().updated({"model.dim": 65})).choices == ("contextual", "transe", "distmult")
 
 
 @pytest.mark.parametrize("end", ["low", "high", None])
