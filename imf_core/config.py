@@ -104,8 +104,6 @@ class ModelConfig(_Frozen):
         if self.decision == "fixed" and self.decision_weights is not None:
             if any(weight < 0 for weight in self.decision_weights.values()) or sum(self.decision_weights.values()) <= 0:
                 raise ValueError("decision_weights must be >= 0 with a positive sum")
-        if self.decision in ("learned", "relation") and self.joint_weight == 0:
-            raise ValueError(f"decision: {self.decision} is trained by the joint loss; joint_weight must be > 0")
         if self.scoring == "complex" and self.dim % 2:
             raise ValueError(f"scoring: complex needs an even dim, found {self.dim}")
         return self
@@ -116,6 +114,9 @@ class TrainConfig(_Frozen):
 
     loss: Annotated[Literal["ce", "bce"], Tunable(choices=("ce", "bce"), default=False)] = Field(
         "ce", description="1-N loss: softmax cross entropy (ce) or binary cross entropy (bce, as published)"
+    )
+    weighting: Annotated[Literal["triple", "query"], Tunable(choices=("triple", "query"), default=False)] = Field(
+        "triple", description="ce: every training triple counts the same, or every distinct query"
     )
     label_smoothing: Annotated[float, Tunable(low=0.0, high=0.2)] = Field(0.0, ge=0, lt=1, description="label smoothing epsilon")
     optimizer: Literal["adam", "adamw"] = "adam"
@@ -215,7 +216,7 @@ def published() -> Config:
             dim=256, relation_dim=256, fusion_rank=2, decision="uniform", finetune_features=True, contrastive_weight=0.0,
             joint_weight=0.0, dropout_input=0.3, dropout_relation=0.4, dropout_context=0.5, dropout_fusion=0.2,
         ),
-        train=TrainConfig(loss="bce", label_smoothing=0.1, lr=5e-4, batch_size=256, max_epochs=1000, eval_every=10, patience=10),
+        train=TrainConfig(loss="bce", weighting="query", label_smoothing=0.1, lr=5e-4, batch_size=256, max_epochs=1000, eval_every=10, patience=10),
     )
 
 

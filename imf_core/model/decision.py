@@ -6,6 +6,9 @@ Under `bce` the branches are combined as probabilities, `sum_m a_m sigmoid(s_m)`
 scores, `sum_m a_m log softmax(s_m)`: sigmoids of softmax scores saturate into ties.
 A branch whose modality the head lacks has weight 0 for that query; one that the candidate lacks has weight 0 for that
 candidate; the rest is renormalised.
+
+Learned weights are trained on held-out triples (`train/calibrate.py`), not by the gradient of the training batches: on its
+own training triples a branch that overfits, such as one of noise, looks as good as one that generalises.
 """
 
 from __future__ import annotations
@@ -24,6 +27,7 @@ class Decision(nn.Module):
 
     Args:
         mode: `uniform`, `fixed`, `learned` (softmax of trained logits) or `relation` (trained logits for each relation).
+            Trained logits start at 0, the plain mean.
         branches: names of the M branches.
         num_relations: 2R, for `relation`.
         fixed: weight of each branch for `fixed`; missing names count 0; None means uniform.
@@ -34,7 +38,6 @@ class Decision(nn.Module):
     ) -> None:
         super().__init__()
         self.mode, self.branches = mode, tuple(branches)
-        self.logits: nn.Parameter | None = None
         weights = torch.full((len(self.branches),), 1.0 / len(self.branches))
         if mode == "fixed" and fixed is not None:
             unknown = set(fixed) - set(self.branches)
@@ -46,11 +49,10 @@ class Decision(nn.Module):
             if weights.sum() <= 0:
                 raise ConfigError("decision_weights are all zero", remedy="give at least one branch a positive weight")
             weights = weights / weights.sum()
-        if mode == "learned" and len(self.branches) > 1:
-            self.logits = nn.Parameter(torch.zeros(1, len(self.branches)))
-        elif mode == "relation" and len(self.branches) > 1:
-            self.logits = nn.Parameter(torch.zeros(num_relations, len(self.branches)))
+        rows = {"learned": 1, "relation": num_relations}.get(mode, 0) if len(self.branches) > 1 else 0
+        self.register_buffer("logits", torch.zeros(rows, len(self.branches)) if rows else None)
         self.register_buffer("constant", weights)
+        self.logits: Tensor | None
         self.constant: Tensor
 
     def weights(self, relations: Tensor) -> Tensor:

@@ -17,6 +17,7 @@ from imf_core.config import FUSED, STRUCTURE, ModelConfig, TrainConfig
 from imf_core.data.modality import Modality
 from imf_core.model.decision import Decision, combine, present_weights
 from imf_core.model.fusion import TuckerFusion
+from imf_core.model.joint_softmax import JointTarget, joint_softmax_loss
 from imf_core.model.losses import Positives, binary_loss, binary_loss_of_probabilities, contrastive_loss, softmax_loss
 from imf_core.model.scoring import Scorer, build_scorer, relation_width
 
@@ -158,8 +159,11 @@ class Imf(nn.Module):
 
     def decision_weights(self, heads: Tensor, relations: Tensor) -> Tensor:
         """(B, M) weights, 0 where the head lacks the modality."""
-        masks = [None if mask is None else mask[heads] for mask in map(self.mask, self.branches)]
-        return present_weights(self.decision.weights(relations), masks)
+        return present_weights(self.decision.weights(relations), self.head_masks(heads))
+
+    def head_masks(self, heads: Tensor) -> list[Tensor | None]:
+        """Per branch (B,) bool: which heads have its modality; None where all entities have."""
+        return [None if mask is None else mask[heads] for mask in map(self.mask, self.branches)]
 
     def decide(self, scores: Sequence[Tensor], log_norms: Sequence[Tensor], weights: Tensor, low: int = 0, high: int | None = None) -> Tensor:
         """Combine the branches' scores of the candidates low..high (model section 5).
@@ -191,24 +195,48 @@ class Imf(nn.Module):
             `total` and its parts (`structure`, ..., `joint`, `contrastive`), scalars in nats.
         """
         tables = self.tables()
-        scores = self.branch_scores(tables, self.contexts(tables, heads, relations))
+        contexts = self.contexts(tables, heads, relations)
+        if self.loss_kind == "ce" and self.config.scoring != "transe":
+            parts = self._fused_parts(tables, contexts, heads, relations, positives, train)
+        else:
+            parts = self._plain_parts(self.branch_scores(tables, contexts), heads, relations, positives, train)
+        if self.modality_names and self.config.contrastive_weight > 0:
+            parts["contrastive"] = self._contrastive(tables, heads.unique())
+            parts["total"] = parts["total"] + self.config.contrastive_weight * parts["contrastive"]
+        return parts
+
+    def _fused_parts(
+        self, tables: Tables, contexts: Sequence[Tensor], heads: Tensor, relations: Tensor, positives: Positives, train: TrainConfig
+    ) -> dict[str, Tensor]:
+        """Softmax losses of the branches and the decision in one pass (the scores are products of context and table)."""
+        target = JointTarget(
+            positives, train.label_smoothing, train.weighting == "triple", self.config.joint_weight,
+            self.decision_weights(heads, relations), [self.mask(branch) for branch in self.branches],
+        )
+        total, values = joint_softmax_loss(contexts, [tables.entities[branch] for branch in self.branches], target)
+        names = (*self.branches, "joint")
+        return {"total": total, **{name: value for name, value in zip(names, values, strict=False)}}
+
+    def _plain_parts(
+        self, scores: Sequence[Tensor], heads: Tensor, relations: Tensor, positives: Positives, train: TrainConfig
+    ) -> dict[str, Tensor]:
+        """Losses by autograd, for `bce` and for distances; the fused form is tested against it."""
         parts: dict[str, Tensor] = {}
         log_norms: list[Tensor] = []
         for branch, score in zip(self.branches, scores, strict=True):
             if self.loss_kind == "ce":
                 log_norms.append(torch.logsumexp(score, dim=1))
-                parts[branch] = softmax_loss(score, positives, train.label_smoothing, log_norms[-1])
+                parts[branch] = softmax_loss(score, positives, train.label_smoothing, log_norms[-1], train.weighting == "triple")
             else:
                 parts[branch] = binary_loss(score, positives, train.label_smoothing)
         total = torch.stack(list(parts.values())).sum()
         if len(scores) > 1 and self.config.joint_weight > 0:
             decided = self.decide(scores, log_norms, self.decision_weights(heads, relations))
-            loss = softmax_loss if self.loss_kind == "ce" else binary_loss_of_probabilities
-            parts["joint"] = loss(decided, positives, train.label_smoothing)
+            if self.loss_kind == "ce":
+                parts["joint"] = softmax_loss(decided, positives, train.label_smoothing, None, train.weighting == "triple")
+            else:
+                parts["joint"] = binary_loss_of_probabilities(decided, positives, train.label_smoothing)
             total = total + self.config.joint_weight * parts["joint"]
-        if self.modality_names and self.config.contrastive_weight > 0:
-            parts["contrastive"] = self._contrastive(tables, heads.unique())
-            total = total + self.config.contrastive_weight * parts["contrastive"]
         return {"total": total, **parts}
 
     def _contrastive(self, tables: Tables, nodes: Tensor) -> Tensor:

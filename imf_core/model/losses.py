@@ -32,7 +32,9 @@ class Positives:
         return torch.zeros_like(self.counts).index_add(0, self.rows, picked) / self.counts
 
 
-def softmax_loss(scores: Tensor, positives: Positives, smoothing: float, log_norm: Tensor | None = None) -> Tensor:
+def softmax_loss(
+    scores: Tensor, positives: Positives, smoothing: float, log_norm: Tensor | None = None, per_triple: bool = False
+) -> Tensor:
     """Cross entropy of the softmax over all entities; the target mass is spread evenly over the known answers.
 
     Target: `(1 - eps) / |answers|` on each answer plus `eps / N` everywhere.
@@ -42,15 +44,17 @@ def softmax_loss(scores: Tensor, positives: Positives, smoothing: float, log_nor
         positives: the answers.
         smoothing: eps, 0 <= eps < 1.
         log_norm: (B,) logsumexp of the scores if already known.
+        per_triple: weight a query by the number of its answers, so that every training triple counts the same.
 
     Returns:
-        Scalar, mean over the queries, in nats.
+        Scalar, (weighted) mean over the queries, in nats.
     """
     log_norm = torch.logsumexp(scores, dim=1) if log_norm is None else log_norm
     expected = positives.mean(scores)
     if smoothing:
         expected = (1 - smoothing) * expected + smoothing * scores.mean(dim=1)
-    return (log_norm - expected).mean()
+    surprise = log_norm - expected
+    return (surprise * positives.counts).sum() / positives.counts.sum() if per_triple else surprise.mean()
 
 
 def binary_loss(scores: Tensor, positives: Positives, smoothing: float) -> Tensor:

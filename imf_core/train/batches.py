@@ -33,7 +33,7 @@ class QueryBatch:
         heads, relations: (B,) int64.
         positives: the known answers.
         weight: share of this rank's mean loss in the global mean, times the number of ranks: with it, averaging the
-            ranks' gradients gives the gradient of the whole batch although the parts differ by one query.
+            ranks' gradients gives the gradient of the whole batch although the parts differ in size.
     """
 
     heads: Tensor
@@ -59,6 +59,7 @@ class TrainingQueries:
     def __init__(self, graph: KnowledgeGraph) -> None:
         self.index: KnownAnswers = graph.known(graph.train)
         self.heads, self.relations = self.index.queries()
+        self._counts = np.diff(self.index.offsets)
 
     def __len__(self) -> int:
         return len(self.heads)
@@ -77,7 +78,9 @@ class TrainingQueries:
             )
         return max(1, min(-(-len(self) // batch_size), len(self) // smallest))
 
-    def epoch(self, batch_size: int, seed: int, epoch: int, shard: Shard = Shard()) -> Iterator[QueryBatch]:  # noqa: B008
+    def epoch(
+        self, batch_size: int, seed: int, epoch: int, shard: Shard = Shard(), per_triple: bool = False  # noqa: B008
+    ) -> Iterator[QueryBatch]:
         """The rank's batches of an epoch. Over all ranks each query comes exactly once; all ranks have equally many steps.
 
         The permuted queries are cut into steps, and each step into ranks, of sizes that differ by at most one: there is
@@ -86,10 +89,11 @@ class TrainingQueries:
         order = np.random.default_rng((seed, epoch)).permutation(len(self))
         for step in np.array_split(order, self.num_steps(batch_size, shard.world)):
             mine = np.array_split(step, shard.world)[shard.rank]
-            yield self._batch(mine, len(mine) * shard.world / len(step))
+            share = self._counts[mine].sum() / self._counts[step].sum() if per_triple else len(mine) / len(step)
+            yield self._batch(mine, float(share) * shard.world)
 
     def _batch(self, chosen: np.ndarray, weight: float) -> QueryBatch:
         starts, stops = self.index.offsets[chosen], self.index.offsets[chosen + 1]
         rows, tails = expand_ranges(starts, stops, self.index.answers)
-        positives = Positives(torch.from_numpy(rows), torch.from_numpy(tails), torch.from_numpy((stops - starts).astype(np.float32)))
+        positives = Positives(torch.from_numpy(rows), torch.from_numpy(tails), torch.from_numpy(self._counts[chosen].astype(np.float32)))
         return QueryBatch(torch.from_numpy(self.heads[chosen]), torch.from_numpy(self.relations[chosen]), positives, weight)

@@ -21,10 +21,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import Tensor, nn
 
 from imf_core.config import Config
+from imf_core.data.graph import KnowledgeGraph, KnownAnswers
 from imf_core.data.prepared import LinkData
 from imf_core.errors import DataError, DivergedError
 from imf_core.model.imf import Imf
 from imf_core.train.batches import Shard, TrainingQueries
+from imf_core.train.calibrate import calibrate, folds
 from imf_core.train.checkpoint import load_training_state, save_training_state
 from imf_core.train.ranking import RankingMetrics, evaluate
 
@@ -164,7 +166,7 @@ def fit(
                     f"the training loss is {losses['total']} in epoch {stop}", remedy="lower train.lr", epoch=stop, quantity="loss"
                 )
             _average_buffers(model, shard)
-            metrics = _reduced(evaluate(model, graph, graph.valid, known, budget_mb=settings.memory_budget_mb, shard=shard).metrics, shard, device)
+            metrics = _validate(model, graph, known, settings.memory_budget_mb, shard, device)
             run.record(stop, metrics, model, settings.patience, settings.max_epochs)
             finished = run.reason is not None
             if saving is not None and shard.rank == 0 and (finished or time.monotonic() - last_save >= saving.seconds):
@@ -232,7 +234,7 @@ def _train_epoch(
         group["lr"] = settings.lr * settings.lr_decay ** (epoch - 1)
     trained.train()
     sums: dict[str, Tensor] = {}
-    for batch in queries.epoch(settings.batch_size, settings.seed, epoch, shard):
+    for batch in queries.epoch(settings.batch_size, settings.seed, epoch, shard, settings.loss == "ce" and settings.weighting == "triple"):
         moved = batch.to(device)
         parts = trained(moved.heads, moved.relations, moved.positives, settings)
         optimizer.zero_grad(set_to_none=True)
@@ -255,6 +257,28 @@ def _average_buffers(model: Imf, shard: Shard) -> None:
             if "running_" in name:
                 dist.all_reduce(buffer)
                 buffer /= shard.world
+
+
+def _validate(model: Imf, graph: KnowledgeGraph, known: KnownAnswers, budget_mb: int, shard: Shard, device: torch.device) -> RankingMetrics:
+    """Rank the validation triples. Learned decision weights are fitted to them crosswise: no triple is ranked by weights
+    that saw it; the model keeps the weights fitted to all of them.
+    """
+    fitted = calibrate(model, graph, graph.valid, known, budget_mb)
+    if fitted is None:
+        return _reduced(evaluate(model, graph, graph.valid, known, budget_mb=budget_mb, shard=shard).metrics, shard, device)
+    own, total = folds(graph.valid), RankingMetrics()
+    for fold, logits in enumerate(fitted.crosswise):
+        _set_logits(model, logits, shard)
+        total = total + evaluate(model, graph, graph.valid[own == fold], known, budget_mb=budget_mb, shard=shard).metrics
+    _set_logits(model, fitted.final, shard)
+    return _reduced(total, shard, device)
+
+
+def _set_logits(model: Imf, logits: Tensor, shard: Shard) -> None:
+    assert model.decision.logits is not None
+    model.decision.logits.copy_(logits)
+    if shard.world > 1:  # the ranks fit the same numbers; nothing rests on their last bits
+        dist.broadcast(model.decision.logits, 0)
 
 
 def _reduced(metrics: RankingMetrics, shard: Shard, device: torch.device) -> RankingMetrics:

@@ -1,0 +1,186 @@
+"""The `imf` command: train, evaluate and predict without a search."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from imf_core.config import Config, parse_overrides, preset
+from imf_core.data.prepared import LinkData, prepare
+from imf_core.errors import CheckpointError, ConfigError, ImfError
+from imf_core.predict import Answer, Predictor
+from imf_core.train.checkpoint import check_vocabulary, load_checkpoint, load_state, read_description, save_checkpoint
+from imf_core.train.fit import EpochReport, build_model, fit
+from imf_core.train.ranking import RankingMetrics, evaluate
+
+app = typer.Typer(
+    no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
+    help="Multimodal link prediction: train one model, evaluate it, ask it. For a search see tune/search.py.",
+)
+
+DataOption = Annotated[str | None, typer.Option("--data", help="Graph folder, or the bundled data set `unicode`.")]
+SetOption = Annotated[list[str] | None, typer.Option("--set", help="A setting, for example train.lr=0.001. Repeatable.")]
+
+
+@app.command()
+def train(
+    out: Annotated[Path, typer.Argument(help="Where the checkpoint goes.")],
+    data: DataOption = None,
+    config: Annotated[Path | None, typer.Option("--config", help="YAML settings.")] = None,
+    preset_name: Annotated[str, typer.Option("--preset", help="paper or published.")] = "paper",
+    start: Annotated[Path | None, typer.Option("--from", help="Continue from the weights of this checkpoint.")] = None,
+    settings: SetOption = None,
+) -> None:
+    """Train one model; the best validation epoch is kept.
+
+    Example: imf train results/mine --data mygraph --set train.lr=0.002
+    """
+    console = Console()
+    chosen = _configuration(config, preset_name, start, data, settings)
+    ready = prepare(chosen.data)
+    _describe(console, ready)
+    model = build_model(chosen, ready)
+    if start is not None:
+        check_vocabulary(read_description(start), ready.graph.entities, ready.graph.relations, start)
+        load_state(model, load_checkpoint(start).model.state_dict(), start)
+    console.print(f"{model.num_parameters:,} parameters; branches {', '.join(model.branches)}")
+
+    def show(report: EpochReport) -> None:
+        console.print(
+            f"epoch {report.epoch:3d}  loss {report.train_loss:.4f}  validation MRR {report.metrics.mrr:.4f}"
+            f"  best {report.best_mrr:.4f}  {report.seconds:.1f} s"
+        )
+
+    result = fit(model, ready, chosen, show, progress=True)
+    metrics = {"validation": result.metrics.as_dict(), "best_epoch": result.best_epoch, "fingerprint": ready.graph.fingerprint}
+    save_checkpoint(out, model, chosen, ready.graph.entities, ready.graph.relations, metrics)
+    console.print(f"best validation MRR {result.best_mrr:.4f} in epoch {result.best_epoch} ({result.reason}); checkpoint: {out}")
+
+
+@app.command("evaluate")
+def evaluate_command(
+    checkpoint: Annotated[Path, typer.Argument(help="Checkpoint folder.")],
+    data: DataOption = None,
+    split: Annotated[str, typer.Option(help="valid or test. Test is for final figures: whoever chooses with it has none left.")] = "valid",
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Filtered ranking of a split: MRR, mean rank, Hits@1/3/10, with all slices."""
+    loaded = load_checkpoint(checkpoint)
+    described = read_description(checkpoint)
+    graph = prepare(loaded.config.data.model_copy(update={"path": data} if data else {})).graph
+    check_vocabulary(described, graph.entities, graph.relations, checkpoint)
+    if split == "valid":
+        triples, known = graph.valid, graph.known()
+    elif split == "test":
+        triples = graph.open_test()
+        known = graph.known(graph.train, graph.valid, triples)
+    else:
+        raise ConfigError(f"unknown split {split!r}", remedy="choose valid or test", key="split", value=split)
+    metrics = evaluate(loaded.model, graph, triples, known, budget_mb=loaded.config.train.memory_budget_mb).metrics
+    if as_json:
+        print(json.dumps(metrics.as_dict(), indent=1))
+    else:
+        Console().print(_metrics_table(metrics, f"{checkpoint}: {split}"))
+
+
+@app.command()
+def predict(
+    checkpoint: Annotated[Path, typer.Argument(help="Checkpoint folder, for example results/<study>/best.")],
+    relation: Annotated[str, typer.Option("--relation", "-r", help="Relation name.")],
+    head: Annotated[str | None, typer.Option("--head", help="Head entity: asks for tails.")] = None,
+    tail: Annotated[str | None, typer.Option("--tail", help="Tail entity: asks for heads.")] = None,
+    k: Annotated[int, typer.Option("-k", "--top", min=1, help="Number of answers.")] = 5,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Answer (head, relation, ?) or (?, relation, tail) by name.
+
+    Example: imf predict results/demo/best --head "LATIN SMALL LETTER E WITH ACUTE" -r canonical_base
+    """
+    if (head is None) == (tail is None):
+        raise ConfigError("give either --head or --tail", remedy="--head asks for tails, --tail asks for heads")
+    predictor = Predictor.load(checkpoint)
+    answers = predictor.tails(head, relation, k) if head is not None else predictor.heads(str(tail), relation, k)
+    if as_json:
+        print(json.dumps([vars(answer) for answer in answers], indent=1))
+        return
+    question = f"({head}, {relation}, ?)" if head is not None else f"(?, {relation}, {tail})"
+    Console().print(_answers_table(question, answers))
+
+
+@app.command("config")
+def show_config(preset_name: Annotated[str, typer.Option("--preset", help="paper or published.")] = "paper") -> None:
+    """Print every setting with its default, as YAML that --config reads."""
+    for section, fields in preset(preset_name).model_dump().items():
+        kind = Config.model_fields[section].annotation
+        print(f"{section}:")
+        for name, value in fields.items():
+            note = kind.model_fields[name].description if kind is not None else None  # type: ignore[attr-defined]
+            print(f"  {name}: {json.dumps(value)}" + (f"  # {note}" if note else ""))
+
+
+def main() -> None:
+    """Entry point: errors of the user's making are shown without a traceback, exit status 2."""
+    try:
+        app()
+    except ImfError as error:
+        Console(stderr=True).print(f"[bold red]Error[/] {type(error).__name__}:", escape(str(error)), highlight=False)
+        sys.exit(2)
+
+
+def _configuration(config: Path | None, preset_name: str, start: Path | None, data: str | None, settings: list[str] | None) -> Config:
+    if start is not None:
+        if config is not None:
+            raise ConfigError("--config and --from exclude each other", remedy="--from brings its own settings; change them by --set")
+        chosen = load_checkpoint(start).config
+    else:
+        chosen = Config.load(config) if config is not None else preset(preset_name)
+    overrides = parse_overrides(settings or [])
+    if data is not None:
+        overrides["data.path"] = data
+    changed = [key for key in overrides if key.startswith("model.") and overrides[key] != chosen.flat().get(key)]
+    if start is not None and changed:
+        raise CheckpointError(f"{changed[0]} cannot change when weights are continued", remedy="leave it out, or train without --from")
+    return chosen.updated(overrides, source="--set")
+
+
+def _describe(console: Console, data: LinkData) -> None:
+    graph = data.graph
+    console.print(
+        f"{graph.source}: {graph.num_entities:,} entities, {graph.num_relations} relations, "
+        f"{len(graph.train):,} training and {len(graph.valid):,} validation triples"
+    )
+    for note in (*graph.notes, *(modality.describe() for modality in data.modalities)):
+        console.print(f"  {note}", highlight=False)
+
+
+def _metrics_table(metrics: RankingMetrics, title: str) -> Table:
+    table = Table(title=title)
+    for column in ("slice", "ranks", "MRR", "MR", "H@1", "H@3", "H@10"):
+        table.add_column(column, justify="left" if column == "slice" else "right")
+    for name, part in (("all", metrics), *metrics.slices.items()):
+        if part.count:
+            hits = (f"{part.hits_at(k):.4f}" for k in (1, 3, 10))
+            table.add_row(name, f"{part.count:,}", f"{part.mrr:.4f}", f"{part.mean_rank:.1f}", *hits)
+    return table
+
+
+def _answers_table(question: str, answers: list[Answer]) -> Table:
+    table = Table(title=question)
+    table.add_column("answer")
+    table.add_column("probability", justify="right")
+    for branch, weight in answers[0].weights.items():
+        table.add_column(f"{branch} ({weight:.2f})", justify="right")
+    for answer in answers:
+        table.add_row(answer.entity, f"{answer.score:.4f}", *(f"{score:.4f}" for score in answer.branch_scores.values()))
+    return table
+
+
+if __name__ == "__main__":
+    main()

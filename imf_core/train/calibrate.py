@@ -1,0 +1,205 @@
+"""Training the decision weights on held-out triples (model section 5).
+
+The branches overfit their training triples to different degrees, so weights trained there favour the branch that memorises
+best. The few weights are therefore fitted, by likelihood, to validation triples, and the validation score is taken
+crosswise: each half of the triples is ranked with weights fitted to the other half.
+
+Shapes: `Q` held-out queries, `C` cached candidates, `M` branches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from imf_core.data.graph import KnowledgeGraph, KnownAnswers
+from imf_core.model.imf import Imf
+from imf_core.train.ranking import ModelScores, chunk_size
+
+_MAX_TRIPLES = 1000  # more hardly move M - 1 numbers
+_PER_BRANCH = 24  # strongest wrong answers of each branch
+_RANDOM = 24
+_STEPS, _RATE = 60, 0.2
+_ALONE = 8.0  # logit of a branch that decides alone: the others keep a weight of 0.0003, for who lacks its modality
+_SHRINKAGE = 2.0  # strength of the pull of a relation's logits towards the common ones
+
+
+@dataclass(frozen=True)
+class CachedScores:
+    """What the weights are fitted to: for each query its answer and the wrong answers that matter.
+
+    Args:
+        values: (Q, C, M) branch values as they enter the decision: log-probabilities (`ce`) or probabilities (`bce`).
+        usable: (Q, C, M) 0 or 1: head and candidate have the branch's modality.
+        valid: (Q, C) bool, False for candidates that are no competitor (known answers, repeats); column 0 is the answer.
+        relations: (Q,) relation ids below 2R.
+        fold: (Q,) 0 or 1.
+    """
+
+    values: Tensor
+    usable: Tensor
+    valid: Tensor
+    relations: Tensor
+    fold: Tensor
+
+    def part(self, chosen: Tensor) -> CachedScores:
+        """The chosen queries."""
+        return CachedScores(self.values[chosen], self.usable[chosen], self.valid[chosen], self.relations[chosen], self.fold[chosen])
+
+
+def folds(triples: np.ndarray) -> np.ndarray:
+    """(T,) 0 or 1, by the triple itself: the same in every run, on every rank, for every order of the file."""
+    mixed = (triples.astype(np.uint64) * np.array([0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F, 0x165667B19E3779F9], np.uint64)).sum(axis=1, dtype=np.uint64)
+    return ((mixed >> np.uint64(33)) & np.uint64(1)).astype(np.int64)
+
+
+@torch.no_grad()
+def cache_scores(model: Imf, graph: KnowledgeGraph, triples: np.ndarray, known: KnownAnswers, budget_mb: int = 512) -> CachedScores:
+    """Score held-out triples in both directions and keep, for each, the candidates that can matter.
+
+    Args:
+        model: put into evaluation mode.
+        triples: (T, 3); at most 1,000 of them are used, drawn by a fixed seed.
+        known: other known answers are no competitors.
+        budget_mb: memory for scores, MiB.
+    """
+    rng = np.random.default_rng(0)
+    if len(triples) > _MAX_TRIPLES:
+        triples = triples[np.sort(rng.choice(len(triples), _MAX_TRIPLES, replace=False))]
+    heads = np.concatenate([triples[:, 0], triples[:, 2]])
+    relations = np.concatenate([triples[:, 1], triples[:, 1] + graph.num_relations])
+    targets = np.concatenate([triples[:, 2], triples[:, 0]])
+    # All scores of a block at once are needed for the strongest candidates; the block follows from the budget.
+    block = max(1, min(256, chunk_size(256, len(model.branches), graph.num_entities, budget_mb)))
+    scores = ModelScores(model, graph.num_entities)
+    parts = [
+        _cache_block(model, scores, heads[low : low + block], relations[low : low + block], targets[low : low + block], known, rng)
+        for low in range(0, len(heads), block)
+    ]
+    values, usable, valid = (torch.cat([part[position] for part in parts]) for position in range(3))
+    return CachedScores(values, usable, valid, torch.from_numpy(relations), torch.from_numpy(np.tile(folds(triples), 2)))
+
+
+def _cache_block(
+    model: Imf, scores: ModelScores, heads: np.ndarray, relations: np.ndarray, targets: np.ndarray, known: KnownAnswers, rng: np.random.Generator
+) -> tuple[Tensor, Tensor, Tensor]:
+    device = scores.device
+    head, target = torch.from_numpy(heads).to(device), torch.from_numpy(targets).to(device)
+    raw = model.branch_scores(scores.tables, model.contexts(scores.tables, head, torch.from_numpy(relations).to(device)))
+    values = [torch.log_softmax(score, dim=1) if model.loss_kind == "ce" else score.sigmoid() for score in raw]
+    rows, answers = (torch.from_numpy(part).to(device) for part in known.lookup(heads, relations))
+    competes = torch.ones_like(values[0], dtype=torch.bool)
+    competes[rows, answers] = False
+    competes[torch.arange(len(head), device=device), target] = False
+    width = min(_PER_BRANCH, model.num_entities)
+    strongest = [value.masked_fill(~competes, -torch.inf).topk(width, dim=1).indices for value in values]
+    drawn = torch.from_numpy(rng.integers(0, model.num_entities, (len(heads), _RANDOM))).to(device)
+    candidates = torch.cat([target[:, None], *strongest, drawn], dim=1)
+    valid = competes.gather(1, candidates) & ~_repeated(candidates)
+    valid[:, 0] = True
+    picked = torch.stack([value.gather(1, candidates) for value in values], dim=2)
+    usable = torch.ones_like(picked)
+    for position, mask in enumerate(map(model.mask, model.branches)):
+        if mask is not None:
+            usable[:, :, position] = (mask[head][:, None] & mask[candidates]).to(picked.dtype)
+    return picked.cpu(), usable.cpu(), valid.cpu()
+
+
+def _repeated(candidates: Tensor) -> Tensor:
+    """(Q, C) bool: an equal candidate stands further left."""
+    order = candidates.argsort(dim=1, stable=True)
+    ordered = candidates.gather(1, order)
+    again = torch.zeros_like(candidates, dtype=torch.bool)
+    again[:, 1:] = ordered[:, 1:] == ordered[:, :-1]
+    return torch.zeros_like(again).scatter(1, order, again)
+
+
+def fit_logits(cached: CachedScores, loss: str, rows: int, start: Tensor) -> Tensor:
+    """Logits that make the held-out answers most likely among their competitors.
+
+    Args:
+        cached: queries to fit.
+        loss: `ce` or `bce`, how the branches are combined.
+        rows: 1 for common logits, 2R for logits of each relation, which are pulled towards the common ones.
+        start: (1, M) first guess of the common logits.
+
+    Returns:
+        (rows, M) logits, each row with mean 0.
+    """
+    branches = cached.values.shape[2]
+    common = start.detach().clone().requires_grad_()
+    own = torch.zeros(rows if rows > 1 else 0, branches, requires_grad=rows > 1)
+    parameters = [common, own] if rows > 1 else [common]
+    optimizer = torch.optim.Adam(parameters, lr=_RATE)
+    blocked = torch.zeros(cached.valid.shape).masked_fill(~cached.valid, -torch.inf)
+    with torch.enable_grad():
+        for _ in range(_STEPS):
+            optimizer.zero_grad()
+            logits = (common + own)[cached.relations] if rows > 1 else common.expand(len(cached.relations), -1)
+            weights = torch.softmax(logits, dim=1)[:, None, :] * cached.usable
+            combined = (weights * cached.values).sum(dim=2) / weights.sum(dim=2).clamp_min(1e-6)
+            scores = combined if loss == "ce" else combined.clamp_min(1e-12).log()
+            surprise = -torch.log_softmax(scores + blocked, dim=1)[:, 0]
+            # A weak pull towards the plain mean keeps the weights finite where one branch is perfect.
+            penalty = 0.5 * (common**2).sum() + (_SHRINKAGE * (own**2).sum() if rows > 1 else 0.0)
+            ((surprise.sum() + penalty) / len(surprise)).backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+    fitted = (common + own if rows > 1 else common).detach()
+    return _sharpest(cached, fitted - fitted.mean(dim=1, keepdim=True), common.detach())
+
+
+def _sharpest(cached: CachedScores, fitted: Tensor, common: Tensor) -> Tensor:
+    """Likelihood is not MRR: of the fitted logits, sharper and flatter ones, and each branch alone, the best by MRR."""
+    rows, branches = fitted.shape
+    alone = [_ALONE * torch.eye(branches)[[position]].expand(rows, -1) for position in range(branches)]
+    proposals = [factor * fitted for factor in (1.0, 0.5, 2.0, 4.0)] + [common.expand(rows, -1), torch.zeros_like(fitted), *alone]
+    return max(proposals, key=lambda logits: cached_mrr(cached, logits)).clone()  # ties: the first
+
+
+@torch.no_grad()
+def cached_mrr(cached: CachedScores, logits: Tensor) -> float:
+    """MRR of the answers among their cached competitors.
+
+    Args:
+        cached: Q queries.
+        logits: (1, M) or (2R, M).
+    """
+    weights = torch.softmax(logits[cached.relations] if len(logits) > 1 else logits.expand(len(cached.relations), -1), dim=1)
+    weighted = weights[:, None, :] * cached.usable
+    combined = (weighted * cached.values).sum(dim=2) / weighted.sum(dim=2).clamp_min(1e-6)
+    own, others = combined[:, :1], combined[:, 1:]
+    competes = cached.valid[:, 1:]
+    ranks = 1 + ((others > own) & competes).sum(dim=1) + 0.5 * ((others == own) & competes).sum(dim=1)
+    return float((1 / ranks).mean())
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Decision logits fitted to held-out triples.
+
+    Args:
+        crosswise: for fold 0 and 1 the logits fitted to the *other* fold: with these the fold is ranked.
+        final: fitted to both folds: what the model keeps.
+    """
+
+    crosswise: Sequence[Tensor]
+    final: Tensor
+
+
+def calibrate(model: Imf, graph: KnowledgeGraph, triples: np.ndarray, known: KnownAnswers, budget_mb: int = 512) -> Calibration | None:
+    """Fit the decision logits of a model that learns them; None for the other modes."""
+    current = model.decision.logits
+    if current is None:
+        return None
+    cached = cache_scores(model, graph, triples, known, budget_mb)
+    start = current.mean(dim=0, keepdim=True).cpu()
+    crosswise = []
+    for fold in (0, 1):
+        others = torch.nonzero(cached.fold != fold)[:, 0]
+        crosswise.append(fit_logits(cached.part(others), model.loss_kind, len(current), start) if len(others) else current.cpu())
+    final = fit_logits(cached, model.loss_kind, len(current), start)
+    return Calibration(crosswise, final)

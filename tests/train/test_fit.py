@@ -1,0 +1,154 @@
+"""The loop: learns, is reproducible to the bit, resumes to the bit, keeps the best epoch, ends when it diverges."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from imf_core.config import Config
+from imf_core.data.graph import KnowledgeGraph, Vocabulary
+from imf_core.data.modality import Modality
+from imf_core.data.prepared import LinkData
+from imf_core.errors import DataError, DivergedError
+from imf_core.train.fit import EpochReport, Saving, build_model, fit
+from imf_core.train.ranking import evaluate
+
+SMALL = {"model.dim": 16, "model.relation_dim": 8, "train.batch_size": 16, "train.lr": 0.01, "train.max_epochs": 6, "train.patience": 6}
+
+
+def small(**more: object) -> Config:
+    return Config().updated({**SMALL, **{key.replace("__", "."): value for key, value in more.items()}})
+
+
+def weights(model: torch.nn.Module) -> dict[str, torch.Tensor]:
+    return {name: tensor.clone() for name, tensor in model.state_dict().items()}
+
+
+def test_same_seed_same_bits_other_seed_other_bits(toy: LinkData) -> None:
+    runs = []
+    for seed in (0, 0, 1):
+        config = small(train__seed=seed)
+        model = build_model(config, toy)
+        runs.append((fit(model, toy, config).curve, weights(model)))
+    assert runs[0][0] == runs[1][0]
+    assert all(torch.equal(runs[0][1][name], runs[1][1][name]) for name in runs[0][1])
+    assert runs[0][0] != runs[2][0]
+
+
+def test_learns_the_pattern(toy: LinkData) -> None:
+    off = {f"model__dropout_{part}": 0.0 for part in ("input", "relation", "context", "fusion")}
+    config = small(train__max_epochs=40, train__patience=40, **off)
+    losses: list[float] = []
+    fit(build_model(config, toy), toy, config, lambda report: losses.append(report.train_loss))
+    assert losses[-1] < losses[0] / 2
+
+
+class Killed(Exception):
+    """Stands for a process that ends in the middle."""
+
+
+def stop_at(epoch: int) -> Callable[[EpochReport], None]:
+    def on_epoch(report: EpochReport) -> None:
+        if report.epoch == epoch:
+            raise Killed
+
+    return on_epoch
+
+
+@pytest.mark.parametrize("killed_at", [1, 3, 5])
+def test_an_interrupted_run_goes_on_to_the_bit(toy: LinkData, tmp_path: Path, killed_at: int) -> None:
+    config = small()
+    unbroken = build_model(config, toy)
+    expected = fit(unbroken, toy, config)
+    saving = Saving(tmp_path / "state", seconds=0)
+    with pytest.raises(Killed):
+        fit(build_model(config, toy), toy, config, stop_at(killed_at), saving=saving)
+    epochs: list[int] = []
+    resumed = build_model(config, toy)
+    result = fit(resumed, toy, config, lambda report: epochs.append(report.epoch), saving=saving)
+    assert epochs == list(range(killed_at + 1, 7))
+    assert result.curve == expected.curve
+    assert result.metrics == expected.metrics
+    for name, tensor in weights(unbroken).items():
+        assert torch.equal(tensor, weights(resumed)[name]), name
+
+
+def test_a_finished_run_is_not_trained_again(toy: LinkData, tmp_path: Path) -> None:
+    config, saving = small(), Saving(tmp_path / "state", seconds=0)
+    first = fit(build_model(config, toy), toy, config, saving=saving)
+    epochs: list[int] = []
+    again = fit(build_model(config, toy), toy, config, lambda report: epochs.append(report.epoch), saving=saving)
+    assert epochs == []
+    assert (again.best_mrr, again.reason) == (first.best_mrr, first.reason)
+
+
+def test_the_best_epoch_stays_in_the_model(toy: LinkData) -> None:
+    config = small(train__lr=0.05, train__max_epochs=12, train__patience=3, model__decision="uniform")
+    model = build_model(config, toy)
+    result = fit(model, toy, config)
+    assert result.best_mrr == max(mrr for _, mrr in result.curve)
+    again = evaluate(model, toy.graph, toy.graph.valid, toy.graph.known()).metrics
+    assert again.mrr == pytest.approx(result.best_mrr, abs=1e-9)
+    assert result.epochs - result.best_epoch <= 3
+
+
+def test_divergence_is_an_error_not_a_score(toy: LinkData) -> None:
+    config = small()
+    model = build_model(config, toy)
+    with torch.no_grad():
+        model.structure[0, 0] = float("nan")
+    with pytest.raises(DivergedError, match="lower"):
+        fit(model, toy, config)
+
+
+def test_no_validation_triples_is_refused_before_training(toy: LinkData) -> None:
+    graph = KnowledgeGraph(toy.graph.entities, toy.graph.relations, toy.graph.train, toy.graph.valid[:0])
+    with pytest.raises(DataError, match="validation"):
+        fit(build_model(small(), toy), LinkData(graph, toy.modalities), small())
+
+
+@pytest.mark.parametrize("scoring", ["contextual", "transe", "distmult", "complex"])
+@pytest.mark.parametrize("loss", ["ce", "bce"])
+@pytest.mark.parametrize("decision", ["uniform", "fixed", "learned", "relation"])
+def test_every_combination_trains_with_every_parameter_used(toy: LinkData, scoring: str, loss: str, decision: str) -> None:
+    config = small(model__scoring=scoring, train__loss=loss, model__decision=decision, train__max_epochs=1)
+    model = build_model(config, toy)
+    result = fit(model, toy, config)
+    assert 0 < result.best_mrr <= 1
+    unused = [name for name, parameter in model.named_parameters() if parameter.grad is None]
+    assert unused == []  # DDP would stop at the second step
+
+
+def test_off_modalities_have_no_parameters(toy: LinkData) -> None:
+    sizes = [build_model(small(model__modalities=names), toy).num_parameters for names in (None, ["text"], [])]
+    assert sizes[0] > sizes[1] > sizes[2]
+
+
+@pytest.mark.parametrize("decision", ["learned", "relation"])
+def test_learned_mixture_is_no_worse_than_its_best_branch_beside_noise(decision: str) -> None:
+    """One modality carries the answer, one is noise: the mixture must not let the noise spoil it."""
+    rng = np.random.default_rng(0)
+    count, groups = 240, 12
+    group = rng.integers(groups, size=count)
+    triples = [(i, 0, count + group[i]) for i in range(count)]
+    triples += [(i, 1, int(rng.choice(np.flatnonzero(group == group[i])))) for i in range(count)]
+    rows = rng.permutation(np.array(triples, dtype=np.int64))
+    names = Vocabulary(tuple(map(str, range(count + groups))))
+    graph = KnowledgeGraph(names, Vocabulary(("group", "peer"), "relation"), rows[:-120], rows[-120:])
+    every = np.ones(count + groups, dtype=bool)
+    truth = np.concatenate([np.eye(groups)[group], np.eye(groups)]) + 0.1 * rng.normal(size=(count + groups, groups))
+    noise = rng.normal(size=(count + groups, 32))
+    data = LinkData(graph, (Modality("noise", noise.astype(np.float32), every), Modality("signal", truth.astype(np.float32), every)))
+    config = small(model__decision=decision, train__max_epochs=30, train__patience=30, train__batch_size=64, model__dim=32)
+    model = build_model(config, data)
+    mixed = fit(model, data, config).best_mrr
+    known, alone = graph.known(), {}
+    for position, branch in enumerate(model.branches):
+        one_hot = torch.zeros(len(model.branches))
+        one_hot[position] = 1.0
+        model.decision.logits, model.decision.constant = None, one_hot
+        alone[branch] = evaluate(model, graph, graph.valid, known).metrics.mrr
+    assert alone["noise"] < alone["signal"]
+    assert mixed >= max(alone.values()) - 0.01, (mixed, alone)

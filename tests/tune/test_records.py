@@ -1,0 +1,293 @@
+"""Records of trials: states, counting once, best values, retries, the file."""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+import os
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from imf_core.errors import DataError
+from tune import records as records_module
+from tune.outcome import last_error, reported_numbers, trial_params
+from tune.records import (
+    Ledger,
+    TrialRecord,
+    TrialState,
+    atomic_write_text,
+    classify,
+    count_states,
+    load_records,
+    ranked,
+    winner,
+)
+
+
+def make_trial(folder: Path, trial_id: str, **params: Any) -> Any:
+    place = folder / "trials" / trial_id
+    place.mkdir(parents=True)
+    staging = str(folder / "staging" / trial_id)
+    return SimpleNamespace(trial_id=trial_id, config={"params": params}, status="RUNNING", path=str(place), local_path=staging)
+
+
+def report(ledger: Ledger, trial: Any, trials: list[Any], *values: float, first: int = 1, stop: bool = False) -> None:
+    best, best_epoch = math.nan, None
+    for epoch, mrr in enumerate(values, start=first):
+        if math.isfinite(mrr) and not mrr <= best:
+            best, best_epoch = mrr, epoch
+        result = {"epoch": epoch, "mrr": mrr, "best_mrr": best, "best_epoch": best_epoch, "mean_rank": 50.0 - epoch}
+        result |= {"time_total_s": 2.0 * epoch, "training_iteration": epoch, "config": trial.config, "trial_id": trial.trial_id}
+        result["done"] = stop and epoch == first + len(values) - 1
+        ledger.on_trial_result(iteration=0, trials=trials, trial=trial, result=result)
+
+
+def write_outcome(trial: Any, state: str, epochs: int, reason: str = "", error_type: str | None = None) -> None:
+    values = {"state": state, "reason": reason, "error_type": error_type, "epochs": epochs}
+    (Path(trial.path) / "outcome.json").write_text(json.dumps(values))
+
+
+@pytest.mark.parametrize(
+    ("outcome", "status", "epochs", "budget_over", "expected"),
+    [
+        ({"state": "completed", "reason": "no better for 5 epochs"}, "TERMINATED", 7, False, TrialState.COMPLETED),
+        ({"state": "completed"}, "TERMINATED", 7, True, TrialState.COMPLETED),
+        ({"state": "completed"}, "ERROR", 7, False, TrialState.FAILED),
+        ({"state": "failed", "error_type": "ValueError"}, "ERROR", 2, False, TrialState.FAILED),
+        ({"state": "diverged"}, "ERROR", 2, False, TrialState.DIVERGED),
+        ({"state": "diverged"}, "TERMINATED", 2, False, TrialState.DIVERGED),
+        (None, "ERROR", 2, False, TrialState.FAILED),
+        (None, "TERMINATED", 10, False, TrialState.COMPLETED),
+        (None, "TERMINATED", 1, False, TrialState.PRUNED),
+        (None, "TERMINATED", 4, True, TrialState.STOPPED),
+        (None, "TERMINATED", 0, False, TrialState.STOPPED),
+        (None, "TERMINATED", 10, True, TrialState.COMPLETED),
+    ],
+)
+def test_classify(outcome: Any, status: str, epochs: int, budget_over: bool, expected: TrialState) -> None:
+    state, reason = classify(outcome, status, epochs, 10, budget_over)
+    assert state is expected
+    assert reason
+
+
+def test_counts_and_epochs_come_from_tune(tmp_path: Path) -> None:
+    # TUNE-7 says of such a study "3 COMPLETE"; here: one completed, two pruned, one failed, with their epochs.
+    ledger = Ledger(tmp_path, max_epochs=3)
+    ledger.setup(stop=None, num_samples=4)
+    trials = [make_trial(tmp_path, f"t{number}", **{"train.lr": 0.1 * (number + 1)}) for number in range(4)]
+    for trial in trials:
+        ledger.on_trial_start(iteration=0, trials=trials, trial=trial)
+    report(ledger, trials[0], trials, 0.1, 0.3, 0.2)
+    write_outcome(trials[0], "completed", 3, "all epochs")
+    ledger.on_trial_complete(iteration=0, trials=trials, trial=trials[0])
+    for trial in trials[1:3]:
+        report(ledger, trial, trials, 0.05, stop=True)
+        ledger.on_trial_complete(iteration=0, trials=trials, trial=trial)
+    Path(trials[3].local_path).mkdir(parents=True)
+    error = "Failure # 1 (occurred at x)\n\x1b[36mray::ImplicitFunc.train()\x1b[39m (pid=1)\n  File\nValueError: a bad value\n"
+    (Path(trials[3].local_path) / "error.txt").write_text(error)
+    ledger.on_trial_error(iteration=0, trials=trials, trial=trials[3])
+    ledger.on_experiment_end(trials=trials)
+
+    kept = load_records(tmp_path)
+    assert kept == ledger.records
+    assert count_states(kept) == {"completed": 1, "pruned": 2, "stopped": 0, "failed": 1, "diverged": 0}
+    assert [(record.number, record.epochs) for record in kept] == [(0, 3), (1, 1), (2, 1), (3, 0)]
+    first = kept[0]
+    assert (first.best_mrr, first.best_epoch, first.metrics["mean_rank"], first.seconds) == (0.3, 2, 48.0, 6.0)
+    assert first.curve == ((1, 0.1), (2, 0.3), (3, 0.2))
+    assert first.params == {"train.lr": 0.1}
+    assert kept[3].reason == "ValueError: a bad value"
+    assert Path(kept[3].log_path).read_text() == error
+    assert winner(kept) is kept[0]
+
+
+def test_budget_ends_trials_of_which_tune_says_nothing(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path, max_epochs=10, budget_s=0.0)
+    ledger.setup()
+    trials = [make_trial(tmp_path, f"t{number}") for number in range(3)]
+    for trial in trials[:2]:
+        ledger.on_trial_start(iteration=0, trials=trials, trial=trial)
+    report(ledger, trials[0], trials, 0.1, 0.2)
+    ledger.on_experiment_end(trials=trials)
+    assert [(record.state, record.epochs) for record in ledger.records] == [("stopped", 2), ("stopped", 0)]
+    assert "time budget" in ledger.records[0].reason  # and the third, which never started, is no trial
+
+    stopper = Ledger(tmp_path / "a", max_epochs=10, budget_s=0.0)  # a stop rule of the search's own counts as the budget
+    stopper.setup()
+    report(stopper, trials[0], trials, 0.1, stop=True)
+    stopper.on_trial_complete(iteration=0, trials=trials, trial=trials[0])
+    assert stopper.records[0].state is TrialState.STOPPED
+
+    interrupted = Ledger(tmp_path / "b", max_epochs=10, budget_s=1000.0)
+    interrupted.setup()
+    report(interrupted, trials[0], trials, 0.1)
+    interrupted.end(trials)
+    assert "time budget" not in interrupted.records[0].reason
+
+
+def test_a_trial_whose_files_cannot_be_seen(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path, max_epochs=10)
+    trial = make_trial(tmp_path, "t0")
+    report(ledger, trial, [trial], 0.1, 0.2)
+    ledger.on_trial_complete(iteration=0, trials=[trial], trial=trial)  # no scheduler said stop, and there is no outcome.json
+    assert ledger.records[0].state is TrialState.COMPLETED
+
+
+def test_a_value_that_is_not_finite_never_becomes_best(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path, max_epochs=5)
+    trials = [make_trial(tmp_path, f"t{number}") for number in range(3)]
+    report(ledger, trials[0], trials, 0.31, math.nan)
+    report(ledger, trials[1], trials, math.inf)
+    report(ledger, trials[2], trials, math.nan)
+    start = {"epoch": 2, "mrr": math.nan, "best_mrr": 0.0, "best_epoch": 0}
+    ledger.on_trial_result(iteration=0, trials=trials, trial=trials[2], result=start)
+    for trial in trials:
+        write_outcome(trial, "diverged", 1)
+        ledger.on_trial_error(iteration=0, trials=trials, trial=trial)
+    assert [record.best_mrr for record in ledger.records] == [0.31, None, None]
+    assert {record.state for record in ledger.records} == {TrialState.DIVERGED}
+    assert winner(ledger.records) is None
+    assert "NaN" not in (tmp_path / "trials.json").read_text()
+    assert ledger.records[0].curve == ((1, 0.31),)
+
+
+def test_a_retried_trial_counts_once(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path, max_epochs=4)
+    trial = make_trial(tmp_path, "t0")
+    ledger.on_trial_start(iteration=0, trials=[trial], trial=trial)
+    report(ledger, trial, [trial], 0.1, 0.2)
+    write_outcome(trial, "failed", 2, "worker lost")
+    ledger.on_trial_recover(iteration=0, trials=[trial], trial=trial)
+    ledger.on_trial_start(iteration=0, trials=[trial], trial=trial)
+    report(ledger, trial, [trial], 0.25, first=3, stop=True)  # goes on from its checkpoint, then ASHA ends it
+    ledger.on_trial_complete(iteration=0, trials=[trial], trial=trial)
+    assert ledger.records[0].state is TrialState.PRUNED  # the outcome of the failed attempt does not count
+
+    again = make_trial(tmp_path, "t1")
+    ledger.on_trial_start(iteration=0, trials=[trial, again], trial=again)
+    ledger.on_trial_recover(iteration=0, trials=[trial, again], trial=again)
+    ledger.on_trial_recover(iteration=0, trials=[trial, again], trial=again)
+    write_outcome(again, "completed", 4)
+    os.utime(Path(again.path) / "outcome.json", ns=(1, 1))
+    ledger.on_trial_complete(iteration=0, trials=[trial, again], trial=again)
+    assert [(record.number, record.retries) for record in ledger.records] == [(0, 1), (1, 2)]
+    assert [epoch for epoch, _ in ledger.records[0].curve] == [1, 2, 3]
+    assert len(json.loads((tmp_path / "trials.json").read_text())) == 2
+
+
+def test_a_trial_with_a_folder_of_its_own(tmp_path: Path) -> None:
+    trial = make_trial(tmp_path, "t0")
+    trial.path, own = str(tmp_path / "tune" / "t0"), tmp_path / "trials" / "t0"
+    ledger = Ledger(tmp_path, max_epochs=4)
+    ledger.on_trial_start(iteration=0, trials=[trial], trial=trial)
+    (own / "outcome.json").write_text('{"state": "diverged", "reason": "loss is nan", "error_type": "DivergedError"}')
+    ledger.on_trial_recover(iteration=0, trials=[trial], trial=trial)
+    ledger.on_trial_error(iteration=0, trials=[trial], trial=trial)  # the retry gave up at once and wrote nothing new
+    (record,) = ledger.records
+    assert (record.state, record.reason, record.log_path) == (TrialState.DIVERGED, "loss is nan", str(own))
+
+    elsewhere = Ledger(tmp_path, max_epochs=4, trials=tmp_path / "runs")
+    (tmp_path / "runs" / "t0").mkdir(parents=True)
+    (tmp_path / "runs" / "t0" / "outcome.json").write_text('{"state": "failed", "reason": "'"'x'"'", "error_type": "KeyError"}')
+    elsewhere.on_trial_error(iteration=0, trials=[trial], trial=trial)
+    assert elsewhere.records[0].reason == "KeyError: 'x'"
+
+
+def test_a_second_end_changes_nothing_and_a_restart_goes_on(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path, max_epochs=5)
+    trial = make_trial(tmp_path, "t0", x=1)
+    ledger.on_trial_start(iteration=0, trials=[trial], trial=trial)
+    report(ledger, trial, [trial], 0.5, stop=True)
+    first = ledger.close(trial, "TERMINATED")
+    ledger.on_trial_complete(iteration=0, trials=[trial], trial=trial)
+    ledger.on_experiment_end(trials=[trial])
+    assert ledger.records == [first]
+
+    later = Ledger(tmp_path, max_epochs=5, records=load_records(tmp_path / "trials.json"))
+    newer = make_trial(tmp_path, "t1")
+    later.on_trial_start(iteration=0, trials=[newer, trial], trial=trial)  # Tune restores trials in another order
+    report(later, trial, [newer, trial], 0.4, first=2)
+    write_outcome(trial, "completed", 2)
+    later.on_trial_complete(iteration=0, trials=[newer, trial], trial=trial)
+    (record,) = later.records
+    assert (record.number, record.state, record.best_mrr, record.epochs) == (0, TrialState.COMPLETED, 0.5, 2)
+    assert later.number_of(newer) == 1
+
+
+def test_state_survives_a_snapshot(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path, max_epochs=5)
+    trials = [make_trial(tmp_path, "t0"), make_trial(tmp_path, "t1")]
+    report(ledger, trials[0], trials, 0.5)
+    state = copy.deepcopy(ledger.get_state())  # as Tune's snapshot does
+    report(ledger, trials[0], trials, 0.9, first=2)
+    other = Ledger(tmp_path, max_epochs=5)
+    other.set_state(state)
+    other.end(trials)
+    assert [(record.number, record.best_mrr, record.epochs) for record in other.records] == [(0, 0.5, 1)]
+
+
+def test_a_full_disk_does_not_end_the_search(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: Any) -> None:
+    def full(path: Path, text: str) -> Path:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(records_module, "atomic_write_text", full)
+    ledger = Ledger(tmp_path, max_epochs=5)
+    trials = [make_trial(tmp_path, "t0"), make_trial(tmp_path, "t1")]
+    for trial in trials:
+        ledger.on_trial_start(iteration=0, trials=trials, trial=trial)
+        ledger.on_trial_complete(iteration=0, trials=trials, trial=trial)
+    assert len(ledger.records) == 2
+    assert caplog.text.count("No space left") == 1
+
+
+def test_ranked_puts_lost_trials_last() -> None:
+    def record(number: int, state: str, best: float | None) -> TrialRecord:
+        return TrialRecord(number, f"t{number}", TrialState(state), {}, best, 1, 1, 1.0)
+
+    given = [record(0, "failed", 0.9), record(1, "completed", 0.2), record(2, "pruned", 0.4), record(3, "stopped", None),
+             record(4, "diverged", 0.8), record(5, "completed", 0.4)]
+    assert [item.number for item in ranked(given)] == [2, 5, 1, 3, 0, 4]
+    assert winner(given) is given[2]
+    assert winner([]) is None
+
+
+def test_records_refuse_what_they_cannot_read(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="cannot read the trials"):
+        load_records(tmp_path)
+    (tmp_path / "trials.json").write_text("{}")
+    with pytest.raises(DataError, match="not a list"):
+        load_records(tmp_path)
+    (tmp_path / "trials.json").write_text('[{"number": 1}]')
+    with pytest.raises(DataError, match="not a trial record"):
+        load_records(tmp_path)
+
+
+def test_atomic_write_keeps_the_old_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = atomic_write_text(tmp_path / "new" / "a.json", "old\r\n")
+    assert path.read_bytes() == b"old\r\n"
+
+    def broken(source: str, target: Path) -> None:
+        raise OSError("cut off")
+
+    monkeypatch.setattr(os, "replace", broken)
+    with pytest.raises(OSError, match="cut off"):
+        atomic_write_text(path, "new")
+    assert path.read_bytes() == b"old\r\n"
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_what_a_trial_reports_and_says() -> None:
+    import numpy as np
+
+    result = {"mrr": np.float32(0.5), "num_parameters": 10, "time_total_s": 1.0, "pid": 7, "done": False, "flag": True}
+    assert reported_numbers(result) == {"mrr": 0.5, "num_parameters": 10.0}
+    params = {"dim": np.int64(4), "modalities": ("text",), "weights": {"a": np.float64(0.5)}}
+    assert trial_params(SimpleNamespace(config=params)) == {"dim": 4, "modalities": ["text"], "weights": {"a": 0.5}}
+    died = "Failure # 1 (occurred at x)\nold\nFailure # 2 (occurred at y)\nThe actor died unexpectedly.\n\tclass_name: X\n"
+    assert last_error(died) == "The actor died unexpectedly."
+    assert last_error("") == ""

@@ -1,0 +1,158 @@
+"""Leaderboard, summary, closing table and plots of a study with every kind of trial."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from tune.records import TrialRecord, TrialState
+from tune.report import (
+    StudyResult,
+    closing_table,
+    machine,
+    next_commands,
+    plots,
+    summary,
+    write_leaderboard,
+    write_summary,
+)
+
+
+def record(number: int, state: str, best: float | None, epochs: int, reason: str = "", **params: object) -> TrialRecord:
+    curve = tuple((epoch, best * epoch / epochs) for epoch in range(1, epochs + 1)) if best is not None else ()
+    best_epoch = epochs if best is not None else None
+    return TrialRecord(
+        number, f"id_{number}", TrialState(state), dict(params), best, best_epoch, epochs, 12.34, {}, reason,
+        started=1000.0 + 60 * number, ended=1060.0 + 60 * number, curve=curve,
+    )
+
+
+RECORDS = (
+    record(0, "completed", 0.41, 8, "all 8 epochs", **{"train.lr": 0.00212345, "model.decision": "learned"}),
+    record(1, "pruned", 0.12, 1, "behind", **{"train.lr": 0.0008, "model.decision": "fixed", "model.w.text": 0.25}),
+    record(2, "failed", 0.9, 2, "out of memory | 2 GiB\nneeded [asked]", **{"train.lr": 0.003}),
+    record(3, "completed", 0.52, 6, "no better for 3 epochs", **{"train.lr": 0.004, "model.modalities": ["text", "image"]}),
+    record(4, "diverged", None, 1, "loss is not finite", **{"train.lr": 0.008}),
+    record(5, "stopped", None, 0, "the search ended before its first epoch"),
+)
+
+
+@pytest.fixture
+def result(tmp_path: Path) -> StudyResult:
+    shares = {"hits_at_1": 0.4, "hits_at_3": 0.5, "hits_at_10": 0.6}
+    runs = [{"mrr": mrr, **shares, "mean_rank": 120.0} for mrr in (0.50, 0.52, 0.54)]
+    return StudyResult(
+        study="demo", folder=tmp_path, data="unicode", data_fingerprint="abc", records=RECORDS, wall_seconds=301.26,
+        command="python tune/search.py", structure_only_mrr=0.44, test_runs=tuple(runs), seeds=(0, 1, 2),
+        checkpoint=tmp_path / "best", tracking_uri="sqlite:////x/mlflow.db", example=("LATIN SMALL LETTER E", "base"),
+    )
+
+
+def closing(result: StudyResult, width: int = 200) -> str:
+    console = Console(file=io.StringIO(), width=width, no_color=True)
+    closing_table(console, result)
+    return console.file.getvalue()  # type: ignore[attr-defined]
+
+
+def test_leaderboard_ranks_by_validation_and_names_the_lost(tmp_path: Path) -> None:
+    csv_path, md_path = write_leaderboard(RECORDS, tmp_path / "new")
+    rows = list(csv.DictReader(csv_path.open(newline="")))
+    assert [(row["rank"], row["trial"], row["state"]) for row in rows] == [
+        ("1", "3", "completed"), ("2", "0", "completed"), ("3", "1", "pruned"), ("", "5", "stopped"), ("", "2", "failed"),
+        ("", "4", "diverged"),
+    ]
+    assert [row["epochs"] for row in rows[:3]] == ["6", "8", "1"]
+    assert (rows[1]["train.lr"], rows[1]["model.w.text"]) == ("0.00212345", "")
+    assert json.loads(rows[0]["model.modalities"]) == ["text", "image"]
+    assert rows[4]["reason"] == "out of memory | 2 GiB\nneeded [asked]"
+    lines = md_path.read_text().splitlines()
+    assert {line.replace("\\|", "").count("|") for line in lines[2:]} == {lines[2].count("|")}
+    assert "0.002123" in lines[5]
+    assert "out of memory \\| 2 GiB needed" in lines[8]
+    write_leaderboard([], tmp_path / "new")
+    assert len(csv_path.read_text().splitlines()) == 1
+
+
+def test_summary_holds_what_others_read(result: StudyResult) -> None:
+    path = write_summary(result)
+    found = json.loads(path.read_text())
+    assert path == result.folder / "summary.json"
+    assert {
+        "study", "data", "data_fingerprint", "trials", "best_validation_mrr", "structure_only_validation_mrr", "test", "seeds",
+        "wall_seconds", "checkpoint", "command", "machine", "date",
+    } <= set(found)
+    assert found["trials"] == {"completed": 2, "pruned": 1, "stopped": 1, "failed": 1, "diverged": 1}
+    assert (found["best_validation_mrr"], found["winner"]["trial"]) == (0.52, 3)
+    assert found["points_over_structure_only"] == pytest.approx(8.0)
+    assert found["test"]["mrr"] == {"mean": pytest.approx(0.52), "std": pytest.approx(0.02)}
+    assert found["test"]["mean_rank"] == {"mean": 120.0, "std": 0.0}
+    assert found["seeds"] == [0, 1, 2]
+    assert {"cpu", "cores", "python", "torch", "ray"} == set(found["machine"])
+    assert found["machine"] == machine()
+    assert found["date"].endswith("+00:00")
+
+
+def test_what_is_unknown_is_null_not_zero(result: StudyResult) -> None:
+    one = replace(result, test_runs=({"mrr": 0.5},), seeds=(7,), structure_only_mrr=None)
+    assert summary(one)["test"]["mrr"] == {"mean": 0.5, "std": None}
+    assert summary(one)["test"]["hits_at_1"] == {"mean": None, "std": None}
+    assert summary(one)["points_over_structure_only"] is None
+    odd = replace(result, test_runs=({"mrr": math.nan}, {"mrr": 0.5}), structure_only_mrr=math.nan)
+    assert json.loads(write_summary(odd).read_text())["test"]["mrr"] == {"mean": None, "std": None}
+    nothing = replace(result, records=(), test_runs=(), checkpoint=None, structure_only_mrr=None)
+    assert json.loads(write_summary(nothing).read_text())["best_validation_mrr"] is None
+
+
+def test_the_closing_table_tells_the_story(result: StudyResult) -> None:
+    text = closing(result)
+    assert "demo: 6 trials (2 completed, 1 pruned, 1 stopped, 1 failed, 1 diverged) in 5m01s" in text
+    assert "trial 2 failed: out of memory | 2 GiB" in text
+    assert "needed [asked]" in text  # no markup is read into a reason
+    assert "trial 4 diverged: loss is not finite" in text
+    assert "winner: trial 3, epoch 6, validation MRR 0.5200" in text
+    assert 'model.modalities=["text", "image"]' in text
+    assert "8.0 points above structure alone (0.4400)" in text
+    assert "test (3 seeds): mrr 0.5200 ± 0.0200" in text
+    assert "mean_rank 120.0 ± 0.0" in text
+    for _, command in next_commands(result):
+        assert command in text
+    narrow = closing(result, width=60)
+    assert next_commands(result)[0][1] in narrow  # commands stay in one piece, to be copied
+
+
+def test_the_commands(result: StudyResult) -> None:
+    commands = dict(next_commands(result))
+    assert commands["ask the winner"] == f"imf predict {result.folder}/best --head 'LATIN SMALL LETTER E' --relation base"
+    assert commands["see every run"] == "mlflow ui --backend-store-uri sqlite:////x/mlflow.db"
+    assert f"--warm-start {result.folder}" in commands["search on from here"]
+    assert dict(next_commands(replace(result, tracking_uri="http://h:5000")))["see every run"] == "http://h:5000"
+    assert list(dict(next_commands(replace(result, checkpoint=None, tracking_uri=None)))) == ["search on from here"]
+
+
+def test_a_study_that_lost_or_found_little(result: StudyResult) -> None:
+    assert "no winner" in closing(replace(result, records=(RECORDS[2], RECORDS[4])))
+    assert "no winner" in closing(replace(result, records=()))
+    worse = closing(replace(result, structure_only_mrr=0.6, test_runs=result.test_runs[:1]))
+    assert "8.0 points below structure alone" in worse
+    assert "test (1 seed, so no deviation): mrr 0.5000," in worse
+    many = tuple(replace(RECORDS[0], number=number, trial_id=f"m{number}") for number in range(14))
+    lost = tuple(replace(RECORDS[2], number=number, trial_id=f"m{number}") for number in range(14, 27))
+    text = closing(replace(result, records=many + lost))
+    assert "and 4 more in leaderboard.md" in text
+    assert "and 3 more lost trials" in text
+
+
+@pytest.mark.parametrize("given", [RECORDS, (), (RECORDS[4],), (replace(RECORDS[0], started=None, ended=None), RECORDS[3])])
+def test_plots(given: tuple[TrialRecord, ...], tmp_path: Path) -> None:
+    drawn = plots(given, tmp_path / "plots")
+    assert [path.name for path in drawn] == ["history.png", "curves.png"]
+    for path in drawn:
+        assert path.read_bytes().startswith(b"\x89PNG")
+        assert path.stat().st_size > 5000

@@ -1,0 +1,402 @@
+"""Tracking with a real MLflow database: one run a trial, end states, names, odd values, refused stores, the model."""
+
+from __future__ import annotations
+
+import copy
+import json
+import logging
+import math
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import mlflow
+import pandas as pd
+import pytest
+from mlflow.exceptions import MlflowException
+from mlflow.tracking import MlflowClient
+
+from imf_core.errors import ConfigError, DataError
+from tune.records import Ledger
+from tune.tracking import MlflowCallback, Tracker, safe_name
+from tune.tracking_text import answer_table, config_text, is_loopback, one_at_a_time, param_text
+
+SETTINGS = {"trials": 4, "budget": None, "data": "unicode", "modalities": ["text", "image"]}
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A folder with one database for the whole module: making one takes seconds."""
+    folder = tmp_path_factory.mktemp("mlflow store #1")
+    Tracker.open(f"sqlite:///{folder / 'mlflow.db'}", "imf", folder / "artifacts", "first", SETTINGS).finish()
+    yield folder
+    for name in ("MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_ID"):  # set by mlflow itself when a model is logged
+        os.environ.pop(name, None)
+
+
+def open_study(place: Path, study: str, experiment: str = "imf", **more: Any) -> Tracker:
+    return Tracker.open(f"sqlite:///{place / 'mlflow.db'}", experiment, place / "artifacts", study, SETTINGS, **more)
+
+
+def make_trial(folder: Path, trial_id: str, **params: Any) -> Any:
+    path = folder / "trials" / trial_id
+    path.mkdir(parents=True, exist_ok=True)
+    return SimpleNamespace(trial_id=trial_id, config={"params": params}, status="RUNNING", path=str(path), local_path=str(path))
+
+
+def outcome(trial: Any, state: str) -> None:
+    text = json.dumps({"state": state, "reason": f"said {state}", "error_type": None, "epochs": 2})
+    (Path(trial.path) / "outcome.json").write_text(text)
+
+
+class Search:
+    """The part of Tune's loop that calls callbacks, ledger first or last."""
+
+    def __init__(self, tracker: Tracker, folder: Path, *trials: Any) -> None:
+        self.ledger = Ledger(folder, max_epochs=5)
+        self.logged = MlflowCallback(tracker, self.ledger)
+        self.callbacks = (self.logged, self.ledger)
+        self.trials = list(trials)
+
+    def tell(self, event: str, trial: Any, **info: Any) -> None:
+        for callback in self.callbacks:
+            getattr(callback, f"on_trial_{event}")(iteration=1, trials=self.trials, trial=trial, **info)
+
+    def report(self, trial: Any, epoch: int, mrr: float, done: bool = False, **more: float) -> None:
+        result = {"epoch": epoch, "mrr": mrr, "done": done, **more}
+        self.tell("result", trial, result={**result, "training_iteration": epoch, "time_total_s": 1.0, "pid": 3, "config": {}})
+
+    def end(self) -> None:
+        for callback in self.callbacks:
+            callback.on_experiment_end(trials=self.trials)
+
+
+def children(tracker: Tracker) -> list[Any]:
+    query = f"tags.`mlflow.parentRunId` = '{tracker.parent_id}'"
+    return tracker.client.search_runs([tracker.experiment_id], query, order_by=["attributes.start_time ASC"])
+
+
+def child(tracker: Tracker, trial_id: str) -> Any:
+    (run,) = [run for run in children(tracker) if run.data.tags["trial_id"] == trial_id]
+    return run
+
+
+def artifact(tracker: Tracker, run_id: str, name: str, folder: Path) -> bytes:
+    return Path(tracker.client.download_artifacts(run_id, name, str(folder))).read_bytes()
+
+
+def test_names_that_mlflow_accepts() -> None:
+    assert safe_name("hits@10") == "hits_at_10"
+    assert safe_name("model.dim") == "model.dim"
+    assert safe_name("loss (train)%") == "loss _train__"
+    assert safe_name("/a/../b//") == "a/b"
+    assert safe_name("..") == "_"
+    assert len(safe_name("x" * 300)) == 250
+    assert list(map(param_text, (1, 0.002, True, None, "ce", ["text"]))) == ["1", "0.002", "true", "null", "ce", '["text"]']
+    assert all(map(is_loopback, ("localhost", "127.0.0.1", "::1")))
+    assert not any(map(is_loopback, ("10.0.0.4", "tracker.example", "")))
+
+
+def test_odd_metric_names_and_long_parameters(place: Path, tmp_path: Path) -> None:  # MLF-1
+    tracker = open_study(place, "odd")
+    params = {"train.lr": 0.002, "note": "ü" * 6001, "model.modalities": ["text"]}
+    trial = make_trial(tmp_path, "odd_0", **params)
+    search = Search(tracker, tmp_path, trial)
+    search.tell("start", trial)
+    search.report(trial, 1, 0.1, **{"hits@10": 0.5})
+    outcome(trial, "completed")
+    search.tell("complete", trial)
+    tracker.finish()
+    run = child(tracker, "odd_0")
+    assert (run.info.status, run.data.tags["state"]) == ("FINISHED", "completed")
+    assert run.data.metrics == {"mrr": 0.1, "hits_at_10": 0.5}  # and none of Ray's own numbers
+    assert run.data.params["train.lr"] == "0.002"
+    assert run.data.params["note"] == "ü" * 5997 + "..."
+    assert artifact(tracker, run.info.run_id, "config.json", tmp_path) == config_text(params).encode()
+    assert json.loads(config_text(params)) == params
+    parent = tracker.client.get_run(tracker.parent_id)
+    assert parent.data.params == {key: param_text(value) for key, value in SETTINGS.items()}
+    assert artifact(tracker, tracker.parent_id, "config.json", tmp_path) == config_text(SETTINGS).encode()
+
+
+def test_one_run_a_trial_whatever_is_retried(place: Path, tmp_path: Path) -> None:  # MLF-3
+    tracker = open_study(place, "retried")
+    trials = [make_trial(tmp_path, f"retried_{number}", batch_size=256, lr=0.1 * (number + 1)) for number in range(2)]
+    search = Search(tracker, tmp_path, *trials)
+    for trial in trials:
+        search.tell("start", trial)
+    for epoch in (1, 2):
+        for trial in trials:
+            search.report(trial, epoch, 0.1 * epoch)
+    search.tell("recover", trials[0])
+    trials[0].config["params"]["batch_size"] = 128
+    search.tell("start", trials[0])
+    for epoch in (2, 3):  # epoch 2 is run again
+        search.report(trials[0], epoch, 0.1 * epoch)
+    search.tell("complete", trials[1])
+
+    resumed = open_study(place, "retried", resume=True)  # the driver died; Tune restores the callbacks' state
+    assert resumed.parent_id == tracker.parent_id
+    assert child(tracker, "retried_0").info.status == "KILLED"
+    later = Search(resumed, tmp_path, *trials)
+    for callback, old in zip(later.callbacks, search.callbacks):
+        callback.set_state(copy.deepcopy(old.get_state()))
+    later.tell("start", trials[0])
+    assert child(tracker, "retried_0").info.status == "RUNNING"
+    for epoch in (3, 4):
+        later.report(trials[0], epoch, 0.1 * epoch)
+    outcome(trials[0], "completed")
+    later.tell("complete", trials[0])
+    later.end()
+    resumed.finish()
+
+    runs = children(tracker)
+    assert [run.data.tags["trial_id"] for run in runs] == ["retried_0", "retried_1"]
+    assert [run.data.params["lr"] for run in runs] == ["0.1", "0.2"]
+    assert (runs[0].data.params["batch_size"], runs[0].data.tags["effective_batch_size"]) == ("256", "128")
+    assert "effective_batch_size" not in runs[1].data.tags
+    assert "effective_lr" not in runs[0].data.tags
+    assert runs[0].data.tags["retries"] == "1"
+    assert [metric.step for metric in tracker.client.get_metric_history(runs[0].info.run_id, "mrr")] == [1, 2, 3, 4]
+    assert {run.info.status for run in (*runs, tracker.client.get_run(tracker.parent_id))} == {"FINISHED"}
+    assert len(tracker._runs("tags.study = 'retried' and tags.role = 'study'")) == 1
+
+
+def test_end_states(place: Path, tmp_path: Path) -> None:  # MLF-4
+    tracker = open_study(place, "ends")
+    names = ("ok", "exception", "pruned", "lost", "diverged", "budget")
+    trials = {name: make_trial(tmp_path, f"ends_{name}") for name in names}
+    search = Search(tracker, tmp_path, *trials.values())
+    for name, trial in trials.items():
+        search.tell("start", trial)
+        search.report(trial, 1, 0.2, done=name == "pruned")
+    outcome(trials["ok"], "completed")
+    outcome(trials["exception"], "failed")
+    outcome(trials["diverged"], "diverged")
+    for name in ("ok", "pruned"):
+        search.tell("complete", trials[name])
+    for name in ("exception", "lost", "diverged"):
+        search.tell("error", trials[name])
+    search.end()
+    tracker.finish()
+    found = {name: child(tracker, f"ends_{name}") for name in names}
+    assert {name: run.info.status for name, run in found.items()} == {
+        "ok": "FINISHED", "exception": "FAILED", "pruned": "FINISHED",
+        "lost": "FAILED", "diverged": "FAILED", "budget": "KILLED",
+    }
+    assert [name for name, run in found.items() if run.data.tags.get("pruned") == "true"] == ["pruned"]
+    assert [name for name, run in found.items() if run.data.tags.get("diverged") == "true"] == ["diverged"]
+    assert found["exception"].data.tags["reason"] == "said failed"
+    assert tracker.client.get_run(tracker.parent_id).info.status == "FINISHED"
+
+
+def test_the_next_start_closes_what_a_killed_driver_left(place: Path, tmp_path: Path) -> None:  # MLF-4
+    killed = open_study(place, "killed")
+    other = open_study(place, "another")
+    search = Search(killed, tmp_path, make_trial(tmp_path, "killed_0"))
+    search.tell("start", search.trials[0])
+    again = open_study(place, "killed")
+    assert again.parent_id != killed.parent_id
+    assert child(killed, "killed_0").info.status == "KILLED"
+    assert killed.client.get_run(killed.parent_id).info.status == "KILLED"
+    assert other.client.get_run(other.parent_id).info.status == "RUNNING"  # another study may be at work
+    again.finish("FAILED")
+    other.finish("KILLED")
+    assert again.client.get_run(again.parent_id).info.status == "FAILED"
+    assert not again._runs("attributes.status = 'RUNNING'")
+
+
+def test_values_that_are_not_finite_stay_out(place: Path, tmp_path: Path) -> None:  # MLF-5
+    tracker = open_study(place, "finite", experiment="imf-finite")
+    trials = [make_trial(tmp_path, f"finite_{number}") for number in range(3)]
+    search = Search(tracker, tmp_path, *trials)
+    for trial, mrr in zip(trials, (0.31, math.nan, math.inf)):
+        search.tell("start", trial)
+        search.report(trial, 1, mrr, train_loss=1.5)
+        outcome(trial, "completed" if math.isfinite(mrr) else "diverged")
+        search.tell("complete", trial)
+    tracker.finish()
+
+    def ask(query: str) -> list[Any]:
+        return tracker.client.search_runs([tracker.experiment_id], query, order_by=["metrics.mrr DESC"])
+
+    assert ask("")[0].data.tags["trial_id"] == "finite_0"
+    assert [run.data.tags["trial_id"] for run in ask("metrics.mrr > 0.3")] == ["finite_0"]
+    assert {run.data.tags["trial_id"] for run in ask("tags.diverged = 'true'")} == {"finite_1", "finite_2"}
+    assert all(run.data.metrics["train_loss"] == 1.5 for run in children(tracker))
+
+
+def test_stores_that_cannot_work_are_refused(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # MLF-6
+    monkeypatch.chdir(tmp_path)
+    for uri in ("./mlruns", "mlruns", f"file://{tmp_path}/mlruns"):
+        with pytest.raises(ConfigError, match=r"sqlite:///.*migrate-filestore|migrate-filestore.*sqlite:///"):
+            Tracker.open(uri, "imf", tmp_path / "artifacts", "s", {})
+    tracker = Tracker.open(f"sqlite:///{os.path.relpath(place / 'mlflow.db')}", "imf", place / "artifacts", "relative", {})
+    assert tracker.tracking_uri == f"sqlite:///{place / 'mlflow.db'}"
+    tracker.finish()
+    assert list(tmp_path.iterdir()) == []
+
+    client = MlflowClient(tracker.tracking_uri)
+    client.delete_experiment(client.create_experiment("gone"))
+    with pytest.raises(ConfigError, match=r"restore.*another experiment name"):
+        open_study(place, "s", experiment="gone")
+
+    (tmp_path / "file").write_text("not a folder")
+    with pytest.raises(ConfigError, match="cannot store a file"):
+        Tracker.open(tracker.tracking_uri, "unwritable", tmp_path / "file" / "artifacts", "unwritable", {})
+    assert not tracker._runs("attributes.status = 'RUNNING'")
+
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    with pytest.raises(ConfigError, match="cannot be reached"):
+        Tracker.open("http://127.0.0.1:9", "imf", tmp_path / "artifacts", "s", {})
+
+
+def test_a_server_that_keeps_artifacts_in_its_own_folder_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:  # MLF-6
+    experiment = SimpleNamespace(experiment_id="1", lifecycle_stage="active", artifact_location="/srv/mlflow/1")
+    client = SimpleNamespace(get_experiment_by_name=lambda name: experiment)
+    monkeypatch.setattr("tune.tracking.MlflowClient", lambda uri: client)
+    with pytest.raises(ConfigError, match="--serve-artifacts"):
+        Tracker.open("http://tracker.example:5000", "imf", "/tmp/artifacts", "s", {})
+
+
+def test_a_failure_to_log_is_one_warning(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: Any) -> None:
+    tracker = open_study(place, "broken")
+    real, errors = tracker.client, iter([MlflowException("no answer\nand more"), OSError("disk full")] * 20)
+
+    class Broken:
+        def __getattr__(self, name: str) -> Any:
+            raise next(errors)
+
+    trial, lucky = make_trial(tmp_path, "broken_0"), make_trial(tmp_path, "broken_1")
+    search = Search(tracker, tmp_path, trial, lucky)
+    search.tell("start", lucky)
+    search.report(lucky, 1, 0.1)
+    tracker._client = Broken()  # type: ignore[assignment]
+    monkeypatch.setattr("tune.tracking._PAUSE_S", 0.0)
+    with caplog.at_level(logging.WARNING):
+        search.tell("start", trial)
+        search.report(trial, 1, 0.1)
+        search.report(lucky, 2, 0.2, done=True)
+        search.tell("complete", lucky)
+        tracker.log_artifact(tmp_path)
+    assert [record.message.count("no answer") for record in caplog.records] == [1]
+    tracker._client = real
+    search.report(trial, 2, 0.3)
+    search.end()
+    tracker.finish()
+    assert child(tracker, "broken_1").info.status == "FINISHED"  # its end could be logged later
+    assert child(tracker, "broken_0").data.metrics["mrr"] == 0.3
+    assert len(search.ledger.records) == 2
+
+
+def test_after_a_failure_logging_pauses(place: Path) -> None:
+    tracker = open_study(place, "pause")
+    calls = []
+
+    def fail(*args: Any, **more: Any) -> None:
+        calls.append(args)
+        raise MlflowException("no answer")
+
+    real = tracker.client
+    tracker._client = SimpleNamespace(log_batch=fail)  # type: ignore[assignment]
+    assert not any(tracker.log_epoch("run", epoch, {"mrr": 0.1}) for epoch in range(1, 6))
+    assert len(calls) == 1
+    state = tracker.__getstate__()
+    assert state["_client"] is None
+    tracker._client = real
+    tracker.finish()
+
+
+def test_study_artifacts_and_numbers(place: Path, tmp_path: Path) -> None:
+    tracker = open_study(place, "story", tags={"data": "unicode"})
+    (tmp_path / "plots").mkdir()
+    (tmp_path / "plots" / "a.txt").write_text("a")
+    (tmp_path / "leaderboard.md").write_text("b")
+    tracker.log_artifact(tmp_path / "plots", "plots")
+    tracker.log_artifact(tmp_path / "leaderboard.md")
+    tracker.log_summary({"test.mrr": 0.4, "test.hits@10": 0.5}, {"winner": "3"})
+    tracker.finish()
+    run = tracker.client.get_run(tracker.parent_id)
+    assert run.data.metrics == {"test.mrr": 0.4, "test.hits_at_10": 0.5}
+    assert (run.data.tags["winner"], run.data.tags["data"]) == ("3", "unicode")
+    paths = {item.path for item in tracker.client.list_artifacts(tracker.parent_id)}
+    assert paths == {"plots", "leaderboard.md", "config.json"}
+
+
+class FakePredictor:
+    """Stands in for the trained model; its answers come from the checkpoint folder."""
+
+    def __init__(self, entities: list[str]) -> None:
+        self.entities = entities
+
+    @classmethod
+    def load(cls, path: str) -> FakePredictor:
+        return cls(json.loads((Path(path) / "entities.json").read_text()))
+
+    def tails(self, head: str, relation: str, k: int) -> list[Any]:
+        return [SimpleNamespace(entity=entity, score=1.0 / rank) for rank, entity in enumerate(self.entities[:k], start=1)]
+
+    def heads(self, tail: str, relation: str, k: int) -> list[Any]:
+        return self.tails(tail, relation, k)[::-1]
+
+
+@pytest.fixture
+def fake_predictor(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = ModuleType("imf_core.predict")
+    module.Predictor = FakePredictor  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "imf_core.predict", module)
+
+
+@pytest.mark.usefixtures("fake_predictor")
+def test_the_winner_is_a_registered_model_that_answers_by_name(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: Any
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    checkpoint = tmp_path / "best"
+    checkpoint.mkdir()
+    (checkpoint / "entities.json").write_text('["Berlin", "Rome", "Oslo"]')
+    tracker = open_study(place, "winner")
+    assert tracker.register_model(checkpoint, "imf-cities", tags={"best_validation_mrr": "0.4"}) == "1"
+    assert tracker.register_model(checkpoint, "imf-cities") == "2"
+    tracker.finish()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["best"]  # no ./mlruns
+    assert capfd.readouterr().out == ""
+    version = tracker.client.get_model_version_by_alias("imf-cities", "champion")
+    assert (str(version.version), version.tags["study"], version.run_id) == ("2", "winner", tracker.parent_id)
+    model = mlflow.pyfunc.load_model("models:/imf-cities@champion")
+    answers = model.predict(pd.DataFrame({"head": ["Germany", "Italy"], "relation": ["capital"] * 2}), params={"k": 2})
+    assert list(answers.columns) == ["head", "relation", "tail", "rank", "score"]
+    assert answers["tail"].tolist() == ["Berlin", "Rome"] * 2
+    assert answers["rank"].tolist() == [1, 2, 1, 2]
+    heads = model.predict(pd.DataFrame({"tail": ["Germany"], "relation": ["capital_of"], "k": [1]}))
+    assert heads.values.tolist() == [["Berlin", "capital_of", "Germany", 1, 1.0]]
+    stored = [path for path in place.rglob("*") if path.is_file()]
+    assert any(path.name == "entities.json" for path in stored)
+    assert not [path for path in stored if path.suffix in (".pkl", ".pickle", ".pt", ".pth")]
+    requirements = next(path for path in stored if path.name == "requirements.txt").read_text()
+    assert f"mlflow=={mlflow.__version__}" in requirements
+    assert "+cpu" not in requirements
+    assert mlflow.get_tracking_uri() == tracker.tracking_uri
+
+
+def test_questions_that_are_none() -> None:
+    predictor = FakePredictor(["a"])
+    for row in ({"relation": "r"}, {"relation": "r", "head": "x", "tail": "y"}, {"head": "x"}, {"head": "x", "relation": None}):
+        with pytest.raises(DataError, match="question 1 is not a query"):
+            answer_table(predictor, pd.DataFrame([row]), 3)
+    assert answer_table(predictor, pd.DataFrame({"head": [], "relation": []}), 3).empty
+    mixed = pd.DataFrame({"head": ["x", None], "tail": [None, "y"], "relation": ["r", "r"], "k": [1, math.nan]})
+    assert answer_table(FakePredictor(["a", "b"]), mixed, 2)["head"].tolist() == ["x", "b", "a"]
+
+
+def test_a_lock_is_held_beside_the_database(tmp_path: Path) -> None:
+    import fcntl
+
+    database, lock_file = tmp_path / "new" / "mlflow.db", tmp_path / "new" / ".mlflow.db.lock"
+    with one_at_a_time(f"sqlite:///{database}"), lock_file.open("w") as lock, pytest.raises(BlockingIOError):
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    with one_at_a_time("http://127.0.0.1:5000"):
+        pass

@@ -1,0 +1,171 @@
+"""What a trial leaves behind: its settings, its numbers, its `outcome.json`, Ray's error file; and how it therefore ended."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import tempfile
+from collections.abc import Mapping
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from ray.tune.result import AUTO_RESULT_KEYS
+
+OUTCOME_FILE, ERROR_FILE = "outcome.json", "error.txt"
+_RAY_KEYS = frozenset(AUTO_RESULT_KEYS) | {"trial_id", "done", "experiment_tag", "should_checkpoint", "epoch"}
+
+
+class TrialState(StrEnum):
+    """How a trial ended; `stopped` means that the search ended first (time budget, Ctrl-C)."""
+
+    COMPLETED = "completed"
+    PRUNED = "pruned"
+    STOPPED = "stopped"
+    FAILED = "failed"
+    DIVERGED = "diverged"
+
+    @property
+    def usable(self) -> bool:
+        """Whether a trial in this state may win the study."""
+        return self not in (TrialState.FAILED, TrialState.DIVERGED)
+
+
+def classify(
+    outcome: Mapping[str, Any] | None, ray_status: str, epochs: int, max_epochs: int, budget_over: bool
+) -> tuple[TrialState, str]:
+    """How a trial ended, from what it wrote and what Ray says.
+
+    Args:
+        outcome: the trial's `outcome.json`; None if it was ended from outside.
+        ray_status: `ERROR` if Ray gave it up, anything else if not.
+        epochs: epochs reported.
+        max_epochs: the most epochs a trial may run; ASHA ends a full trial itself before the trial can write its outcome.
+        budget_over: the search ended before the trial did.
+
+    Returns:
+        state and reason.
+    """
+    written = str(outcome.get("state", "")) if outcome else ""
+    reason = str(outcome.get("reason") or "") if outcome else ""
+    if written == TrialState.DIVERGED:
+        return TrialState.DIVERGED, reason or "a number became non-finite"
+    if written == TrialState.FAILED:
+        kind = str((outcome or {}).get("error_type") or "")
+        return TrialState.FAILED, ": ".join(part for part in (kind, reason) if part) or "failed without a reason"
+    if ray_status == "ERROR":
+        return TrialState.FAILED, "failed after its training had ended" if written else "its process died without a message"
+    if written == TrialState.COMPLETED:
+        return TrialState.COMPLETED, reason or f"ended by itself after {epochs} epochs"
+    if epochs >= max_epochs:
+        return TrialState.COMPLETED, f"all {max_epochs} epochs"
+    if epochs == 0:
+        return TrialState.STOPPED, "the search ended before its first epoch"
+    if budget_over:
+        return TrialState.STOPPED, f"the time budget ran out at epoch {epochs} of {max_epochs}"
+    return TrialState.PRUNED, f"stopped early at epoch {epochs} of {max_epochs}: behind the other trials"
+
+
+def trial_params(trial: Any) -> dict[str, Any]:
+    """The searched settings of a Ray trial as plain values: `config["params"]`, or the whole config."""
+    config = trial.config or {}
+    params = config.get("params", config)
+    return {str(key): _plain(value) for key, value in params.items()}
+
+
+def reported_numbers(result: Mapping[str, Any]) -> dict[str, float]:
+    """The numbers that a trial itself reported: without Ray's own keys, the epoch, flags and texts; may be non-finite."""
+    numbers = {}
+    for key, value in result.items():
+        value = _plain(value)
+        if key not in _RAY_KEYS and isinstance(value, (int, float)) and not isinstance(value, bool):
+            numbers[key] = float(value)
+    return numbers
+
+
+def _plain(value: Any) -> Any:
+    """JSON-ready form of a setting or metric (NumPy and torch scalars become Python numbers)."""
+    if isinstance(value, (str, bool, int, float)) or value is None:
+        return value
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return [_plain(item) for item in value]
+    if hasattr(value, "item") and getattr(value, "size", 1) == 1:
+        return value.item()
+    return str(value)
+
+
+def _folders(trial: Any, own: Path | None = None) -> list[Path]:
+    """Where a trial's files may lie: its own folder, Tune's folder for it, the driver's staging copy, its working directory."""
+    places = ((trial, "path"), (trial, "local_path"), (getattr(trial, "storage", None), "trial_working_directory"))
+    found = [getattr(owner, name, None) for owner, name in places]
+    return ([own] if own and own.is_dir() else []) + [Path(folder) for folder in dict.fromkeys(found) if folder]
+
+
+def first_path(trial: Any, own: Path | None = None) -> str:
+    """The folder to name in a record; empty if the trial has none."""
+    folders = _folders(trial, own)
+    return str(folders[0]) if folders else ""
+
+
+def read_first(trial: Any, name: str) -> str:
+    """The text of a file in a trial's folders; empty if there is none."""
+    for folder in _folders(trial):
+        try:
+            return (folder / name).read_text(encoding="utf-8", errors="replace")
+        except OSError:
+            continue
+    return ""
+
+
+def read_outcome(trial: Any, own: Path | None = None, stale: int | None = None) -> tuple[dict[str, Any] | None, int | None]:
+    """What a trial wrote of its end.
+
+    Args:
+        trial: Ray's trial.
+        own: the trial's own folder, looked at first.
+        stale: time stamp of a file that an earlier attempt wrote; it counts only if that attempt diverged, which is final.
+
+    Returns:
+        the outcome and the file's time stamp in ns; (None, None) if there is none.
+    """
+    for folder in _folders(trial, own):
+        file = folder / OUTCOME_FILE
+        try:
+            stamp = file.stat().st_mtime_ns
+            values = json.loads(file.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            continue
+        if isinstance(values, dict) and (stamp != stale or values.get("state") == TrialState.DIVERGED):
+            return values, stamp
+    return None, None
+
+
+def last_error(text: str) -> str:
+    """The line of Ray's error file that says what happened: the exception of the last failure; empty if there is none."""
+    plain = re.sub(r"\x1b\[[0-9;]*m", "", text)  # Ray colours it
+    lines = [line.strip() for line in plain.rsplit("Failure #", 1)[-1].splitlines()[1:] if line.strip()]
+    if not lines:
+        return ""
+    traceback = any(line.startswith(("Traceback", "ray::")) for line in lines)
+    return (lines[-1] if traceback else lines[0])[:500]
+
+
+def atomic_write_text(path: Path | str, text: str) -> Path:
+    """Write a file so that a reader sees the old text or the new, never a part; makes the folder."""
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8", newline="") as stream:
+            stream.write(text)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, target)
+    except OSError:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+    return target

@@ -1,0 +1,300 @@
+"""What became of each trial: one record a trial, kept by a Ray Tune callback and written to `trials.json` as the study runs.
+
+The counts of a study come from here, not from Optuna: there an early-stopped trial is COMPLETE with its last, low value.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import time
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import ray.tune as ray_tune
+
+from imf_core.errors import DataError
+from tune.outcome import (
+    ERROR_FILE,
+    TrialState,
+    atomic_write_text,
+    classify,
+    first_path,
+    last_error,
+    read_first,
+    read_outcome,
+    reported_numbers,
+    trial_params,
+)
+
+logger = logging.getLogger(__name__)
+
+TRIALS_FILE = "trials.json"
+
+
+@dataclass(frozen=True)
+class TrialRecord:
+    """One trial, ended.
+
+    Args:
+        number: order of creation from 0, the same as Optuna's trial number.
+        trial_id: Ray Tune's id.
+        state: how it ended.
+        params: the searched settings, flat with dotted names.
+        best_mrr: highest finite validation MRR reported; None if there was none.
+        best_epoch: the epoch (from 1) of `best_mrr`.
+        epochs: epochs reported.
+        seconds: training time, wall clock.
+        metrics: the other finite numbers reported at `best_epoch`.
+        reason: why it ended, in words.
+        log_path: the trial's folder, or for a failed trial the file with its error.
+        retries: how often it was started again after a failure.
+        started, ended: seconds since 1970.
+        curve: learning curve as pairs (epoch, validation MRR).
+    """
+
+    number: int
+    trial_id: str
+    state: TrialState
+    params: dict[str, Any]
+    best_mrr: float | None
+    best_epoch: int | None
+    epochs: int
+    seconds: float
+    metrics: dict[str, float] = field(default_factory=dict)
+    reason: str = ""
+    log_path: str = ""
+    retries: int = 0
+    started: float | None = None
+    ended: float | None = None
+    curve: tuple[tuple[int, float], ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values for `json.dumps`."""
+        return {**asdict(self), "state": str(self.state), "curve": [list(point) for point in self.curve]}
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any], *, source: str = TRIALS_FILE) -> TrialRecord:
+        """Rebuild a record; unknown keys (of a later version) are ignored.
+
+        Raises:
+            DataError: a needed key is missing or holds an unusable value.
+        """
+        known = {item.name for item in fields(cls)}
+        kept = {key: value for key, value in values.items() if key in known}
+        try:
+            kept["state"] = TrialState(kept["state"])
+            kept["curve"] = tuple((int(epoch), float(mrr)) for epoch, mrr in kept.get("curve", ()))
+            return cls(**kept)
+        except (KeyError, TypeError, ValueError) as error:
+            remedy = "restore the file or run the study again"
+            raise DataError.at(source, None, f"not a trial record: {error}", value=dict(values), remedy=remedy) from error
+
+
+def ranked(records: Iterable[TrialRecord]) -> list[TrialRecord]:
+    """Best validation MRR first (ties: the earlier trial); without a value, failed and diverged trials last."""
+    return sorted(records, key=lambda r: (not r.state.usable, r.best_mrr is None, -(r.best_mrr or 0.0), r.number))
+
+
+def winner(records: Iterable[TrialRecord]) -> TrialRecord | None:
+    """The trial with the best finite validation MRR that neither failed nor diverged; None if there is none."""
+    best = ranked(records)[:1]
+    return best[0] if best and best[0].state.usable and best[0].best_mrr is not None else None
+
+
+def count_states(records: Iterable[TrialRecord]) -> dict[str, int]:
+    """Trials by state; every state is a key."""
+    found = Counter(record.state for record in records)
+    return {str(state): found[state] for state in TrialState}
+
+
+def load_records(path: Path | str) -> list[TrialRecord]:
+    """Read `trials.json` (or the study folder that holds it).
+
+    Raises:
+        DataError: not there or not readable as records.
+    """
+    file = Path(path) / TRIALS_FILE if Path(path).is_dir() else Path(path)
+    try:
+        values = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DataError.at(file, None, f"cannot read the trials: {error}", remedy="name the folder of a study") from error
+    if not isinstance(values, list):
+        raise DataError.at(file, None, "not a list of trials", remedy="restore the file or run the study again")
+    return [TrialRecord.from_json(item, source=str(file)) for item in values]
+
+
+@dataclass
+class _Progress:
+    """A trial in the making."""
+
+    number: int
+    params: dict[str, Any]
+    started: float | None = None
+    epochs: int = 0
+    seconds: float = 0.0
+    best_mrr: float | None = None
+    best_epoch: int | None = None
+    metrics: dict[str, float] = field(default_factory=dict)
+    curve: dict[int, float] = field(default_factory=dict)
+    retries: int = 0
+    told_to_stop: bool = False
+    stale_outcome: int | None = None
+
+    @classmethod
+    def of(cls, record: TrialRecord) -> _Progress:  # a trial that goes on after it had ended in an earlier process
+        return cls(
+            record.number, record.params, record.started, record.epochs, record.seconds, record.best_mrr, record.best_epoch,
+            dict(record.metrics), dict(record.curve), record.retries,
+        )
+
+    def add(self, result: Mapping[str, Any]) -> None:
+        epoch = int(result.get("epoch", self.epochs + 1))
+        self.epochs = max(self.epochs, epoch)
+        self.seconds = max(self.seconds, float(result.get("time_total_s", 0.0)))
+        self.told_to_stop = bool(result.get("done", False))  # Tune marks the result on which a scheduler says stop
+        numbers = reported_numbers(result)
+        if math.isfinite(numbers.get("mrr", math.nan)):
+            self.curve[epoch] = numbers["mrr"]
+        for key, at in (("mrr", epoch), ("best_mrr", result.get("best_epoch") or epoch)):
+            value = numbers.get(key, math.nan)
+            if math.isfinite(value) and value > (self.best_mrr or 0.0):  # 0 is no MRR: a trial's start value
+                self.best_mrr, self.best_epoch = value, int(at)
+                self.metrics = {name: number for name, number in numbers.items() if math.isfinite(number)}
+
+
+class Ledger(ray_tune.Callback):
+    """Keeps one `TrialRecord` a trial and writes them all to `trials.json` after each that ends.
+
+    Ray tells its callbacks nothing of the trials that a time budget or Ctrl-C ends, so `on_experiment_end` closes those.
+
+    Args:
+        folder: the study's folder.
+        max_epochs: the most epochs a trial may run.
+        budget_s: time budget of the search in seconds, from `setup`.
+        records: trials of an earlier part of the same study; a trial with the same id replaces its record.
+        trials: each trial's own folder is below this one, named by its id; default `folder/trials`.
+    """
+
+    def __init__(
+        self, folder: Path | str, max_epochs: int, budget_s: float | None = None, records: Sequence[TrialRecord] = (),
+        trials: Path | str | None = None,
+    ) -> None:
+        self.folder, self.trials = Path(folder), Path(trials or Path(folder) / "trials")
+        self.max_epochs = max_epochs
+        self.budget_s = budget_s
+        self._records = {record.trial_id: record for record in records}
+        self._open: dict[str, _Progress] = {}
+        self._numbers = {record.trial_id: record.number for record in records}
+        self._deadline = math.inf
+        self._warned = False
+
+    @property
+    def records(self) -> list[TrialRecord]:
+        """The ended trials, by number."""
+        return sorted(self._records.values(), key=lambda record: record.number)
+
+    def number_of(self, trial: Any, trials: Iterable[Any] = ()) -> int:
+        """The trial's number; trials are numbered in the order in which Tune created them."""
+        for other in (*trials, trial):
+            self._numbers.setdefault(other.trial_id, max(self._numbers.values(), default=-1) + 1)
+        return self._numbers[trial.trial_id]
+
+    def setup(self, *args: Any, **info: Any) -> None:
+        self._deadline = time.time() + self.budget_s if self.budget_s is not None else math.inf
+
+    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        progress = self._progress(trial, trials)
+        progress.started = progress.started or time.time()
+        progress.told_to_stop = False
+
+    def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        progress = self._progress(trial, trials)
+        progress.retries += 1
+        progress.stale_outcome = read_outcome(trial, self.trials / trial.trial_id)[1]  # written by the attempt that failed
+
+    def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any) -> None:
+        self._progress(trial, trials).add(result)
+
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        self.number_of(trial, trials)
+        self.close(trial, "TERMINATED")
+
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        self.number_of(trial, trials)
+        self.close(trial, "ERROR")
+
+    def on_experiment_end(self, trials: list[Any], **info: Any) -> None:
+        self.end(trials)
+
+    def end(self, trials: Iterable[Any]) -> list[TrialRecord]:
+        """Close every trial that started and has not ended; returns all records. A second call changes nothing."""
+        for trial in trials:
+            if trial.trial_id in self._open:
+                self.close(trial, "RUNNING")
+        return self.records
+
+    def close(self, trial: Any, ray_status: str) -> TrialRecord:
+        """End a trial once and write the file; it is TERMINATED or ERROR for Tune, or RUNNING (the search ended first)."""
+        if trial.trial_id not in self._open and trial.trial_id in self._records:
+            return self._records[trial.trial_id]
+        progress, own = self._progress(trial), self.trials / trial.trial_id
+        outcome, _ = read_outcome(trial, own, progress.stale_outcome)
+        epochs = max(progress.epochs, int((outcome or {}).get("epochs") or 0))
+        if outcome is None and epochs and ray_status == "TERMINATED" and not progress.told_to_stop:
+            outcome = {"state": "completed", "reason": "its function returned"}  # on a node whose files cannot be seen
+        budget_over = ray_status == "RUNNING" or time.time() >= self._deadline
+        state, reason = classify(outcome, ray_status, epochs, self.max_epochs, budget_over)
+        if state is TrialState.STOPPED and epochs and time.time() < self._deadline:
+            reason = f"the search was ended at epoch {epochs} of {self.max_epochs}"
+        log_path = first_path(trial, own)
+        if state in (TrialState.FAILED, TrialState.DIVERGED):
+            gist, copied = self._keep_error(trial, progress.number)
+            reason = gist if gist and not (outcome or {}).get("reason") else reason
+            log_path = copied or log_path
+        now = time.time()
+        seconds = progress.seconds or now - (progress.started or now)
+        record = TrialRecord(
+            number=progress.number, trial_id=trial.trial_id, state=state, params=progress.params, best_mrr=progress.best_mrr,
+            best_epoch=progress.best_epoch, epochs=epochs, seconds=round(seconds, 3),
+            metrics=progress.metrics, reason=reason, log_path=log_path, retries=progress.retries, started=progress.started,
+            ended=now, curve=tuple(sorted(progress.curve.items())),
+        )
+        self._records[trial.trial_id] = record
+        del self._open[trial.trial_id]
+        self._write(TRIALS_FILE, json.dumps([item.to_json() for item in self.records], indent=1, ensure_ascii=False) + "\n")
+        return record
+
+    def get_state(self) -> dict[str, Any]:
+        return {"records": dict(self._records), "open": dict(self._open), "numbers": dict(self._numbers)}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        self._records, self._open, self._numbers = dict(state["records"]), dict(state["open"]), dict(state["numbers"])
+
+    def _progress(self, trial: Any, trials: Iterable[Any] = ()) -> _Progress:
+        if trial.trial_id not in self._open:
+            earlier = self._records.get(trial.trial_id)
+            number = self.number_of(trial, trials)
+            self._open[trial.trial_id] = _Progress.of(earlier) if earlier else _Progress(number, trial_params(trial))
+        return self._open[trial.trial_id]
+
+    def _keep_error(self, trial: Any, number: int) -> tuple[str, str]:
+        """Copy Ray's error text, which lies in a temporary folder, into the study; returns its gist and the copy's path."""
+        text = read_first(trial, ERROR_FILE)
+        name = f"errors/trial_{number:03d}.txt"
+        kept = bool(text) and self._write(name, text)
+        return last_error(text), (str(self.folder / name) if kept else "")
+
+    def _write(self, name: str, text: str) -> bool:
+        try:
+            atomic_write_text(self.folder / name, text)
+        except OSError as error:
+            if not self._warned:
+                logger.warning("%s cannot be written (%s); the search goes on", self.folder / name, error)
+                self._warned = True
+            return False
+        return True

@@ -1,0 +1,71 @@
+"""The two pictures of a study: its history and its learning curves."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tune.records import TrialRecord, winner
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+_COLOURS = {"completed": "#1b7f5c", "pruned": "#8a8f98", "stopped": "#b08900", "failed": "#c0392b", "diverged": "#8e44ad"}
+
+
+def plots(records: Sequence[TrialRecord], folder: Path | str) -> tuple[Path, Path]:
+    """Draw `history.png` (every trial and the best so far, over time) and `curves.png` (learning curves); no display needed."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    place = Path(folder)
+    place.mkdir(parents=True, exist_ok=True)
+    drawn = []
+    for name, draw in (("history.png", _draw_history), ("curves.png", _draw_curves)):
+        figure = Figure(figsize=(8, 4.5), layout="constrained")
+        FigureCanvasAgg(figure)
+        axes = figure.subplots()
+        draw(axes, records)
+        drawn.append(_save(figure, axes, place / name))
+    return drawn[0], drawn[1]
+
+
+def _draw_history(axes: Axes, records: Sequence[TrialRecord]) -> None:
+    timed = all(record.ended is not None for record in records)
+    begin = min((record.started or record.ended or 0.0 for record in records), default=0.0)
+    points = sorted(((record.ended or 0.0) - begin) / 60 if timed else record.number for record in records)
+    order = sorted(records, key=lambda record: ((record.ended or 0.0) if timed else record.number, record.number))
+    best, line = -math.inf, []
+    for at, record in zip(points, order):
+        value, usable = record.best_mrr, record.state.usable
+        best = max(best, value if usable and value is not None else -math.inf)
+        line.append(best if math.isfinite(best) else math.nan)
+        marker = "o" if usable and value is not None else "x"
+        axes.plot([at], [value or 0.0], marker, color=_COLOURS[record.state], label=str(record.state))
+    axes.step(points, line, where="post", color="#1f4e9c", label="best so far", zorder=0)
+    axes.set(xlabel="minutes" if timed else "trial", ylabel="best validation MRR", title="Search history")
+
+
+def _draw_curves(axes: Axes, records: Sequence[TrialRecord]) -> None:
+    best = winner(records)
+    for record in records:
+        if record.curve and record is not best:
+            axes.plot(*zip(*record.curve), ".-", color=_COLOURS[record.state], alpha=0.6, linewidth=1, label=str(record.state))
+    if best and best.curve:
+        axes.plot(*zip(*best.curve), "-o", color="#1f4e9c", linewidth=2, markersize=3, label=f"winner (trial {best.number})")
+    axes.set(xlabel="epoch", ylabel="validation MRR", title="Learning curves")
+
+
+def _save(figure: Figure, axes: Axes, path: Path) -> Path:
+    handles, labels = axes.get_legend_handles_labels()
+    unique = dict(zip(labels, handles))
+    if unique:
+        axes.legend(list(unique.values()), list(unique), fontsize="small")
+    else:
+        axes.text(0.5, 0.5, "no trial reported a value", ha="center", va="center", transform=axes.transAxes)
+    axes.grid(alpha=0.25)
+    figure.savefig(path, dpi=120)
+    return path

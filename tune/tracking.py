@@ -1,0 +1,299 @@
+"""MLflow: one parent run a study, one child run a trial, whatever is retried, resumed or killed.
+
+The driver makes the database, the experiment and the parent run before any trial (several processes that open a fresh
+database break it). After that a failure of logging is a warning: it never ends a training.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import re
+import tempfile
+import time
+import warnings
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import mlflow
+import pandas as pd
+from mlflow.entities import Metric, Param, Run, RunTag
+from mlflow.exceptions import MlflowException
+from mlflow.models import ModelSignature
+from mlflow.pyfunc import PythonModel
+from mlflow.tracking import MlflowClient
+from mlflow.types import ColSpec, ParamSchema, ParamSpec, Schema, TensorSpec
+
+from imf_core.errors import ConfigError
+from tune import tracking_text as text
+from tune.outcome import TrialState
+from tune.records import TrialRecord
+from tune.settings import absolute_tracking_uri
+from tune.tracking_callback import MlflowCallback
+from tune.tracking_text import safe_name
+
+__all__ = ["ImfPyfunc", "MlflowCallback", "Tracker", "safe_name"]
+
+logger = logging.getLogger(__name__)
+LOGGING_ERRORS = (MlflowException, OSError)
+RUN_STATUS = {
+    TrialState.COMPLETED: "FINISHED", TrialState.PRUNED: "FINISHED", TrialState.STOPPED: "KILLED",
+    TrialState.FAILED: "FAILED", TrialState.DIVERGED: "FAILED",
+}
+_PAUSE_S = 30.0  # after a failure to log, so that an unreachable server does not slow the search at every epoch
+
+
+class Tracker:
+    """The runs of one study, made by `Tracker.open`. It can be pickled: the client is made again when needed."""
+
+    def __init__(self, tracking_uri: str, experiment_id: str, parent_id: str, study: str) -> None:
+        self.tracking_uri, self.experiment_id, self.parent_id, self.study = tracking_uri, experiment_id, parent_id, study
+        self._client: MlflowClient | None = None
+        self._retry_at = 0.0
+        self._warned = False
+
+    @classmethod
+    def open(
+        cls, tracking_uri: str | None, experiment: str, artifact_root: Path | str, study: str, settings: Mapping[str, Any],
+        tags: Mapping[str, str] | None = None, *, resume: bool = False,
+    ) -> Tracker:
+        """Make or open database, experiment and parent run; close what a killed driver of the same study left running.
+
+        Args:
+            tracking_uri: `sqlite:///file` or `http://host:port`; None for `mlflow.db` beside `artifact_root`.
+            experiment: name of the MLflow experiment.
+            artifact_root: folder (or URI) of the artifacts, used when the experiment is new and the store is a database.
+            study: name of the parent run. Two drivers must not run one study at a time.
+            settings: flat settings of the study, logged as the parent's parameters and in full as `config.json`.
+            tags: more tags of the parent run.
+            resume: go on with the study's latest parent run instead of making another.
+
+        Raises:
+            ConfigError: a store of files, a deleted experiment, an unreachable store, artifacts that cannot be written.
+        """
+        root = str(artifact_root) if "://" in str(artifact_root) else str(Path(artifact_root).expanduser().absolute())
+        uri = absolute_tracking_uri(tracking_uri, Path(root).parent)
+        facts = {"key": "tracking_uri", "value": uri}
+        os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+        for name in ("mlflow.store.db.utils", "alembic"):  # a page of migrations at the first start
+            logging.getLogger(name).setLevel(logging.WARNING)
+        if uri.startswith("http"):
+            os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")  # instead of minutes inside the search's loop
+            os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
+        try:
+            with text.one_at_a_time(uri):
+                client = MlflowClient(uri)
+                found = client.get_experiment_by_name(experiment)
+                if found is None:
+                    place = None if uri.startswith("http") and "://" not in root else root
+                    experiment_id = client.create_experiment(experiment, artifact_location=text.as_uri(place))
+                    found = client.get_experiment(experiment_id)
+        except LOGGING_ERRORS as error:
+            remedy = "start the server, or leave the tracking URI out to use a file database"
+            raise ConfigError(f"MLflow cannot be reached at {uri}: {text.short(error)}", remedy=remedy, **facts) from error
+        if found.lifecycle_stage == "deleted":
+            restore = f"MLFLOW_TRACKING_URI={uri} mlflow experiments restore -x {found.experiment_id}"
+            remedy = f"restore it (`{restore}`) or choose another experiment name"
+            problem = f"the MLflow experiment {experiment!r} was deleted"
+            raise ConfigError(problem, remedy=remedy, key="experiment", value=experiment)
+        remote = uri.startswith("http") and not text.is_loopback(urlsplit(uri).hostname or "")
+        if remote and urlsplit(found.artifact_location).scheme in ("", "file"):
+            raise ConfigError(
+                f"the MLflow server {uri} keeps artifacts in its own folder {found.artifact_location}, which is not here",
+                remedy="start it with --serve-artifacts and --artifacts-destination, then use a new experiment name", **facts,
+            )
+        tracker = cls(uri, found.experiment_id, "", study)
+        try:
+            tracker._begin(settings, tags or {}, resume)
+        except LOGGING_ERRORS as error:
+            place = found.artifact_location
+            if tracker.parent_id:
+                tracker.finish("FAILED")
+            remedy = f"make {place} writable, or start the server with --serve-artifacts"
+            problem = f"MLflow at {uri} cannot store a file in {place}: {text.short(error)}"
+            raise ConfigError(problem, remedy=remedy, **facts) from error
+        return tracker
+
+    @property
+    def client(self) -> MlflowClient:
+        if self._client is None:
+            self._client = MlflowClient(self.tracking_uri)
+        return self._client
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_client": None, "_retry_at": 0.0}
+
+    def start_trial(self, trial_id: str, number: int, params: Mapping[str, Any]) -> tuple[str, int] | None:
+        """Make a trial's run or find it by its `trial_id` tag; returns run id and last logged epoch, None if logging failed."""
+        return self._attempt(self._start_trial, trial_id, number, params)
+
+    def log_params(self, run_id: str, params: Mapping[str, Any]) -> None:
+        """Log flat settings once. A value that differs from the logged one becomes the tag `effective_<name>`."""
+        self._attempt(self._log_params, run_id, params)
+
+    def log_epoch(self, run_id: str, epoch: int, metrics: Mapping[str, float]) -> bool:
+        """One batch for one epoch; a non-finite value is not logged but tags the run `diverged=true`. False: not logged."""
+        return self._attempt(self._log_epoch, run_id, epoch, metrics) is not None
+
+    def end_trial(self, run_id: str, record: TrialRecord) -> bool:
+        """Set a trial's end status and the tags state, reason, retries, pruned, diverged, log_path. False: not logged."""
+        return self._attempt(self._end_trial, run_id, record, always=True) is not None
+
+    def log_artifact(self, path: Path | str, folder: str | None = None) -> None:
+        """Store a file or a folder with the study."""
+        action = "log_artifacts" if Path(path).is_dir() else "log_artifact"
+        self._attempt(lambda: getattr(self.client, action)(self.parent_id, str(path), folder), always=True)
+
+    def log_summary(self, metrics: Mapping[str, float], tags: Mapping[str, str] | None = None) -> None:
+        """Numbers and tags of the study as a whole."""
+        self._attempt(self._log_epoch, self.parent_id, 0, metrics, tags or {}, always=True)
+
+    def finish(self, status: str = "FINISHED") -> None:
+        """End the study: FINISHED, FAILED or KILLED. A trial's run that is still open becomes KILLED."""
+        self._attempt(self._close_leftovers, self.parent_id, always=True)
+        self._attempt(lambda: self.client.set_terminated(self.parent_id, status), always=True)
+
+    def register_model(
+        self, checkpoint_dir: Path | str, name: str, *, alias: str = "champion", tags: Mapping[str, str] | None = None
+    ) -> str | None:
+        """Store the winner's checkpoint with the study and as a registered model that answers by name, without any pickle.
+
+        `mlflow.pyfunc.load_model("models:/<name>@champion")` needs this package installed; see `ImfPyfunc.predict`.
+
+        Args:
+            checkpoint_dir: a checkpoint folder.
+            name: registered model; characters that MLflow refuses become `-`.
+            alias, tags: of the new version, whose number is returned (None if logging failed).
+        """
+        place, legal = Path(checkpoint_dir), re.sub(r"[/:]", "-", name)
+        return self._attempt(self._register_model, place, legal, alias, tags or {}, always=True)
+
+    def _attempt(self, action: Callable[..., Any], *args: Any, always: bool = False) -> Any:
+        if not always and time.monotonic() < self._retry_at:
+            return None
+        try:
+            done = action(*args)
+        except LOGGING_ERRORS as error:
+            self._retry_at = time.monotonic() + _PAUSE_S
+            if not self._warned:
+                self._warned = True
+                logger.warning("MLflow logging failed (%s), the search goes on: %s", self.tracking_uri, text.short(error))
+            return None
+        return True if done is None else done
+
+    def _begin(self, settings: Mapping[str, Any], tags: Mapping[str, str], resume: bool) -> None:
+        self._close_leftovers(None)
+        earlier = [run for run in self._runs(f"tags.study = {text.quoted(self.study)}") if run.data.tags.get("role") == "study"]
+        if resume and earlier:
+            self.parent_id = earlier[0].info.run_id
+            self.client.update_run(self.parent_id, status="RUNNING")
+        else:
+            own = {"mlflow.runName": self.study, "study": self.study, "role": "study"}
+            self.parent_id = self.client.create_run(self.experiment_id, tags={**tags, **own}).info.run_id
+        self._log_params(self.parent_id, settings)
+
+    def _runs(self, query: str) -> list[Run]:
+        found: list[Run] = []
+        token = None
+        while True:
+            page = self.client.search_runs([self.experiment_id], query, page_token=token)  # latest first
+            found += page
+            if not (token := page.token):
+                return found
+
+    def _close_leftovers(self, parent_id: str | None) -> None:
+        """Set RUNNING runs to KILLED: the trials of one parent, or everything of this study."""
+        query = f"attributes.status = 'RUNNING' and tags.study = {text.quoted(self.study)}"
+        for run in self._runs(query + (f" and tags.`mlflow.parentRunId` = '{parent_id}'" if parent_id else "")):
+            self.client.log_batch(run.info.run_id, tags=[RunTag("reason", "left running by a search that was ended")])
+            self.client.set_terminated(run.info.run_id, "KILLED")
+
+    def _start_trial(self, trial_id: str, number: int, params: Mapping[str, Any]) -> tuple[str, int]:
+        found = self._runs(f"tags.trial_id = {text.quoted(trial_id)} and tags.study = {text.quoted(self.study)}")
+        if found:
+            run_id = found[0].info.run_id
+            self.client.update_run(run_id, status="RUNNING")
+            logged = max((metric.step for metric in self.client.get_metric_history(run_id, "mrr")), default=0)
+        else:
+            own = {"mlflow.parentRunId": self.parent_id, "mlflow.runName": f"trial {number:03d}", "role": "trial"}
+            own |= {"trial_id": trial_id, "trial_number": str(number), "study": self.study}
+            run_id, logged = self.client.create_run(self.experiment_id, tags=own).info.run_id, 0
+        self._log_params(run_id, params)
+        return run_id, logged
+
+    def _log_params(self, run_id: str, params: Mapping[str, Any]) -> None:
+        known = self.client.get_run(run_id).data.params
+        if not known:  # in full and before anything is cut
+            self.client.log_text(run_id, text.config_text(params), "config.json")
+        new, tags = [], []
+        for key, value in params.items():
+            name, written = safe_name(key), text.cut(text.param_text(value))
+            if name not in known:
+                new.append(Param(name, written))
+            elif known[name] != written:
+                tags.append(RunTag(f"effective_{name}"[: text.MAX_NAME], written))
+        for start in range(0, max(len(new), len(tags)), text.MAX_BATCH):
+            part = slice(start, start + text.MAX_BATCH)
+            self.client.log_batch(run_id, params=new[part], tags=tags[part])
+
+    def _log_epoch(self, run_id: str, epoch: int, metrics: Mapping[str, float], tags: Mapping[str, str] | None = None) -> None:
+        now = int(time.time() * 1000)
+        finite = {safe_name(key): float(value) for key, value in metrics.items() if math.isfinite(value)}
+        batch = [Metric(key, value, now, epoch) for key, value in finite.items()]
+        marks = [RunTag(safe_name(key), value) for key, value in (tags or {}).items()]
+        if not all(math.isfinite(value) for value in metrics.values()):
+            marks.append(RunTag("diverged", "true"))
+        self.client.log_batch(run_id, metrics=batch, tags=marks)
+
+    def _end_trial(self, run_id: str, record: TrialRecord) -> None:
+        tags = {"state": str(record.state), "reason": text.cut(record.reason), "log_path": record.log_path}
+        tags["retries"] = str(record.retries)
+        if record.state in (TrialState.PRUNED, TrialState.DIVERGED):
+            tags[str(record.state)] = "true"
+        self.client.log_batch(run_id, tags=[RunTag(key, value) for key, value in tags.items()])
+        self.client.set_terminated(run_id, RUN_STATUS[record.state])
+
+    def _register_model(self, checkpoint: Path, name: str, alias: str, tags: Mapping[str, str]) -> str:
+        mlflow.set_tracking_uri(self.tracking_uri)
+        mlflow.set_experiment(experiment_id=self.experiment_id)  # else the model lands in ./mlruns
+        self.client.log_artifacts(self.parent_id, str(checkpoint), "checkpoint")
+        with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*input example.*")  # it would run the model once more
+            code = Path(folder) / "model.py"
+            code.write_text(text.MODEL_CODE, encoding="utf-8")
+            model = mlflow.models.Model.log(
+                None, mlflow.pyfunc, name=name, run_id=self.parent_id, python_model=str(code), signature=_signature(),
+                artifacts={"checkpoint": str(checkpoint.absolute())}, pip_requirements=text.requirements(),
+            )
+        if not self.client.search_registered_models(f"name = {text.quoted(name)}"):
+            self.client.create_registered_model(name)
+        registered = self.client.create_model_version(name, model.model_uri, self.parent_id, model_id=model.model_id)
+        version = str(registered.version)
+        self.client.set_registered_model_alias(name, alias, version)
+        for key, value in {"study": self.study, **tags}.items():
+            self.client.set_model_version_tag(name, version, key, value)
+        return version
+
+
+class ImfPyfunc(PythonModel):
+    """The registered model: a checkpoint folder that answers by name."""
+
+    def load_context(self, context: Any) -> None:
+        from imf_core.predict import Predictor
+
+        self.predictor = Predictor.load(context.artifacts["checkpoint"])
+
+    def predict(self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None) -> pd.DataFrame:
+        """One row an answer (head, relation, tail, rank, score) for rows of relation and head or tail; see `answer_table`."""
+        return text.answer_table(self.predictor, model_input, int((params or {}).get("k", 10)))
+
+
+def _signature() -> ModelSignature:
+    asked: list[ColSpec | TensorSpec] = [ColSpec("string", "relation"), ColSpec("long", "k", required=False)]
+    asked += [ColSpec("string", name, required=False) for name in ("head", "tail")]
+    answers: list[ColSpec | TensorSpec] = [ColSpec("string", name) for name in ("head", "relation", "tail")]
+    answers += [ColSpec("long", "rank"), ColSpec("double", "score")]
+    return ModelSignature(Schema(asked), Schema(answers), ParamSchema([ParamSpec("k", "long", 10)]))

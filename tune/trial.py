@@ -1,0 +1,138 @@
+"""One trial: in this Tune process for one worker, a Ray Train `TorchTrainer` (DDP) for several.
+
+The only place of the product that catches every exception: it records the reason in the trial's `outcome.json` and
+re-raises, so that Ray counts the failure and the other trials go on.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import ray.tune as ray_tune
+from ray.train import FailureConfig, RunConfig, ScalingConfig
+from ray.train.torch import TorchTrainer
+from ray.tune.integration.ray_train import TuneReportCallback
+
+from imf_core.config import Config
+from imf_core.errors import DivergedError
+from tune.outcome import OUTCOME_FILE, TrialState
+from tune.space import SearchSpace
+from tune.worker import Job, run_job, train_worker, write_outcome, written_state
+
+
+@dataclass(frozen=True)
+class TrialSpec:
+    """What all trials of a run share.
+
+    Args:
+        base: settings before the searched ones, `Config.model_dump()`.
+        prepared: folder of the prepared data.
+        folder: folder of the trials; each has its own below, named by its id.
+        space: turns searched values into settings; None where `variants` name whole configurations.
+        variants: configurations by name, for runs that are not searched (`{"run": name}`).
+        workers: processes of a trial.
+        threads: CPU threads of each worker.
+        gpus: GPUs of each worker.
+        keep: keep the best epoch's checkpoint.
+        save_seconds: least time between two saves of the training state.
+    """
+
+    base: dict[str, Any]
+    prepared: str
+    folder: str
+    space: SearchSpace | None = None
+    variants: dict[str, dict[str, Any]] = field(default_factory=dict)
+    workers: int = 1
+    threads: int = 1
+    gpus: float = 0.0
+    keep: bool = False
+    save_seconds: float = 20.0
+
+    def configure(self, params: Mapping[str, Any]) -> Config:
+        """The settings of a trial."""
+        if "run" in params:
+            return Config.build(self.variants[params["run"]])
+        base = Config.build(self.base)
+        return base.updated(self.space.to_config_values(dict(params)) if self.space is not None else params, source="trial")
+
+    def job(self, params: Mapping[str, Any], trial_id: str) -> Job:
+        """The training run of a trial."""
+        return Job(
+            self.configure(params).model_dump(), self.prepared, str(Path(self.folder) / trial_id), self.threads, self.gpus > 0,
+            self.keep, self.save_seconds,
+        )
+
+
+def run_trial(params: dict[str, Any], spec: TrialSpec) -> None:
+    """The Tune function: train, report every epoch, leave `outcome.json`.
+
+    Args:
+        params: searched values, or `{"run": name}`.
+        spec: what all trials share.
+    """
+    trial_id = str(ray_tune.get_context().get_trial_id())
+    folder = Path(spec.folder) / trial_id
+    folder.mkdir(parents=True, exist_ok=True)
+    state, reason = written_state(folder)
+    if state is TrialState.DIVERGED:
+        raise DivergedError(reason)  # the same settings and seed would diverge again
+    (folder / OUTCOME_FILE).unlink(missing_ok=True)
+    try:
+        job = spec.job(params, trial_id)
+        if spec.workers == 1:
+            result = run_job(job, ray_tune.report)
+            write_outcome(folder, TrialState.COMPLETED, result.reason, epochs=result.epochs)
+        else:
+            _run_distributed(job, spec, trial_id)
+            write_outcome(folder, TrialState.COMPLETED, "the workers ended by themselves")
+    except DivergedError as error:
+        write_outcome(folder, TrialState.DIVERGED, error)
+        raise
+    except Exception as error:
+        if written_state(folder)[0] is not TrialState.DIVERGED:  # a worker has said so already; Ray wraps its exception
+            write_outcome(folder, TrialState.FAILED, error)
+        raise
+
+
+def _run_distributed(job: Job, spec: TrialSpec, trial_id: str) -> None:
+    """A worker group for this trial alone; its folder and run name hold the trial's id, so nothing is shared by mistake."""
+    callback = TuneReportCallback()
+    trainer = TorchTrainer(
+        train_worker,
+        train_loop_config=job.to_json(),
+        scaling_config=ScalingConfig(
+            num_workers=spec.workers, use_gpu=spec.gpus > 0,
+            resources_per_worker={"CPU": spec.threads, **({"GPU": spec.gpus} if spec.gpus else {})},
+        ),
+        run_config=RunConfig(
+            name=f"workers-{trial_id}", storage_path=str(Path(job.folder)), callbacks=[callback],
+            # One level of retries only, Tune's: two levels would multiply.
+            failure_config=FailureConfig(max_failures=0, controller_failure_limit=0),
+        ),
+    )
+    trainer.fit()
+    # The queue of reports is not drained when fit() returns; without this the last epoch is lost, or the run hangs.
+    queue = callback._training_actor_item_queue
+    while queue.size() > 0:
+        time.sleep(0.05)
+    time.sleep(0.5)
+
+
+def trainable(spec: TrialSpec, bundle: Mapping[str, float]) -> Callable[[dict[str, Any]], None]:
+    """The function that Tune runs, with its resources.
+
+    Args:
+        spec: what all trials share.
+        bundle: resources that Tune reserves for a trial.
+    """
+
+    def imf_trial(params: dict[str, Any]) -> None:
+        run_trial(params, spec)
+
+    return ray_tune.with_resources(imf_trial, dict(bundle))  # type: ignore[no-any-return]
+
+

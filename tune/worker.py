@@ -1,0 +1,157 @@
+"""What trains one trial: the whole trial in process, or one rank of it under Ray Train.
+
+A trial is a folder. `outcome.json` says how it ended, `state/` is what a retry goes on from, `reported.json` keeps a retry
+from reporting an epoch twice, `best/` is the checkpoint of a run whose weights are wanted.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import ray.train
+import torch
+
+from imf_core.config import Config
+from imf_core.data.prepared import LinkData, load_prepared
+from imf_core.errors import DivergedError
+from imf_core.train.batches import Shard
+from imf_core.train.checkpoint import save_checkpoint
+from imf_core.train.fit import EpochReport, FitResult, Saving, build_model, fit
+from tune.outcome import OUTCOME_FILE, TrialState, atomic_write_text
+
+Report = Callable[[dict[str, Any]], None]
+
+
+@dataclass(frozen=True)
+class Job:
+    """One training run, as plain values that cross process borders.
+
+    Args:
+        config: complete settings, `Config.model_dump()`.
+        prepared: folder of the prepared data.
+        folder: the trial's folder, on storage that every node sees.
+        threads: CPU threads of each worker.
+        gpu: train on the GPU that Ray assigned.
+        keep: save the best epoch's checkpoint in `folder/best`.
+        save_seconds: least time between two saves of the training state.
+    """
+
+    config: dict[str, Any]
+    prepared: str
+    folder: str
+    threads: int = 1
+    gpu: bool = False
+    keep: bool = False
+    save_seconds: float = 20.0
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return asdict(self)
+
+
+@lru_cache(maxsize=1)
+def shared_data(prepared: str) -> LinkData:
+    """The prepared data, loaded once a process: a reused actor trains many trials on it. Read-only by convention."""
+    return load_prepared(prepared)
+
+
+def run_job(job: Job, report: Report, shard: Shard = Shard()) -> FitResult:  # noqa: B008
+    """Train a job, resuming the state in its folder.
+
+    Args:
+        job: what to train.
+        report: receives the flat numbers of each epoch not yet reported; called on every rank.
+        shard: this rank's part.
+
+    Returns:
+        The validation result.
+
+    Raises:
+        ImfError: bad data or a diverged run.
+    """
+    torch.set_num_threads(job.threads)
+    config, folder = Config.build(job.config), Path(job.folder)
+    data = shared_data(job.prepared)
+    model = build_model(config, data)
+    device = torch.device("cuda" if job.gpu and torch.cuda.is_available() else "cpu")
+    reporter = _Reporter(folder, report, model.num_parameters, shard)
+    result = fit(
+        model, data, config, reporter, shard=shard, saving=Saving(folder / "state", job.save_seconds), device=device
+    )
+    if job.keep and shard.rank == 0:
+        metrics = {
+            "validation": result.metrics.as_dict(), "best_epoch": result.best_epoch, "epochs": result.epochs,
+            "seed": config.train.seed, "fingerprint": data.graph.fingerprint,
+        }
+        save_checkpoint(folder / "best", model, config, data.graph.entities, data.graph.relations, metrics)
+    return result
+
+
+@dataclass
+class _Reporter:
+    """Reports each epoch once, although a retry trains again what came after the last save."""
+
+    folder: Path
+    report: Report
+    num_parameters: int
+    shard: Shard
+    reported: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        file = self.folder / "reported.json"
+        self.reported = int(json.loads(file.read_text())["epoch"]) if file.exists() else 0
+
+    def __call__(self, epoch: EpochReport) -> None:
+        if epoch.epoch <= self.reported:
+            return
+        if self.shard.rank == 0:
+            atomic_write_text(self.folder / "reported.json", json.dumps({"epoch": epoch.epoch, "pid": os.getpid()}))
+        self.report({**epoch.flat(), "num_parameters": self.num_parameters})
+
+
+def train_worker(job: Mapping[str, Any]) -> None:
+    """One rank of a DDP trial, inside Ray Train: every rank trains its shard and reports; rank 0 writes.
+
+    Args:
+        job: `Job.to_json()`.
+    """
+    context = ray.train.get_context()
+    shard = Shard(context.get_world_rank(), context.get_world_size())
+    plain = Job(**job)
+    try:
+        run_job(plain, lambda numbers: ray.train.report(numbers), shard)
+    except DivergedError as error:
+        write_outcome(Path(plain.folder), TrialState.DIVERGED, error)
+        raise
+
+
+def write_outcome(folder: Path, state: TrialState, reason: str | BaseException, epochs: int = 0) -> None:
+    """Say in the trial's folder how it ended.
+
+    Args:
+        folder: the trial's folder.
+        state: `completed`, `failed` or `diverged`; a trial stopped from outside writes nothing.
+        reason: words, or the exception.
+        epochs: epochs trained, where known.
+    """
+    if isinstance(reason, BaseException):
+        text, kind = str(reason).partition("\n")[0] or repr(reason), type(reason).__name__
+    else:
+        text, kind = reason, None
+    values = {"state": str(state), "reason": text[:2000], "error_type": kind, "epochs": epochs}
+    atomic_write_text(folder / OUTCOME_FILE, json.dumps(values))
+
+
+def written_state(folder: Path) -> tuple[TrialState | None, str]:
+    """State and reason that an attempt left behind; (None, "") without an outcome."""
+    try:
+        values = json.loads((folder / OUTCOME_FILE).read_text(encoding="utf-8"))
+        return TrialState(values["state"]), str(values["reason"])
+    except (OSError, ValueError, KeyError):
+        return None, ""
