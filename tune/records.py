@@ -254,8 +254,7 @@ class Ledger(ray_tune.Callback):
         log_path = first_path(trial, own)
         if state in (TrialState.FAILED, TrialState.DIVERGED):
             gist, copied = self._keep_error(trial, progress.number)
-            reason = gist if gist and not (outcome or {}).get("reason") else reason
-            log_path = copied or log_path
+            reason, log_path = gist if gist and not (outcome or {}).get("reason") else reason, copied or log_path
         now = time.time()
         seconds = progress.seconds or now - (progress.started or now)
         record = TrialRecord(
