@@ -61,14 +61,18 @@ def train(
     result = fit(model, ready, chosen, show, progress=True)
     metrics = {"validation": result.metrics.as_dict(), "best_epoch": result.best_epoch, "fingerprint": ready.graph.fingerprint}
     save_checkpoint(out, model, chosen, ready.graph.entities, ready.graph.relations, metrics)
-    console.print(f"best validation MRR {result.best_mrr:.4f} in epoch {result.best_epoch} ({result.reason}); checkpoint: {out}")
+    console.print(
+        f"best validation MRR {result.best_mrr:.4f} in epoch {result.best_epoch} ({result.reason}); checkpoint: {out}"
+    )
 
 
 @app.command("evaluate")
 def evaluate_command(
     checkpoint: Annotated[Path, typer.Argument(help="Checkpoint folder.")],
     data: DataOption = None,
-    split: Annotated[str, typer.Option(help="valid or test. Test is for final figures: whoever chooses with it has none left.")] = "valid",
+    split: Annotated[
+        str, typer.Option(help="valid or test. Test is for final figures: whoever chooses with it has none left.")
+    ] = "valid",
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Filtered ranking of a split: MRR, mean rank, Hits@1/3/10, with all slices."""
@@ -118,10 +122,10 @@ def predict(
 def show_config(preset_name: Annotated[str, typer.Option("--preset", help="paper or published.")] = "paper") -> None:
     """Print every setting with its default, as YAML that --config reads."""
     for section, fields in preset(preset_name).model_dump().items():
-        kind = Config.model_fields[section].annotation
+        known = type(getattr(Config(), section)).model_fields
         print(f"{section}:")
         for name, value in fields.items():
-            note = kind.model_fields[name].description if kind is not None else None  # type: ignore[attr-defined]
+            note = known[name].description
             print(f"  {name}: {json.dumps(value)}" + (f"  # {note}" if note else ""))
 
 
@@ -134,10 +138,14 @@ def main() -> None:
         sys.exit(2)
 
 
-def _configuration(config: Path | None, preset_name: str, start: Path | None, data: str | None, settings: list[str] | None) -> Config:
+def _configuration(
+    config: Path | None, preset_name: str, start: Path | None, data: str | None, settings: list[str] | None
+) -> Config:
     if start is not None:
         if config is not None:
-            raise ConfigError("--config and --from exclude each other", remedy="--from brings its own settings; change them by --set")
+            raise ConfigError(
+                "--config and --from exclude each other", remedy="--from brings its own settings; change them by --set"
+            )
         chosen = load_checkpoint(start).config
     else:
         chosen = Config.load(config) if config is not None else preset(preset_name)
@@ -146,7 +154,9 @@ def _configuration(config: Path | None, preset_name: str, start: Path | None, da
         overrides["data.path"] = data
     changed = [key for key in overrides if key.startswith("model.") and overrides[key] != chosen.flat().get(key)]
     if start is not None and changed:
-        raise CheckpointError(f"{changed[0]} cannot change when weights are continued", remedy="leave it out, or train without --from")
+        raise CheckpointError(
+            f"{changed[0]} cannot change when weights are continued", remedy="leave it out, or train without --from"
+        )
     return chosen.updated(overrides, source="--set")
 
 

@@ -63,31 +63,41 @@ class DataConfig(_Frozen):
 class ModelConfig(_Frozen):
     """Shape and behaviour of `Imf` (model sections 2 to 5)."""
 
-    modalities: tuple[str, ...] | None = Field(None, description="feature modalities in use; null = all found, [] = structure only")
+    modalities: tuple[str, ...] | None = Field(
+        None, description="feature modalities in use; null = all found, [] = structure only"
+    )
     dim: Annotated[int, Tunable(choices=(64, 96, 128))] = Field(128, ge=2, le=4096, description="entity dimension d")
     relation_dim: Annotated[int, Tunable(choices=(32, 64, 96), when={"model.scoring": ("contextual",)})] = Field(
         64, ge=1, le=4096, description="relation dimension r of the contextual model; the other scorers use d"
     )
     fusion: Literal["tucker"] = Field("tucker", description="fusion operator")
-    fusion_rank: Annotated[int, Tunable(low=1, high=4)] = Field(2, ge=1, le=64, description="rank k of the factorised Tucker core")
+    fusion_rank: Annotated[int, Tunable(low=1, high=4)] = Field(
+        2, ge=1, le=64, description="rank k of the factorised Tucker core"
+    )
     scoring: Annotated[Literal["contextual", "transe", "distmult", "complex"], Tunable(
         choices=("contextual", "transe", "distmult", "complex"), default=False
     )] = Field("contextual", description="relation model of each branch")
     decision: Annotated[DecisionMode, Tunable(choices=("learned", "relation", "uniform", "fixed"))] = Field(
         "learned", description="how the branches' predictions are weighted"
     )
-    decision_weights: dict[str, float] | None = Field(None, description="decision: fixed; weight of each branch, normalised to sum 1")
+    decision_weights: dict[str, float] | None = Field(
+        None, description="decision: fixed; weight of each branch, normalised to sum 1"
+    )
     missing: Annotated[MissingPolicy, Tunable(choices=("learned", "mean", "neutral"), default=False)] = Field(
         "learned", description="what stands in for a modality that an entity lacks"
     )
     finetune_features: Annotated[bool, Tunable(choices=(True, False), default=False)] = Field(
         False, description="train the projected feature table itself, as the published code does"
     )
-    dropout_input: Annotated[float, Tunable(low=0.0, high=0.5)] = Field(0.3, ge=0, lt=1, description="dropout of the head vector")
+    dropout_input: Annotated[float, Tunable(low=0.0, high=0.5)] = Field(
+        0.3, ge=0, lt=1, description="dropout of the head vector"
+    )
     dropout_relation: Annotated[float, Tunable(low=0.0, high=0.5, default=False)] = Field(
         0.4, ge=0, lt=1, description="dropout of the relation's matrix"
     )
-    dropout_context: Annotated[float, Tunable(low=0.1, high=0.6)] = Field(0.5, ge=0, lt=1, description="dropout of the context vector")
+    dropout_context: Annotated[float, Tunable(low=0.1, high=0.6)] = Field(
+        0.5, ge=0, lt=1, description="dropout of the context vector"
+    )
     dropout_fusion: Annotated[float, Tunable(low=0.0, high=0.4)] = Field(0.2, ge=0, lt=1, description="dropout before fusion")
     contrastive_weight: Annotated[float, Tunable(low=1e-3, high=1.0, log=True)] = Field(
         0.01, ge=0, description="weight of the contrastive constraint; 0 switches it off"
@@ -101,9 +111,9 @@ class ModelConfig(_Frozen):
 
     @model_validator(mode="after")
     def _agree(self) -> ModelConfig:
-        if self.decision == "fixed" and self.decision_weights is not None:
-            if any(weight < 0 for weight in self.decision_weights.values()) or sum(self.decision_weights.values()) <= 0:
-                raise ValueError("decision_weights must be >= 0 with a positive sum")
+        weights = list(self.decision_weights.values()) if self.decision_weights is not None else [1.0]
+        if self.decision == "fixed" and (min(weights, default=0.0) < 0 or sum(weights) <= 0):
+            raise ValueError("decision_weights must be >= 0 with a positive sum")
         if self.scoring == "complex" and self.dim % 2:
             raise ValueError(f"scoring: complex needs an even dim, found {self.dim}")
         return self
@@ -118,14 +128,18 @@ class TrainConfig(_Frozen):
     weighting: Annotated[Literal["triple", "query"], Tunable(choices=("triple", "query"), default=False)] = Field(
         "triple", description="ce: every training triple counts the same, or every distinct query"
     )
-    label_smoothing: Annotated[float, Tunable(low=0.0, high=0.2)] = Field(0.0, ge=0, lt=1, description="label smoothing epsilon")
+    label_smoothing: Annotated[float, Tunable(low=0.0, high=0.2)] = Field(
+        0.0, ge=0, lt=1, description="label smoothing epsilon"
+    )
     optimizer: Literal["adam", "adamw"] = "adam"
     lr: Annotated[float, Tunable(low=5e-4, high=8e-3, log=True)] = Field(2e-3, gt=0, le=1, description="learning rate")
     lr_decay: Annotated[float, Tunable(low=0.9, high=1.0, default=False)] = Field(
         1.0, gt=0, le=1, description="factor on the learning rate after each epoch"
     )
     weight_decay: Annotated[float, Tunable(low=1e-8, high=1e-3, log=True, default=False)] = Field(0.0, ge=0)
-    batch_size: Annotated[int, Tunable(choices=(128, 256, 512))] = Field(256, ge=1, description="queries a step, over all workers")
+    batch_size: Annotated[int, Tunable(choices=(128, 256, 512))] = Field(
+        256, ge=1, description="queries a step, over all workers"
+    )
     max_epochs: int = Field(30, ge=1, description="upper bound; early stopping usually ends before")
     patience: int = Field(5, ge=1, description="evaluations without a better validation MRR before stopping")
     eval_every: int = Field(1, ge=1, description="epochs between evaluations")
@@ -182,7 +196,9 @@ class Config(_Frozen):
                 if child is None:
                     child = node[parent] = {}
                 if not isinstance(child, dict):
-                    raise ConfigError(f"{source}: {key} goes below the plain value {parent}", remedy="use the dotted path of a setting")
+                    raise ConfigError(
+                        f"{source}: {key} goes below the plain value {parent}", remedy="use the dotted path of a setting"
+                    )
                 node = child
             node[leaf] = value
         return Config.build(values, source=source)
@@ -198,7 +214,9 @@ def parse_overrides(assignments: Iterable[str]) -> dict[str, Any]:
     for assignment in assignments:
         key, separator, text = assignment.partition("=")
         if not separator or not key.strip():
-            raise ConfigError(f"cannot read the setting {assignment!r}", remedy="write key.sub=value, for example train.lr=0.001")
+            raise ConfigError(
+                f"cannot read the setting {assignment!r}", remedy="write key.sub=value, for example train.lr=0.001"
+            )
         value = yaml.safe_load(text) if text.strip() else None
         if isinstance(value, str):
             try:  # YAML 1.1 reads 1e-3 as text
@@ -213,10 +231,28 @@ def published() -> Config:
     """The published code's behaviour (section 8): bce, plain mean of sigmoids, no joint and no contrastive loss."""
     return Config(
         model=ModelConfig(
-            dim=256, relation_dim=256, fusion_rank=2, decision="uniform", finetune_features=True, contrastive_weight=0.0,
-            joint_weight=0.0, dropout_input=0.3, dropout_relation=0.4, dropout_context=0.5, dropout_fusion=0.2,
+            dim=256,
+            relation_dim=256,
+            fusion_rank=2,
+            decision="uniform",
+            finetune_features=True,
+            contrastive_weight=0.0,
+            joint_weight=0.0,
+            dropout_input=0.3,
+            dropout_relation=0.4,
+            dropout_context=0.5,
+            dropout_fusion=0.2,
         ),
-        train=TrainConfig(loss="bce", weighting="query", label_smoothing=0.1, lr=5e-4, batch_size=256, max_epochs=1000, eval_every=10, patience=10),
+        train=TrainConfig(
+            loss="bce",
+            weighting="query",
+            label_smoothing=0.1,
+            lr=5e-4,
+            batch_size=256,
+            max_epochs=1000,
+            eval_every=10,
+            patience=10,
+        ),
     )
 
 

@@ -30,8 +30,8 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("tune.study", "tune.schedule", "tune.tracking", "tune.tracking_callback", "tune.tracking_text"),
     ("tune.worker",),
     ("tune.trial", "tune.decide"),
-    ("tune.finalise",),
-    ("tune.report",),
+    ("tune.plan", "tune.runner", "tune.finalise"),
+    ("tune.report", "tune.report_plots", "tune.reference"),
     ("tune.search",),
 )
 FLOOR_OF = {module: level for level, floor in enumerate(FLOORS) for module in floor}

@@ -131,7 +131,6 @@ def load_records(path: Path | str) -> list[TrialRecord]:
 @dataclass
 class _Progress:
     """A trial in the making."""
-
     number: int
     params: dict[str, Any]
     started: float | None = None
@@ -164,7 +163,9 @@ class _Progress:
             value = numbers.get(key, math.nan)
             if math.isfinite(value) and value > (self.best_mrr or 0.0):  # 0 is no MRR: a trial's start value
                 self.best_mrr, self.best_epoch = value, int(at)
-                self.metrics = {name: number for name, number in numbers.items() if math.isfinite(number)}
+                self.metrics = {}  # of an epoch whose report was lost only the best value is known
+                if self.best_epoch == epoch:
+                    self.metrics = {name: number for name, number in numbers.items() if math.isfinite(number)}
 
 
 class Ledger(ray_tune.Callback):

@@ -12,7 +12,7 @@ import re
 import shlex
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -50,6 +50,10 @@ class StudyResult:
         checkpoint: folder of the best checkpoint; None if nothing was trained to an end.
         tracking_uri: MLflow's.
         example: a head and a relation to ask about in the printed command.
+        winner_seed_mrr: best validation MRR of the winner retrained with each seed.
+        test_opened: how often the test file was read.
+        budget_seconds: time allowed for the trials; None for no limit.
+        settings: of the search, as plain values.
     """
 
     study: str
@@ -65,6 +69,10 @@ class StudyResult:
     checkpoint: Path | None = None
     tracking_uri: str | None = None
     example: tuple[str, str] | None = None
+    winner_seed_mrr: tuple[float, ...] = ()
+    test_opened: int = 0
+    budget_seconds: float | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def winner(self) -> TrialRecord | None:
@@ -73,10 +81,21 @@ class StudyResult:
 
     @property
     def points_over_structure(self) -> float | None:
-        """Validation MRR of the winner above structure alone, in points (hundredths)."""
-        if self.winner is None or self.winner.best_mrr is None or self.structure_only_mrr is None:
+        """Validation MRR of the winner above structure alone, in points (hundredths); None where unknown.
+
+        Like against like: the retrained winners ran as many epochs as the structure-only run, so their mean stands for the
+        winner where there are any. The trial's own best is the highest of many and would flatter it.
+        """
+        fused, alone = self.winner_validation()["mean"], self.structure_only_mrr
+        if not self.winner_seed_mrr:
+            fused = self.winner.best_mrr if self.winner else None
+        if fused is None or alone is None or not math.isfinite(alone):
             return None
-        return 100 * (self.winner.best_mrr - self.structure_only_mrr)
+        return 100 * (fused - alone)
+
+    def winner_validation(self) -> dict[str, float | None]:
+        """Mean and sample deviation of the retrained winner's best validation MRR over the seeds."""
+        return _mean_std(self.winner_seed_mrr)
 
     def test(self) -> dict[str, dict[str, float | None]]:
         """Mean and sample deviation (n - 1) over the seeds; None where unknown: no test, or one seed has no deviation."""
@@ -122,7 +141,9 @@ def summary(result: StudyResult) -> dict[str, Any]:
         "trials": count_states(result.records), "best_validation_mrr": best.best_mrr if best else None,
         "structure_only_validation_mrr": result.structure_only_mrr, "points_over_structure_only": result.points_over_structure,
         "winner": won,
-        "test": result.test(), "seeds": list(result.seeds), "wall_seconds": round(result.wall_seconds, 1),
+        "winner_validation_mrr": {"by_seed": list(result.winner_seed_mrr), **result.winner_validation()},
+        "test": result.test(), "test_opened": result.test_opened, "seeds": list(result.seeds),
+        "budget_seconds": result.budget_seconds, "wall_seconds": round(result.wall_seconds, 1), "settings": dict(result.settings),
         "checkpoint": str(result.checkpoint) if result.checkpoint else None, "command": result.command, "machine": machine(),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
     }
@@ -192,6 +213,9 @@ def _verdict(result: StudyResult) -> Iterable[Text]:
     if (points := result.points_over_structure) is not None:
         word = "above" if points >= 0 else "below"
         worth = f"{abs(points):.1f} points {word} structure alone ({result.structure_only_mrr:.4f}) with the same settings"
+        if count := len(result.winner_seed_mrr):
+            retrained = f"mean of {count} seeds" if count > 1 else "1 seed"
+            worth += f"; retrained winner {_plus_minus(result.winner_validation())}, {retrained}"
         yield Text(f"validation: {worth}", style="green" if points > 0 else "yellow")
     test = {name: value for name, value in result.test().items() if value["mean"] is not None}
     if test:
@@ -229,8 +253,12 @@ def _cell(value: Any) -> str:
 
 
 def _rounded(row: Sequence[str]) -> list[str]:
-    """Decimal numbers with four digits, everything else as it is."""
-    return [f"{float(cell):.4g}" if re.fullmatch(r"-?\d+\.\d+(e-?\d+)?", cell) else cell for cell in row]
+    """Decimal numbers with four digits (without an exponent where they are large), everything else as it is."""
+    return [_short(float(cell)) if re.fullmatch(r"-?\d+\.\d+(e[-+]?\d+)?", cell) else cell for cell in row]
+
+
+def _short(value: float) -> str:
+    return f"{value:.0f}" if 1e4 <= abs(value) < 1e15 else f"{value:.4g}"
 
 
 def _markdown(cell: str) -> str:
@@ -238,7 +266,7 @@ def _markdown(cell: str) -> str:
 
 
 def _settings(params: Mapping[str, Any]) -> str:
-    short = {name: f"{value:.4g}" if isinstance(value, float) else _cell(value) for name, value in sorted(params.items())}
+    short = {name: _short(value) if isinstance(value, float) else _cell(value) for name, value in sorted(params.items())}
     return "  ".join(f"{name}={value}" for name, value in short.items())
 
 

@@ -127,7 +127,10 @@ class Tracker:
         return {**self.__dict__, "_client": None, "_retry_at": 0.0}
 
     def start_trial(self, trial_id: str, number: int, params: Mapping[str, Any]) -> tuple[str, int] | None:
-        """Make a trial's run or find it by its `trial_id` tag; returns run id and last logged epoch, None if logging failed."""
+        """Make a trial's run or find it by its `trial_id` tag; a setting `run` names a run of the study's end (role `final`).
+
+        Returns run id and last logged epoch, None if logging failed.
+        """
         return self._attempt(self._start_trial, trial_id, number, params)
 
     def log_params(self, run_id: str, params: Mapping[str, Any]) -> None:
@@ -218,8 +221,9 @@ class Tracker:
             self.client.update_run(run_id, status="RUNNING")
             logged = max((metric.step for metric in self.client.get_metric_history(run_id, "mrr")), default=0)
         else:
-            own = {"mlflow.parentRunId": self.parent_id, "mlflow.runName": f"trial {number:03d}", "role": "trial"}
-            own |= {"trial_id": trial_id, "trial_number": str(number), "study": self.study}
+            name, role = (str(params["run"]), "final") if "run" in params else (f"trial {number:03d}", "trial")
+            own = {"mlflow.parentRunId": self.parent_id, "mlflow.runName": name, "role": role, "study": self.study}
+            own |= {"trial_id": trial_id, "trial_number": str(number)}
             run_id, logged = self.client.create_run(self.experiment_id, tags=own).info.run_id, 0
         self._log_params(run_id, params)
         return run_id, logged

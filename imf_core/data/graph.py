@@ -145,7 +145,10 @@ class KnowledgeGraph:
 
     def __post_init__(self) -> None:
         if len(self.train) == 0:
-            raise DataError(f"{self.source or 'the graph'} has no training triple", remedy="put head<TAB>relation<TAB>tail lines into train.tsv")
+            raise DataError(
+                f"{self.source or 'the graph'} has no training triple",
+                remedy="put head<TAB>relation<TAB>tail lines into train.tsv",
+            )
 
     @property
     def num_entities(self) -> int:

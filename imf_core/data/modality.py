@@ -33,16 +33,19 @@ class Modality:
     def __post_init__(self) -> None:
         if self.matrix.ndim != 2 or self.matrix.shape[0] != len(self.mask):
             raise DataError(
-                f"modality {self.name}: matrix {self.matrix.shape} does not fit {len(self.mask)} mask entries", remedy="one row an entity"
+                f"modality {self.name}: matrix {self.matrix.shape} does not fit {len(self.mask)} mask entries",
+                remedy="one row an entity",
             )
         if not self.mask.any():
             raise DataError(
-                f"modality {self.name}: none of the {len(self.mask):,} entities has it", remedy="check that the names agree with the graph's"
+                f"modality {self.name}: none of the {len(self.mask):,} entities has it",
+                remedy="check that the names agree with the graph's",
             )
         bad = ~np.isfinite(self.matrix).all(axis=1)
         if bad.any():
             raise DataError(
-                f"modality {self.name}: row {int(np.flatnonzero(bad)[0])} holds a non-finite number ({int(bad.sum())} such rows)",
+                f"modality {self.name}: row {int(np.flatnonzero(bad)[0])} holds a non-finite number "
+                f"({int(bad.sum())} such rows)",
                 remedy="extract the features again, or leave these entities out",
             )
 
@@ -59,7 +62,8 @@ class Modality:
     def describe(self) -> str:
         """One line for the terminal: `text: 5,990 of 6,016 entities (99.6 %), 128 wide`."""
         extra = f", {self.unknown:,} rows of unknown names ignored" if self.unknown else ""
-        return f"{self.name}: {int(self.mask.sum()):,} of {len(self.mask):,} entities ({100 * self.coverage:.1f} %), {self.width} wide{extra}"
+        present = f"{int(self.mask.sum()):,} of {len(self.mask):,} entities ({100 * self.coverage:.1f} %)"
+        return f"{self.name}: {present}, {self.width} wide{extra}"
 
     def standardised(self) -> np.ndarray:
         """(N, f) float32: present rows centred and divided by their common root mean square; missing rows zero."""
@@ -94,7 +98,9 @@ class Modality:
     def save(self, path: Path, entities: Sequence[str]) -> None:
         """Write the present rows and their names as safetensors."""
         names = "\n".join(entity for entity, has in zip(entities, self.mask, strict=True) if has)
-        save_file({"matrix": self.matrix[self.mask], "names": np.frombuffer(names.encode("utf-8", "surrogateescape"), np.uint8)}, path)
+        save_file(
+            {"matrix": self.matrix[self.mask], "names": np.frombuffer(names.encode("utf-8", "surrogateescape"), np.uint8)}, path
+        )
 
 
 def load_modality(path: Path, entities: Sequence[str]) -> Modality:
@@ -110,24 +116,38 @@ def load_modality(path: Path, entities: Sequence[str]) -> Modality:
                 missing = {"matrix", "names"} - set(handle.keys())
                 if missing:
                     raise DataError.at(path, None, f"no tensor {sorted(missing)[0]!r}", remedy="write it with Modality.save")
-                matrix, names = handle.get_tensor("matrix"), bytes(handle.get_tensor("names")).decode("utf-8", "surrogateescape").split("\n")
+                matrix, names = (
+                    handle.get_tensor("matrix"),
+                    bytes(handle.get_tensor("names")).decode("utf-8", "surrogateescape").split("\n"),
+                )
         except SafetensorError as error:
             raise DataError.at(path, None, f"no safetensors file: {error}", remedy="extract the features again") from error
     elif path.suffix == ".npy":
         listing = path.with_suffix(".names.txt")
         if not listing.exists():
             raise DataError.at(
-                path, None, f"{listing.name} is missing: features are aligned by name", remedy=f"write one entity name a row into {listing.name}"
+                path,
+                None,
+                f"{listing.name} is missing: features are aligned by name",
+                remedy=f"write one entity name a row into {listing.name}",
             )
         try:
             matrix = np.load(path, allow_pickle=False)
         except ValueError as error:
-            raise DataError.at(path, None, f"no plain NumPy array: {error}", remedy="save a float matrix without objects") from error
+            raise DataError.at(
+                path, None, f"no plain NumPy array: {error}", remedy="save a float matrix without objects"
+            ) from error
         names = [line for _, line in read_lines(listing)]
     else:
         raise DataError.at(
-            path, None, "feature format is not accepted (pickles can run code)", value=path.suffix, remedy="use .safetensors, or .npy with .names.txt"
+            path,
+            None,
+            "feature format is not accepted (pickles can run code)",
+            value=path.suffix,
+            remedy="use .safetensors, or .npy with .names.txt",
         )
     if matrix.ndim != 2 or matrix.dtype.kind not in "fiu":
-        raise DataError.at(path, None, f"not a matrix of numbers: shape {matrix.shape}, {matrix.dtype}", remedy="one row a name")
+        raise DataError.at(
+            path, None, f"not a matrix of numbers: shape {matrix.shape}, {matrix.dtype}", remedy="one row a name"
+        )
     return Modality.aligned(path.stem, matrix, names, entities)

@@ -98,12 +98,16 @@ def _text_modality(config: DataConfig, folder: Path, graph: KnowledgeGraph) -> M
         for number, line in read_lines(descriptions):
             name, separator, text = line.partition("\t")
             if not separator:
-                raise DataError.at(descriptions, number, "no tab between entity and text", value=line[:80], remedy="write entity<TAB>text")
+                raise DataError.at(
+                    descriptions, number, "no tab between entity and text", value=line[:80], remedy="write entity<TAB>text"
+                )
             position = graph.entities.index.get(name)
             if position is None:
                 unknown += 1
             elif texts[position] is not None:
-                raise DataError.at(descriptions, number, "a second text for the entity", value=name, remedy="join the two lines")
+                raise DataError.at(
+                    descriptions, number, "a second text for the entity", value=name, remedy="join the two lines"
+                )
             else:
                 texts[position] = text.replace("\t", " ")
     matrix, mask = NgramTextEncoder(width=config.text_width).encode(texts)
@@ -129,8 +133,12 @@ def save_prepared(data: LinkData, folder: Path) -> None:
         tensors[f"mask.{modality.name}"] = np.ascontiguousarray(modality.mask)
     save_file(tensors, folder / "arrays.safetensors")
     described = {
-        "entities": data.graph.entities.names, "relations": data.graph.relations.names, "source": data.graph.source,
-        "notes": data.graph.notes, "modalities": [modality.name for modality in data.modalities], "fingerprint": data.graph.fingerprint,
+        "entities": data.graph.entities.names,
+        "relations": data.graph.relations.names,
+        "source": data.graph.source,
+        "notes": data.graph.notes,
+        "modalities": [modality.name for modality in data.modalities],
+        "fingerprint": data.graph.fingerprint,
     }
     (folder / "vocabulary.json").write_text(json.dumps(described), encoding="utf-8")
 
@@ -149,7 +157,10 @@ def load_prepared(folder: Path | str) -> LinkData:
         arrays["train"], arrays["valid"], None, tuple(described["notes"]), described["source"],
     )
     if graph.fingerprint != described["fingerprint"]:
-        raise DataError(f"{folder} is damaged: fingerprint {graph.fingerprint[:12]} is not {described['fingerprint'][:12]}", remedy="prepare it again")
+        raise DataError(
+            f"{folder} is damaged: fingerprint {graph.fingerprint[:12]} is not {described['fingerprint'][:12]}",
+            remedy="prepare it again",
+        )
     modalities = tuple(Modality(name, arrays[f"matrix.{name}"], arrays[f"mask.{name}"]) for name in described["modalities"])
     return LinkData(graph, modalities)
 

@@ -34,7 +34,9 @@ def read_graph(folder: Path | str) -> KnowledgeGraph:
     """
     folder = Path(folder)
     if not folder.is_dir():
-        raise DataError(f"{folder} is not a folder", remedy="give the folder that holds train.tsv or train2id.txt", path=str(folder))
+        raise DataError(
+            f"{folder} is not a folder", remedy="give the folder that holds train.tsv or train2id.txt", path=str(folder)
+        )
     if (folder / "train2id.txt").exists():
         return _read_openke(folder)
     if _split_file(folder, "train") is not None:
@@ -54,7 +56,9 @@ def read_lines(path: Path) -> Iterator[tuple[int, str]]:
     try:
         handle = path.open("rb")
     except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror}", remedy="check the path and its permissions", path=str(path)) from error
+        raise DataError(
+            f"{path} cannot be read: {error.strerror}", remedy="check the path and its permissions", path=str(path)
+        ) from error
     with handle:
         for number, raw in enumerate(handle, 1):
             if number == 1 and raw.startswith(b"\xef\xbb\xbf"):
@@ -93,7 +97,11 @@ def _name_rows(path: Path) -> Iterator[tuple[str, str, str]]:
         cells = line.split("\t")
         if len(cells) != 3:
             raise DataError.at(
-                path, number, f"{len(cells)} tab-separated columns instead of 3", value=line[:80], remedy="write head<TAB>relation<TAB>tail"
+                path,
+                number,
+                f"{len(cells)} tab-separated columns instead of 3",
+                value=line[:80],
+                remedy="write head<TAB>relation<TAB>tail",
             )
         if not all(cell.strip() for cell in cells):
             raise DataError.at(path, number, "an empty name", value=line[:80], remedy="write head<TAB>relation<TAB>tail")
@@ -106,7 +114,9 @@ def _vocabulary(path: Path, kind: str, names: Iterator[str]) -> Vocabulary:
     listed: dict[str, int] = {}
     for number, line in read_lines(path):
         if line in listed:
-            raise DataError.at(path, number, f"{kind} listed twice (first in line {listed[line]})", value=line, remedy="keep one of the lines")
+            raise DataError.at(
+                path, number, f"{kind} listed twice (first in line {listed[line]})", value=line, remedy="keep one of the lines"
+            )
         listed[line] = number
     return Vocabulary(tuple(listed), kind)
 
@@ -118,7 +128,9 @@ def _to_ids(rows: list[tuple[str, str, str]], path: Path | None, entities: Vocab
     except KeyError as error:
         raise DataError(
             f"{path}: {error.args[0]!r} is missing in entities.txt or relations.txt",
-            remedy="add the name there, or remove the list: it is then built from the triples", path=str(path), value=error.args[0],
+            remedy="add the name there, or remove the list: it is then built from the triples",
+            path=str(path),
+            value=error.args[0],
         ) from error
     return np.asarray(ids, dtype=np.int64).reshape(-1, 3)
 
@@ -135,10 +147,17 @@ def _read_openke(folder: Path) -> KnowledgeGraph:
     relations = _read_id_names(folder / "relation2id.txt", "relation")
     read = partial(_read_id_triples, num_entities=len(entities), num_relations=len(relations))
     if not (folder / "valid2id.txt").exists():
-        raise DataError(f"{folder} has no valid2id.txt: hyperparameters and epochs are chosen on it", remedy="add it", path=str(folder))
+        raise DataError(
+            f"{folder} has no valid2id.txt: hyperparameters and epochs are chosen on it", remedy="add it", path=str(folder)
+        )
     test = folder / "test2id.txt"
     return _graph(
-        folder, entities, relations, read(folder / "train2id.txt"), read(folder / "valid2id.txt"), partial(read, test) if test.exists() else None
+        folder,
+        entities,
+        relations,
+        read(folder / "train2id.txt"),
+        read(folder / "valid2id.txt"),
+        partial(read, test) if test.exists() else None,
     )
 
 
@@ -151,9 +170,13 @@ def _read_id_names(path: Path, kind: str) -> Vocabulary:
             raise DataError.at(path, number, "no `name id` pair", value=line[:80], remedy="write the name, a tab and the id")
         position = int(text)
         if position >= count:
-            raise DataError.at(path, number, f"id out of range 0..{count - 1}", value=position, remedy="correct the count in line 1 or the id")
+            raise DataError.at(
+                path, number, f"id out of range 0..{count - 1}", value=position, remedy="correct the count in line 1 or the id"
+            )
         if names[position] is not None:
-            raise DataError.at(path, number, f"id used twice (also by {names[position]!r})", value=position, remedy="give each name its own id")
+            raise DataError.at(
+                path, number, f"id used twice (also by {names[position]!r})", value=position, remedy="give each name its own id"
+            )
         names[position] = name
     complete = [name for name in names if name is not None]
     if len(set(complete)) != len(complete):
@@ -165,10 +188,22 @@ def _read_id_names(path: Path, kind: str) -> Vocabulary:
 def _counted_lines(path: Path) -> tuple[int, list[tuple[int, str]]]:
     lines = list(read_lines(path))
     if not lines or not lines[0][1].strip().isdigit():
-        raise DataError.at(path, 1, "no count in the first line", value=lines[0][1][:40] if lines else "", remedy="write the number of rows first")
+        raise DataError.at(
+            path,
+            1,
+            "no count in the first line",
+            value=lines[0][1][:40] if lines else "",
+            remedy="write the number of rows first",
+        )
     count = int(lines[0][1])
     if count != len(lines) - 1:
-        raise DataError.at(path, 1, f"the count does not agree with {len(lines) - 1} rows", value=count, remedy="correct the count; the file may be cut short")
+        raise DataError.at(
+            path,
+            1,
+            f"the count does not agree with {len(lines) - 1} rows",
+            value=count,
+            remedy="correct the count; the file may be cut short",
+        )
     return count, lines[1:]
 
 
@@ -189,7 +224,9 @@ def _read_id_triples(path: Path, num_entities: int, num_relations: int) -> np.nd
     return triples
 
 
-def _graph(folder: Path, entities: Vocabulary, relations: Vocabulary, train: np.ndarray, valid: np.ndarray, reader: object) -> KnowledgeGraph:
+def _graph(
+    folder: Path, entities: Vocabulary, relations: Vocabulary, train: np.ndarray, valid: np.ndarray, reader: object
+) -> KnowledgeGraph:
     notes = []
     distinct = _distinct(train)
     if len(distinct) < len(train):

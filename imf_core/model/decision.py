@@ -43,7 +43,8 @@ class Decision(nn.Module):
             unknown = set(fixed) - set(self.branches)
             if unknown:
                 raise ConfigError(
-                    f"decision_weights names {sorted(unknown)[0]!r}, which is no branch", remedy=f"branches here: {', '.join(self.branches)}"
+                    f"decision_weights names {sorted(unknown)[0]!r}, which is no branch",
+                    remedy=f"branches here: {', '.join(self.branches)}",
                 )
             weights = torch.tensor([float(fixed.get(branch, 0.0)) for branch in self.branches])
             if weights.sum() <= 0:
@@ -99,7 +100,10 @@ def present_weights(weights: Tensor, head_masks: Sequence[Tensor | None]) -> Ten
     if all(mask is None for mask in head_masks):
         return weights
     keep = torch.stack(
-        [torch.ones(len(weights), dtype=weights.dtype, device=weights.device) if mask is None else mask.to(weights.dtype) for mask in head_masks],
+        [
+            torch.ones(len(weights), dtype=weights.dtype, device=weights.device) if mask is None else mask.to(weights.dtype)
+            for mask in head_masks
+        ],
         dim=1,
     )
     kept = weights * keep

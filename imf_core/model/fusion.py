@@ -30,8 +30,8 @@ class TuckerFusion(nn.Module):
         # One layer a view computes the factors of all ranks at once: one (N, d) x (d, k d) product instead of k.
         self.factors = nn.ModuleList(nn.Linear(width, rank * width) for _ in range(num_views))
         for layer in self.factors:
-            nn.init.xavier_normal_(layer.weight.view(rank, width, width))  # type: ignore[operator, union-attr, arg-type]
-            nn.init.constant_(layer.bias, 0.1)  # type: ignore[union-attr, arg-type]
+            nn.init.xavier_normal_(layer.weight.view(rank, width, width))  # type: ignore[operator]
+            nn.init.constant_(layer.bias, 0.1)  # type: ignore[arg-type]
 
     def forward(self, views: Sequence[Tensor], masks: Sequence[Tensor | None] | None = None) -> Tensor:
         """Fuse.

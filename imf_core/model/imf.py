@@ -73,6 +73,7 @@ class ModalityTable(nn.Module):
             projected = self.table
         if self.complete:
             return projected
+        filler: Tensor
         if self.missing is not None:
             filler = self.missing
         elif self.policy == "mean":
@@ -94,7 +95,9 @@ class Imf(nn.Module):
         loss: `ce` or `bce`; decides how the branches are combined.
     """
 
-    def __init__(self, config: ModelConfig, num_entities: int, num_relations: int, modalities: Sequence[Modality], loss: str = "ce") -> None:
+    def __init__(
+        self, config: ModelConfig, num_entities: int, num_relations: int, modalities: Sequence[Modality], loss: str = "ce"
+    ) -> None:
         super().__init__()
         self.config, self.loss_kind = config, loss
         self.num_entities, self.num_relations = num_entities, num_relations
@@ -107,7 +110,9 @@ class Imf(nn.Module):
         self.features = nn.ModuleDict(
             {item.name: ModalityTable(item, width, config.missing, config.finetune_features) for item in modalities}
         )
-        self.relations = nn.ParameterDict({view: nn.Parameter(nn.init.xavier_normal_(torch.empty(2 * num_relations, narrow))) for view in views})
+        self.relations = nn.ParameterDict(
+            {view: nn.Parameter(nn.init.xavier_normal_(torch.empty(2 * num_relations, narrow))) for view in views}
+        )
         self.scorers = nn.ModuleDict({branch: build_scorer(config) for branch in self.branches})
         if modalities:
             self.fuse_entities = TuckerFusion(width, len(views), config.fusion_rank, config.dropout_fusion)
@@ -147,7 +152,8 @@ class Imf(nn.Module):
             relations: (B,) relation ids below 2R.
         """
         return [
-            self._scorer(branch).context(tables.entities[branch][heads], tables.relations[branch], relations) for branch in self.branches
+            self._scorer(branch).context(tables.entities[branch][heads], tables.relations[branch], relations)
+            for branch in self.branches
         ]
 
     def branch_scores(self, tables: Tables, contexts: Sequence[Tensor], low: int = 0, high: int | None = None) -> list[Tensor]:
@@ -165,7 +171,9 @@ class Imf(nn.Module):
         """Per branch (B,) bool: which heads have its modality; None where all entities have."""
         return [None if mask is None else mask[heads] for mask in map(self.mask, self.branches)]
 
-    def decide(self, scores: Sequence[Tensor], log_norms: Sequence[Tensor], weights: Tensor, low: int = 0, high: int | None = None) -> Tensor:
+    def decide(
+        self, scores: Sequence[Tensor], log_norms: Sequence[Tensor], weights: Tensor, low: int = 0, high: int | None = None
+    ) -> Tensor:
         """Combine the branches' scores of the candidates low..high (model section 5).
 
         Args:
@@ -206,7 +214,13 @@ class Imf(nn.Module):
         return parts
 
     def _fused_parts(
-        self, tables: Tables, contexts: Sequence[Tensor], heads: Tensor, relations: Tensor, positives: Positives, train: TrainConfig
+        self,
+        tables: Tables,
+        contexts: Sequence[Tensor],
+        heads: Tensor,
+        relations: Tensor,
+        positives: Positives,
+        train: TrainConfig,
     ) -> dict[str, Tensor]:
         """Softmax losses of the branches and the decision in one pass (the scores are products of context and table)."""
         target = JointTarget(
@@ -215,7 +229,7 @@ class Imf(nn.Module):
         )
         total, values = joint_softmax_loss(contexts, [tables.entities[branch] for branch in self.branches], target)
         names = (*self.branches, "joint")
-        return {"total": total, **{name: value for name, value in zip(names, values, strict=False)}}
+        return {"total": total, **dict(zip(names, values, strict=False))}
 
     def _plain_parts(
         self, scores: Sequence[Tensor], heads: Tensor, relations: Tensor, positives: Positives, train: TrainConfig
@@ -226,7 +240,9 @@ class Imf(nn.Module):
         for branch, score in zip(self.branches, scores, strict=True):
             if self.loss_kind == "ce":
                 log_norms.append(torch.logsumexp(score, dim=1))
-                parts[branch] = softmax_loss(score, positives, train.label_smoothing, log_norms[-1], train.weighting == "triple")
+                parts[branch] = softmax_loss(
+                    score, positives, train.label_smoothing, log_norms[-1], train.weighting == "triple"
+                )
             else:
                 parts[branch] = binary_loss(score, positives, train.label_smoothing)
         total = torch.stack(list(parts.values())).sum()
@@ -248,7 +264,9 @@ class Imf(nn.Module):
                 if mask is not None:
                     both = both[mask[both]]
             if len(both) > 1:
-                losses.append(contrastive_loss(tables.entities[first][both], tables.entities[second][both], self.config.temperature))
+                losses.append(
+                    contrastive_loss(tables.entities[first][both], tables.entities[second][both], self.config.temperature)
+                )
         return torch.stack(losses).mean() if losses else self.structure.new_zeros(())
 
     def _scorer(self, branch: str) -> Scorer:

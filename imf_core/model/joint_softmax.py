@@ -59,7 +59,7 @@ def joint_softmax_loss(contexts: Sequence[Tensor], tables: Sequence[Tensor], tar
     Returns:
         The differentiable total, and the M + 1 parts (branches, then the decision), for display.
     """
-    total, parts = _JointSoftmax.apply(target, *contexts, *tables)  # type: ignore[no-untyped-call]
+    total, parts = _JointSoftmax.apply(target, *contexts, *tables)
     return total, parts
 
 
@@ -97,7 +97,7 @@ class _JointSoftmax(torch.autograd.Function):
         return total, values
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, grad_total: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
         return (None, *(grad * grad_total for grad in ctx.saved_tensors))
 

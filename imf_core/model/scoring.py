@@ -106,7 +106,7 @@ class DistMult(Scorer):
 
 
 class ComplEx(DistMult):
-    """`s = Re <e_h, e_r, conj(e_t)>`; the first half of a vector is the real, the second the imaginary part (Trouillon 2016)."""
+    """`s = Re <e_h, e_r, conj(e_t)>` (Trouillon 2016); first half of a vector: real part, second half: imaginary part."""
 
     def combine(self, heads: Tensor, relations: Tensor) -> Tensor:
         """See `DistMult.combine`."""

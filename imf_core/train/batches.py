@@ -45,8 +45,12 @@ class QueryBatch:
         """The batch on another device."""
         if device.type == "cpu":
             return self
-        moved = Positives(*(part.to(device, non_blocking=True) for part in (self.positives.rows, self.positives.tails, self.positives.counts)))
-        return QueryBatch(self.heads.to(device, non_blocking=True), self.relations.to(device, non_blocking=True), moved, self.weight)
+        moved = Positives(
+            *(part.to(device, non_blocking=True) for part in (self.positives.rows, self.positives.tails, self.positives.counts))
+        )
+        return QueryBatch(
+            self.heads.to(device, non_blocking=True), self.relations.to(device, non_blocking=True), moved, self.weight
+        )
 
 
 class TrainingQueries:
@@ -73,13 +77,14 @@ class TrainingQueries:
         smallest = 2 * world
         if len(self) < smallest:
             raise DataError(
-                f"{len(self)} training queries are too few for {world} worker(s): batch normalisation needs two queries a worker",
+                f"{len(self)} training queries are too few for {world} worker(s): "
+                "batch normalisation needs two queries a worker",
                 remedy="add training triples" if world == 1 else "use fewer workers",
             )
         return max(1, min(-(-len(self) // batch_size), len(self) // smallest))
 
     def epoch(
-        self, batch_size: int, seed: int, epoch: int, shard: Shard = Shard(), per_triple: bool = False  # noqa: B008
+        self, batch_size: int, seed: int, epoch: int, shard: Shard = Shard(), per_triple: bool = False
     ) -> Iterator[QueryBatch]:
         """The rank's batches of an epoch. Over all ranks each query comes exactly once; all ranks have equally many steps.
 
@@ -95,5 +100,7 @@ class TrainingQueries:
     def _batch(self, chosen: np.ndarray, weight: float) -> QueryBatch:
         starts, stops = self.index.offsets[chosen], self.index.offsets[chosen + 1]
         rows, tails = expand_ranges(starts, stops, self.index.answers)
-        positives = Positives(torch.from_numpy(rows), torch.from_numpy(tails), torch.from_numpy(self._counts[chosen].astype(np.float32)))
+        positives = Positives(
+            torch.from_numpy(rows), torch.from_numpy(tails), torch.from_numpy(self._counts[chosen].astype(np.float32))
+        )
         return QueryBatch(torch.from_numpy(self.heads[chosen]), torch.from_numpy(self.relations[chosen]), positives, weight)

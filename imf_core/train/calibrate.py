@@ -48,17 +48,23 @@ class CachedScores:
 
     def part(self, chosen: Tensor) -> CachedScores:
         """The chosen queries."""
-        return CachedScores(self.values[chosen], self.usable[chosen], self.valid[chosen], self.relations[chosen], self.fold[chosen])
+        return CachedScores(
+            self.values[chosen], self.usable[chosen], self.valid[chosen], self.relations[chosen], self.fold[chosen]
+        )
 
 
 def folds(triples: np.ndarray) -> np.ndarray:
     """(T,) 0 or 1, by the triple itself: the same in every run, on every rank, for every order of the file."""
-    mixed = (triples.astype(np.uint64) * np.array([0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F, 0x165667B19E3779F9], np.uint64)).sum(axis=1, dtype=np.uint64)
+    mixed = (triples.astype(np.uint64) * np.array([0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F, 0x165667B19E3779F9], np.uint64)).sum(
+        axis=1, dtype=np.uint64
+    )
     return ((mixed >> np.uint64(33)) & np.uint64(1)).astype(np.int64)
 
 
 @torch.no_grad()
-def cache_scores(model: Imf, graph: KnowledgeGraph, triples: np.ndarray, known: KnownAnswers, budget_mb: int = 512) -> CachedScores:
+def cache_scores(
+    model: Imf, graph: KnowledgeGraph, triples: np.ndarray, known: KnownAnswers, budget_mb: int = 512
+) -> CachedScores:
     """Score held-out triples in both directions and keep, for each, the candidates that can matter.
 
     Args:
@@ -77,7 +83,9 @@ def cache_scores(model: Imf, graph: KnowledgeGraph, triples: np.ndarray, known: 
     block = max(1, min(256, chunk_size(256, len(model.branches), graph.num_entities, budget_mb)))
     scores = ModelScores(model, graph.num_entities)
     parts = [
-        _cache_block(model, scores, heads[low : low + block], relations[low : low + block], targets[low : low + block], known, rng)
+        _cache_block(
+            model, scores, heads[low : low + block], relations[low : low + block], targets[low : low + block], known, rng
+        )
         for low in range(0, len(heads), block)
     ]
     values, usable, valid = (torch.cat([part[position] for part in parts]) for position in range(3))
@@ -85,7 +93,13 @@ def cache_scores(model: Imf, graph: KnowledgeGraph, triples: np.ndarray, known: 
 
 
 def _cache_block(
-    model: Imf, scores: ModelScores, heads: np.ndarray, relations: np.ndarray, targets: np.ndarray, known: KnownAnswers, rng: np.random.Generator
+    model: Imf,
+    scores: ModelScores,
+    heads: np.ndarray,
+    relations: np.ndarray,
+    targets: np.ndarray,
+    known: KnownAnswers,
+    rng: np.random.Generator,
 ) -> tuple[Tensor, Tensor, Tensor]:
     device = scores.device
     head, target = torch.from_numpy(heads).to(device), torch.from_numpy(targets).to(device)
@@ -146,7 +160,7 @@ def fit_logits(cached: CachedScores, loss: str, rows: int, start: Tensor) -> Ten
             surprise = -torch.log_softmax(scores + blocked, dim=1)[:, 0]
             # A weak pull towards the plain mean keeps the weights finite where one branch is perfect.
             penalty = 0.5 * (common**2).sum() + (_SHRINKAGE * (own**2).sum() if rows > 1 else 0.0)
-            ((surprise.sum() + penalty) / len(surprise)).backward()  # type: ignore[no-untyped-call]
+            ((surprise.sum() + penalty) / len(surprise)).backward()
             optimizer.step()
     fitted = (common + own if rows > 1 else common).detach()
     return _sharpest(cached, fitted - fitted.mean(dim=1, keepdim=True), common.detach())
@@ -156,7 +170,11 @@ def _sharpest(cached: CachedScores, fitted: Tensor, common: Tensor) -> Tensor:
     """Likelihood is not MRR: of the fitted logits, sharper and flatter ones, and each branch alone, the best by MRR."""
     rows, branches = fitted.shape
     alone = [_ALONE * torch.eye(branches)[[position]].expand(rows, -1) for position in range(branches)]
-    proposals = [factor * fitted for factor in (1.0, 0.5, 2.0, 4.0)] + [common.expand(rows, -1), torch.zeros_like(fitted), *alone]
+    proposals = [factor * fitted for factor in (1.0, 0.5, 2.0, 4.0)] + [
+        common.expand(rows, -1),
+        torch.zeros_like(fitted),
+        *alone,
+    ]
     return max(proposals, key=lambda logits: cached_mrr(cached, logits)).clone()  # ties: the first
 
 
@@ -190,7 +208,9 @@ class Calibration:
     final: Tensor
 
 
-def calibrate(model: Imf, graph: KnowledgeGraph, triples: np.ndarray, known: KnownAnswers, budget_mb: int = 512) -> Calibration | None:
+def calibrate(
+    model: Imf, graph: KnowledgeGraph, triples: np.ndarray, known: KnownAnswers, budget_mb: int = 512
+) -> Calibration | None:
     """Fit the decision logits of a model that learns them; None for the other modes."""
     current = model.decision.logits
     if current is None:
@@ -200,6 +220,8 @@ def calibrate(model: Imf, graph: KnowledgeGraph, triples: np.ndarray, known: Kno
     crosswise = []
     for fold in (0, 1):
         others = torch.nonzero(cached.fold != fold)[:, 0]
-        crosswise.append(fit_logits(cached.part(others), model.loss_kind, len(current), start) if len(others) else current.cpu())
+        crosswise.append(
+            fit_logits(cached.part(others), model.loss_kind, len(current), start) if len(others) else current.cpu()
+        )
     final = fit_logits(cached, model.loss_kind, len(current), start)
     return Calibration(crosswise, final)

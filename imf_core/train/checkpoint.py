@@ -47,7 +47,7 @@ class Checkpoint:
 
 @contextmanager
 def atomic_folder(folder: Path) -> Iterator[Path]:
-    """Write into a temporary folder beside the target and swap it in at the end: readers see the old or the new, never a half."""
+    """Write into a temporary folder beside the target and swap it in at the end: readers never see a half."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     fresh = folder.parent / f".{folder.name}.{uuid.uuid4().hex[:8]}"
     fresh.mkdir()
@@ -67,7 +67,12 @@ def atomic_folder(folder: Path) -> Iterator[Path]:
 
 
 def save_checkpoint(
-    folder: Path, model: Imf, config: Config, entities: Vocabulary, relations: Vocabulary, metrics: Mapping[str, Any] | None = None
+    folder: Path,
+    model: Imf,
+    config: Config,
+    entities: Vocabulary,
+    relations: Vocabulary,
+    metrics: Mapping[str, Any] | None = None,
 ) -> None:
     """Write a checkpoint folder.
 
@@ -85,7 +90,10 @@ def save_checkpoint(
         "metrics": dict(metrics or {}), "versions": {"imf_search": imf_core.__version__, "torch": torch.__version__},
     }
     with atomic_folder(folder) as fresh:
-        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}, fresh / "model.safetensors")
+        save_file(
+            {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()},
+            fresh / "model.safetensors",
+        )
         (fresh / "config.json").write_text(json.dumps(described, indent=1), encoding="utf-8")
         names = {"entities": entities.names, "relations": relations.names}
         (fresh / "vocabulary.json").write_text(json.dumps(names), encoding="utf-8")
@@ -101,15 +109,25 @@ def load_checkpoint(folder: Path | str) -> Checkpoint:
     described = _read_json(folder / "config.json")
     names = _read_json(folder / "vocabulary.json")
     if described.get("format") != FORMAT:
-        raise CheckpointError(f"{folder} has format {described.get('format')!r}, this version reads {FORMAT}", remedy="update imf-search")
+        raise CheckpointError(
+            f"{folder} has format {described.get('format')!r}, this version reads {FORMAT}", remedy="update imf-search"
+        )
     entities, relations = Vocabulary(tuple(names["entities"])), Vocabulary(tuple(names["relations"]), "relation")
     check_vocabulary(described, entities, relations, folder)
     try:
         state = load_file(folder / "model.safetensors")
     except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"{folder / 'model.safetensors'} cannot be read: {error}", remedy="restore the folder from a copy") from error
+        raise CheckpointError(
+            f"{folder / 'model.safetensors'} cannot be read: {error}", remedy="restore the folder from a copy"
+        ) from error
     config = Config.build(described["config"], source=str(folder / "config.json"))
-    model = Imf(config.model, len(entities), len(relations), [_placeholder(name, state) for name in described["modalities"]], config.train.loss)
+    model = Imf(
+        config.model,
+        len(entities),
+        len(relations),
+        [_placeholder(name, state) for name in described["modalities"]],
+        config.train.loss,
+    )
     load_state(model, state, folder)
     return Checkpoint(model.eval(), config, entities, relations, described["metrics"], folder)
 
@@ -123,7 +141,8 @@ def check_vocabulary(described: Mapping[str, Any], entities: Vocabulary, relatio
     for kind, vocabulary in (("entities", entities), ("relations", relations)):
         if described[f"{kind}_sha256"] != vocabulary.sha256:
             raise CheckpointError(
-                f"{folder} belongs to other {kind}: {described[f'{kind}_sha256'][:12]}, not {vocabulary.sha256[:12]} ({len(vocabulary):,} names)",
+                f"{folder} belongs to other {kind}: {described[f'{kind}_sha256'][:12]}, "
+                f"not {vocabulary.sha256[:12]} ({len(vocabulary):,} names)",
                 remedy="use the graph that the model was trained on",
             )
 
@@ -148,7 +167,9 @@ def load_state(model: Imf, state: Mapping[str, Tensor], folder: Path) -> None:
         if name not in own or name not in state or own[name].shape != state[name].shape:
             found = tuple(state[name].shape) if name in state else "nothing"
             wanted = tuple(own[name].shape) if name in own else "nothing"
-            raise CheckpointError(f"{folder}: tensor {name} is {found}, the model needs {wanted}", remedy="use the settings it was trained with")
+            raise CheckpointError(
+                f"{folder}: tensor {name} is {found}, the model needs {wanted}", remedy="use the settings it was trained with"
+            )
     model.load_state_dict(dict(state))
 
 
@@ -164,7 +185,9 @@ def _read_json(path: Path) -> dict[str, Any]:
     try:
         content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise CheckpointError(f"{path} is missing", remedy="give the folder of a checkpoint, for example results/<study>/best") from error
+        raise CheckpointError(
+            f"{path} is missing", remedy="give the folder of a checkpoint, for example results/<study>/best"
+        ) from error
     except json.JSONDecodeError as error:
         raise CheckpointError(f"{path} is damaged: {error}", remedy="restore the folder from a copy") from error
     return content
@@ -173,7 +196,9 @@ def _read_json(path: Path) -> dict[str, Any]:
 # --- training state: what an interrupted run needs to go on, to the bit ---------------------------------------------------
 
 
-def save_training_state(folder: Path, model: Imf, optimizer: torch.optim.Optimizer, progress: Mapping[str, Any], best: Mapping[str, Tensor] | None) -> None:
+def save_training_state(
+    folder: Path, model: Imf, optimizer: torch.optim.Optimizer, progress: Mapping[str, Any], best: Mapping[str, Tensor] | None
+) -> None:
     """Write weights, optimizer moments, the best weights so far and the progress counters.
 
     Args:
@@ -182,7 +207,9 @@ def save_training_state(folder: Path, model: Imf, optimizer: torch.optim.Optimiz
         progress: JSON values (epoch, best MRR, ...).
         best: state of the best epoch, or None where it is the current one.
     """
-    tensors = {f"model.{name}": tensor for name, tensor in model.state_dict().items() if not name.endswith((".features", ".mask"))}
+    tensors = {
+        f"model.{name}": tensor for name, tensor in model.state_dict().items() if not name.endswith((".features", ".mask"))
+    }
     for position, entry in optimizer.state_dict()["state"].items():
         tensors.update({f"optimizer.{position}.{name}": value for name, value in entry.items() if isinstance(value, Tensor)})
     for name, tensor in (best or {}).items():
@@ -192,7 +219,9 @@ def save_training_state(folder: Path, model: Imf, optimizer: torch.optim.Optimiz
         (fresh / "progress.json").write_text(json.dumps(dict(progress)), encoding="utf-8")
 
 
-def load_training_state(folder: Path, model: Imf, optimizer: torch.optim.Optimizer) -> tuple[dict[str, Any], dict[str, Tensor] | None]:
+def load_training_state(
+    folder: Path, model: Imf, optimizer: torch.optim.Optimizer
+) -> tuple[dict[str, Any], dict[str, Tensor] | None]:
     """Restore `save_training_state`; returns the progress counters and the best weights.
 
     Raises:
@@ -202,12 +231,16 @@ def load_training_state(folder: Path, model: Imf, optimizer: torch.optim.Optimiz
     try:
         tensors = load_file(folder / "state.safetensors")
     except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"{folder / 'state.safetensors'} cannot be read: {error}", remedy="delete the folder; training starts over") from error
+        raise CheckpointError(
+            f"{folder / 'state.safetensors'} cannot be read: {error}", remedy="delete the folder; training starts over"
+        ) from error
     own = {name.removeprefix("model."): tensor for name, tensor in tensors.items() if name.startswith("model.")}
     missing = model.load_state_dict(own, strict=False)
     lost = [name for name in missing.missing_keys if not name.endswith((".features", ".mask"))]
     if lost or missing.unexpected_keys:
-        raise CheckpointError(f"{folder} is the state of another model ({(lost + missing.unexpected_keys)[0]})", remedy="delete the folder")
+        raise CheckpointError(
+            f"{folder} is the state of another model ({(lost + missing.unexpected_keys)[0]})", remedy="delete the folder"
+        )
     moments: dict[int, dict[str, Tensor]] = {}
     for name, tensor in tensors.items():
         if name.startswith("optimizer."):

@@ -103,7 +103,9 @@ def build_model(config: Config, data: LinkData) -> Imf:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.train.seed)
         graph = data.graph
-        return Imf(config.model, graph.num_entities, graph.num_relations, data.select(config.model.modalities), config.train.loss)
+        return Imf(
+            config.model, graph.num_entities, graph.num_relations, data.select(config.model.modalities), config.train.loss
+        )
 
 
 def fit(
@@ -163,7 +165,10 @@ def fit(
             losses = {name: value / (steps * (stop - run.epoch)) for name, value in sums.items()}
             if not math.isfinite(losses["total"]):
                 raise DivergedError(
-                    f"the training loss is {losses['total']} in epoch {stop}", remedy="lower train.lr", epoch=stop, quantity="loss"
+                    f"the training loss is {losses['total']} in epoch {stop}",
+                    remedy="lower train.lr",
+                    epoch=stop,
+                    quantity="loss",
                 )
             _average_buffers(model, shard)
             metrics = _validate(model, graph, known, settings.memory_budget_mb, shard, device)
@@ -174,7 +179,11 @@ def fit(
                 last_save = time.monotonic()
             advance(run)
             if on_epoch is not None:
-                on_epoch(EpochReport(stop, losses["total"], losses, metrics, run.best_mrr, run.best_epoch, time.monotonic() - started))
+                on_epoch(
+                    EpochReport(
+                        stop, losses["total"], losses, metrics, run.best_mrr, run.best_epoch, time.monotonic() - started
+                    )
+                )
     assert run.best_metrics is not None and run.reason is not None
     if run.best_state is not None:
         model.load_state_dict(run.best_state, strict=False)
@@ -198,7 +207,9 @@ class _Run:
         if metrics.mrr > self.best_mrr:
             self.best_mrr, self.best_epoch, self.best_metrics, self.stale = metrics.mrr, epoch, metrics, 0
             self.best_state = {
-                name: tensor.detach().clone() for name, tensor in model.state_dict().items() if not name.endswith((".features", ".mask"))
+                name: tensor.detach().clone()
+                for name, tensor in model.state_dict().items()
+                if not name.endswith((".features", ".mask"))
             }
         else:
             self.stale += 1
@@ -211,8 +222,14 @@ class _Run:
         best = self.best_metrics
         assert best is not None
         return {
-            "epoch": self.epoch, "best_mrr": self.best_mrr, "best_epoch": self.best_epoch, "stale": self.stale, "curve": self.curve,
-            "reason": self.reason, "best_vector": best.vector().tolist(), "best_slices": sorted(best.slices),
+            "epoch": self.epoch,
+            "best_mrr": self.best_mrr,
+            "best_epoch": self.best_epoch,
+            "stale": self.stale,
+            "curve": self.curve,
+            "reason": self.reason,
+            "best_vector": best.vector().tolist(),
+            "best_slices": sorted(best.slices),
         }
 
     def restore(self, progress: dict[str, object], best: dict[str, Tensor] | None) -> None:
@@ -225,7 +242,13 @@ class _Run:
 
 
 def _train_epoch(
-    trained: nn.Module, queries: TrainingQueries, config: Config, epoch: int, shard: Shard, optimizer: torch.optim.Optimizer, device: torch.device
+    trained: nn.Module,
+    queries: TrainingQueries,
+    config: Config,
+    epoch: int,
+    shard: Shard,
+    optimizer: torch.optim.Optimizer,
+    device: torch.device,
 ) -> dict[str, float]:
     """One pass over this rank's queries; returns the sum of each loss over the steps."""
     settings = config.train
@@ -234,7 +257,9 @@ def _train_epoch(
         group["lr"] = settings.lr * settings.lr_decay ** (epoch - 1)
     trained.train()
     sums: dict[str, Tensor] = {}
-    for batch in queries.epoch(settings.batch_size, settings.seed, epoch, shard, settings.loss == "ce" and settings.weighting == "triple"):
+    for batch in queries.epoch(
+        settings.batch_size, settings.seed, epoch, shard, settings.loss == "ce" and settings.weighting == "triple"
+    ):
         moved = batch.to(device)
         parts = trained(moved.heads, moved.relations, moved.positives, settings)
         optimizer.zero_grad(set_to_none=True)
@@ -259,7 +284,9 @@ def _average_buffers(model: Imf, shard: Shard) -> None:
                 buffer /= shard.world
 
 
-def _validate(model: Imf, graph: KnowledgeGraph, known: KnownAnswers, budget_mb: int, shard: Shard, device: torch.device) -> RankingMetrics:
+def _validate(
+    model: Imf, graph: KnowledgeGraph, known: KnownAnswers, budget_mb: int, shard: Shard, device: torch.device
+) -> RankingMetrics:
     """Rank the validation triples. Learned decision weights are fitted to them crosswise: no triple is ranked by weights
     that saw it; the model keeps the weights fitted to all of them.
     """
@@ -296,7 +323,15 @@ def _bar(wanted: bool, total: int, done: int) -> Iterator[Callable[[_Run], None]
     if not (wanted and console.is_terminal):
         yield lambda run: None
         return
-    columns = (TextColumn("[bold]epoch"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.description}"))
+    columns = (
+        TextColumn("[bold]epoch"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("{task.description}"),
+    )
     with Progress(*columns, console=console) as bar:
         task = bar.add_task("", total=total, completed=done)
-        yield lambda run: bar.update(task, completed=run.epoch, description=f"validation MRR {run.curve[-1][1]:.4f}, best {run.best_mrr:.4f}")
+        yield lambda run: bar.update(
+            task, completed=run.epoch, description=f"validation MRR {run.curve[-1][1]:.4f}, best {run.best_mrr:.4f}"
+        )

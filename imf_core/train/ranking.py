@@ -82,13 +82,22 @@ class _ModelBlock:
 
 
 def chunk_size(num_entities: int, num_branches: int, block: int, budget_mb: int) -> int:
-    """Candidates per chunk so that a block's scores (all branches, their combination and temporaries) fit the budget, in MiB."""
+    """Candidates per chunk so that a block's scores (branches, combination, temporaries) fit the budget, in MiB."""
     per_candidate = block * 4 * (2 * num_branches + 3)
     return max(1, min(num_entities, budget_mb * 2**20 // per_candidate))
 
 
 @torch.no_grad()
-def rank(scores: Scores, heads: np.ndarray, relations: np.ndarray, targets: np.ndarray, known: KnownAnswers, *, block: int, chunk: int) -> np.ndarray:
+def rank(
+    scores: Scores,
+    heads: np.ndarray,
+    relations: np.ndarray,
+    targets: np.ndarray,
+    known: KnownAnswers,
+    *,
+    block: int,
+    chunk: int,
+) -> np.ndarray:
     """Filtered realistic rank of each target: the mean of the optimistic and the pessimistic rank among its ties.
 
     The target's score is read from the row it is compared with. Other known answers are set to -inf.
@@ -125,7 +134,9 @@ def rank(scores: Scores, heads: np.ndarray, relations: np.ndarray, targets: np.n
             part = whole if whole is not None else made.chunk(low, high)
             if not torch.isfinite(part.sum()):  # one number tells of any NaN or infinity in the chunk
                 raise DivergedError(
-                    f"non-finite score in the block of queries {start}..{start + len(target) - 1}", remedy="lower the learning rate", quantity="score"
+                    f"non-finite score in the block of queries {start}..{start + len(target) - 1}",
+                    remedy="lower the learning rate",
+                    quantity="score",
                 )
             inside = (hide >= low) & (hide < high)
             part[hide_rows[inside], hide[inside] - low] = -torch.inf
@@ -202,7 +213,11 @@ class RankingMetrics:
 
     def as_dict(self) -> dict[str, object]:
         """`flat()` with counts and slices, for JSON."""
-        return {"count": self.count, **self.flat(), "slices": {name: {"count": part.count, **part.flat()} for name, part in self.slices.items()}}
+        return {
+            "count": self.count,
+            **self.flat(),
+            "slices": {name: {"count": part.count, **part.flat()} for name, part in self.slices.items()},
+        }
 
     def vector(self) -> np.ndarray:
         """All sums as one float64 vector (slices in name order), for an all-reduce."""
@@ -234,7 +249,15 @@ class Ranked:
     metrics: RankingMetrics
 
 
-def evaluate(model: Imf, graph: KnowledgeGraph, triples: np.ndarray, known: KnownAnswers, *, budget_mb: int = 512, shard: Shard = Shard()) -> Ranked:  # noqa: B008
+def evaluate(
+    model: Imf,
+    graph: KnowledgeGraph,
+    triples: np.ndarray,
+    known: KnownAnswers,
+    *,
+    budget_mb: int = 512,
+    shard: Shard = Shard(),  # noqa: B008
+) -> Ranked:
     """Rank a split in both directions with all slices.
 
     Args:

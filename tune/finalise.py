@@ -1,0 +1,114 @@
+"""The end of a study: the winner retrained with several seeds, and the test split opened, once.
+
+This is the only place of the search that reads test triples. Everything was chosen before on validation.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from imf_core.config import Config
+from imf_core.errors import ImfError
+from imf_core.train.checkpoint import load_checkpoint, save_checkpoint
+from imf_core.train.ranking import evaluate
+from tune.plan import Plan
+from tune.records import TrialRecord
+from tune.runner import run_variants
+from tune.tracking import Tracker
+
+STRUCTURE_ONLY = "structure-only"
+
+
+@dataclass(frozen=True)
+class Final:
+    """What finalising found.
+
+    Args:
+        seeds: of the retrained winners that ended well.
+        validation: best validation MRR of each.
+        test: test metrics of each; empty where the graph has no test split.
+        structure_only: validation MRR of the winner's settings without any modality; None where there is none.
+        checkpoint: the seed with the best validation MRR.
+        example: a validation head and relation to ask about.
+        test_opened: how often the test split was read, 0 or 1.
+    """
+
+    seeds: tuple[int, ...]
+    validation: tuple[float, ...]
+    test: tuple[dict[str, float], ...]
+    structure_only: float | None
+    checkpoint: Path
+    example: tuple[str, str]
+    test_opened: int
+
+
+def finalise(plan: Plan, winner: TrialRecord, tracker: Tracker, console: Console) -> Final:
+    """Retrain the winner and open the test split.
+
+    Args:
+        plan: the study's plan; its graph knows where the test split is, its prepared data does not hold it.
+        winner: the trial with the best validation MRR.
+
+    Raises:
+        ImfError: no seed could be trained to its end.
+    """
+    chosen = plan.space.config_for(winner.params)
+    seeds = [plan.settings.seed + offset for offset in range(plan.settings.seeds)]
+    variants = {_name(seed): chosen.updated({"train.seed": seed}) for seed in seeds}
+    if len(plan.branches) > 1:
+        variants[STRUCTURE_ONLY] = structure_only(chosen, seeds[0])
+    console.print(f"finalising: the winner with {len(seeds)} seed(s)" + (", and on structure alone" if len(variants) > len(seeds) else ""))
+    runs = run_variants(plan, variants, plan.settings.study_dir / "final", tracker, console)
+    done = [seed for seed in seeds if _usable(runs.get(_name(seed)))]
+    if not done:
+        reasons = "; ".join(f"{name}: {record.reason}" for name, (record, _) in runs.items())
+        raise ImfError(f"no seed of the winner could be trained to its end ({reasons})", remedy="see the error files named in the leaderboard")
+    validation = [float(runs[_name(seed)][0].best_mrr or 0.0) for seed in done]
+    test, opened = _open_test(plan, [runs[_name(seed)][1] for seed in done], console)
+    best = max(range(len(done)), key=lambda position: validation[position])
+    target = plan.settings.study_dir / "best"
+    _publish(runs[_name(done[best])][1], target, test[best] if test else None)
+    alone = runs.get(STRUCTURE_ONLY)
+    graph = plan.data.graph
+    head, relation, _ = graph.valid[0]
+    return Final(
+        tuple(done), tuple(validation), tuple(test), alone[0].best_mrr if _usable(alone) and alone is not None else None, target,
+        (graph.entities.names[head], graph.relations.names[relation]), opened,
+    )
+
+
+def structure_only(config: Config, seed: int) -> Config:
+    """The same settings without any modality."""
+    flat: dict[str, Any] = {"model.modalities": [], "model.decision": "uniform", "model.decision_weights": None}
+    return config.updated({**flat, "train.seed": seed})
+
+
+def _open_test(plan: Plan, checkpoints: list[Path], console: Console) -> tuple[list[dict[str, float]], int]:
+    """Rank the test triples with each checkpoint; the file is read here and nowhere else in a search."""
+    graph = plan.data.graph
+    if graph.test_reader is None:
+        console.print("the graph has no test split: validation figures only")
+        return [], 0
+    triples = graph.open_test()
+    known = graph.known(graph.train, graph.valid, triples)
+    budget = plan.base.train.memory_budget_mb
+    return [evaluate(load_checkpoint(path).model, graph, triples, known, budget_mb=budget).metrics.flat() for path in checkpoints], 1
+
+
+def _publish(source: Path, target: Path, test: dict[str, float] | None) -> None:
+    """Write the best checkpoint where the user finds it, with its test figures inside."""
+    loaded = load_checkpoint(source)
+    metrics = {**loaded.metrics, **({"test": test} if test is not None else {})}
+    save_checkpoint(target, loaded.model, loaded.config, loaded.entities, loaded.relations, metrics)
+
+
+def _usable(run: tuple[TrialRecord, Path] | None) -> bool:
+    return run is not None and run[0].state.usable and run[0].best_mrr is not None and run[1].is_dir()
+
+
+def _name(seed: int) -> str:
+    return f"seed-{seed}"

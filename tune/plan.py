@@ -1,0 +1,106 @@
+"""From the settings of a search to its plan: data, space, resources, memory; all that can be refused is refused here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from imf_core.config import FUSED, STRUCTURE, Config
+from imf_core.data.prepared import LinkData, prepare, save_prepared
+from imf_core.train.batches import TrainingQueries
+from tune.resources import ClusterResources, ResourcePlan, estimate_memory, plan_resources
+from tune.schedule import default_grace
+from tune.settings import SearchConfig
+from tune.space import SearchSpace
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What will be done.
+
+    Args:
+        settings: what was asked.
+        base: settings of everything that is not searched.
+        data: graph (without its test triples) and modalities.
+        branches: the model's branches.
+        space: what is searched.
+        resources: trials at a time and what each takes.
+        memory: rough peak of one worker, bytes.
+    """
+
+    settings: SearchConfig
+    base: Config
+    data: LinkData
+    branches: tuple[str, ...]
+    space: SearchSpace
+    resources: ResourcePlan
+    memory: int
+
+    @property
+    def prepared(self) -> Path:
+        """Folder of the prepared data: no test triple is in it."""
+        return self.settings.study_dir / "data"
+
+    @property
+    def grace(self) -> int:
+        """Epochs before a trial may be stopped."""
+        return self.settings.grace_epochs or default_grace(self.base.train.max_epochs)
+
+
+def make_plan(settings: SearchConfig, cluster: ClusterResources) -> Plan:
+    """Read the data, build the space, fit the request to the cluster.
+
+    Raises:
+        ImfError: whatever would stop the search later.
+    """
+    base = settings.base_config()
+    data = prepare(base.data)
+    names = tuple(modality.name for modality in data.select(base.model.modalities))
+    branches = (STRUCTURE, *names, FUSED) if names else (STRUCTURE,)
+    if settings.space is not None:
+        space = SearchSpace.load(settings.space, base, branches, settings.overrides)
+    else:
+        space = SearchSpace.default(base, branches, settings.overrides)
+    resources = plan_resources(
+        settings.workers, settings.cpus_per_worker, settings.gpus_per_worker, settings.concurrency, settings.trials, cluster
+    )
+    TrainingQueries(data.graph).num_steps(base.train.batch_size, settings.workers)  # refuses too few queries a worker
+    memory = estimate_memory(data.graph.num_entities, data.graph.num_relations, space.base, branches)
+    return Plan(settings, space.base, data, branches, space, resources, memory)
+
+
+def write_prepared(plan: Plan) -> None:
+    """Put the data where every worker reads it."""
+    plan.settings.study_dir.mkdir(parents=True, exist_ok=True)
+    save_prepared(plan.data, plan.prepared)
+
+
+def show_plan(console: Console, plan: Plan) -> None:
+    """Print data, resources, memory and the searched parameters."""
+    settings, graph = plan.settings, plan.data.graph
+    console.print(
+        f"[bold]{settings.study}[/]: {escape(graph.source)}: {graph.num_entities:,} entities, {graph.num_relations} relations, "
+        f"{len(graph.train):,} training and {len(graph.valid):,} validation triples", highlight=False,
+    )
+    views = [modality.describe() for modality in plan.data.select(plan.base.model.modalities)]
+    for note in (*graph.notes, *views, *plan.space.notes, *plan.resources.notes):
+        console.print(f"  {escape(note)}", highlight=False)
+    early = "no early stopping"
+    if settings.scheduler == "asha":
+        early = f"ASHA from epoch {plan.grace}, one in {settings.reduction_factor:g} passes a rung"
+    budget = f", at most {settings.budget_seconds:.0f} s" if settings.budget_seconds else ""
+    console.print(f"  {settings.trials} trials of up to {plan.base.train.max_epochs} epochs{budget}; {early}", highlight=False)
+    console.print(f"  about {plan.memory / 2**30:.1f} GiB for each worker; results in {settings.study_dir}", highlight=False)
+
+
+def show_space(console: Console, space: SearchSpace) -> None:
+    """Print every parameter that can be tuned: range, first value, condition, and whether it is searched here."""
+    table = Table("parameter", "type", "range", "first value", "only where", "searched", title="search space")
+    for row in space.describe():
+        mark = "yes" if row.searched else ("by default" if row.by_default else "no")
+        table.add_row(row.name, row.kind, row.range, str(row.default), row.condition, mark)
+    console.print(table)
