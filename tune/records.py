@@ -131,6 +131,7 @@ def load_records(path: Path | str) -> list[TrialRecord]:
 @dataclass
 class _Progress:
     """A trial in the making."""
+
     number: int
     params: dict[str, Any]
     started: float | None = None
@@ -156,16 +157,14 @@ class _Progress:
         self.epochs = max(self.epochs, epoch)
         self.seconds = max(self.seconds, float(result.get("time_total_s", 0.0)))
         self.told_to_stop = bool(result.get("done", False))  # Tune marks the result on which a scheduler says stop
-        numbers = reported_numbers(result)
-        if math.isfinite(numbers.get("mrr", math.nan)):
+        numbers = {name: number for name, number in reported_numbers(result).items() if math.isfinite(number)}
+        if "mrr" in numbers:
             self.curve[epoch] = numbers["mrr"]
         for key, at in (("mrr", epoch), ("best_mrr", result.get("best_epoch") or epoch)):
-            value = numbers.get(key, math.nan)
-            if math.isfinite(value) and value > (self.best_mrr or 0.0):  # 0 is no MRR: a trial's start value
+            value = numbers.get(key, 0.0)
+            if value > (self.best_mrr or 0.0):  # 0 is no MRR: a trial's start value
                 self.best_mrr, self.best_epoch = value, int(at)
-                self.metrics = {}  # of an epoch whose report was lost only the best value is known
-                if self.best_epoch == epoch:
-                    self.metrics = {name: number for name, number in numbers.items() if math.isfinite(number)}
+                self.metrics = numbers if self.best_epoch == epoch else {}  # unknown: that epoch's report was lost
 
 
 class Ledger(ray_tune.Callback):

@@ -14,13 +14,10 @@ import pytest
 
 from imf_core.errors import DataError
 from tune import records as records_module
-from tune.outcome import last_error, reported_numbers, trial_params
 from tune.records import (
     Ledger,
     TrialRecord,
     TrialState,
-    atomic_write_text,
-    classify,
     count_states,
     load_records,
     ranked,
@@ -49,29 +46,6 @@ def report(ledger: Ledger, trial: Any, trials: list[Any], *values: float, first:
 def write_outcome(trial: Any, state: str, epochs: int, reason: str = "", error_type: str | None = None) -> None:
     values = {"state": state, "reason": reason, "error_type": error_type, "epochs": epochs}
     (Path(trial.path) / "outcome.json").write_text(json.dumps(values))
-
-
-@pytest.mark.parametrize(
-    ("outcome", "status", "epochs", "budget_over", "expected"),
-    [
-        ({"state": "completed", "reason": "no better for 5 epochs"}, "TERMINATED", 7, False, TrialState.COMPLETED),
-        ({"state": "completed"}, "TERMINATED", 7, True, TrialState.COMPLETED),
-        ({"state": "completed"}, "ERROR", 7, False, TrialState.FAILED),
-        ({"state": "failed", "error_type": "ValueError"}, "ERROR", 2, False, TrialState.FAILED),
-        ({"state": "diverged"}, "ERROR", 2, False, TrialState.DIVERGED),
-        ({"state": "diverged"}, "TERMINATED", 2, False, TrialState.DIVERGED),
-        (None, "ERROR", 2, False, TrialState.FAILED),
-        (None, "TERMINATED", 10, False, TrialState.COMPLETED),
-        (None, "TERMINATED", 1, False, TrialState.PRUNED),
-        (None, "TERMINATED", 4, True, TrialState.STOPPED),
-        (None, "TERMINATED", 0, False, TrialState.STOPPED),
-        (None, "TERMINATED", 10, True, TrialState.COMPLETED),
-    ],
-)
-def test_classify(outcome: Any, status: str, epochs: int, budget_over: bool, expected: TrialState) -> None:
-    state, reason = classify(outcome, status, epochs, 10, budget_over)
-    assert state is expected
-    assert reason
 
 
 def test_counts_and_epochs_come_from_tune(tmp_path: Path) -> None:
@@ -154,6 +128,16 @@ def test_a_value_that_is_not_finite_never_becomes_best(tmp_path: Path) -> None:
     assert winner(ledger.records) is None
     assert "NaN" not in (tmp_path / "trials.json").read_text()
     assert ledger.records[0].curve == ((1, 0.31),)
+
+
+def test_a_best_epoch_whose_report_was_lost(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path, max_epochs=5)
+    trial = make_trial(tmp_path, "t0")
+    result = {"epoch": 3, "mrr": 0.2, "best_mrr": 0.4, "best_epoch": 2, "mean_rank": 40.0}
+    ledger.on_trial_result(iteration=0, trials=[trial], trial=trial, result=result)
+    ledger.end([trial])
+    (record,) = ledger.records
+    assert (record.best_mrr, record.best_epoch, record.metrics) == (0.4, 2, {})  # and not the mean rank of epoch 3
 
 
 def test_a_retried_trial_counts_once(tmp_path: Path) -> None:
@@ -265,29 +249,3 @@ def test_records_refuse_what_they_cannot_read(tmp_path: Path) -> None:
     (tmp_path / "trials.json").write_text('[{"number": 1}]')
     with pytest.raises(DataError, match="not a trial record"):
         load_records(tmp_path)
-
-
-def test_atomic_write_keeps_the_old_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = atomic_write_text(tmp_path / "new" / "a.json", "old\r\n")
-    assert path.read_bytes() == b"old\r\n"
-
-    def broken(source: str, target: Path) -> None:
-        raise OSError("cut off")
-
-    monkeypatch.setattr(os, "replace", broken)
-    with pytest.raises(OSError, match="cut off"):
-        atomic_write_text(path, "new")
-    assert path.read_bytes() == b"old\r\n"
-    assert list(path.parent.iterdir()) == [path]
-
-
-def test_what_a_trial_reports_and_says() -> None:
-    import numpy as np
-
-    result = {"mrr": np.float32(0.5), "num_parameters": 10, "time_total_s": 1.0, "pid": 7, "done": False, "flag": True}
-    assert reported_numbers(result) == {"mrr": 0.5, "num_parameters": 10.0}
-    params = {"dim": np.int64(4), "modalities": ("text",), "weights": {"a": np.float64(0.5)}}
-    assert trial_params(SimpleNamespace(config=params)) == {"dim": 4, "modalities": ["text"], "weights": {"a": 0.5}}
-    died = "Failure # 1 (occurred at x)\nold\nFailure # 2 (occurred at y)\nThe actor died unexpectedly.\n\tclass_name: X\n"
-    assert last_error(died) == "The actor died unexpectedly."
-    assert last_error("") == ""
