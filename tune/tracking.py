@@ -52,8 +52,7 @@ class Tracker:
     def __init__(self, tracking_uri: str, experiment_id: str, parent_id: str, study: str) -> None:
         self.tracking_uri, self.experiment_id, self.parent_id, self.study = tracking_uri, experiment_id, parent_id, study
         self._client: MlflowClient | None = None
-        self._retry_at = 0.0
-        self._warned = False
+        self._retry_at, self._warned = 0.0, False
 
     @classmethod
     def open(
@@ -127,10 +126,7 @@ class Tracker:
         return {**self.__dict__, "_client": None, "_retry_at": 0.0}
 
     def start_trial(self, trial_id: str, number: int, params: Mapping[str, Any]) -> tuple[str, int] | None:
-        """Make a trial's run or find it by its `trial_id` tag; a setting `run` names a run of the study's end (role `final`).
-
-        Returns run id and last logged epoch, None if logging failed.
-        """
+        """Make or find a trial's run (role `final` if it has a setting `run`); run id, last logged epoch; None: not logged."""
         return self._attempt(self._start_trial, trial_id, number, params)
 
     def log_params(self, run_id: str, params: Mapping[str, Any]) -> None:

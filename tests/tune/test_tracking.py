@@ -7,22 +7,17 @@ import json
 import logging
 import math
 import os
-import sys
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 from typing import Any
 
-import mlflow
-import pandas as pd
 import pytest
 from mlflow.exceptions import MlflowException
-from mlflow.tracking import MlflowClient
 
-from imf_core.errors import ConfigError, DataError
 from tune.records import Ledger
-from tune.tracking import MlflowCallback, Tracker, safe_name
-from tune.tracking_text import answer_table, config_text, is_loopback, one_at_a_time, param_text
+from tune.tracking import MlflowCallback, Tracker
+from tune.tracking_text import config_text, param_text
 
 SETTINGS = {"trials": 4, "budget": None, "data": "unicode", "modalities": ["text", "image"]}
 
@@ -86,18 +81,6 @@ def child(tracker: Tracker, trial_id: str) -> Any:
 
 def artifact(tracker: Tracker, run_id: str, name: str, folder: Path) -> bytes:
     return Path(tracker.client.download_artifacts(run_id, name, str(folder))).read_bytes()
-
-
-def test_names_that_mlflow_accepts() -> None:
-    assert safe_name("hits@10") == "hits_at_10"
-    assert safe_name("model.dim") == "model.dim"
-    assert safe_name("loss (train)%") == "loss _train__"
-    assert safe_name("/a/../b//") == "a/b"
-    assert safe_name("..") == "_"
-    assert len(safe_name("x" * 300)) == 250
-    assert list(map(param_text, (1, 0.002, True, None, "ce", ["text"]))) == ["1", "0.002", "true", "null", "ce", '["text"]']
-    assert all(map(is_loopback, ("localhost", "127.0.0.1", "::1")))
-    assert not any(map(is_loopback, ("10.0.0.4", "tracker.example", "")))
 
 
 def test_odd_metric_names_and_long_parameters(place: Path, tmp_path: Path) -> None:  # MLF-1
@@ -165,6 +148,16 @@ def test_one_run_a_trial_whatever_is_retried(place: Path, tmp_path: Path) -> Non
     assert len(tracker._runs("tags.study = 'retried' and tags.role = 'study'")) == 1
 
 
+def test_runs_of_the_study_s_end_are_told_from_its_trials(place: Path, tmp_path: Path) -> None:
+    tracker = open_study(place, "final")
+    search, final = make_trial(tmp_path, "final_0", lr=0.1), make_trial(tmp_path, "final_1", run="seed-0")
+    for trial in (search, final):
+        assert tracker.start_trial(trial.trial_id, 0, trial.config["params"]) is not None
+    tracker.finish()
+    found = {run.data.tags["mlflow.runName"]: run.data.tags["role"] for run in children(tracker)}
+    assert found == {"trial 000": "trial", "seed-0": "final"}
+
+
 def test_end_states(place: Path, tmp_path: Path) -> None:  # MLF-4
     tracker = open_study(place, "ends")
     names = ("ok", "exception", "pruned", "lost", "diverged", "budget")
@@ -229,39 +222,6 @@ def test_values_that_are_not_finite_stay_out(place: Path, tmp_path: Path) -> Non
     assert all(run.data.metrics["train_loss"] == 1.5 for run in children(tracker))
 
 
-def test_stores_that_cannot_work_are_refused(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # MLF-6
-    monkeypatch.chdir(tmp_path)
-    for uri in ("./mlruns", "mlruns", f"file://{tmp_path}/mlruns"):
-        with pytest.raises(ConfigError, match=r"sqlite:///.*migrate-filestore|migrate-filestore.*sqlite:///"):
-            Tracker.open(uri, "imf", tmp_path / "artifacts", "s", {})
-    tracker = Tracker.open(f"sqlite:///{os.path.relpath(place / 'mlflow.db')}", "imf", place / "artifacts", "relative", {})
-    assert tracker.tracking_uri == f"sqlite:///{place / 'mlflow.db'}"
-    tracker.finish()
-    assert list(tmp_path.iterdir()) == []
-
-    client = MlflowClient(tracker.tracking_uri)
-    client.delete_experiment(client.create_experiment("gone"))
-    with pytest.raises(ConfigError, match=r"restore.*another experiment name"):
-        open_study(place, "s", experiment="gone")
-
-    (tmp_path / "file").write_text("not a folder")
-    with pytest.raises(ConfigError, match="cannot store a file"):
-        Tracker.open(tracker.tracking_uri, "unwritable", tmp_path / "file" / "artifacts", "unwritable", {})
-    assert not tracker._runs("attributes.status = 'RUNNING'")
-
-    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    with pytest.raises(ConfigError, match="cannot be reached"):
-        Tracker.open("http://127.0.0.1:9", "imf", tmp_path / "artifacts", "s", {})
-
-
-def test_a_server_that_keeps_artifacts_in_its_own_folder_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:  # MLF-6
-    experiment = SimpleNamespace(experiment_id="1", lifecycle_stage="active", artifact_location="/srv/mlflow/1")
-    client = SimpleNamespace(get_experiment_by_name=lambda name: experiment)
-    monkeypatch.setattr("tune.tracking.MlflowClient", lambda uri: client)
-    with pytest.raises(ConfigError, match="--serve-artifacts"):
-        Tracker.open("http://tracker.example:5000", "imf", "/tmp/artifacts", "s", {})
-
-
 def test_a_failure_to_log_is_one_warning(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: Any) -> None:
     tracker = open_study(place, "broken")
     real, errors = tracker.client, iter([MlflowException("no answer\nand more"), OSError("disk full")] * 20)
@@ -324,79 +284,3 @@ def test_study_artifacts_and_numbers(place: Path, tmp_path: Path) -> None:
     assert (run.data.tags["winner"], run.data.tags["data"]) == ("3", "unicode")
     paths = {item.path for item in tracker.client.list_artifacts(tracker.parent_id)}
     assert paths == {"plots", "leaderboard.md", "config.json"}
-
-
-class FakePredictor:
-    """Stands in for the trained model; its answers come from the checkpoint folder."""
-
-    def __init__(self, entities: list[str]) -> None:
-        self.entities = entities
-
-    @classmethod
-    def load(cls, path: str) -> FakePredictor:
-        return cls(json.loads((Path(path) / "entities.json").read_text()))
-
-    def tails(self, head: str, relation: str, k: int) -> list[Any]:
-        return [SimpleNamespace(entity=entity, score=1.0 / rank) for rank, entity in enumerate(self.entities[:k], start=1)]
-
-    def heads(self, tail: str, relation: str, k: int) -> list[Any]:
-        return self.tails(tail, relation, k)[::-1]
-
-
-@pytest.fixture
-def fake_predictor(monkeypatch: pytest.MonkeyPatch) -> None:
-    module = ModuleType("imf_core.predict")
-    module.Predictor = FakePredictor  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "imf_core.predict", module)
-
-
-@pytest.mark.usefixtures("fake_predictor")
-def test_the_winner_is_a_registered_model_that_answers_by_name(
-    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: Any
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    checkpoint = tmp_path / "best"
-    checkpoint.mkdir()
-    (checkpoint / "entities.json").write_text('["Berlin", "Rome", "Oslo"]')
-    tracker = open_study(place, "winner")
-    assert tracker.register_model(checkpoint, "imf-cities", tags={"best_validation_mrr": "0.4"}) == "1"
-    assert tracker.register_model(checkpoint, "imf-cities") == "2"
-    tracker.finish()
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["best"]  # no ./mlruns
-    assert capfd.readouterr().out == ""
-    version = tracker.client.get_model_version_by_alias("imf-cities", "champion")
-    assert (str(version.version), version.tags["study"], version.run_id) == ("2", "winner", tracker.parent_id)
-    model = mlflow.pyfunc.load_model("models:/imf-cities@champion")
-    answers = model.predict(pd.DataFrame({"head": ["Germany", "Italy"], "relation": ["capital"] * 2}), params={"k": 2})
-    assert list(answers.columns) == ["head", "relation", "tail", "rank", "score"]
-    assert answers["tail"].tolist() == ["Berlin", "Rome"] * 2
-    assert answers["rank"].tolist() == [1, 2, 1, 2]
-    heads = model.predict(pd.DataFrame({"tail": ["Germany"], "relation": ["capital_of"], "k": [1]}))
-    assert heads.values.tolist() == [["Berlin", "capital_of", "Germany", 1, 1.0]]
-    stored = [path for path in place.rglob("*") if path.is_file()]
-    assert any(path.name == "entities.json" for path in stored)
-    assert not [path for path in stored if path.suffix in (".pkl", ".pickle", ".pt", ".pth")]
-    requirements = next(path for path in stored if path.name == "requirements.txt").read_text()
-    assert f"mlflow=={mlflow.__version__}" in requirements
-    assert "+cpu" not in requirements
-    assert mlflow.get_tracking_uri() == tracker.tracking_uri
-
-
-def test_questions_that_are_none() -> None:
-    predictor = FakePredictor(["a"])
-    for row in ({"relation": "r"}, {"relation": "r", "head": "x", "tail": "y"}, {"head": "x"}, {"head": "x", "relation": None}):
-        with pytest.raises(DataError, match="question 1 is not a query"):
-            answer_table(predictor, pd.DataFrame([row]), 3)
-    assert answer_table(predictor, pd.DataFrame({"head": [], "relation": []}), 3).empty
-    mixed = pd.DataFrame({"head": ["x", None], "tail": [None, "y"], "relation": ["r", "r"], "k": [1, math.nan]})
-    assert answer_table(FakePredictor(["a", "b"]), mixed, 2)["head"].tolist() == ["x", "b", "a"]
-
-
-def test_a_lock_is_held_beside_the_database(tmp_path: Path) -> None:
-    import fcntl
-
-    database, lock_file = tmp_path / "new" / "mlflow.db", tmp_path / "new" / ".mlflow.db.lock"
-    with one_at_a_time(f"sqlite:///{database}"), lock_file.open("w") as lock, pytest.raises(BlockingIOError):
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    with one_at_a_time("http://127.0.0.1:5000"):
-        pass
