@@ -143,7 +143,8 @@ def summary(result: StudyResult) -> dict[str, Any]:
         "winner": won,
         "winner_validation_mrr": {"by_seed": list(result.winner_seed_mrr), **result.winner_validation()},
         "test": result.test(), "test_opened": result.test_opened, "seeds": list(result.seeds),
-        "budget_seconds": result.budget_seconds, "wall_seconds": round(result.wall_seconds, 1), "settings": dict(result.settings),
+        "settings": dict(result.settings), "budget_seconds": result.budget_seconds,
+        "wall_seconds": round(result.wall_seconds, 1),
         "checkpoint": str(result.checkpoint) if result.checkpoint else None, "command": result.command, "machine": machine(),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
     }

@@ -52,6 +52,7 @@ def result(tmp_path: Path) -> StudyResult:
         study="demo", folder=tmp_path, data="unicode", data_fingerprint="abc", records=RECORDS, wall_seconds=301.26,
         command="python tune/search.py", structure_only_mrr=0.44, test_runs=tuple(runs), seeds=(0, 1, 2),
         checkpoint=tmp_path / "best", tracking_uri="sqlite:////x/mlflow.db", example=("LATIN SMALL LETTER E", "base"),
+        test_opened=1, budget_seconds=1200.0, settings={"trials": 6, "storage": tmp_path},
     )
 
 
@@ -76,6 +77,8 @@ def test_leaderboard_ranks_by_validation_and_names_the_lost(tmp_path: Path) -> N
     assert {line.replace("\\|", "").count("|") for line in lines[2:]} == {lines[2].count("|")}
     assert "0.002123" in lines[5]
     assert "out of memory \\| 2 GiB needed" in lines[8]
+    write_leaderboard([replace(RECORDS[0], seconds=12345.6)], tmp_path / "new")
+    assert "| 12346 |" in md_path.read_text()
     write_leaderboard([], tmp_path / "new")
     assert len(csv_path.read_text().splitlines()) == 1
 
@@ -97,6 +100,29 @@ def test_summary_holds_what_others_read(result: StudyResult) -> None:
     assert {"cpu", "cores", "python", "torch", "ray"} == set(found["machine"])
     assert found["machine"] == machine()
     assert found["date"].endswith("+00:00")
+    assert (found["test_opened"], found["budget_seconds"]) == (1, 1200.0)
+    assert found["settings"] == {"trials": 6, "storage": str(result.folder)}
+
+
+def test_structure_alone_is_compared_with_the_retrained_winner(result: StudyResult) -> None:
+    seeded = replace(result, winner_seed_mrr=(0.48, 0.50, 0.49))
+    found = json.loads(write_summary(seeded).read_text())
+    expected = {"by_seed": [0.48, 0.5, 0.49], "mean": pytest.approx(0.49), "std": pytest.approx(0.01)}
+    assert found["winner_validation_mrr"] == expected
+    assert found["points_over_structure_only"] == pytest.approx(5.0)  # 8.0 for the trial's own best
+    assert (found["best_validation_mrr"], found["structure_only_validation_mrr"]) == (0.52, 0.44)
+    text = closing(seeded)
+    assert "5.0 points above structure alone (0.4400) with the same settings" in text
+    assert "retrained winner 0.4900 ± 0.0100, mean of 3 seeds" in text
+    assert "retrained winner 0.4200, 1 seed" in closing(replace(result, winner_seed_mrr=(0.42,)))
+    assert "2.0 points below structure alone" in closing(replace(result, winner_seed_mrr=(0.42,)))
+    assert summary(result)["winner_validation_mrr"] == {"by_seed": [], "mean": None, "std": None}
+
+
+def test_no_comparison_with_what_is_not_a_number(result: StudyResult) -> None:
+    for odd in (replace(result, structure_only_mrr=math.nan), replace(result, winner_seed_mrr=(math.nan, 0.5))):
+        assert odd.points_over_structure is None
+        assert "structure alone" not in closing(odd)
 
 
 def test_what_is_unknown_is_null_not_zero(result: StudyResult) -> None:
