@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import sys
 from pathlib import Path
@@ -9,8 +10,8 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from imf_core.config import Config, parse_overrides, preset
 from imf_core.data.prepared import LinkData, prepare
@@ -42,7 +43,7 @@ def train(
 
     Example: imf train results/mine --data mygraph --set train.lr=0.002
     """
-    console = Console()
+    console = _console()
     chosen = _configuration(config, preset_name, start, data, settings)
     ready = prepare(chosen.data)
     _describe(console, ready)
@@ -91,7 +92,7 @@ def evaluate_command(
     if as_json:
         print(json.dumps(metrics.as_dict(), indent=1))
     else:
-        Console().print(_metrics_table(metrics, f"{checkpoint}: {split}"))
+        _console().print(_metrics_table(metrics, f"{checkpoint}: {split}"))
 
 
 @app.command()
@@ -115,7 +116,7 @@ def predict(
         print(json.dumps([vars(answer) for answer in answers], indent=1))
         return
     question = f"({head}, {relation}, ?)" if head is not None else f"(?, {relation}, {tail})"
-    Console().print(_answers_table(question, answers))
+    _console().print(_answers_table(question, answers))
 
 
 @app.command("config")
@@ -134,8 +135,16 @@ def main() -> None:
     try:
         app()
     except ImfError as error:
-        Console(stderr=True).print(f"[bold red]Error[/] {type(error).__name__}:", escape(str(error)), highlight=False)
+        _console(stderr=True).print(Text("Error", style="bold red"), f"{type(error).__name__}: {error}", soft_wrap=True)
         sys.exit(2)
+
+
+def _console(stderr: bool = False) -> Console:
+    """A terminal that shows names as they are: `[b]` and `:cat:` are no markup, undecodable bytes leave as they came."""
+    stream = sys.stderr if stderr else sys.stdout
+    if isinstance(stream, io.TextIOWrapper):
+        stream.reconfigure(errors="surrogateescape")
+    return Console(stderr=stderr, markup=False, emoji=False, highlight=False)
 
 
 def _configuration(
@@ -166,8 +175,8 @@ def _describe(console: Console, data: LinkData) -> None:
         f"{graph.source}: {graph.num_entities:,} entities, {graph.num_relations} relations, "
         f"{len(graph.train):,} training and {len(graph.valid):,} validation triples"
     )
-    for note in (*graph.notes, *(modality.describe() for modality in data.modalities)):
-        console.print(f"  {note}", highlight=False)
+    for note in (*graph.notes, *(modality.describe() for modality in data.modalities), *data.notes):
+        console.print(f"  {note}")
 
 
 def _metrics_table(metrics: RankingMetrics, title: str) -> Table:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,8 +11,11 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
+from imf_core.config import FUSED, STRUCTURE
 from imf_core.data.readers import read_lines
 from imf_core.errors import DataError
+
+_NAME = re.compile(r"[A-Za-z0-9_-]+")
 
 
 @dataclass(frozen=True)
@@ -19,7 +23,7 @@ class Modality:
     """Features of the N entities of a graph.
 
     Args:
-        name: for example `text`.
+        name: for example `text`; letters, digits, `_` and `-`, and no name of a built-in branch.
         matrix: (N, f) float32, finite; rows of entities without the modality are zero and never read as features.
         mask: (N,) bool, True where the entity has the modality.
         unknown: names in the source that are no entity of the graph (counted, ignored).
@@ -31,6 +35,12 @@ class Modality:
     unknown: int = 0
 
     def __post_init__(self) -> None:
+        if not _NAME.fullmatch(self.name) or self.name in (STRUCTURE, FUSED):
+            raise DataError(
+                f"{self.name!r} cannot name a modality",
+                remedy=f"use letters, digits, _ and -, and neither {STRUCTURE} nor {FUSED}",
+                value=self.name,
+            )
         if self.matrix.ndim != 2 or self.matrix.shape[0] != len(self.mask):
             raise DataError(
                 f"modality {self.name}: matrix {self.matrix.shape} does not fit {len(self.mask)} mask entries",
@@ -133,7 +143,9 @@ def load_modality(path: Path, entities: Sequence[str]) -> Modality:
             )
         try:
             matrix = np.load(path, allow_pickle=False)
-        except ValueError as error:
+            if not isinstance(matrix, np.ndarray):
+                raise ValueError("it is an archive of several")
+        except (ValueError, EOFError) as error:
             raise DataError.at(
                 path, None, f"no plain NumPy array: {error}", remedy="save a float matrix without objects"
             ) from error

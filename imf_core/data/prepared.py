@@ -6,11 +6,14 @@ trial can read it even by mistake. Arrays are memory-mapped by safetensors and t
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from imf_core.config import DataConfig
@@ -22,13 +25,22 @@ from imf_core.encode.image import BitmapImageEncoder, find_images
 from imf_core.encode.text import NgramTextEncoder, readable
 from imf_core.errors import DataError
 
+_LISTED = 5  # damaged pictures named in a note
+
 
 @dataclass(frozen=True)
 class LinkData:
-    """A graph and the modalities of its entities, in the order in which the model uses them."""
+    """A graph and the modalities of its entities, in the order in which the model uses them.
+
+    Args:
+        graph: triples and vocabularies.
+        modalities: features of the entities.
+        notes: what the user should know about the features (damaged pictures, replaced views, ...).
+    """
 
     graph: KnowledgeGraph
     modalities: tuple[Modality, ...]
+    notes: tuple[str, ...] = ()
 
     def select(self, names: tuple[str, ...] | None) -> tuple[Modality, ...]:
         """The named modalities (None: all).
@@ -60,14 +72,16 @@ def prepare(config: DataConfig) -> LinkData:
     graph = read_graph(folder)
     modalities: list[Modality] = []
     text = _text_modality(config, folder, graph)
-    image = _image_modality(config, folder, graph)
+    image, notes = _image_modality(config, folder, graph)
     modalities += [modality for modality in (image, text) if modality is not None]
     for path in sorted((folder / "modalities").glob("*")) if (folder / "modalities").is_dir() else []:
-        if path.name.endswith(".names.txt"):
+        if path.name.startswith(".") or path.name.endswith(".names.txt"):
             continue
         loaded = load_modality(path, graph.entities.names)
+        if any(modality.name == loaded.name for modality in modalities):
+            notes.append(f"{loaded.name}: the features of modalities/{path.name} are used instead of the view built before")
         modalities = [modality for modality in modalities if modality.name != loaded.name] + [loaded]
-    return LinkData(graph, tuple(modalities))
+    return LinkData(graph, tuple(modalities), tuple(notes))
 
 
 def resolve(path: str) -> Path:
@@ -111,17 +125,41 @@ def _text_modality(config: DataConfig, folder: Path, graph: KnowledgeGraph) -> M
             else:
                 texts[position] = text.replace("\t", " ")
     matrix, mask = NgramTextEncoder(width=config.text_width).encode(texts)
+    if not mask.any():
+        raise DataError(
+            f"{descriptions} describes none of the {graph.num_entities:,} entities ({unknown:,} lines of unknown names)",
+            remedy="write entity<TAB>text with the graph's names, or set data.text=names or data.text=none",
+            path=str(descriptions),
+        )
     return Modality("text", matrix, mask, unknown)
 
 
-def _image_modality(config: DataConfig, folder: Path, graph: KnowledgeGraph) -> Modality | None:
-    if config.images == "none" or not (folder / "images").is_dir():
-        return None
-    files = find_images(folder / "images", graph.entities.names)
-    if not any(path is not None for path in files.paths):
-        return None
-    matrix, mask = BitmapImageEncoder(width=config.image_width).encode(files.paths)
-    return Modality("image", matrix, mask, files.unknown)
+def _image_modality(config: DataConfig, folder: Path, graph: KnowledgeGraph) -> tuple[Modality | None, list[str]]:
+    """The bitmap view, where there is one, and notes on pictures that were left out."""
+    pictures = folder / "images"
+    if config.images == "none" or not pictures.is_dir():
+        return None, []
+    files = find_images(pictures, graph.entities.names)
+    notes = [f"image: {files.repeated:,} further pictures of entities that already have one ignored"] if files.repeated else []
+    found = sum(path is not None for path in files.paths)
+    if not found:
+        return None, [f"image: none of the {files.unknown:,} pictures in images/ carries the name of an entity"]
+    encoder = BitmapImageEncoder(width=config.image_width)
+    matrix, mask = encoder.encode(files.paths)
+    if encoder.rejected:
+        path, reason = encoder.rejected[0]
+        if not mask.any():
+            raise DataError(
+                f"{pictures}: none of the {found:,} pictures can be read (first: {path.name}: {reason})",
+                remedy="replace them, or set data.images=none to go without pictures",
+                path=str(pictures),
+            )
+        listed = "; ".join(f"{path.name}: {reason}" for path, reason in encoder.rejected[:_LISTED])
+        more = f"; and {len(encoder.rejected) - _LISTED:,} more" if len(encoder.rejected) > _LISTED else ""
+        notes.append(
+            f"image: {len(encoder.rejected):,} of {found:,} pictures cannot be read and count as missing ({listed}{more})"
+        )
+    return Modality("image", matrix, mask, files.unknown), notes
 
 
 def save_prepared(data: LinkData, folder: Path) -> None:
@@ -137,7 +175,9 @@ def save_prepared(data: LinkData, folder: Path) -> None:
         "relations": data.graph.relations.names,
         "source": data.graph.source,
         "notes": data.graph.notes,
-        "modalities": [modality.name for modality in data.modalities],
+        "data_notes": data.notes,
+        "modalities": {modality.name: {"unknown": modality.unknown} for modality in data.modalities},
+        "arrays_sha256": _sha256(folder / "arrays.safetensors"),
         "fingerprint": data.graph.fingerprint,
     }
     (folder / "vocabulary.json").write_text(json.dumps(described), encoding="utf-8")
@@ -147,11 +187,21 @@ def load_prepared(folder: Path | str) -> LinkData:
     """Read what `save_prepared` wrote.
 
     Raises:
-        DataError: the arrays do not belong to the vocabulary beside them.
+        DataError: a part is missing or damaged, or the arrays do not belong to the vocabulary beside them.
     """
     folder = Path(folder)
-    described = json.loads((folder / "vocabulary.json").read_text(encoding="utf-8"))
-    arrays = load_file(folder / "arrays.safetensors")
+    try:
+        described: dict[str, Any] = json.loads((folder / "vocabulary.json").read_text(encoding="utf-8"))
+        arrays = load_file(folder / "arrays.safetensors")
+        found = _sha256(folder / "arrays.safetensors")
+    except (OSError, ValueError, SafetensorError) as error:
+        raise DataError(f"{folder} is damaged: {error}", remedy="prepare it again", path=str(folder)) from error
+    if found != described["arrays_sha256"]:
+        raise DataError(
+            f"{folder} is damaged: arrays.safetensors {found[:12]} is not {described['arrays_sha256'][:12]}",
+            remedy="prepare it again",
+            path=str(folder),
+        )
     graph = KnowledgeGraph(
         Vocabulary(tuple(described["entities"])), Vocabulary(tuple(described["relations"]), "relation"),
         arrays["train"], arrays["valid"], None, tuple(described["notes"]), described["source"],
@@ -161,8 +211,16 @@ def load_prepared(folder: Path | str) -> LinkData:
             f"{folder} is damaged: fingerprint {graph.fingerprint[:12]} is not {described['fingerprint'][:12]}",
             remedy="prepare it again",
         )
-    modalities = tuple(Modality(name, arrays[f"matrix.{name}"], arrays[f"mask.{name}"]) for name in described["modalities"])
-    return LinkData(graph, modalities)
+    modalities = tuple(
+        Modality(name, arrays[f"matrix.{name}"], arrays[f"mask.{name}"], **facts)
+        for name, facts in described["modalities"].items()
+    )
+    return LinkData(graph, modalities, tuple(described["data_notes"]))
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
 def without_modality(data: LinkData, name: str) -> LinkData:

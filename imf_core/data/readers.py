@@ -166,7 +166,7 @@ def _read_id_names(path: Path, kind: str) -> Vocabulary:
     names: list[str | None] = [None] * count
     for number, line in rows:
         name, _, text = line.rpartition("\t") if "\t" in line else line.rpartition(" ")
-        if not name or not text.strip().isdigit():
+        if not name or not text.strip().isdecimal():
             raise DataError.at(path, number, "no `name id` pair", value=line[:80], remedy="write the name, a tab and the id")
         position = int(text)
         if position >= count:
@@ -187,7 +187,7 @@ def _read_id_names(path: Path, kind: str) -> Vocabulary:
 
 def _counted_lines(path: Path) -> tuple[int, list[tuple[int, str]]]:
     lines = list(read_lines(path))
-    if not lines or not lines[0][1].strip().isdigit():
+    if not lines or not lines[0][1].strip().isdecimal():
         raise DataError.at(
             path,
             1,
@@ -212,7 +212,7 @@ def _read_id_triples(path: Path, num_entities: int, num_relations: int) -> np.nd
     triples = np.empty((count, 3), dtype=np.int64)
     for position, (number, line) in enumerate(rows):
         cells = line.split()
-        if len(cells) != 3 or not all(cell.isdigit() for cell in cells):
+        if len(cells) != 3 or not all(cell.isdecimal() for cell in cells):
             raise DataError.at(path, number, "no three ids", value=line[:80], remedy="write `head tail relation` as ids")
         head, tail, relation = int(cells[0]), int(cells[1]), int(cells[2])
         if max(head, tail) >= num_entities or relation >= num_relations:

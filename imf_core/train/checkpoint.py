@@ -188,8 +188,12 @@ def _read_json(path: Path) -> dict[str, Any]:
         raise CheckpointError(
             f"{path} is missing", remedy="give the folder of a checkpoint, for example results/<study>/best"
         ) from error
-    except json.JSONDecodeError as error:
+    except NotADirectoryError as error:
+        raise CheckpointError(f"{path.parent} is not a folder", remedy="give the folder of a checkpoint") from error
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise CheckpointError(f"{path} is damaged: {error}", remedy="restore the folder from a copy") from error
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path} is damaged: it holds no settings", remedy="restore the folder from a copy")
     return content
 
 
