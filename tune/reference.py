@@ -1,0 +1,256 @@
+"""The figures that stand in `results/README.md`: one row a finished study, kept in `results/reference.json`.
+
+`python -m tune.reference add results/<study> --row "IMF, names as text"` takes a row from the study's `summary.json`.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+from imf_core.errors import DataError, ImfError
+from tune.outcome import atomic_write_text
+from tune.report import StudyResult, summary
+
+REFERENCE_FILE, README_FILE, SUMMARY_FILE = "reference.json", "README.md", "summary.json"
+BEGIN, END = "<!-- rows -->", "<!-- /rows -->"
+ROW_KEYS = ("data_set", "row", "command", "mrr_mean", "mrr_std", "hits", "seeds", "machine", "date")
+_HITS = ("hits_at_1", "hits_at_3", "hits_at_10")
+
+Published = Mapping[str, Sequence[tuple[str, Sequence[float | None]]]]
+
+# test, percent: MRR, Hits@1, Hits@3, Hits@10; None where nothing is published. Read with care: see results/README.md.
+PUBLISHED: Published = {
+    "DB15K": (
+        ("no training: one-step rules + relation prior", (29.6, 23.2, 31.6, 41.6)),
+        ("TuckER, structure only", (33.86, 25.33, 37.91, 50.38)),
+        ("IMF", (32.25, 24.20, 36.00, 48.19)),
+        ("MoMoK", (39.57, 32.38, 43.45, 54.14)),
+        ("M-Hyper (2026)", (41.25, None, None, 56.09)),
+    ),
+    "MKG-W": (
+        ("no training: one-step rules + relation prior", (25.7, 20.8, 27.6, 33.3)),
+        ("TuckER, structure only", (30.39, 24.44, None, None)),
+        ("IMF", (34.50, 28.77, 36.6, 45.4)),
+        ("MoMoK", (35.89, 30.38, 37.54, 46.13)),
+        ("M-Hyper (2026)", (37.02, None, None, 48.84)),
+    ),
+    "MKG-Y": (
+        ("no training: one-step rules + relation prior", (29.0, 27.4, 29.2, 30.9)),
+        ("TuckER, structure only", (37.05, 34.59, None, None)),
+        ("IMF", (35.79, 32.95, 37.1, 40.6)),
+        ("MoMoK", (37.91, 35.09, 39.20, 43.20)),
+        ("M-Hyper (2026)", (39.46, None, None, 45.22)),
+    ),
+}
+
+
+def reference_row(result: StudyResult, data_set: str, row: str) -> dict[str, Any]:
+    """A study as a row of the reference table; see `summary_row`."""
+    return summary_row(summary(result), data_set, row)
+
+
+def summary_row(values: Mapping[str, Any], data_set: str, row: str, source: Path | str = SUMMARY_FILE) -> dict[str, Any]:
+    """A row from a study's `summary.json`.
+
+    Args:
+        values: the summary.
+        data_set: name of the data set, as in the published table.
+        row: what distinguishes this study from the others on the data set.
+        source: file to name in an error.
+
+    Returns:
+        `ROW_KEYS`, metrics as shares of 1, and `settings`, those of the winner.
+
+    Raises:
+        DataError: a key is missing, there is no test result, or test was not opened exactly once.
+    """
+    try:
+        test, machine = values["test"], values["machine"]
+        mean, std = test["mrr"]["mean"], test["mrr"]["std"]
+        found = {
+            "data_set": data_set, "row": row, "command": str(values["command"]), "mrr_mean": mean, "mrr_std": std,
+            "hits": {name: test[name]["mean"] for name in _HITS}, "seeds": list(values["seeds"]), "machine": _machine(machine),
+            "date": str(values["date"])[:10], "settings": dict((values.get("winner") or {}).get("params") or {}),
+        }
+        opened = int(values["test_opened"])
+    except (KeyError, TypeError, ValueError) as error:
+        remedy = "name a study that this version of the search has finished"
+        raise DataError.at(source, None, f"not the summary of a study: {error!r}", remedy=remedy) from error
+    if not data_set or not row.strip():
+        raise DataError.at(source, None, "the row or its data set has no name", remedy="give --row and --data-set")
+    if mean is None or not math.isfinite(mean):
+        raise DataError.at(source, None, "the study has no test result", remedy="add a study whose winner was tested")
+    if opened != 1:
+        remedy = "search again: a figure of the table comes from a test split that was opened once, after every choice"
+        raise DataError.at(source, None, "the test split was not opened exactly once", value=opened, remedy=remedy)
+    return found
+
+
+def load_reference(path: Path | str) -> list[dict[str, Any]]:
+    """The rows of `reference.json`; none if the file is not there.
+
+    Raises:
+        DataError: the file is not a list of rows.
+    """
+    file, remedy = Path(path), "restore the file from version control"
+    try:
+        rows = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return []
+    except (OSError, ValueError) as error:
+        raise DataError.at(file, None, f"cannot read the reference rows: {error}", remedy=remedy) from error
+    if not isinstance(rows, list) or not all(isinstance(row, dict) and set(ROW_KEYS) <= set(row) for row in rows):
+        raise DataError.at(file, None, f"not a list of rows with {', '.join(ROW_KEYS)}", remedy=remedy)
+    return rows
+
+
+def update_reference(path: Path | str, row: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Write a row in place of the one with its data set and name, or after the others; returns all rows. Atomic."""
+    rows = _updated(load_reference(path), [row])
+    _write_rows(Path(path), rows)
+    return rows
+
+
+def render_reference(rows: Sequence[Mapping[str, Any]], published: Published = PUBLISHED) -> str:
+    """The rows as Markdown, in percent: a table with the published figures of each data set (in italics) below ours.
+
+    A list of what it takes to repeat each row follows the table.
+
+    Args:
+        rows: of `reference.json`.
+        published: figures to stand beside, by data set.
+    """
+    if not rows:
+        return 'No row yet. `python -m tune.reference add results/<study> --row "..."` adds one.'
+    head = ("data set", "row", "MRR", "H@1", "H@3", "H@10", "seeds", "date")
+    lines = [_line(head), _line(["---", "---", *["---:"] * 5, "---"])]
+    for data_set in dict.fromkeys(row["data_set"] for row in rows):
+        ours = [row for row in rows if row["data_set"] == data_set]
+        for row in sorted(ours, key=lambda row: -row["mrr_mean"]):
+            hits = [_percent(row["hits"].get(name)) for name in _HITS]
+            mrr = _percent(row["mrr_mean"]) + (f" ± {_percent(row['mrr_std'])}" if row["mrr_std"] is not None else "")
+            lines.append(_line([data_set, f"**{_text(row['row'])}**", mrr, *hits, str(len(row["seeds"])), row["date"]]))
+        for name, figures in published.get(data_set, ()):
+            lines.append(_line([data_set, f"*{name}*", *map(_figure, figures), "", ""]))
+    lines += ["", "How each of our rows was made:", ""]
+    for row in rows:
+        settings = ", ".join(f"`{name}={_value(value)}`" for name, value in sorted(row.get("settings", {}).items()))
+        seeds = ", ".join(map(str, row["seeds"]))
+        lines.append(f"- {row['data_set']}, **{_text(row['row'])}**: `{row['command']}`; seeds {seeds}; {row['machine']}")
+        lines += [f"  - winner: {settings}"] if settings else []
+    return "\n".join(lines)
+
+
+def write_reference(results_dir: Path | str, *rows: Mapping[str, Any]) -> Path:
+    """Put rows into `reference.json` and the table of all rows between the markers of `README.md`; returns the latter.
+
+    Raises:
+        DataError: an unreadable `reference.json`, or a README without the two markers; nothing is written then.
+    """
+    folder = Path(results_dir)
+    readme = folder / README_FILE
+    try:
+        text = readme.read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        remedy = "name the folder that holds the project's results/README.md with --results"
+        raise DataError.at(readme, None, f"cannot be read: {error}", remedy=remedy) from error
+    before, begin, rest = text.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not begin or not end or BEGIN in rest or END in before + after:
+        remedy = f"put a line {BEGIN} and after it a line {END}, once, where the rows belong"
+        raise DataError.at(readme, None, "has no single place for the rows", remedy=remedy)
+    every = _updated(load_reference(folder / REFERENCE_FILE), rows)
+    table = render_reference(every)
+    _write_rows(folder / REFERENCE_FILE, every)
+    return atomic_write_text(readme, f"{before}{BEGIN}\n{table}\n{END}{after}")
+
+
+def _updated(rows: list[dict[str, Any]], new: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    named = {(row["data_set"], row["row"]): row for row in rows}  # a dict keeps the place of a key that is set again
+    named.update({(row["data_set"], row["row"]): dict(row) for row in new})
+    return list(named.values())
+
+
+def _write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    atomic_write_text(path, json.dumps(rows, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def _machine(facts: Mapping[str, Any]) -> str:
+    versions = ", ".join(f"{name} {facts[name]}" for name in ("python", "torch", "ray") if name in facts)
+    return f"{facts['cpu']}, {facts['cores']} cores; {versions}"
+
+
+def _line(cells: Iterable[str]) -> str:
+    return "| " + " | ".join(cells) + " |"
+
+
+def _text(name: str) -> str:
+    return " ".join(name.replace("|", "\\|").split())
+
+
+def _value(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else value if isinstance(value, str) else json.dumps(value)
+
+
+def _percent(share: float | None) -> str:
+    return "-" if share is None else f"{100 * share:.2f}"
+
+
+def _figure(percent: float | None) -> str:
+    return "-" if percent is None else str(percent)
+
+
+app = typer.Typer(
+    no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help="The reference table of results/README.md."
+)
+
+
+@app.callback()
+def _commands() -> None:
+    """Keeps `add` a command of its own."""
+
+
+@app.command()
+def add(
+    study: Annotated[Path, typer.Argument(help="Folder of a finished study.")],
+    row: Annotated[str, typer.Option(help="Name of the row; a row of that name on the same data set is replaced.")],
+    data_set: Annotated[str | None, typer.Option(help="Name of the data set; default: that of the data's folder.")] = None,
+    results: Annotated[Path | None, typer.Option(help="Folder of README.md; default: the one above the study.")] = None,
+) -> None:
+    """Add a study's test figures to reference.json and to the table in README.md.
+
+    Example: python -m tune.reference add results/mkg-y --row "IMF, names as text"
+    """
+    file = study / SUMMARY_FILE
+    try:
+        values = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DataError.at(file, None, f"cannot be read: {error}", remedy="name the folder of a finished study") from error
+    if not isinstance(values, dict):
+        raise DataError.at(file, None, "not the summary of a study", remedy="name the folder of a finished study")
+    name = data_set or Path(str(values.get("data", ""))).name
+    made = summary_row(values, name, row, file)
+    readme = write_reference(results or study.resolve().parent, made)
+    Console().print(f"{name}, {row}: test MRR {made['mrr_mean']:.4f}; see {readme}", markup=False, highlight=False)
+
+
+def main() -> None:
+    """Entry point: errors of the user's making are shown without a traceback, exit status 2."""
+    try:
+        app()
+    except ImfError as error:
+        Console(stderr=True).print(f"[bold red]Error[/] {type(error).__name__}:", escape(str(error)), highlight=False)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()
