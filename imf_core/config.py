@@ -7,6 +7,7 @@ be, and what does the search try". `tune/space.py` reads the `Tunable` marks; no
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,7 @@ from imf_core.errors import ConfigError
 MissingPolicy = Literal["learned", "mean", "neutral"]
 DecisionMode = Literal["uniform", "fixed", "learned", "relation"]
 STRUCTURE, FUSED = "structure", "fused"
+_EXPONENT = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+")
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,7 @@ class Tunable:
 
 
 class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, protected_namespaces=())
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False, protected_namespaces=())
 
 
 class DataConfig(_Frozen):
@@ -137,6 +139,10 @@ class TrainConfig(_Frozen):
         1.0, gt=0, le=1, description="factor on the learning rate after each epoch"
     )
     weight_decay: Annotated[float, Tunable(low=1e-8, high=1e-3, log=True, default=False)] = Field(0.0, ge=0)
+    precision: Literal["fp32", "bf16"] = Field(
+        "fp32",
+        description="bf16: matrix products of a training step in bfloat16, where the processor has it; evaluation is fp32",
+    )
     batch_size: Annotated[int, Tunable(choices=(128, 256, 512))] = Field(
         256, ge=1, description="queries a step, over all workers"
     )
@@ -175,11 +181,16 @@ class Config(_Frozen):
 
     @classmethod
     def load(cls, path: Path | str) -> Config:
-        """Read a YAML file."""
-        text = Path(path).read_text(encoding="utf-8")
+        """Read a YAML file.
+
+        Raises:
+            ConfigError: the file cannot be read, is no YAML, or holds something else than settings.
+        """
         try:
-            values = yaml.safe_load(text) or {}
-        except yaml.YAMLError as error:
+            values = yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
+        except OSError as error:
+            raise ConfigError(f"{path} cannot be read: {error.strerror}", remedy="check the path") from error
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
             raise ConfigError(f"{path} is not valid YAML: {error}", remedy="correct the file") from error
         if not isinstance(values, dict):
             raise ConfigError(f"{path} holds {type(values).__name__}, not settings", remedy="write `model:`, `train:` sections")
@@ -217,13 +228,18 @@ def parse_overrides(assignments: Iterable[str]) -> dict[str, Any]:
             raise ConfigError(
                 f"cannot read the setting {assignment!r}", remedy="write key.sub=value, for example train.lr=0.001"
             )
-        value = yaml.safe_load(text) if text.strip() else None
-        if isinstance(value, str):
-            try:  # YAML 1.1 reads 1e-3 as text
-                value = float(value)
-            except ValueError:
-                pass
-        flat[key.strip()] = value
+        if _EXPONENT.fullmatch(text.strip()):  # YAML 1.1 reads 1e-3 as text
+            flat[key.strip()] = float(text)
+            continue
+        try:
+            flat[key.strip()] = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise ConfigError(
+                f"cannot read the value of {assignment!r}: it is no YAML",
+                remedy="close its brackets and quotes, for example model.modalities=[text,image]",
+                key=key.strip(),
+                value=text,
+            ) from error
     return flat
 
 
@@ -266,10 +282,10 @@ def preset(name: str) -> Config:
     return PRESETS[name]()
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
-    """`; did you mean 'lr'?` or nothing."""
+def nearest(name: str, known: Iterable[str], prefix: str = "") -> str:
+    """`; did you mean 'lr'?` or nothing; the prefix is shown before the proposal and not compared."""
     close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
-    return f"; did you mean {close[0]!r}?" if close else ""
+    return f"; did you mean {prefix + close[0]!r}?" if close else ""
 
 
 def _leaves(values: Mapping[str, Any], prefix: str) -> Iterable[tuple[str, Any]]:
@@ -285,7 +301,7 @@ def _refuse_unknown(values: Mapping[str, Any], kind: type[BaseModel], source: st
         if key not in kind.model_fields:
             known = [f"{prefix}{name}" for name in kind.model_fields]
             raise ConfigError(
-                f"{source}: unknown setting {prefix}{key!s}{nearest(f'{prefix}{key}', known)}",
+                f"{source}: unknown setting {prefix}{key!s}{nearest(str(key), kind.model_fields, prefix)}",
                 remedy=f"known here: {', '.join(known)}", key=f"{prefix}{key}", value=value,
             )
         child = kind.model_fields[key].annotation

@@ -169,7 +169,7 @@ def test_open_test_without_a_test_split() -> None:
 def test_an_unknown_name_proposes_the_nearest() -> None:
     names = Vocabulary(("Berlin", "Bern", "Paris"))
     assert [names.id(name) for name in names.names] == [0, 1, 2]
-    with pytest.raises(VocabularyError, match=r"'Berlln' is no entity of this graph \(3 known\); did you mean 'Berlin'\?") as caught:
+    with pytest.raises(VocabularyError, match=r"'Berlln' is no entity .*\(3 known\); did you mean 'Berlin'\?") as caught:
         names.id("Berlln")
     assert caught.value.name == "Berlln"
 

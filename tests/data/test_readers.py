@@ -223,7 +223,7 @@ def test_openke_test_faults_show_when_it_is_opened(tmp_path: Path) -> None:
 def test_openke_without_valid(tmp_path: Path) -> None:
     folder = openke_folder(tmp_path)
     (folder / "valid2id.txt").unlink()
-    with pytest.raises(DataError, match="has no valid2id.txt"):
+    with pytest.raises(DataError, match=r"has no valid2id\.txt"):
         read_graph(folder)
 
 
