@@ -139,9 +139,8 @@ class TrainConfig(_Frozen):
         1.0, gt=0, le=1, description="factor on the learning rate after each epoch"
     )
     weight_decay: Annotated[float, Tunable(low=1e-8, high=1e-3, log=True, default=False)] = Field(0.0, ge=0)
-    precision: Literal["fp32", "bf16"] = Field(
-        "fp32",
-        description="bf16: matrix products of a training step in bfloat16, where the processor has it; evaluation is fp32",
+    precision: Literal["fp32", "bf16", "auto"] = Field(
+        "fp32", description="bf16: a training step multiplies in bfloat16 (evaluation in fp32); auto: where the hardware can"
     )
     batch_size: Annotated[int, Tunable(choices=(128, 256, 512))] = Field(
         256, ge=1, description="queries a step, over all workers"

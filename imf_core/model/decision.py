@@ -21,6 +21,8 @@ from torch import Tensor, nn
 from imf_core.config import DecisionMode
 from imf_core.errors import ConfigError
 
+_LEAST = 3e-4
+
 
 class Decision(nn.Module):
     """Weights of the branches.
@@ -30,7 +32,8 @@ class Decision(nn.Module):
             Trained logits start at 0, the plain mean.
         branches: names of the M branches.
         num_relations: 2R, for `relation`.
-        fixed: weight of each branch for `fixed`; missing names count 0; None means uniform.
+        fixed: weight of each branch for `fixed`; missing names count 0; None means uniform. A weight of 0 becomes 0.0003 of
+            the whole: who lacks the modalities of all other branches is then decided by this one.
     """
 
     def __init__(
@@ -49,6 +52,7 @@ class Decision(nn.Module):
             weights = torch.tensor([float(fixed.get(branch, 0.0)) for branch in self.branches])
             if weights.sum() <= 0:
                 raise ConfigError("decision_weights are all zero", remedy="give at least one branch a positive weight")
+            weights = (weights / weights.sum()).clamp_min(_LEAST)
             weights = weights / weights.sum()
         rows = {"learned": 1, "relation": num_relations}.get(mode, 0) if len(self.branches) > 1 else 0
         self.register_buffer("logits", torch.zeros(rows, len(self.branches)) if rows else None)
@@ -85,8 +89,11 @@ def combine(values: Sequence[Tensor], weights: Tensor, candidate_masks: Sequence
         raise ValueError("nothing to combine")
     partial = [position for position, mask in enumerate(candidate_masks) if mask is not None]
     if partial:
-        absent = torch.stack([(~candidate_masks[position]).to(total.dtype) for position in partial])  # type: ignore[operator]
-        total = total / (1 - weights[:, partial] @ absent).clamp_min(1e-6)
+        present = torch.stack([mask.to(total.dtype) for mask in candidate_masks if mask is not None])
+        everywhere = [position for position, mask in enumerate(candidate_masks) if mask is None]
+        # The kept weight as a sum: as one minus the rest it would lose its digits where little is kept.
+        kept = torch.addmm(weights[:, everywhere].sum(dim=1, keepdim=True), weights[:, partial], present)
+        total = total / kept.clamp_min(1e-6)
     return total
 
 

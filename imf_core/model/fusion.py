@@ -10,6 +10,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from imf_core.model.dropout import Dropout
+
 
 class TuckerFusion(nn.Module):
     """Low-rank bilinear (Tucker) pooling, the core factorised to rank k as in MUTAN (IMF, section 2.2).
@@ -26,7 +28,7 @@ class TuckerFusion(nn.Module):
     def __init__(self, width: int, num_views: int, rank: int, dropout: float) -> None:
         super().__init__()
         self.width, self.rank = width, rank
-        self.drop = nn.Dropout(dropout)
+        self.drop = Dropout(dropout)
         # One layer a view computes the factors of all ranks at once: one (N, d) x (d, k d) product instead of k.
         self.factors = nn.ModuleList(nn.Linear(width, rank * width) for _ in range(num_views))
         for layer in self.factors:

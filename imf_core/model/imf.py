@@ -50,7 +50,7 @@ class ModalityTable(nn.Module):
         self.mask: Tensor
         features = torch.from_numpy(modality.standardised())
         projection = nn.Linear(modality.width, width)
-        nn.init.xavier_normal_(projection.weight)
+        nn.init.normal_(projection.weight, std=(modality.width * width) ** -0.5)  # rows of unit length: first scores of order 1
         nn.init.zeros_(projection.bias)
         self.projection: nn.Linear | None = None
         self.features: Tensor | None
@@ -202,8 +202,9 @@ class Imf(nn.Module):
         Returns:
             `total` and its parts (`structure`, ..., `joint`, `contrastive`), scalars in nats.
         """
-        tables = self.tables()
-        contexts = self.contexts(tables, heads, relations)
+        with torch.autocast(heads.device.type, torch.bfloat16, enabled=train.precision == "bf16"):
+            tables = self.tables()
+            contexts = [context.float() for context in self.contexts(tables, heads, relations)]
         if self.loss_kind == "ce" and self.config.scoring != "transe":
             parts = self._fused_parts(tables, contexts, heads, relations, positives, train)
         else:
@@ -225,7 +226,7 @@ class Imf(nn.Module):
         """Softmax losses of the branches and the decision in one pass (the scores are products of context and table)."""
         target = JointTarget(
             positives, train.label_smoothing, train.weighting == "triple", self.config.joint_weight,
-            self.decision_weights(heads, relations), [self.mask(branch) for branch in self.branches],
+            self.decision_weights(heads, relations), [self.mask(branch) for branch in self.branches], train.precision,
         )
         total, values = joint_softmax_loss(contexts, [tables.entities[branch] for branch in self.branches], target)
         names = (*self.branches, "joint")

@@ -31,6 +31,7 @@ class JointTarget:
         joint_weight: factor of the loss on the decision; 0 leaves it out.
         weights: (B, M) decision weights, constant here; 0 where the head lacks the modality.
         masks: per branch (N,) bool, or None where every entity has the modality.
+        precision: `fp32`, or `bf16` for the products with the (N, d) tables; sums and softmax stay in fp32.
     """
 
     positives: Positives
@@ -39,6 +40,7 @@ class JointTarget:
     joint_weight: float
     weights: Tensor
     masks: Sequence[Tensor | None]
+    precision: str = "fp32"
 
     def row_weights(self) -> Tensor:
         """(B,) weight of each query in the mean; they sum to 1."""
@@ -67,12 +69,13 @@ class _JointSoftmax(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, target: JointTarget, *tensors: Tensor) -> tuple[Tensor, Tensor]:
         count = len(tensors) // 2
-        contexts, tables = tensors[:count], tensors[count:]
+        kind = torch.bfloat16 if target.precision == "bf16" else tensors[0].dtype
+        contexts, tables = ([tensor.to(kind) for tensor in part] for part in (tensors[:count], tensors[count:]))
         rows = target.row_weights()
         decision = _Decision(target, tables[0].shape[0]) if target.joint_weight > 0 and count > 1 else None
         probabilities, parts = [], []
         for position, (context, table) in enumerate(zip(contexts, tables, strict=True)):
-            scores = context @ table.T
+            scores = (context @ table.T).to(rows.dtype)
             probability = torch.softmax(scores, dim=1)
             norm = _log_norm(scores, probability)
             parts.append(_loss(scores, norm, rows, target))
@@ -89,8 +92,9 @@ class _JointSoftmax(torch.autograd.Function):
             _subtract_target(gradient, rows, target, rows if decision is None else rows - decision.leak(position))
             if decision is not None:
                 decision.add_gradient(position, gradient)
-            grads_context.append(gradient @ table)
-            grads_table.append(gradient.T @ context)
+            gradient = gradient.to(kind)
+            grads_context.append((gradient @ table).to(rows.dtype))
+            grads_table.append((gradient.T @ context).to(rows.dtype))
         ctx.save_for_backward(*grads_context, *grads_table)
         values = torch.stack(parts)
         ctx.mark_non_differentiable(values)

@@ -93,6 +93,6 @@ def contrastive_loss(first: Tensor, second: Tensor, temperature: float) -> Tenso
     Returns:
         Scalar in nats: ln B for unrelated views, towards 0 for aligned ones.
     """
-    similarity = functional.normalize(first, dim=1) @ functional.normalize(second, dim=1).T / temperature
+    similarity = functional.normalize(first.float(), dim=1) @ functional.normalize(second.float(), dim=1).T / temperature
     target = torch.arange(len(similarity), device=similarity.device)
     return (functional.cross_entropy(similarity, target) + functional.cross_entropy(similarity.T, target)) / 2

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from imf_core.config import ModelConfig
+from imf_core.model.dropout import Dropout
 
 
 class Scorer(nn.Module):
@@ -49,7 +50,7 @@ class Contextual(Scorer):
         self.core = nn.Parameter(torch.empty(relation_width, width, width).uniform_(-1.0, 1.0))
         self.norm_head = nn.BatchNorm1d(width)
         self.norm_context = nn.BatchNorm1d(width)
-        self.drop_head, self.drop_relation, self.drop_context = (nn.Dropout(p) for p in dropouts)
+        self.drop_head, self.drop_relation, self.drop_context = (Dropout(p) for p in dropouts)
 
     def context(self, heads: Tensor, relation_table: Tensor, relations: Tensor) -> Tensor:
         """See `Scorer.context`."""
@@ -74,7 +75,7 @@ class TransE(Scorer):
         super().__init__()
         self.relation_width = width
         self.margin = nn.Parameter(torch.tensor(6.0))
-        self.drop_head, self.drop_context = nn.Dropout(dropouts[0]), nn.Dropout(dropouts[2])
+        self.drop_head, self.drop_context = Dropout(dropouts[0]), Dropout(dropouts[2])
 
     def context(self, heads: Tensor, relation_table: Tensor, relations: Tensor) -> Tensor:
         """See `Scorer.context`."""
@@ -93,7 +94,7 @@ class DistMult(Scorer):
         self.relation_width = width
         self.norm_head = nn.BatchNorm1d(width)
         self.norm_context = nn.BatchNorm1d(width)
-        self.drop_head, self.drop_context = nn.Dropout(dropouts[0]), nn.Dropout(dropouts[2])
+        self.drop_head, self.drop_context = Dropout(dropouts[0]), Dropout(dropouts[2])
 
     def context(self, heads: Tensor, relation_table: Tensor, relations: Tensor) -> Tensor:
         """See `Scorer.context`."""

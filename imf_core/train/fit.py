@@ -143,6 +143,9 @@ def fit(
         raise DataError("the graph has no validation triples", remedy="add valid.tsv: the best epoch is chosen on it")
     device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model.to(device)
+    if settings.precision == "auto":
+        settings = settings.model_copy(update={"precision": "bf16" if _has_bfloat16(device) else "fp32"})
+    config = config.model_copy(update={"train": settings})
     queries = TrainingQueries(graph)
     steps = queries.num_steps(settings.batch_size, shard.world)
     known = graph.known()
@@ -268,6 +271,14 @@ def _train_epoch(
         for name, value in parts.items():
             sums[name] = sums[name] + value.detach() if name in sums else value.detach()
     return {name: float(value) for name, value in sums.items()}
+
+
+def _has_bfloat16(device: torch.device) -> bool:
+    """Whether the device multiplies bfloat16 matrices itself; emulated, they are slower than fp32."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    able = torch.cpu.get_capabilities()
+    return bool(able.get("avx512_bf16") or able.get("amx_bf16"))
 
 
 def _optimizer(model: Imf, config: Config) -> torch.optim.Optimizer:

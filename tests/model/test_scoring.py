@@ -1,0 +1,154 @@
+"""Every relation model against its formula, triple by triple; no query sees its neighbours in evaluation mode."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from imf_core.config import ModelConfig
+from imf_core.model.scoring import Scorer, build_scorer, relation_width
+
+KINDS = ("contextual", "transe", "distmult", "complex")
+N, R, D = 7, 6, 4
+
+
+def config(kind: str) -> ModelConfig:
+    return ModelConfig.model_validate({"dim": D, "relation_dim": 3, "scoring": kind})
+
+
+def scorer(kind: str) -> Scorer:
+    """In evaluation mode, with batch statistics that are not the trivial ones."""
+    torch.manual_seed(0)
+    made = build_scorer(config(kind))
+    for part in made.modules():
+        if isinstance(part, nn.BatchNorm1d):
+            assert part.running_mean is not None and part.running_var is not None
+            part.running_mean.copy_(torch.randn(D))
+            part.running_var.copy_(torch.rand(D) + 0.5)
+            part.weight.data.copy_(torch.randn(D))
+            part.bias.data.copy_(torch.randn(D))
+    return made.eval()
+
+
+def tables(kind: str) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    return torch.randn(N, D, generator=generator), torch.randn(R, relation_width(config(kind)), generator=generator)
+
+
+def norm(layer: nn.Module, vector: Tensor) -> Tensor:
+    """BatchNorm in evaluation mode, written out for one vector."""
+    assert isinstance(layer, nn.BatchNorm1d) and layer.running_mean is not None and layer.running_var is not None
+    return (vector - layer.running_mean) / torch.sqrt(layer.running_var + layer.eps) * layer.weight + layer.bias
+
+
+def naive(kind: str, made: Scorer, head: Tensor, relation: Tensor, tail: Tensor) -> Tensor:
+    """The score of one triple by its formula."""
+    if kind == "transe":
+        assert isinstance(made.margin, Tensor)
+        return made.margin - (head + relation - tail).abs().sum()
+    assert isinstance(made.norm_head, nn.Module) and isinstance(made.norm_context, nn.Module)
+    head = norm(made.norm_head, head)
+    if kind == "contextual":
+        assert isinstance(made.core, Tensor)
+        context = torch.stack(
+            [
+                sum((head[i] * made.core[k, i, j] * relation[k] for k in range(3) for i in range(D)), torch.zeros(()))
+                for j in range(D)
+            ]
+        )
+    elif kind == "distmult":
+        context = torch.stack([head[j] * relation[j] for j in range(D)])
+    else:
+        half = D // 2
+        product = [complex(head[j], head[j + half]) * complex(relation[j], relation[j + half]) for j in range(half)]
+        context = torch.tensor([value.real for value in product] + [value.imag for value in product])
+    return norm(made.norm_context, context) @ tail
+
+
+HEADS, RELATIONS = torch.tensor([0, 3, 3, 6, 1, 0]), torch.tensor([2, 0, 2, 5, 0, 1])
+
+
+def score_all(kind: str, made: Scorer, heads: Tensor = HEADS, relations: Tensor = RELATIONS) -> Tensor:
+    entities, table = tables(kind)
+    return made.score(made.context(entities[heads], table, relations), entities)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@torch.no_grad()
+def test_equals_the_formula_of_each_triple(kind: str) -> None:
+    made, (entities, table) = scorer(kind), tables(kind)
+    found = score_all(kind, made)
+    assert found.shape == (len(HEADS), N)
+    expected = torch.tensor(
+        [[float(naive(kind, made, entities[h], table[r], entities[t])) for t in range(N)] for h, r in zip(HEADS, RELATIONS)]
+    )
+    assert torch.allclose(found, expected, atol=1e-4)
+
+
+@torch.no_grad()
+def test_complex_is_the_real_part_of_the_trilinear_product() -> None:
+    made, (entities, table) = scorer("complex"), tables("complex")
+    for part in (made.norm_head, made.norm_context):  # the plain formula, without normalisation
+        assert isinstance(part, nn.BatchNorm1d)
+        part.reset_running_stats()
+        nn.init.ones_(part.weight)
+        nn.init.zeros_(part.bias)
+        part.eps = 0.0
+
+    def as_complex(vector: Tensor) -> Tensor:
+        return torch.complex(vector[: D // 2], vector[D // 2 :])
+
+    found = score_all("complex", made)
+    for row, (h, r) in enumerate(zip(HEADS, RELATIONS)):
+        for t in range(N):
+            product = as_complex(entities[h]) * as_complex(table[r]) * as_complex(entities[t]).conj()
+            assert found[row, t].item() == pytest.approx(product.sum().real.item(), abs=1e-5)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@torch.no_grad()
+def test_the_order_of_the_batch_does_not_matter(kind: str) -> None:
+    made = scorer(kind)
+    whole = score_all(kind, made)
+    for order in ([5, 4, 3, 2, 1, 0], [2, 0, 5, 1, 4, 3]):
+        assert torch.allclose(score_all(kind, made, HEADS[order], RELATIONS[order]), whole[order], atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@torch.no_grad()
+def test_a_query_alone_scores_as_in_company(kind: str) -> None:
+    made = scorer(kind)
+    whole = score_all(kind, made)
+    for row in range(len(HEADS)):
+        alone = score_all(kind, made, HEADS[row : row + 1], RELATIONS[row : row + 1])
+        assert torch.allclose(alone[0], whole[row], atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@torch.no_grad()
+def test_some_candidates_score_as_among_all(kind: str) -> None:
+    made, (entities, table) = scorer(kind), tables(kind)
+    context = made.context(entities[HEADS], table, RELATIONS)
+    assert torch.allclose(made.score(context, entities[2:5]), score_all(kind, made)[:, 2:5], atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_gradients_reach_all_that_is_used(kind: str) -> None:
+    torch.manual_seed(0)
+    made = build_scorer(ModelConfig.model_validate({
+        "dim": D, "relation_dim": 3, "scoring": kind, "dropout_input": 0.0, "dropout_relation": 0.0, "dropout_context": 0.0,
+    })).train()
+    entities, table = (part.clone().requires_grad_() for part in tables(kind))
+    scores = made.score(made.context(entities[HEADS], table, RELATIONS), entities)
+    (scores * torch.randn(scores.shape, generator=torch.Generator().manual_seed(2))).sum().backward()
+    assert entities.grad is not None and (entities.grad.abs().sum(dim=1) > 0).all()
+    assert table.grad is not None
+    asked = sorted(set(RELATIONS.tolist()))
+    assert torch.nonzero(table.grad.abs().sum(dim=1)).ravel().tolist() == asked
+    assert all(parameter.grad is not None and parameter.grad.isfinite().all() for parameter in made.parameters())
+
+
+@pytest.mark.parametrize(("kind", "width"), [("contextual", 3), ("transe", D), ("distmult", D), ("complex", D)])
+def test_relation_width(kind: str, width: int) -> None:
+    assert relation_width(config(kind)) == build_scorer(config(kind)).relation_width == width
