@@ -41,7 +41,7 @@ def shared_dir() -> Path:
 
 
 @pytest.fixture(scope="session")
-def toy() -> "LinkData":
+def toy() -> LinkData:
     """A graph of 30 entities with a pattern to learn, an image for two thirds of them, and a text for all."""
     import numpy as np
 

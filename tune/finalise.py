@@ -45,6 +45,13 @@ class Final:
     example: tuple[str, str]
     test_opened: int
 
+    def for_report(self) -> dict[str, Any]:
+        """As fields of `StudyResult`."""
+        return {
+            "structure_only_mrr": self.structure_only, "winner_seed_mrr": self.validation, "test_runs": self.test,
+            "seeds": self.seeds, "checkpoint": self.checkpoint, "example": self.example, "test_opened": self.test_opened,
+        }
+
 
 def finalise(plan: Plan, winner: TrialRecord, tracker: Tracker, console: Console) -> Final:
     """Retrain the winner and open the test split.
@@ -61,23 +68,27 @@ def finalise(plan: Plan, winner: TrialRecord, tracker: Tracker, console: Console
     variants = {_name(seed): chosen.updated({"train.seed": seed}) for seed in seeds}
     if len(plan.branches) > 1:
         variants[STRUCTURE_ONLY] = structure_only(chosen, seeds[0])
-    console.print(f"finalising: the winner with {len(seeds)} seed(s)" + (", and on structure alone" if len(variants) > len(seeds) else ""))
+    beside = ", and its settings on structure alone" if STRUCTURE_ONLY in variants else ""
+    console.print(f"finalising: trial {winner.number} with {len(seeds)} seed(s){beside}", highlight=False)
     runs = run_variants(plan, variants, plan.settings.study_dir / "final", tracker, console)
     done = [seed for seed in seeds if _usable(runs.get(_name(seed)))]
     if not done:
         reasons = "; ".join(f"{name}: {record.reason}" for name, (record, _) in runs.items())
-        raise ImfError(f"no seed of the winner could be trained to its end ({reasons})", remedy="see the error files named in the leaderboard")
+        raise ImfError(
+            f"no seed of the winner could be trained to its end ({reasons})",
+            remedy=f"see the error files in {plan.settings.study_dir / 'final'}",
+        )
     validation = [float(runs[_name(seed)][0].best_mrr or 0.0) for seed in done]
     test, opened = _open_test(plan, [runs[_name(seed)][1] for seed in done], console)
     best = max(range(len(done)), key=lambda position: validation[position])
     target = plan.settings.study_dir / "best"
     _publish(runs[_name(done[best])][1], target, test[best] if test else None)
-    alone = runs.get(STRUCTURE_ONLY)
-    graph = plan.data.graph
+    alone, graph = runs.get(STRUCTURE_ONLY), plan.data.graph
     head, relation, _ = graph.valid[0]
     return Final(
-        tuple(done), tuple(validation), tuple(test), alone[0].best_mrr if _usable(alone) and alone is not None else None, target,
-        (graph.entities.names[head], graph.relations.names[relation]), opened,
+        seeds=tuple(done), validation=tuple(validation), test=tuple(test),
+        structure_only=alone[0].best_mrr if alone is not None and _usable(alone) else None, checkpoint=target,
+        example=(graph.entities.names[head], graph.relations.names[relation]), test_opened=opened,
     )
 
 
@@ -96,7 +107,8 @@ def _open_test(plan: Plan, checkpoints: list[Path], console: Console) -> tuple[l
     triples = graph.open_test()
     known = graph.known(graph.train, graph.valid, triples)
     budget = plan.base.train.memory_budget_mb
-    return [evaluate(load_checkpoint(path).model, graph, triples, known, budget_mb=budget).metrics.flat() for path in checkpoints], 1
+    models = (load_checkpoint(path).model for path in checkpoints)
+    return [evaluate(model, graph, triples, known, budget_mb=budget).metrics.flat() for model in models], 1
 
 
 def _publish(source: Path, target: Path, test: dict[str, float] | None) -> None:

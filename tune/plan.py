@@ -99,8 +99,11 @@ def show_plan(console: Console, plan: Plan) -> None:
 
 def show_space(console: Console, space: SearchSpace) -> None:
     """Print every parameter that can be tuned: range, first value, condition, and whether it is searched here."""
-    table = Table("parameter", "type", "range", "first value", "only where", "searched", title="search space")
+    table = Table(title="search space", box=None, header_style="bold")
+    table.add_column("parameter", no_wrap=True)
+    for column in ("searched", "range", "first value", "only where"):
+        table.add_column(column, overflow="fold")
     for row in space.describe():
-        mark = "yes" if row.searched else ("by default" if row.by_default else "no")
-        table.add_row(row.name, row.kind, row.range, str(row.default), row.condition, mark)
+        first = f"{row.default:.4g}" if isinstance(row.default, float) else str(row.default)
+        table.add_row(row.name, "yes" if row.searched else "", escape(row.range), first, row.condition)
     console.print(table)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -39,7 +40,7 @@ def ray_cluster(settings: SearchConfig, resources: ResourcePlan | None = None) -
             "address": "local", "num_cpus": int(local.cpus), "include_dashboard": settings.workers > 1,
             "resources": resources.custom_resources if resources is not None else None,
         }
-    ray.init(**arguments, runtime_env={"env_vars": variables}, log_to_driver=False, logging_level="ERROR")
+    ray.init(**arguments, runtime_env={"env_vars": variables}, log_to_driver=False, logging_level=logging.ERROR)
     try:
         yield local if own else ClusterResources.of_nodes(ray.nodes())
     finally:
@@ -87,7 +88,8 @@ class TrialLines(ray_tune.Callback):
         ahead = f"; best so far {best:.4f}" if best is not None and "run" not in record.params else ""
         why = f" ({record.reason})" if not record.state.usable else ""
         done = f"{len(self._shown)} of {self.total}"
-        return f"  {done}: {name} {record.state} after {record.epochs} epochs, {record.seconds:.0f} s: {score}{ahead}{escape(why)}"
+        spent = f"{record.epochs} epoch{'s' if record.epochs != 1 else ''}, {record.seconds:.0f} s"
+        return f"  {done}: {name} {record.state} after {spent}: {score}{ahead}{escape(why)}"
 
 
 def run_search(plan: Plan, search: StudySearch, tracker: Tracker, console: Console) -> list[TrialRecord]:
@@ -96,7 +98,8 @@ def run_search(plan: Plan, search: StudySearch, tracker: Tracker, console: Conso
     ledger = Ledger(settings.study_dir, max_epochs, settings.budget_seconds, trials=settings.trials_dir)
     spec = _spec(plan, settings.trials_dir, space=plan.space)
     tuner = _tuner(
-        plan, spec, settings.trials_dir, [ledger, MlflowCallback(tracker, ledger), TrialLines(console, ledger, settings.trials)],
+        plan, spec, settings.trials_dir,
+        [ledger, MlflowCallback(tracker, ledger), TrialLines(console, ledger, settings.trials)],
         search_alg=search, num_samples=settings.trials, time_budget_s=settings.budget_seconds,
         scheduler=make_scheduler(settings.scheduler, max_epochs, plan.grace, settings.reduction_factor),
     )
@@ -132,7 +135,8 @@ def _spec(plan: Plan, folder: Path, **own: Any) -> TrialSpec:
 
 
 def _tuner(
-    plan: Plan, spec: TrialSpec, folder: Path, callbacks: list[ray_tune.Callback], *, param_space: dict[str, Any] | None = None, **tune: Any
+    plan: Plan, spec: TrialSpec, folder: Path, callbacks: list[ray_tune.Callback], *,
+    param_space: dict[str, Any] | None = None, **tune: Any,
 ) -> ray_tune.Tuner:
     return ray_tune.Tuner(
         trainable(spec, plan.resources.trial_bundle),

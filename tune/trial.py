@@ -109,9 +109,9 @@ def _run_distributed(job: Job, spec: TrialSpec, trial_id: str) -> None:
             resources_per_worker={"CPU": spec.threads, **({"GPU": spec.gpus} if spec.gpus else {})},
         ),
         run_config=RunConfig(
-            name=f"workers-{trial_id}", storage_path=str(Path(job.folder)), callbacks=[callback],
+            name=f"workers-{trial_id}", storage_path=str(Path(job.folder)), callbacks=[callback],  # type: ignore[list-item]
             # One level of retries only, Tune's: two levels would multiply.
-            failure_config=FailureConfig(max_failures=0, controller_failure_limit=0),
+            failure_config=FailureConfig(max_failures=0, controller_failure_limit=0),  # type: ignore[call-arg]
         ),
     )
     trainer.fit()
@@ -133,6 +133,6 @@ def trainable(spec: TrialSpec, bundle: Mapping[str, float]) -> Callable[[dict[st
     def imf_trial(params: dict[str, Any]) -> None:
         run_trial(params, spec)
 
-    return ray_tune.with_resources(imf_trial, dict(bundle))  # type: ignore[no-any-return]
+    return ray_tune.with_resources(imf_trial, dict(bundle))
 
 

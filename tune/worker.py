@@ -125,7 +125,7 @@ def train_worker(job: Mapping[str, Any]) -> None:
     shard = Shard(context.get_world_rank(), context.get_world_size())
     plain = Job(**job)
     try:
-        run_job(plain, lambda numbers: ray.train.report(numbers), shard)
+        run_job(plain, ray.train.report, shard)
     except DivergedError as error:
         write_outcome(Path(plain.folder), TrialState.DIVERGED, error)
         raise

@@ -27,7 +27,7 @@ class Dropout(nn.Module):
             return x
         if x.device.type != "cpu":
             return nn.functional.dropout(x, self.p)
-        return _ByteDropout.apply(x, min(255, round(self.p * 256)))  # type: ignore[no-any-return, no-untyped-call]
+        return _ByteDropout.apply(x, min(255, round(self.p * 256)))
 
     def extra_repr(self) -> str:
         return f"p={self.p}"
@@ -44,7 +44,7 @@ class _ByteDropout(torch.autograd.Function):
         return (x * mask).mul_(ctx.scale)
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         mask, = ctx.saved_tensors
         return (grad * mask).mul_(ctx.scale), None

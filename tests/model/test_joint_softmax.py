@@ -15,11 +15,21 @@ FREE_OF_CHANCE = {f"model.dropout_{part}": 0.0 for part in ("input", "relation",
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
 @pytest.mark.parametrize("weighting", ["triple", "query"])
 @pytest.mark.parametrize("joint", [0.0, 0.7])
-def test_equals_the_plain_loss(toy: LinkData, modalities: list[str] | None, smoothing: float, weighting: str, joint: float) -> None:
-    config = Config().updated({
-        **FREE_OF_CHANCE, "model.dim": 8, "model.relation_dim": 4, "model.modalities": modalities, "model.joint_weight": joint,
-        "train.label_smoothing": smoothing, "train.weighting": weighting, "model.decision": "relation",
-    })
+def test_equals_the_plain_loss(
+    toy: LinkData, modalities: list[str] | None, smoothing: float, weighting: str, joint: float
+) -> None:
+    config = Config().updated(
+        {
+            **FREE_OF_CHANCE,
+            "model.dim": 8,
+            "model.relation_dim": 4,
+            "model.modalities": modalities,
+            "model.joint_weight": joint,
+            "train.label_smoothing": smoothing,
+            "train.weighting": weighting,
+            "model.decision": "relation",
+        }
+    )
     model = build_model(config, toy).double()
     if model.decision.logits is not None:
         model.decision.logits.copy_(torch.randn(model.decision.logits.shape, generator=torch.Generator().manual_seed(0)))

@@ -20,8 +20,8 @@ def case() -> tuple[torch.Tensor, torch.Tensor, Positives]:
 
 def same(ours: torch.Tensor, textbook: torch.Tensor, scores: torch.Tensor) -> None:
     torch.testing.assert_close(ours, textbook, rtol=1e-10, atol=1e-12)
-    first, = torch.autograd.grad(ours, scores, retain_graph=True)
-    second, = torch.autograd.grad(textbook, scores)
+    (first,) = torch.autograd.grad(ours, scores, retain_graph=True)
+    (second,) = torch.autograd.grad(textbook, scores)
     torch.testing.assert_close(first, second, rtol=1e-10, atol=1e-12)
 
 
@@ -48,7 +48,9 @@ def test_binary_loss(case: tuple, smoothing: float) -> None:
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
 def test_binary_loss_of_probabilities_agrees_with_the_logit_form(case: tuple, smoothing: float) -> None:
     scores, _, positives = case
-    same(binary_loss_of_probabilities(scores.sigmoid(), positives, smoothing), binary_loss(scores, positives, smoothing), scores)
+    same(
+        binary_loss_of_probabilities(scores.sigmoid(), positives, smoothing), binary_loss(scores, positives, smoothing), scores
+    )
 
 
 def test_softmax_loss_ignores_a_shift_of_all_scores(case: tuple) -> None:

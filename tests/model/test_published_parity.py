@@ -14,7 +14,12 @@ from imf_core.model.imf import Imf
 from imf_core.model.losses import Positives, binary_loss, contrastive_loss
 
 FIXTURE = Path(__file__).parents[1] / "fixtures" / "published_imf.safetensors"
-BRANCHES = {"structure": ("TuckER_S", ""), "image": ("TuckER_I", "img_"), "text": ("TuckER_D", "txt_"), "fused": ("TuckER_MM", "")}
+BRANCHES = {
+    "structure": ("TuckER_S", ""),
+    "image": ("TuckER_I", "img_"),
+    "text": ("TuckER_D", "txt_"),
+    "fused": ("TuckER_MM", ""),
+}
 RECORDED = {"structure": "structure", "image": "visual", "text": "textual", "fused": "multimodal"}
 
 
@@ -76,7 +81,9 @@ def test_total_of_a_training_step_is_the_sum_of_the_branch_losses() -> None:
     labels = recorded["in.labels"]
     rows, tails = labels.nonzero(as_tuple=True)
     with torch.no_grad():
-        parts = model(recorded["in.heads"], recorded["in.relations"], Positives(rows, tails, labels.sum(dim=1)), published().train)
+        parts = model(
+            recorded["in.heads"], recorded["in.relations"], Positives(rows, tails, labels.sum(dim=1)), published().train
+        )
     assert set(parts) == {"total", "structure", "image", "text", "fused"}  # no joint and no contrastive term
     torch.testing.assert_close(parts["total"].reshape(1), recorded["out.loss_sum_of_four_bce_smoothed"], rtol=1e-5, atol=1e-5)
 

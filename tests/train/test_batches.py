@@ -19,10 +19,14 @@ def chain(num_queries: int) -> TrainingQueries:
 
 
 def ids(queries: TrainingQueries, batch_size: int, seed: int, epoch: int, shard: Shard) -> list[list[tuple[int, int]]]:
-    return [list(zip(b.heads.tolist(), b.relations.tolist(), strict=True)) for b in queries.epoch(batch_size, seed, epoch, shard)]
+    return [
+        list(zip(b.heads.tolist(), b.relations.tolist(), strict=True)) for b in queries.epoch(batch_size, seed, epoch, shard)
+    ]
 
 
-@pytest.mark.parametrize(("count", "batch", "world"), [(66, 65, 1), (130, 64, 2), (130, 128, 1), (8, 3, 2), (6, 2, 2), (4, 1, 2), (2, 64, 1)])
+@pytest.mark.parametrize(
+    ("count", "batch", "world"), [(66, 65, 1), (130, 64, 2), (130, 128, 1), (8, 3, 2), (6, 2, 2), (4, 1, 2), (2, 64, 1)]
+)
 def test_every_query_once_and_no_batch_of_one(count: int, batch: int, world: int) -> None:
     queries = chain(count)
     shares = [ids(queries, batch, 0, 1, Shard(rank, world)) for rank in range(world)]
@@ -62,7 +66,9 @@ def test_positives_are_the_known_training_answers(toy: object) -> None:
     truth |= {(t, r + graph.num_relations, h) for h, r, t in graph.train.tolist()}
     found = set()
     for batch in TrainingQueries(graph).epoch(16, 0, 1):
-        np.testing.assert_array_equal(np.bincount(batch.positives.rows.numpy(), minlength=len(batch.heads)), batch.positives.counts.numpy())
+        np.testing.assert_array_equal(
+            np.bincount(batch.positives.rows.numpy(), minlength=len(batch.heads)), batch.positives.counts.numpy()
+        )
         for row, tail in zip(batch.positives.rows.tolist(), batch.positives.tails.tolist(), strict=True):
             found.add((int(batch.heads[row]), int(batch.relations[row]), tail))
     assert found == truth

@@ -15,7 +15,14 @@ from imf_core.errors import DataError, DivergedError
 from imf_core.train.fit import EpochReport, Saving, build_model, fit
 from imf_core.train.ranking import evaluate
 
-SMALL = {"model.dim": 16, "model.relation_dim": 8, "train.batch_size": 16, "train.lr": 0.01, "train.max_epochs": 6, "train.patience": 6}
+SMALL = {
+    "model.dim": 16,
+    "model.relation_dim": 8,
+    "train.batch_size": 16,
+    "train.lr": 0.01,
+    "train.max_epochs": 6,
+    "train.patience": 6,
+}
 
 
 def small(**more: object) -> Config:
@@ -140,7 +147,9 @@ def test_learned_mixture_is_no_worse_than_its_best_branch_beside_noise(decision:
     every = np.ones(count + groups, dtype=bool)
     truth = np.concatenate([np.eye(groups)[group], np.eye(groups)]) + 0.1 * rng.normal(size=(count + groups, groups))
     noise = rng.normal(size=(count + groups, 32))
-    data = LinkData(graph, (Modality("noise", noise.astype(np.float32), every), Modality("signal", truth.astype(np.float32), every)))
+    data = LinkData(
+        graph, (Modality("noise", noise.astype(np.float32), every), Modality("signal", truth.astype(np.float32), every))
+    )
     config = small(model__decision=decision, train__max_epochs=30, train__patience=30, train__batch_size=64, model__dim=32)
     model = build_model(config, data)
     mixed = fit(model, data, config).best_mrr

@@ -33,7 +33,9 @@ class Table:
             return self.rows[:, low:high].clone()
 
 
-def ranks(table: list[list[float]] | torch.Tensor, targets: list[int], known: dict[int, list[int]] | None = None, chunk: int = 10**6) -> list[float]:
+def ranks(
+    table: list[list[float]] | torch.Tensor, targets: list[int], known: dict[int, list[int]] | None = None, chunk: int = 10**6
+) -> list[float]:
     triples = [np.array([[head, 0, tail] for head, tails in (known or {}).items() for tail in tails], np.int64).reshape(-1, 3)]
     heads = np.arange(len(targets))
     index = KnownAnswers.build(triples, 1)
@@ -46,7 +48,11 @@ def test_hand_computed(chunk: int) -> None:
     assert ranks(table, [1, 3, 0], chunk=chunk) == [3.0, 1.0, 2.0]
     # KG-7: 0 known from train, 2 from valid; removed means -inf, not 0, which would beat the negative scores.
     assert ranks(table, [1, 3, 0], {0: [0, 2, 1]}, chunk=chunk) == [1.0, 1.0, 2.0]
-    assert ranks(table, [3, 3, 0], {0: [0, 1, 2], 1: [3]}, chunk=chunk) == [1.0, 1.0, 2.0]  # the last entity, ragged answer lists
+    assert ranks(table, [3, 3, 0], {0: [0, 1, 2], 1: [3]}, chunk=chunk) == [
+        1.0,
+        1.0,
+        2.0,
+    ]  # the last entity, ragged answer lists
 
 
 @pytest.mark.parametrize("chunk", [7, 100])
@@ -65,7 +71,9 @@ def test_two_hundred_equal_vectors_tie_exactly() -> None:
     assert ranks(scores, [0, 77, 199]) == [100.5] * 3
 
 
-@pytest.mark.parametrize("row", [[0.1, float("nan"), 0.3], [float("nan")] * 3, [0.1, float("inf"), 0.3], [0.1, float("-inf"), 0.3]])
+@pytest.mark.parametrize(
+    "row", [[0.1, float("nan"), 0.3], [float("nan")] * 3, [0.1, float("inf"), 0.3], [0.1, float("-inf"), 0.3]]
+)
 def test_non_finite_scores_never_rank(row: list[float]) -> None:
     with pytest.raises(DivergedError, match="non-finite score"):
         ranks([row], [1])
@@ -82,14 +90,22 @@ def test_metrics_add_up_and_survive_the_vector_form() -> None:
     values = np.array([1.0, 2.5, 7.0, 40.0, 11.0])
     cold = np.array([True, False, False, True, False])
     whole = RankingMetrics.of(values, {"cold": cold, "warm": ~cold})
-    parts = [RankingMetrics.of(values[piece], {"cold": cold[piece], "warm": ~cold[piece]}) for piece in (slice(0, 2), slice(2, 5))]
+    parts = [
+        RankingMetrics.of(values[piece], {"cold": cold[piece], "warm": ~cold[piece]}) for piece in (slice(0, 2), slice(2, 5))
+    ]
     assert parts[0] + parts[1] == whole
     assert whole.with_vector(whole.vector()) == whole
     assert parts[0].with_vector(parts[0].vector() + parts[1].vector()) == whole
 
 
 def test_empty_slice_is_zero_not_nan() -> None:
-    assert RankingMetrics.of(np.array([])).flat() == {"mrr": 0.0, "mean_rank": 0.0, "hits_at_1": 0.0, "hits_at_3": 0.0, "hits_at_10": 0.0}
+    assert RankingMetrics.of(np.array([])).flat() == {
+        "mrr": 0.0,
+        "mean_rank": 0.0,
+        "hits_at_1": 0.0,
+        "hits_at_3": 0.0,
+        "hits_at_10": 0.0,
+    }
 
 
 @pytest.mark.parametrize("loss", ["ce", "bce"])
@@ -105,7 +121,9 @@ def test_all_scoring_paths_agree(toy: LinkData, loss: str, missing: str) -> None
     heads, relations, tails = (torch.from_numpy(graph.valid[:, column].copy()) for column in range(3))
     with torch.no_grad():
         scores = model.branch_scores(tables, model.contexts(tables, heads, relations))
-        decided = model.decide(scores, [torch.logsumexp(score, 1) for score in scores], model.decision_weights(heads, relations))
+        decided = model.decide(
+            scores, [torch.logsumexp(score, 1) for score in scores], model.decision_weights(heads, relations)
+        )
     expected = []
     for row, (head, relation, tail) in enumerate(graph.valid.tolist()):
         others = {t for part in (graph.train, graph.valid) for h, r, t in part.tolist() if (h, r) == (head, relation)} - {tail}

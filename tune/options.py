@@ -1,0 +1,89 @@
+"""The command line of the search: one table of options, each a field of `SearchConfig`."""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+from imf_core.config import parse_overrides
+from imf_core.errors import ImfError
+from tune.settings import SearchConfig
+
+EXIT_ERROR = 2  # the user can mend it; nothing was trained
+WHAT, HOW, WHERE, PLAN = "What to search", "How to search", "Where to run and keep it", "Look first"
+
+
+@dataclass(frozen=True)
+class Option:
+    """A flag.
+
+    Args:
+        field: of `SearchConfig`; its description is the help, its default the default.
+        kind: type of the value.
+        panel: group in `--help`.
+        flag: without the dashes; default: the field's name.
+    """
+
+    field: str
+    kind: Any
+    panel: str
+    flag: str = ""
+
+    def parameter(self) -> inspect.Parameter:
+        """For typer, which reads a function's signature."""
+        described = SearchConfig.model_fields[self.field].description
+        if self.field == "overrides":
+            described = "fix a setting: train.lr=0.001 (repeatable); `imf config` lists them"
+        flag = f"--{(self.flag or self.field).replace('_', '-')}"
+        info = typer.Option(flag, help=described, rich_help_panel=self.panel, show_default=False)
+        default = False if self.kind is bool else None
+        kind = bool if self.kind is bool else self.kind | None
+        return inspect.Parameter(self.field, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind, info])
+
+
+OPTIONS = (
+    Option("data", str, WHAT), Option("space", Path, WHAT), Option("overrides", list[str], WHAT, "set"),
+    Option("config", Path, WHAT), Option("preset", str, WHAT), Option("warm_start", Path, WHAT),
+    Option("trials", int, HOW), Option("budget_seconds", str, HOW, "budget"), Option("seed", int, HOW),
+    Option("seeds", int, HOW), Option("scheduler", str, HOW), Option("grace_epochs", int, HOW, "grace"),
+    Option("reduction_factor", float, HOW, "reduction"), Option("max_failures", int, HOW),
+    Option("workers", int, WHERE), Option("cpus_per_worker", int, WHERE), Option("gpus_per_worker", float, WHERE),
+    Option("concurrency", int, WHERE), Option("study", str, WHERE), Option("storage", Path, WHERE),
+    Option("tracking_uri", str, WHERE), Option("address", str, WHERE),
+    Option("dry_run", bool, PLAN), Option("show_space", bool, PLAN),
+)
+
+
+def run(search: Callable[[SearchConfig, Console], int]) -> None:
+    """Parse `sys.argv`, search, exit. An error of the user's making is shown without a traceback and exits with 2.
+
+    Args:
+        search: does the work; returns the exit status.
+    """
+    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+    def command(**given: Any) -> None:
+        given["overrides"] = parse_overrides(given["overrides"] or [])
+        raise typer.Exit(search(SearchConfig.build(given), Console()))
+
+    parameters = [option.parameter() for option in OPTIONS]
+    command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    command.__doc__ = (
+        "Search hyperparameters of a multimodal link predictor. Without options it searches the bundled data.\n\n"
+        "Example: python tune/search.py --data mygraph --trials 20 --budget 30m --set model.dim=128"
+    )
+    app.command()(command)
+    try:
+        app()
+    except ImfError as error:
+        Console(stderr=True).print(f"[bold red]Error[/] {type(error).__name__}:", escape(str(error)), highlight=False)
+        sys.exit(EXIT_ERROR)
