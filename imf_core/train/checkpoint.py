@@ -239,12 +239,11 @@ def load_training_state(
             f"{folder / 'state.safetensors'} cannot be read: {error}", remedy="delete the folder; training starts over"
         ) from error
     own = {name.removeprefix("model."): tensor for name, tensor in tensors.items() if name.startswith("model.")}
-    missing = model.load_state_dict(own, strict=False)
-    lost = [name for name in missing.missing_keys if not name.endswith((".features", ".mask"))]
-    if lost or missing.unexpected_keys:
-        raise CheckpointError(
-            f"{folder} is the state of another model ({(lost + missing.unexpected_keys)[0]})", remedy="delete the folder"
-        )
+    wanted = {name: tensor for name, tensor in model.state_dict().items() if not name.endswith((".features", ".mask"))}
+    for name in sorted(wanted.keys() | own.keys()):
+        if name not in wanted or name not in own or wanted[name].shape != own[name].shape:
+            raise CheckpointError(f"{folder} is the state of another model (tensor {name})", remedy="delete the folder")
+    model.load_state_dict(own, strict=False)
     moments: dict[int, dict[str, Tensor]] = {}
     for name, tensor in tensors.items():
         if name.startswith("optimizer."):

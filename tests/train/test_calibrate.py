@@ -13,7 +13,9 @@ from imf_core.train.calibrate import CachedScores, cache_scores, cached_mrr, cal
 from imf_core.train.fit import build_model
 
 
-def cached(values: Tensor, usable: Tensor | None = None, valid: Tensor | None = None, relations: Tensor | None = None) -> CachedScores:
+def cached(
+    values: Tensor, usable: Tensor | None = None, valid: Tensor | None = None, relations: Tensor | None = None
+) -> CachedScores:
     queries, candidates, _ = values.shape
     return CachedScores(
         values,

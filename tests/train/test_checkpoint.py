@@ -62,7 +62,11 @@ def save(folder: Path, config: Config, data: LinkData, model: Imf | None = None,
 
 
 CASES = [
-    *({"model.missing": policy, "model.finetune_features": tune} for policy in ("learned", "mean", "neutral") for tune in (True, False)),
+    *(
+        {"model.missing": policy, "model.finetune_features": tune}
+        for policy in ("learned", "mean", "neutral")
+        for tune in (True, False)
+    ),
     *({"model.decision": mode} for mode in ("uniform", "fixed", "relation")),
     {"model.decision": "fixed", "model.decision_weights": {"text": 0.25, "fused": 0.75}},
     {"train.loss": "bce"},
@@ -72,7 +76,9 @@ CASES = [
 ]
 
 
-@pytest.mark.parametrize("settings", CASES, ids=lambda settings: ",".join(f"{key[6:]}={value}" for key, value in settings.items()))
+@pytest.mark.parametrize(
+    "settings", CASES, ids=lambda settings: ",".join(f"{key[6:]}={value}" for key, value in settings.items())
+)
 def test_round_trip_gives_the_same_scores(toy: LinkData, tmp_path: Path, settings: dict[str, object]) -> None:
     config = Config().updated({**SMALL, **settings})
     model = save(tmp_path / "best", config, toy, validation=0.5)
@@ -148,7 +154,9 @@ def cut(path: Path) -> None:
     [Path.unlink, cut, lambda path: path.write_bytes(b""), lambda path: path.write_bytes(b"\xff\xfe" * 99)],
     ids=["missing", "cut", "empty", "noise"],
 )
-def test_missing_and_damaged_parts_are_named(toy: LinkData, tmp_path: Path, part: str, damage: Callable[[Path], object]) -> None:
+def test_missing_and_damaged_parts_are_named(
+    toy: LinkData, tmp_path: Path, part: str, damage: Callable[[Path], object]
+) -> None:
     save(tmp_path / "best", Config().updated(SMALL), toy)
     damage(tmp_path / "best" / part)
     with pytest.raises(CheckpointError) as caught:
@@ -283,7 +291,10 @@ def test_training_state_without_a_best(toy: LinkData, tmp_path: Path) -> None:
 
 
 def test_training_state_leaves_out_the_frozen_features(toy: LinkData, tmp_path: Path) -> None:
-    wide = replace(toy, modalities=(Modality("text", np.random.default_rng(0).normal(size=(30, 4000)).astype(np.float32), np.ones(30, bool)),))
+    wide = replace(
+        toy,
+        modalities=(Modality("text", np.random.default_rng(0).normal(size=(30, 4000)).astype(np.float32), np.ones(30, bool)),),
+    )
     model = build_model(Config().updated(SMALL), wide)
     save_training_state(tmp_path / "state", model, torch.optim.Adam(model.parameters()), {}, None)
     assert (tmp_path / "state" / "state.safetensors").stat().st_size < 30 * 4000 * 4 + 8 * 4000 * 4
