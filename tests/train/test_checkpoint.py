@@ -204,13 +204,18 @@ class Interrupted(Exception):
     """Stands for whatever ends a save in the middle."""
 
 
+def interrupted_save(target: Path) -> None:
+    with atomic_folder(target) as fresh:
+        (fresh / "part").write_text("half")
+        raise Interrupted
+
+
 def test_an_exception_leaves_the_old_folder(tmp_path: Path) -> None:
     target = tmp_path / "best"
     with atomic_folder(target) as fresh:
         (fresh / "part").write_text("old")
-    with pytest.raises(Interrupted), atomic_folder(target) as fresh:
-        (fresh / "part").write_text("half")
-        raise Interrupted
+    with pytest.raises(Interrupted):
+        interrupted_save(target)
     assert (target / "part").read_text() == "old"
     assert [path.name for path in tmp_path.iterdir()] == ["best"]  # nothing left over
 
@@ -226,9 +231,8 @@ def test_a_new_folder_replaces_the_old_as_a_whole(tmp_path: Path) -> None:
 
 
 def test_an_exception_before_there_was_a_folder_leaves_none(tmp_path: Path) -> None:
-    with pytest.raises(Interrupted), atomic_folder(tmp_path / "best") as fresh:
-        (fresh / "part").write_text("half")
-        raise Interrupted
+    with pytest.raises(Interrupted):
+        interrupted_save(tmp_path / "best")
     assert list(tmp_path.iterdir()) == []
 
 
