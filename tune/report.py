@@ -180,10 +180,10 @@ def closing_table(console: Console, result: StudyResult) -> None:
 
 
 def _closing_parts(result: StudyResult) -> Iterable[Table | Text]:
-    table = Table(box=None, header_style="bold")
+    table = Table(box=None, header_style="bold", expand=True)
     for name in ("rank", "trial", "state", "valid MRR", "epochs", "time"):
         table.add_column(name, justify="left" if name == "state" else "right", no_wrap=True)
-    table.add_column("settings", no_wrap=True, overflow="ellipsis")
+    table.add_column("settings", no_wrap=True, overflow="ellipsis", ratio=1)
     placed = [record for record in ranked(result.records) if record.state.usable and record.best_mrr is not None]
     for rank, record in enumerate(placed[:_SHOWN], start=1):
         row = [str(rank), str(record.number), str(record.state), f"{record.best_mrr:.4f}", str(record.epochs)]

@@ -1,0 +1,220 @@
+"""The main job, as a user starts it: a search on a small graph folder, from the command line to the reloaded winner."""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+import shutil
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+
+import mlflow
+import numpy as np
+import pandas as pd
+import pytest
+from mlflow.tracking import MlflowClient
+from safetensors.numpy import load_file
+
+from imf_core.predict import Predictor
+
+SMALL = [
+    "train.max_epochs=6", "model.dim=16", "model.relation_dim=8", "train.batch_size=64", "train.patience=6",
+    "model.dropout_context=0.1",
+]
+
+
+def write_graph(folder: Path) -> Path:
+    """A folder as a user brings it: names with blanks, descriptions for most entities, a fixed vocabulary."""
+    folder.mkdir(parents=True)
+    rng, count, groups = np.random.default_rng(0), 120, 8
+    group = rng.integers(groups, size=count)
+    names = [f"thing {i}" for i in range(count)] + [f"group {g}" for g in range(groups)]
+    rows = [(names[i], "belongs to", names[count + group[i]]) for i in range(count)]
+    rows += [(names[i], "follows", names[(i + 1) % count]) for i in range(count)]
+    rows += [(names[i], "is like", names[int(rng.choice(np.flatnonzero(group == group[i])))]) for i in range(count)]
+    order = rng.permutation(len(rows))
+    cuts = {"valid": order[:40], "test": order[40:80], "train": order[80:]}
+    for split, chosen in cuts.items():
+        (folder / f"{split}.tsv").write_text("".join("\t".join(rows[place]) + "\n" for place in sorted(chosen)))
+    (folder / "entities.txt").write_text("".join(f"{name}\n" for name in names))
+    (folder / "relations.txt").write_text("belongs to\nfollows\nis like\n")
+    words = ["apple", "brook", "cedar", "delta", "ember", "fjord", "grove", "heath"]
+    texts = [f"{names[i]}\ta {words[group[i]]} kind of thing" for i in range(count) if i % 10]
+    (folder / "descriptions.tsv").write_text("\n".join([*texts, *(f"group {g}\tthe {words[g]} group" for g in range(groups))]))
+    return folder
+
+
+def run_search(repository: Path, cwd: Path, *arguments: str, timeout: int = 280) -> subprocess.CompletedProcess[str]:
+    settings = [part for setting in SMALL for part in ("--set", setting)]
+    environment = {**os.environ, "COLUMNS": "120", "HOME": str(cwd)}
+    return subprocess.run(
+        [sys.executable, str(repository / "tune" / "search.py"), *settings, *arguments], cwd=cwd, env=environment,
+        capture_output=True, text=True, timeout=timeout, check=False,
+    )
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.CompletedProcess[str]]:
+    home = tmp_path_factory.mktemp("home")
+    write_graph(home / "graph")
+    repository = Path(__file__).parents[2]
+    done = run_search(
+        repository, home, "--data", "graph", "--trials", "7", "--seeds", "2", "--study", "small", "--grace", "1",
+        "--reduction", "2",
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return home / "results" / "small", done
+
+
+def test_summary_counts_every_trial_once(study: tuple) -> None:
+    folder, _ = study
+    summary = json.loads((folder / "summary.json").read_text())
+    assert sum(summary["trials"].values()) == 7
+    assert summary["trials"]["pruned"] >= 1
+    assert summary["trials"]["failed"] == summary["trials"]["diverged"] == 0
+    assert summary["seeds"] == [0, 1]
+    assert summary["test_opened"] == 1
+    assert 0 < summary["test"]["mrr"]["mean"] <= 1
+    assert summary["test"]["mrr"]["std"] is not None
+    assert 0 < summary["structure_only_validation_mrr"] < 1
+    trials = json.loads((folder / "trials.json").read_text())
+    assert summary["best_validation_mrr"] == max(trial["best_mrr"] for trial in trials)
+    assert trials[0]["params"]["train.lr"] == 2e-3  # the defaults are trial 1
+    assert (folder / "leaderboard.csv").read_text().count("\n") == 8
+
+
+def test_closing_table_names_winner_worth_and_next_commands(study: tuple) -> None:
+    folder, done = study
+    for words in ("winner: trial", "structure alone", "test (2 seeds)", "imf predict", "mlflow ui", "--warm-start"):
+        assert words in done.stdout, done.stdout
+
+
+def test_mlflow_has_one_parent_and_one_child_a_trial(study: tuple) -> None:
+    folder, _ = study
+    client = MlflowClient(f"sqlite:///{folder.parent / 'mlflow.db'}")
+    experiment = client.get_experiment_by_name("imf-search")
+    runs = client.search_runs([experiment.experiment_id], "tags.study = 'small'")
+    roles = {role: [run for run in runs if run.data.tags["role"] == role] for role in ("study", "trial", "final")}
+    assert (len(roles["study"]), len(roles["trial"]), len(roles["final"])) == (1, 7, 3)
+    parent = roles["study"][0].info.run_id
+    assert {run.data.tags["mlflow.parentRunId"] for run in (*roles["trial"], *roles["final"])} == {parent}
+    assert {run.info.status for run in runs} == {"FINISHED"}
+    trials = json.loads((folder / "trials.json").read_text())
+    pruned = {run.data.tags["trial_id"] for run in roles["trial"] if run.data.tags.get("pruned") == "true"}
+    assert pruned == {trial["trial_id"] for trial in trials if trial["state"] == "pruned"}
+    for trial in trials:
+        run, = [run for run in roles["trial"] if run.data.tags["trial_id"] == trial["trial_id"]]
+        assert len(client.get_metric_history(run.info.run_id, "mrr")) == trial["epochs"]
+        assert run.data.params["train.lr"] == str(trial["params"]["train.lr"])
+
+
+def test_registered_winner_answers_by_name(study: tuple) -> None:
+    folder, _ = study
+    mlflow.set_tracking_uri(f"sqlite:///{folder.parent / 'mlflow.db'}")
+    model = mlflow.pyfunc.load_model("models:/small@champion")
+    answers = model.predict(pd.DataFrame({"head": ["thing 1"], "relation": ["belongs to"]}), params={"k": 3})
+    expected = [answer.entity for answer in Predictor.load(folder / "best").tails("thing 1", "belongs to", 3)]
+    assert answers["tail"].tolist() == expected
+
+
+def test_optuna_export_has_an_end_for_every_trial(study: tuple) -> None:
+    folder, _ = study
+    with sqlite3.connect(folder / "optuna.db") as database:
+        states = [state for state, in database.execute("select state from trials")]
+    assert len(states) == 7
+    assert set(states) <= {"COMPLETE", "PRUNED"}
+
+
+def test_trials_cannot_reach_a_test_triple(study: tuple) -> None:
+    folder, _ = study
+    arrays = load_file(folder / "data" / "arrays.safetensors")
+    assert {"train", "valid"} <= set(arrays)
+    assert "test" not in arrays
+    lines = (folder.parents[1] / "graph" / "test.tsv").read_text().splitlines()
+    names = json.loads((folder / "data" / "vocabulary.json").read_text())
+    held = {tuple(row) for part in ("train", "valid") for row in arrays[part].tolist()}
+    for line in lines:
+        head, relation, tail = line.split("\t")
+        ids = (names["entities"].index(head), names["relations"].index(relation), names["entities"].index(tail))
+        assert ids not in held
+
+
+def test_test_is_opened_in_finalise_alone(repository: Path) -> None:
+    """`open_test` and `test_reader` are called nowhere else in a search (`imf evaluate --split test` is the user's own act)."""
+    found = set()
+    for path in [*repository.glob("imf_core/**/*.py"), *repository.glob("tune/*.py")]:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Attribute) and node.attr in ("open_test", "test_reader"):
+                found.add(path.relative_to(repository).as_posix())
+    assert found == {"imf_core/data/graph.py", "imf_core/cli.py", "tune/finalise.py"}
+
+
+def test_search_finds_the_same_without_the_test_file(study: tuple, repository: Path, tmp_path: Path) -> None:
+    """One trial at a time repeats every number; with test.tsv away, not one of them changes, and finalising says so."""
+    folder, _ = study
+    seen = []
+    for keep in (True, False):
+        home = tmp_path / str(keep)
+        shutil.copytree(folder.parents[1] / "graph", home / "graph")
+        if not keep:
+            (home / "graph" / "test.tsv").unlink()
+        done = run_search(
+            repository, home, "--data", "graph", "--trials", "3", "--seeds", "1", "--study", "s", "--concurrency", "1", "--set",
+            "train.max_epochs=2",
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        trials = json.loads((home / "results" / "s" / "trials.json").read_text())
+        seen.append([(trial["params"], trial["best_mrr"], trial["curve"]) for trial in trials])
+    assert seen[0] == seen[1]
+    assert "no test split" in done.stdout
+
+
+def test_failed_trials_are_told_and_the_others_go_on(study: tuple, repository: Path, tmp_path: Path) -> None:
+    """A modality that is not there fails its trials alone; warm start tries the earlier winner first."""
+    folder, _ = study
+    shutil.copytree(folder.parents[1] / "graph", tmp_path / "graph")
+    (tmp_path / "space.yaml").write_text('model.modalities: {choices: [["text"], ["sound"]]}\ntrain.lr: {low: 0.001, high: 0.01}\n')
+    done = run_search(
+        repository, tmp_path, "--data", "graph", "--trials", "5", "--seeds", "1", "--study", "s", "--space", "space.yaml",
+        "--set", "train.max_epochs=1", "--max-failures", "0",
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    trials = json.loads((tmp_path / "results" / "s" / "trials.json").read_text())
+    failed = [trial for trial in trials if trial["state"] == "failed"]
+    assert len(trials) == 5
+    assert 1 <= len(failed) <= 4
+    for trial in failed:
+        assert "modality 'sound' is not there; found: text" in trial["reason"]
+        assert trial["best_mrr"] is None
+    assert "modality 'sound' is not there" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--set", "train.lrr=1"], "did you mean 'train.lr'"),
+        (["--workers", "64"], "a trial needs 64 CPU"),
+        (["--tracking-uri", "./mlruns"], "a folder of files, which MLflow 3 refuses"),
+        (["--data", "nowhere"], "neither a folder nor a bundled data set"),
+        (["--budget", "soon"], "is not a duration"),
+    ],
+)
+def test_bad_input_is_refused_before_any_training(repository: Path, tmp_path: Path, arguments: list[str], message: str) -> None:
+    write_graph(tmp_path / "graph")
+    done = run_search(repository, tmp_path, *(["--data", "graph"] if "--data" not in arguments else []), *arguments, timeout=60)
+    assert done.returncode == 2
+    assert message in " ".join(done.stderr.split())
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "results").exists()
+
+
+def test_dry_run_prints_the_plan_and_leaves_nothing(repository: Path, tmp_path: Path) -> None:
+    write_graph(tmp_path / "graph")
+    done = run_search(repository, tmp_path, "--data", "graph", "--dry-run", timeout=60)
+    assert done.returncode == 0, done.stderr
+    for words in ("128 entities, 3 relations", "text: 116 of 128 entities", "GiB for each worker", "model.fusion_rank", "train.lr"):
+        assert words in done.stdout
+    assert not (tmp_path / "results").exists()
