@@ -26,7 +26,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("imf_core.train",),
     ("imf_core.predict", "imf_core.ensemble"),
     ("imf_core.cli",),
-    ("tune", "tune.settings", "tune.space", "tune.resources", "tune.records", "tune.outcome", "tune.parameter"),
+    ("tune", "tune.settings", "tune.options", "tune.space", "tune.parameter", "tune.resources", "tune.records", "tune.outcome"),
     ("tune.study", "tune.schedule", "tune.tracking", "tune.tracking_callback", "tune.tracking_text"),
     ("tune.worker",),
     ("tune.trial", "tune.decide"),

@@ -57,7 +57,7 @@ OPTIONS = (
     Option("reduction_factor", float, HOW, "reduction"), Option("max_failures", int, HOW),
     Option("workers", int, WHERE), Option("cpus_per_worker", int, WHERE), Option("gpus_per_worker", float, WHERE),
     Option("concurrency", int, WHERE), Option("study", str, WHERE), Option("storage", Path, WHERE),
-    Option("tracking_uri", str, WHERE), Option("address", str, WHERE),
+    Option("tracking_uri", str, WHERE), Option("save_seconds", float, WHERE), Option("address", str, WHERE),
     Option("dry_run", bool, PLAN), Option("show_space", bool, PLAN),
 )
 
@@ -72,7 +72,7 @@ def run(search: Callable[[SearchConfig, Console], int]) -> None:
 
     def command(**given: Any) -> None:
         given["overrides"] = parse_overrides(given["overrides"] or [])
-        raise typer.Exit(search(SearchConfig.build(given), Console()))
+        raise typer.Exit(search(SearchConfig.build(given), Console(record=True)))
 
     parameters = [option.parameter() for option in OPTIONS]
     command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]

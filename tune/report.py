@@ -24,9 +24,12 @@ from rich.table import Table
 from rich.text import Text
 
 from tune.records import TrialRecord, TrialState, atomic_write_text, count_states, ranked, winner
-from tune.report_plots import plots
+from tune.report_plots import plots, save_picture
 
-__all__ = ["StudyResult", "closing_table", "machine", "next_commands", "plots", "summary", "write_leaderboard", "write_summary"]
+__all__ = [
+    "StudyResult", "closing_table", "machine", "next_commands", "plots", "save_picture", "summary", "write_leaderboard",
+    "write_summary",
+]
 
 TEST_METRICS = ("mrr", "hits_at_1", "hits_at_3", "hits_at_10", "mean_rank")
 _SHOWN = 10  # trials and failures on the terminal; the leaderboard has all

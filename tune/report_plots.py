@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from rich.console import Console
 
 from tune.records import TrialRecord, winner
 
@@ -31,6 +34,20 @@ def plots(records: Sequence[TrialRecord], folder: Path | str) -> tuple[Path, Pat
         draw(axes, records)
         drawn.append(_save(figure, axes, place / name))
     return drawn[0], drawn[1]
+
+
+def save_picture(console: Console, path: Path, title: str) -> Path:
+    """Write what a recording console has printed as an SVG that fetches nothing: rich's own names a web font, ours does not.
+
+    Args:
+        console: made with `record=True`; its record is kept.
+        path: the file.
+        title: the window's title: the command.
+    """
+    picture = console.export_svg(title=title, clear=False)
+    plain = re.sub(r"@font-face \{.*?\}\s*", "", picture, flags=re.DOTALL).replace("Fira Code", "DejaVu Sans Mono")
+    path.write_text(plain, encoding="utf-8")
+    return path
 
 
 def _draw_history(axes: Axes, records: Sequence[TrialRecord]) -> None:

@@ -130,7 +130,8 @@ def run_variants(
 def _spec(plan: Plan, folder: Path, **own: Any) -> TrialSpec:
     return TrialSpec(
         base=plan.base.model_dump(), prepared=str(plan.prepared), folder=str(folder), workers=plan.resources.workers,
-        threads=plan.resources.threads_per_worker, gpus=plan.resources.gpus_per_worker, **own,
+        threads=plan.resources.threads_per_worker, gpus=plan.resources.gpus_per_worker,
+        save_seconds=plan.settings.save_seconds, **own,
     )
 
 

@@ -23,7 +23,7 @@ from tune import options
 from tune.finalise import Final, finalise
 from tune.plan import Plan, make_plan, show_plan, show_space, write_prepared
 from tune.records import TrialRecord, winner
-from tune.report import StudyResult, closing_table, plots, write_leaderboard, write_summary
+from tune.report import StudyResult, closing_table, plots, save_picture, write_leaderboard, write_summary
 from tune.resources import ClusterResources
 from tune.runner import ray_cluster, run_search
 from tune.study import StudySearch, export_study, load_points, sampler_settings
@@ -98,6 +98,7 @@ def report(
     if final is not None:
         tracker.register_model(final.checkpoint, settings.study)
     closing_table(console, result)
+    save_picture(console, settings.study_dir / "terminal.svg", result.command)
 
 
 if __name__ == "__main__":

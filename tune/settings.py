@@ -144,6 +144,7 @@ class SearchConfig(BaseModel):
     grace_epochs: int | None = Field(None, ge=1, description="epochs before a trial may be stopped; null: from max_epochs")
     reduction_factor: float = Field(3.0, gt=1, le=100, description="one in so many trials passes each rung")
     max_failures: int = Field(1, ge=0, le=100, description="retries of a trial whose worker died")
+    save_seconds: float = Field(20.0, ge=0, description="least time between two saves of a trial's training state")
     address: str | None = Field(None, description="Ray cluster to join (auto, host:port); null: one of our own")
     dry_run: bool = Field(False, description="print the plan and stop")
     show_space: bool = Field(False, description="print every parameter that can be tuned and stop")

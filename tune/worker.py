@@ -95,7 +95,7 @@ def run_job(job: Job, report: Report, shard: Shard = Shard()) -> FitResult:  # n
 
 @dataclass
 class _Reporter:
-    """Reports each epoch once, although a retry trains again what came after the last save."""
+    """Reports each epoch, and a known one not again, although a retry trains again what came after the last save."""
 
     folder: Path
     report: Report
@@ -110,9 +110,10 @@ class _Reporter:
     def __call__(self, epoch: EpochReport) -> None:
         if epoch.epoch <= self.reported:
             return
-        if self.shard.rank == 0:
-            atomic_write_text(self.folder / "reported.json", json.dumps({"epoch": epoch.epoch, "pid": os.getpid()}))
         self.report({**epoch.flat(), "num_parameters": self.num_parameters})
+        self.reported = epoch.epoch
+        if self.shard.rank == 0:  # after the report: one that was lost is repeated, and the driver counts an epoch once
+            atomic_write_text(self.folder / "reported.json", json.dumps({"epoch": epoch.epoch, "pid": os.getpid()}))
 
 
 def train_worker(job: Mapping[str, Any]) -> None:

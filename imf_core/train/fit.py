@@ -28,37 +28,8 @@ from imf_core.model.imf import Imf
 from imf_core.train.batches import Shard, TrainingQueries
 from imf_core.train.calibrate import calibrate, folds
 from imf_core.train.checkpoint import load_training_state, save_training_state
+from imf_core.train.progress import EpochReport, RunProgress
 from imf_core.train.ranking import RankingMetrics, evaluate
-
-
-@dataclass(frozen=True)
-class EpochReport:
-    """What `on_epoch` receives after each evaluation.
-
-    Args:
-        epoch: 1 for the first.
-        train_loss: mean total loss of the steps since the last report, nats.
-        losses: its parts by name.
-        metrics: validation ranking of this epoch.
-        best_mrr, best_epoch: best validation MRR so far and its epoch.
-        seconds: training and evaluation time since the last report.
-    """
-
-    epoch: int
-    train_loss: float
-    losses: dict[str, float]
-    metrics: RankingMetrics
-    best_mrr: float
-    best_epoch: int
-    seconds: float
-
-    def flat(self) -> dict[str, float]:
-        """Numbers by their metric names, for a scheduler or a tracker."""
-        parts = {f"loss_{name}": value for name, value in self.losses.items() if name != "total"}
-        return {
-            "epoch": self.epoch, **self.metrics.flat(), "best_mrr": self.best_mrr, "best_epoch": self.best_epoch,
-            "train_loss": self.train_loss, **parts, "epoch_seconds": self.seconds,
-        }
 
 
 @dataclass(frozen=True)
@@ -125,7 +96,8 @@ def fit(
         model: from `build_model`, or a loaded checkpoint to continue.
         data: graph (train and valid are read; test is not reachable from here) and modalities.
         config: its `train` part rules the loop.
-        on_epoch: called after each evaluation, on every rank; an exception it raises ends the run.
+        on_epoch: called after each evaluation, on every rank; an exception it raises ends the run. A resumed run first
+            repeats the last report that was saved, so that each epoch is reported at least once.
         shard: this process's part; with `world` > 1 a process group must exist and the gradients are averaged (DDP).
         saving: keep the training state, and resume from it if there is one.
         device: where to train; default: a GPU if there is one, else the CPU.
@@ -150,9 +122,11 @@ def fit(
     steps = queries.num_steps(settings.batch_size, shard.world)
     known = graph.known()
     optimizer = _optimizer(model, config)
-    run = _Run()
+    run = RunProgress()
     if saving is not None and (saving.folder / "progress.json").exists():
-        run.restore(*load_training_state(saving.folder, model, optimizer))
+        run = RunProgress.from_json(*load_training_state(saving.folder, model, optimizer))
+        if on_epoch is not None and run.last is not None:
+            on_epoch(run.last)  # the interrupted process may have saved it and not delivered it
     trained: nn.Module = model
     if shard.world > 1:
         trained = nn.parallel.DistributedDataParallel(model, broadcast_buffers=False, gradient_as_bucket_view=True)
@@ -175,73 +149,21 @@ def fit(
                 )
             _average_buffers(model, shard)
             metrics = _validate(model, graph, known, settings.memory_budget_mb, shard, device)
-            run.record(stop, metrics, model, settings.patience, settings.max_epochs)
-            finished = run.reason is not None
-            if saving is not None and shard.rank == 0 and (finished or time.monotonic() - last_save >= saving.seconds):
-                save_training_state(saving.folder, model, optimizer, run.progress(), run.best_state)
+            run.record(stop, metrics, model)
+            seconds = time.monotonic() - started
+            run.last = EpochReport(stop, losses["total"], losses, metrics, run.best_mrr, run.best_epoch, seconds)
+            over = run.end(settings.patience, settings.max_epochs)
+            if saving is not None and shard.rank == 0 and (over or time.monotonic() - last_save >= saving.seconds):
+                save_training_state(saving.folder, model, optimizer, run.to_json(), run.best_state)
                 last_save = time.monotonic()
             advance(run)
             if on_epoch is not None:
-                on_epoch(
-                    EpochReport(
-                        stop, losses["total"], losses, metrics, run.best_mrr, run.best_epoch, time.monotonic() - started
-                    )
-                )
+                on_epoch(run.last)
     assert run.best_metrics is not None and run.reason is not None
     if run.best_state is not None:
         model.load_state_dict(run.best_state, strict=False)
     model.eval()
     return FitResult(run.best_mrr, run.best_epoch, run.best_metrics, run.epoch, run.reason, tuple(run.curve))
-
-
-class _Run:
-    """Progress of a run: counters, the curve, and the best weights (None while the current ones are the best)."""
-
-    def __init__(self) -> None:
-        self.epoch, self.best_mrr, self.best_epoch, self.stale = 0, -1.0, 0, 0
-        self.curve: list[tuple[int, float]] = []
-        self.best_metrics: RankingMetrics | None = None
-        self.best_state: dict[str, Tensor] | None = None
-        self.reason: str | None = None
-
-    def record(self, epoch: int, metrics: RankingMetrics, model: Imf, patience: int, max_epochs: int) -> None:
-        self.epoch = epoch
-        self.curve.append((epoch, metrics.mrr))
-        if metrics.mrr > self.best_mrr:
-            self.best_mrr, self.best_epoch, self.best_metrics, self.stale = metrics.mrr, epoch, metrics, 0
-            self.best_state = {
-                name: tensor.detach().clone()
-                for name, tensor in model.state_dict().items()
-                if not name.endswith((".features", ".mask"))
-            }
-        else:
-            self.stale += 1
-        if self.stale >= patience:
-            self.reason = f"no better validation MRR for {patience} evaluations"
-        elif epoch >= max_epochs:
-            self.reason = "max_epochs"
-
-    def progress(self) -> dict[str, object]:
-        best = self.best_metrics
-        assert best is not None
-        return {
-            "epoch": self.epoch,
-            "best_mrr": self.best_mrr,
-            "best_epoch": self.best_epoch,
-            "stale": self.stale,
-            "curve": self.curve,
-            "reason": self.reason,
-            "best_vector": best.vector().tolist(),
-            "best_slices": sorted(best.slices),
-        }
-
-    def restore(self, progress: dict[str, object], best: dict[str, Tensor] | None) -> None:
-        self.epoch, self.best_mrr = int(progress["epoch"]), float(progress["best_mrr"])  # type: ignore[call-overload, arg-type]
-        self.best_epoch, self.stale = int(progress["best_epoch"]), int(progress["stale"])  # type: ignore[call-overload]
-        self.curve = [(int(epoch), float(mrr)) for epoch, mrr in progress["curve"]]  # type: ignore[attr-defined]
-        self.reason, self.best_state = progress["reason"], best  # type: ignore[assignment]
-        template = RankingMetrics(slices={name: RankingMetrics() for name in progress["best_slices"]})  # type: ignore[attr-defined]
-        self.best_metrics = template.with_vector(np.asarray(progress["best_vector"]))
 
 
 def _train_epoch(
@@ -329,7 +251,7 @@ def _reduced(metrics: RankingMetrics, shard: Shard, device: torch.device) -> Ran
 
 
 @contextmanager
-def _bar(wanted: bool, total: int, done: int) -> Iterator[Callable[[_Run], None]]:
+def _bar(wanted: bool, total: int, done: int) -> Iterator[Callable[[RunProgress], None]]:
     console = Console(stderr=True)
     if not (wanted and console.is_terminal):
         yield lambda run: None

@@ -75,7 +75,7 @@ def test_an_interrupted_run_goes_on_to_the_bit(toy: LinkData, tmp_path: Path, ki
     epochs: list[int] = []
     resumed = build_model(config, toy)
     result = fit(resumed, toy, config, lambda report: epochs.append(report.epoch), saving=saving)
-    assert epochs == list(range(killed_at + 1, 7))
+    assert epochs == list(range(killed_at, 7))  # the last saved report comes again: it may not have been delivered
     assert result.curve == expected.curve
     assert result.metrics == expected.metrics
     for name, tensor in weights(unbroken).items():
@@ -87,7 +87,7 @@ def test_a_finished_run_is_not_trained_again(toy: LinkData, tmp_path: Path) -> N
     first = fit(build_model(config, toy), toy, config, saving=saving)
     epochs: list[int] = []
     again = fit(build_model(config, toy), toy, config, lambda report: epochs.append(report.epoch), saving=saving)
-    assert epochs == []
+    assert epochs == [6]
     assert (again.best_mrr, again.reason) == (first.best_mrr, first.reason)
 
 

@@ -93,7 +93,9 @@ def test_metrics_add_up_and_survive_the_vector_form() -> None:
     parts = [
         RankingMetrics.of(values[piece], {"cold": cold[piece], "warm": ~cold[piece]}) for piece in (slice(0, 2), slice(2, 5))
     ]
-    assert parts[0] + parts[1] == whole
+    total = parts[0] + parts[1]
+    assert (total.count, total.hits, total.total) == (whole.count, whole.hits, whole.total)
+    np.testing.assert_allclose(total.vector(), whole.vector(), rtol=1e-12)
     assert whole.with_vector(whole.vector()) == whole
     assert parts[0].with_vector(parts[0].vector() + parts[1].vector()) == whole
 

@@ -19,6 +19,7 @@ from tune.report import (
     machine,
     next_commands,
     plots,
+    save_picture,
     summary,
     write_leaderboard,
     write_summary,
@@ -182,3 +183,14 @@ def test_plots(given: tuple[TrialRecord, ...], tmp_path: Path) -> None:
     for path in drawn:
         assert path.read_bytes().startswith(b"\x89PNG")
         assert path.stat().st_size > 5000
+
+
+def test_picture_of_the_terminal_fetches_nothing(tmp_path):
+    console = Console(record=True, file=io.StringIO(), width=80)
+    console.print("validation MRR [bold]0.4643[/]")
+    picture = save_picture(console, tmp_path / "terminal.svg", "python tune/search.py").read_text(encoding="utf-8")
+    assert "0.4643" in picture
+    assert "python" in picture
+    assert "@font-face" not in picture
+    assert "url(http" not in picture
+    assert "0.4643" in console.export_text()  # the record is kept

@@ -21,7 +21,11 @@ from safetensors.numpy import load_file
 from imf_core.predict import Predictor
 
 SMALL = [
-    "train.max_epochs=6", "model.dim=16", "model.relation_dim=8", "train.batch_size=64", "train.patience=6",
+    "train.max_epochs=6",
+    "model.dim=16",
+    "model.relation_dim=8",
+    "train.batch_size=64",
+    "train.patience=6",
     "model.dropout_context=0.1",
 ]
 
@@ -51,8 +55,13 @@ def run_search(repository: Path, cwd: Path, *arguments: str, timeout: int = 280)
     settings = [part for setting in SMALL for part in ("--set", setting)]
     environment = {**os.environ, "COLUMNS": "120", "HOME": str(cwd)}
     return subprocess.run(
-        [sys.executable, str(repository / "tune" / "search.py"), *settings, *arguments], cwd=cwd, env=environment,
-        capture_output=True, text=True, timeout=timeout, check=False,
+        [sys.executable, str(repository / "tune" / "search.py"), *settings, *arguments],
+        cwd=cwd,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        check=False,
     )
 
 
@@ -62,8 +71,20 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.Co
     write_graph(home / "graph")
     repository = Path(__file__).parents[2]
     done = run_search(
-        repository, home, "--data", "graph", "--trials", "7", "--seeds", "2", "--study", "small", "--grace", "1",
-        "--reduction", "2",
+        repository,
+        home,
+        "--data",
+        "graph",
+        "--trials",
+        "7",
+        "--seeds",
+        "2",
+        "--study",
+        "small",
+        "--grace",
+        "1",
+        "--reduction",
+        "2",
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return home / "results" / "small", done
@@ -87,7 +108,7 @@ def test_summary_counts_every_trial_once(study: tuple) -> None:
 
 
 def test_closing_table_names_winner_worth_and_next_commands(study: tuple) -> None:
-    folder, done = study
+    _, done = study
     for words in ("winner: trial", "structure alone", "test (2 seeds)", "imf predict", "mlflow ui", "--warm-start"):
         assert words in done.stdout, done.stdout
 
@@ -106,7 +127,7 @@ def test_mlflow_has_one_parent_and_one_child_a_trial(study: tuple) -> None:
     pruned = {run.data.tags["trial_id"] for run in roles["trial"] if run.data.tags.get("pruned") == "true"}
     assert pruned == {trial["trial_id"] for trial in trials if trial["state"] == "pruned"}
     for trial in trials:
-        run, = [run for run in roles["trial"] if run.data.tags["trial_id"] == trial["trial_id"]]
+        (run,) = [run for run in roles["trial"] if run.data.tags["trial_id"] == trial["trial_id"]]
         assert len(client.get_metric_history(run.info.run_id, "mrr")) == trial["epochs"]
         assert run.data.params["train.lr"] == str(trial["params"]["train.lr"])
 
@@ -123,7 +144,7 @@ def test_registered_winner_answers_by_name(study: tuple) -> None:
 def test_optuna_export_has_an_end_for_every_trial(study: tuple) -> None:
     folder, _ = study
     with sqlite3.connect(folder / "optuna.db") as database:
-        states = [state for state, in database.execute("select state from trials")]
+        states = [state for (state,) in database.execute("select state from trials")]
     assert len(states) == 7
     assert set(states) <= {"COMPLETE", "PRUNED"}
 
@@ -162,7 +183,19 @@ def test_search_finds_the_same_without_the_test_file(study: tuple, repository: P
         if not keep:
             (home / "graph" / "test.tsv").unlink()
         done = run_search(
-            repository, home, "--data", "graph", "--trials", "3", "--seeds", "1", "--study", "s", "--concurrency", "1", "--set",
+            repository,
+            home,
+            "--data",
+            "graph",
+            "--trials",
+            "3",
+            "--seeds",
+            "1",
+            "--study",
+            "s",
+            "--concurrency",
+            "1",
+            "--set",
             "train.max_epochs=2",
         )
         assert done.returncode == 0, done.stdout + done.stderr
@@ -176,10 +209,26 @@ def test_failed_trials_are_told_and_the_others_go_on(study: tuple, repository: P
     """A modality that is not there fails its trials alone; warm start tries the earlier winner first."""
     folder, _ = study
     shutil.copytree(folder.parents[1] / "graph", tmp_path / "graph")
-    (tmp_path / "space.yaml").write_text('model.modalities: {choices: [["text"], ["sound"]]}\ntrain.lr: {low: 0.001, high: 0.01}\n')
+    (tmp_path / "space.yaml").write_text(
+        'model.modalities: {choices: [["text"], ["sound"]]}\ntrain.lr: {low: 0.001, high: 0.01}\n'
+    )
     done = run_search(
-        repository, tmp_path, "--data", "graph", "--trials", "5", "--seeds", "1", "--study", "s", "--space", "space.yaml",
-        "--set", "train.max_epochs=1", "--max-failures", "0",
+        repository,
+        tmp_path,
+        "--data",
+        "graph",
+        "--trials",
+        "5",
+        "--seeds",
+        "1",
+        "--study",
+        "s",
+        "--space",
+        "space.yaml",
+        "--set",
+        "train.max_epochs=1",
+        "--max-failures",
+        "0",
     )
     assert done.returncode == 0, done.stdout + done.stderr
     trials = json.loads((tmp_path / "results" / "s" / "trials.json").read_text())
@@ -215,6 +264,12 @@ def test_dry_run_prints_the_plan_and_leaves_nothing(repository: Path, tmp_path: 
     write_graph(tmp_path / "graph")
     done = run_search(repository, tmp_path, "--data", "graph", "--dry-run", timeout=60)
     assert done.returncode == 0, done.stderr
-    for words in ("128 entities, 3 relations", "text: 116 of 128 entities", "GiB for each worker", "model.fusion_rank", "train.lr"):
+    for words in (
+        "128 entities, 3 relations",
+        "text: 116 of 128 entities",
+        "GiB for each worker",
+        "model.fusion_rank",
+        "train.lr",
+    ):
         assert words in done.stdout
     assert not (tmp_path / "results").exists()

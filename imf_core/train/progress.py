@@ -1,0 +1,106 @@
+"""Where a training run stands: what it reports after each evaluation, and what a resumed run starts from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from imf_core.model.imf import Imf
+from imf_core.train.ranking import RankingMetrics
+
+
+@dataclass(frozen=True)
+class EpochReport:
+    """What `on_epoch` receives after each evaluation.
+
+    Args:
+        epoch: 1 for the first.
+        train_loss: mean total loss of the steps since the last report, nats.
+        losses: its parts by name.
+        metrics: validation ranking of this epoch.
+        best_mrr, best_epoch: best validation MRR so far and its epoch.
+        seconds: training and evaluation time since the last report.
+    """
+
+    epoch: int
+    train_loss: float
+    losses: dict[str, float]
+    metrics: RankingMetrics
+    best_mrr: float
+    best_epoch: int
+    seconds: float
+
+    def flat(self) -> dict[str, float]:
+        """Numbers by their metric names, for a scheduler or a tracker."""
+        parts = {f"loss_{name}": value for name, value in self.losses.items() if name != "total"}
+        return {
+            "epoch": self.epoch, **self.metrics.flat(), "best_mrr": self.best_mrr, "best_epoch": self.best_epoch,
+            "train_loss": self.train_loss, **parts, "epoch_seconds": self.seconds,
+        }
+
+
+class RunProgress:
+    """Counters, learning curve, best weights and the last report of a run."""
+
+    def __init__(self) -> None:
+        self.epoch, self.best_mrr, self.best_epoch, self.stale = 0, -1.0, 0, 0
+        self.curve: list[tuple[int, float]] = []
+        self.best_metrics: RankingMetrics | None = None
+        self.best_state: dict[str, Tensor] | None = None
+        self.last: EpochReport | None = None
+        self.reason: str | None = None
+
+    def record(self, epoch: int, metrics: RankingMetrics, model: Imf) -> None:
+        """Take in an evaluation; the weights are copied where it is the best so far."""
+        self.epoch = epoch
+        self.curve.append((epoch, metrics.mrr))
+        if metrics.mrr > self.best_mrr:
+            self.best_mrr, self.best_epoch, self.best_metrics, self.stale = metrics.mrr, epoch, metrics, 0
+            frozen = (".features", ".mask")
+            state = model.state_dict().items()
+            self.best_state = {name: tensor.detach().clone() for name, tensor in state if not name.endswith(frozen)}
+        else:
+            self.stale += 1
+
+    def end(self, patience: int, max_epochs: int) -> bool:
+        """Whether the run is over; sets the reason."""
+        if self.stale >= patience:
+            self.reason = f"no better validation MRR for {patience} evaluations"
+        elif self.epoch >= max_epochs:
+            self.reason = "max_epochs"
+        return self.reason is not None
+
+    def to_json(self) -> dict[str, Any]:
+        """Everything but the weights, as plain values."""
+        assert self.best_metrics is not None
+        assert self.last is not None
+        last = {name: value for name, value in vars(self.last).items() if name != "metrics"}
+        return {
+            "epoch": self.epoch, "best_mrr": self.best_mrr, "best_epoch": self.best_epoch, "stale": self.stale,
+            "curve": self.curve, "reason": self.reason, "best_metrics": _pack(self.best_metrics),
+            "last": last, "last_metrics": _pack(self.last.metrics),
+        }
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any], best_state: dict[str, Tensor] | None) -> RunProgress:
+        """The inverse of `to_json`."""
+        run = cls()
+        run.epoch, run.best_mrr, run.best_epoch = values["epoch"], values["best_mrr"], values["best_epoch"]
+        run.stale, run.reason, run.best_state = values["stale"], values["reason"], best_state
+        run.curve = [(int(epoch), float(mrr)) for epoch, mrr in values["curve"]]
+        run.best_metrics = _unpack(values["best_metrics"])
+        run.last = EpochReport(metrics=_unpack(values["last_metrics"]), **values["last"])
+        return run
+
+
+def _pack(metrics: RankingMetrics) -> dict[str, Any]:
+    return {"slices": sorted(metrics.slices), "sums": metrics.vector().tolist()}
+
+
+def _unpack(values: Mapping[str, Any]) -> RankingMetrics:
+    template = RankingMetrics(slices={name: RankingMetrics() for name in values["slices"]})
+    return template.with_vector(np.asarray(values["sums"]))
