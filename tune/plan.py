@@ -11,6 +11,7 @@ from rich.table import Table
 
 from imf_core.config import FUSED, STRUCTURE, Config
 from imf_core.data.prepared import LinkData, prepare, save_prepared
+from imf_core.errors import ConfigError
 from imf_core.train.batches import TrainingQueries
 from tune.resources import ClusterResources, ResourcePlan, estimate_memory, plan_resources
 from tune.schedule import default_grace
@@ -74,7 +75,18 @@ def make_plan(settings: SearchConfig, cluster: ClusterResources) -> Plan:
 
 
 def write_prepared(plan: Plan) -> None:
-    """Put the data where every worker reads it."""
+    """Put the data where every worker reads it.
+
+    Raises:
+        ConfigError: the study's folder holds an earlier search; two searches are never mixed.
+    """
+    if any((plan.settings.study_dir / name).exists() for name in ("trials", "summary.json")):
+        name = plan.settings.study
+        raise ConfigError(
+            f"the study {name!r} exists: {plan.settings.study_dir}",
+            remedy=f"choose another --study, or begin with its best points: --warm-start {plan.settings.study_dir}",
+            key="study", value=name,
+        )
     plan.settings.study_dir.mkdir(parents=True, exist_ok=True)
     save_prepared(plan.data, plan.prepared)
 

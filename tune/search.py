@@ -14,7 +14,9 @@ if not __package__:  # run as a file: sys.path[0] is this folder; where it lies 
         sys.path[0] = str(_root)
 
 from rich.console import Console
+from rich.markup import escape
 
+from imf_core.errors import ImfError
 from tune.settings import SearchConfig, environment
 
 environment()  # before anything imports ray
@@ -29,7 +31,7 @@ from tune.runner import ray_cluster, run_search
 from tune.study import StudySearch, export_study, load_points, sampler_settings
 from tune.tracking import Tracker
 
-EXIT_NO_RESULT = 3  # every trial failed or diverged
+EXIT_NO_RESULT = 3  # every trial failed or diverged, or the winner could not be retrained
 ARTIFACTS = ("leaderboard.csv", "leaderboard.md", "summary.json", "history.png", "curves.png")
 
 
@@ -52,14 +54,25 @@ def search(settings: SearchConfig, console: Console) -> int:
     try:
         with ray_cluster(settings, plan.resources):
             records = run_search(plan, study, tracker, console)
-            best = winner(records)
-            final = finalise(plan, best, tracker, console) if best is not None else None
+            final = finalised(plan, records, tracker, console)
         export_study(study, settings.study_dir / "optuna.db", {record.trial_id: record.state for record in records})
         report(plan, records, final, tracker, time.monotonic() - started, console)
         status = "FINISHED" if final is not None else "FAILED"
     finally:
         tracker.finish(status)
     return 0 if final is not None else EXIT_NO_RESULT
+
+
+def finalised(plan: Plan, records: list[TrialRecord], tracker: Tracker, console: Console) -> Final | None:
+    """Finalise the winner; whatever goes wrong there, the trials are reported."""
+    best = winner(records)
+    if best is None:
+        return None
+    try:
+        return finalise(plan, best, tracker, console)
+    except ImfError as error:
+        console.print(f"[bold red]finalising failed[/]: {escape(str(error))}", highlight=False)
+        return None
 
 
 def described(plan: Plan) -> dict[str, object]:

@@ -18,7 +18,7 @@ def case() -> tuple[torch.Tensor, torch.Tensor, Positives]:
     return scores, labels, Positives(rows, tails, labels.sum(dim=1))
 
 
-def same(ours: torch.Tensor, textbook: torch.Tensor, scores: torch.Tensor) -> None:
+def check_same(ours: torch.Tensor, textbook: torch.Tensor, scores: torch.Tensor) -> None:
     torch.testing.assert_close(ours, textbook, rtol=1e-10, atol=1e-12)
     (first,) = torch.autograd.grad(ours, scores, retain_graph=True)
     (second,) = torch.autograd.grad(textbook, scores)
@@ -29,26 +29,26 @@ def same(ours: torch.Tensor, textbook: torch.Tensor, scores: torch.Tensor) -> No
 def test_softmax_loss(case: tuple, smoothing: float) -> None:
     scores, labels, positives = case
     target = (1 - smoothing) * labels / labels.sum(dim=1, keepdim=True) + smoothing / labels.shape[1]
-    same(softmax_loss(scores, positives, smoothing), functional.cross_entropy(scores, target), scores)
+    check_same(softmax_loss(scores, positives, smoothing), functional.cross_entropy(scores, target), scores)
 
 
 def test_softmax_loss_per_triple_is_the_mean_over_the_answers(case: tuple) -> None:
     scores, labels, positives = case
     triples = -torch.log_softmax(scores, dim=1)[labels.bool()]
-    same(softmax_loss(scores, positives, 0.0, per_triple=True), triples.mean(), scores)
+    check_same(softmax_loss(scores, positives, 0.0, per_triple=True), triples.mean(), scores)
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
 def test_binary_loss(case: tuple, smoothing: float) -> None:
     scores, labels, positives = case
     target = (1 - smoothing) * labels + (1 / labels.shape[1] if smoothing else 0.0)
-    same(binary_loss(scores, positives, smoothing), functional.binary_cross_entropy_with_logits(scores, target), scores)
+    check_same(binary_loss(scores, positives, smoothing), functional.binary_cross_entropy_with_logits(scores, target), scores)
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
 def test_binary_loss_of_probabilities_agrees_with_the_logit_form(case: tuple, smoothing: float) -> None:
     scores, _, positives = case
-    same(
+    check_same(
         binary_loss_of_probabilities(scores.sigmoid(), positives, smoothing), binary_loss(scores, positives, smoothing), scores
     )
 

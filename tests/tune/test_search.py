@@ -273,3 +273,12 @@ def test_dry_run_prints_the_plan_and_leaves_nothing(repository: Path, tmp_path: 
     ):
         assert words in done.stdout
     assert not (tmp_path / "results").exists()
+
+
+def test_an_existing_study_is_never_mixed_with_another(study: tuple, repository: Path) -> None:
+    folder, _ = study
+    before = (folder / "trials.json").read_bytes()
+    done = run_search(repository, folder.parents[1], "--data", "graph", "--study", "small", timeout=60)
+    assert done.returncode == 2
+    assert "the study 'small' exists" in " ".join(done.stderr.split())
+    assert (folder / "trials.json").read_bytes() == before
