@@ -97,7 +97,9 @@ def test_metrics_add_up_and_survive_the_vector_form() -> None:
     assert (total.count, total.hits, total.total) == (whole.count, whole.hits, whole.total)
     np.testing.assert_allclose(total.vector(), whole.vector(), rtol=1e-12)
     assert whole.with_vector(whole.vector()) == whole
-    assert parts[0].with_vector(parts[0].vector() + parts[1].vector()) == whole
+    rebuilt = parts[0].with_vector(parts[0].vector() + parts[1].vector())
+    assert rebuilt.hits == whole.hits
+    np.testing.assert_allclose(rebuilt.vector(), whole.vector(), rtol=1e-12)
 
 
 def test_empty_slice_is_zero_not_nan() -> None:
