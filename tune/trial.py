@@ -23,6 +23,8 @@ from tune.outcome import OUTCOME_FILE, TrialState
 from tune.space import SearchSpace
 from tune.worker import Job, run_job, train_worker, write_outcome, written_state
 
+_DRAIN_SECONDS = 30.0
+
 
 @dataclass(frozen=True)
 class TrialSpec:
@@ -114,12 +116,15 @@ def _run_distributed(job: Job, spec: TrialSpec, trial_id: str) -> None:
             failure_config=FailureConfig(max_failures=0, controller_failure_limit=0),  # type: ignore[call-arg]
         ),
     )
-    trainer.fit()
-    # The queue of reports is not drained when fit() returns; without this the last epoch is lost, or the run hangs.
-    queue = callback._training_actor_item_queue
-    while queue.size() > 0:
-        time.sleep(0.05)
-    time.sleep(0.5)
+    try:
+        trainer.fit()
+    finally:
+        # The queue of reports is not drained when fit() returns or raises: without this the last epoch is lost, or the run
+        # hangs. The queue's own process may be what died, hence the bound.
+        queue, deadline = callback._training_actor_item_queue, time.monotonic() + _DRAIN_SECONDS
+        while queue.size() > 0 and time.monotonic() < deadline:
+            time.sleep(0.05)
+        time.sleep(0.5)
 
 
 def trainable(spec: TrialSpec, bundle: Mapping[str, float]) -> Callable[[dict[str, Any]], None]:

@@ -105,7 +105,8 @@ class _Reporter:
 
     def __post_init__(self) -> None:
         file = self.folder / "reported.json"
-        self.reported = int(json.loads(file.read_text())["epoch"]) if file.exists() else 0
+        # The last one comes again: it left this process, but may not have reached the driver, which counts an epoch once.
+        self.reported = int(json.loads(file.read_text())["epoch"]) - 1 if file.exists() else 0
 
     def __call__(self, epoch: EpochReport) -> None:
         if epoch.epoch <= self.reported:
