@@ -153,6 +153,7 @@ class _Progress:
         )
 
     def add(self, result: Mapping[str, Any]) -> None:
+        """Take in a report; an epoch that comes again after a retry counts once."""
         epoch = int(result.get("epoch", self.epochs + 1))
         self.epochs = max(self.epochs, epoch)
         self.seconds = max(self.seconds, float(result.get("time_total_s", 0.0)))

@@ -68,6 +68,7 @@ def joint_softmax_loss(contexts: Sequence[Tensor], tables: Sequence[Tensor], tar
 class _JointSoftmax(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, target: JointTarget, *tensors: Tensor) -> tuple[Tensor, Tensor]:
+        """Contexts, then tables -> total and parts; the gradients are formed here and only scaled in `backward`."""
         count = len(tensors) // 2
         kind = torch.bfloat16 if target.precision == "bf16" else tensors[0].dtype
         contexts, tables = ([tensor.to(kind) for tensor in part] for part in (tensors[:count], tensors[count:]))

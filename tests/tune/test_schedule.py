@@ -63,6 +63,7 @@ def test_a_trial_without_reports_can_end() -> None:
     trial: Any = SimpleNamespace(trial_id="t0")
     scheduler.on_trial_complete(None, trial, {})
     scheduler.on_trial_remove(None, trial)
+    assert "t0" not in scheduler._trial_info
 
 
 def test_defaults() -> None:
