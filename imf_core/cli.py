@@ -17,7 +17,7 @@ from imf_core.config import Config, parse_overrides, preset
 from imf_core.data.prepared import LinkData, prepare
 from imf_core.errors import CheckpointError, ConfigError, ImfError
 from imf_core.predict import Answer, Predictor
-from imf_core.train.checkpoint import check_vocabulary, load_checkpoint, load_state, read_description, save_checkpoint
+from imf_core.train.checkpoint import Checkpoint, check_vocabulary, load_checkpoint, load_state, save_checkpoint
 from imf_core.train.fit import EpochReport, build_model, fit
 from imf_core.train.ranking import RankingMetrics, evaluate
 
@@ -44,13 +44,14 @@ def train(
     Example: imf train results/mine --data mygraph --set train.lr=0.002
     """
     console = _console()
-    chosen = _configuration(config, preset_name, start, data, settings)
+    loaded = load_checkpoint(start) if start is not None else None
+    chosen = _configuration(config, preset_name, loaded, data, settings)
     ready = prepare(chosen.data)
     _describe(console, ready)
     model = build_model(chosen, ready)
-    if start is not None:
-        check_vocabulary(read_description(start), ready.graph.entities, ready.graph.relations, start)
-        load_state(model, load_checkpoint(start).model.state_dict(), start)
+    if loaded is not None:
+        check_vocabulary(loaded.description, ready.graph.entities, ready.graph.relations, loaded.path)
+        load_state(model, loaded.model.state_dict(), loaded.path)
     console.print(f"{model.num_parameters:,} parameters; branches {', '.join(model.branches)}")
 
     def show(report: EpochReport) -> None:
@@ -78,9 +79,8 @@ def evaluate_command(
 ) -> None:
     """Filtered ranking of a split: MRR, mean rank, Hits@1/3/10, with all slices."""
     loaded = load_checkpoint(checkpoint)
-    described = read_description(checkpoint)
     graph = prepare(loaded.config.data.model_copy(update={"path": data} if data else {})).graph
-    check_vocabulary(described, graph.entities, graph.relations, checkpoint)
+    check_vocabulary(loaded.description, graph.entities, graph.relations, checkpoint)
     if split == "valid":
         triples, known = graph.valid, graph.known()
     elif split == "test":
@@ -135,8 +135,13 @@ def main() -> None:
     try:
         app()
     except ImfError as error:
-        _console(stderr=True).print(Text("Error", style="bold red"), f"{type(error).__name__}: {error}", soft_wrap=True)
-        sys.exit(2)
+        sys.exit(show_error(error))
+
+
+def show_error(error: ImfError) -> int:
+    """Print an error of the user's making; returns the exit status, 2."""
+    _console(stderr=True).print(Text("Error", style="bold red"), f"{type(error).__name__}: {error}", soft_wrap=True)
+    return 2
 
 
 def _console(stderr: bool = False) -> Console:
@@ -148,14 +153,14 @@ def _console(stderr: bool = False) -> Console:
 
 
 def _configuration(
-    config: Path | None, preset_name: str, start: Path | None, data: str | None, settings: list[str] | None
+    config: Path | None, preset_name: str, start: Checkpoint | None, data: str | None, settings: list[str] | None
 ) -> Config:
     if start is not None:
         if config is not None:
             raise ConfigError(
                 "--config and --from exclude each other", remedy="--from brings its own settings; change them by --set"
             )
-        chosen = load_checkpoint(start).config
+        chosen = start.config
     else:
         chosen = Config.load(config) if config is not None else preset(preset_name)
     overrides = parse_overrides(settings or [])
@@ -170,12 +175,8 @@ def _configuration(
 
 
 def _describe(console: Console, data: LinkData) -> None:
-    graph = data.graph
-    console.print(
-        f"{graph.source}: {graph.num_entities:,} entities, {graph.num_relations} relations, "
-        f"{len(graph.train):,} training and {len(graph.valid):,} validation triples"
-    )
-    for note in (*graph.notes, *(modality.describe() for modality in data.modalities), *data.notes):
+    console.print(data.graph.describe())
+    for note in data.describe():
         console.print(f"  {note}")
 
 

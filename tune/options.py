@@ -11,13 +11,12 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.markup import escape
 
+from imf_core.cli import show_error
 from imf_core.config import parse_overrides
 from imf_core.errors import ImfError
 from tune.settings import SearchConfig
 
-EXIT_ERROR = 2  # the user can mend it; nothing was trained
 WHAT, HOW, WHERE, PLAN = "What to search", "How to search", "Where to run and keep it", "Look first"
 
 
@@ -85,5 +84,4 @@ def run(search: Callable[[SearchConfig, Console], int]) -> None:
     try:
         app()
     except ImfError as error:
-        Console(stderr=True).print(f"[bold red]Error[/] {type(error).__name__}:", escape(str(error)), highlight=False)
-        sys.exit(EXIT_ERROR)
+        sys.exit(show_error(error))

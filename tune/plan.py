@@ -93,13 +93,9 @@ def write_prepared(plan: Plan) -> None:
 
 def show_plan(console: Console, plan: Plan) -> None:
     """Print data, resources, memory and the searched parameters."""
-    settings, graph = plan.settings, plan.data.graph
-    console.print(
-        f"[bold]{settings.study}[/]: {escape(graph.source)}: {graph.num_entities:,} entities, {graph.num_relations} relations, "
-        f"{len(graph.train):,} training and {len(graph.valid):,} validation triples", highlight=False,
-    )
-    views = [modality.describe() for modality in plan.data.select(plan.base.model.modalities)]
-    for note in (*graph.notes, *views, *plan.space.notes, *plan.resources.notes):
+    settings = plan.settings
+    console.print(f"[bold]{settings.study}[/]: {escape(plan.data.graph.describe())}", highlight=False)
+    for note in (*plan.data.describe(plan.base.model.modalities), *plan.space.notes, *plan.resources.notes):
         console.print(f"  {escape(note)}", highlight=False)
     early = "no early stopping"
     if settings.scheduler == "asha":

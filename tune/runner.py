@@ -25,24 +25,22 @@ from tune.trial import TrialSpec, trainable
 
 
 @contextmanager
-def ray_cluster(settings: SearchConfig, resources: ResourcePlan | None = None) -> Iterator[ClusterResources]:
+def ray_cluster(settings: SearchConfig, resources: ResourcePlan) -> Iterator[None]:
     """Ray for the length of the block: the cluster at `settings.address`, or one of our own with the planned resources.
 
     The dashboard process runs with worker groups only: Ray Train gives the resources of an early-stopped group back through
     its state API, and without it the next trial would wait for ever. It listens on loopback.
     """
     variables = environment(settings.address)
-    own = settings.address in (None, "local")
-    local = ClusterResources.local()
     arguments: dict[str, Any] = {"address": settings.address}
-    if own:
+    if settings.address in (None, "local"):
         arguments = {
-            "address": "local", "num_cpus": int(local.cpus), "include_dashboard": settings.workers > 1,
-            "resources": resources.custom_resources if resources is not None else None,
+            "address": "local", "num_cpus": int(ClusterResources.local().cpus), "include_dashboard": settings.workers > 1,
+            "resources": resources.custom_resources,
         }
     ray.init(**arguments, runtime_env={"env_vars": variables}, log_to_driver=False, logging_level=logging.ERROR)
     try:
-        yield local if own else ClusterResources.of_nodes(ray.nodes())
+        yield
     finally:
         ray.shutdown()
 
@@ -129,7 +127,7 @@ def run_variants(
 
 def _spec(plan: Plan, folder: Path, **own: Any) -> TrialSpec:
     return TrialSpec(
-        base=plan.base.model_dump(), prepared=str(plan.prepared), folder=str(folder), workers=plan.resources.workers,
+        prepared=str(plan.prepared), folder=str(folder), workers=plan.resources.workers,
         threads=plan.resources.threads_per_worker, gpus=plan.resources.gpus_per_worker,
         save_seconds=plan.settings.save_seconds, **own,
     )

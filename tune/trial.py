@@ -31,7 +31,6 @@ class TrialSpec:
     """What all trials of a run share.
 
     Args:
-        base: settings before the searched ones, `Config.model_dump()`.
         prepared: folder of the prepared data.
         folder: folder of the trials; each has its own below, named by its id.
         space: turns searched values into settings; None where `variants` name whole configurations.
@@ -43,7 +42,6 @@ class TrialSpec:
         save_seconds: least time between two saves of the training state.
     """
 
-    base: dict[str, Any]
     prepared: str
     folder: str
     space: SearchSpace | None = None
@@ -58,8 +56,8 @@ class TrialSpec:
         """The settings of a trial."""
         if "run" in params:
             return Config.build(self.variants[params["run"]])
-        base = Config.build(self.base)
-        return base.updated(self.space.to_config_values(dict(params)) if self.space is not None else params, source="trial")
+        assert self.space is not None
+        return self.space.config_for(params)
 
     def job(self, params: Mapping[str, Any], trial_id: str) -> Job:
         """The training run of a trial."""

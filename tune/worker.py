@@ -1,7 +1,7 @@
 """What trains one trial: the whole trial in process, or one rank of it under Ray Train.
 
 A trial is a folder. `outcome.json` says how it ended, `state/` is what a retry goes on from, `reported.json` keeps a retry
-from reporting an epoch twice, `best/` is the checkpoint of a run whose weights are wanted.
+from reporting again what is known, `best/` is the checkpoint of a run whose weights are wanted.
 """
 
 from __future__ import annotations

@@ -160,6 +160,13 @@ class KnowledgeGraph:
         """R, without inverses."""
         return len(self.relations)
 
+    def describe(self) -> str:
+        """One line for the terminal: where it is from and how large it is."""
+        return (
+            f"{self.source}: {self.num_entities:,} entities, {self.num_relations} relations, "
+            f"{len(self.train):,} training and {len(self.valid):,} validation triples"
+        )
+
     def open_test(self) -> np.ndarray:
         """Read the test triples, (T, 3). Only the finalising step may call this: whoever chose with it has no test left.
 

@@ -42,6 +42,10 @@ class LinkData:
     modalities: tuple[Modality, ...]
     notes: tuple[str, ...] = ()
 
+    def describe(self, names: tuple[str, ...] | None = None) -> list[str]:
+        """What the user should know before training: notes on the graph, each modality's coverage, notes on the features."""
+        return [*self.graph.notes, *(modality.describe() for modality in self.select(names)), *self.notes]
+
     def select(self, names: tuple[str, ...] | None) -> tuple[Modality, ...]:
         """The named modalities (None: all).
 

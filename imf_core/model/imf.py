@@ -124,6 +124,10 @@ class Imf(nn.Module):
         """Trained numbers."""
         return sum(parameter.numel() for parameter in self.parameters() if parameter.requires_grad)
 
+    def trained_state(self) -> dict[str, Tensor]:
+        """The state without the frozen features and masks, which the data brings: what changes while training."""
+        return {name: tensor for name, tensor in self.state_dict().items() if not name.endswith((".features", ".mask"))}
+
     def mask(self, branch: str) -> Tensor | None:
         """(N,) bool: who has the branch's modality; None where everyone has."""
         if branch not in self.features:
@@ -165,11 +169,8 @@ class Imf(nn.Module):
 
     def decision_weights(self, heads: Tensor, relations: Tensor) -> Tensor:
         """(B, M) weights, 0 where the head lacks the modality."""
-        return present_weights(self.decision.weights(relations), self.head_masks(heads))
-
-    def head_masks(self, heads: Tensor) -> list[Tensor | None]:
-        """Per branch (B,) bool: which heads have its modality; None where all entities have."""
-        return [None if mask is None else mask[heads] for mask in map(self.mask, self.branches)]
+        masks = [None if mask is None else mask[heads] for mask in map(self.mask, self.branches)]
+        return present_weights(self.decision.weights(relations), masks)
 
     def decide(
         self, scores: Sequence[Tensor], log_norms: Sequence[Tensor], weights: Tensor, low: int = 0, high: int | None = None

@@ -145,6 +145,8 @@ class _Decision:
         loss = _loss(self.scores, _log_norm(self.scores, self.gradient), rows, self.target)
         factor = rows * self.target.joint_weight
         _subtract_target(self.gradient, factor, self.target, factor)
+        if self.partial is not None:
+            self.at_partial = self.gradient[:, self.partial]
         del self.scores
         return loss
 
@@ -152,14 +154,14 @@ class _Decision:
         """(B,) what flows back through the branch's logsumexp: zero but for the partial columns."""
         if self.partial is None:
             return torch.zeros_like(self.target.weights[:, 0])
-        return (self.gradient[:, self.partial] * (self.shares[position] - self.target.weights[:, position, None])).sum(dim=1)
+        return (self.at_partial * (self.shares[position] - self.target.weights[:, position, None])).sum(dim=1)
 
     def add_gradient(self, position: int, gradient: Tensor) -> None:
         """Add the decision's part to the gradient of a branch's scores."""
         weight = self.target.weights[:, position, None]
         gradient.addcmul_(self.gradient, weight)
         if self.partial is not None:
-            gradient[:, self.partial] += self.gradient[:, self.partial] * (self.shares[position] - weight)
+            gradient[:, self.partial] += self.at_partial * (self.shares[position] - weight)
 
 
 def _log_norm(scores: Tensor, probability: Tensor) -> Tensor:
@@ -168,10 +170,7 @@ def _log_norm(scores: Tensor, probability: Tensor) -> Tensor:
 
 
 def _loss(scores: Tensor, norm: Tensor, rows: Tensor, target: JointTarget) -> Tensor:
-    expected = target.positives.mean(scores)
-    if target.smoothing:
-        expected = (1 - target.smoothing) * expected + target.smoothing * scores.mean(dim=1)
-    return ((norm - expected) * rows).sum()
+    return ((norm - target.positives.expected(scores, target.smoothing)) * rows).sum()
 
 
 def _subtract_target(probability: Tensor, rows: Tensor, target: JointTarget, factor: Tensor) -> None:

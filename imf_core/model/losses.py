@@ -31,6 +31,11 @@ class Positives:
         picked = scores[self.rows, self.tails]
         return torch.zeros_like(self.counts).index_add(0, self.rows, picked) / self.counts
 
+    def expected(self, scores: Tensor, smoothing: float) -> Tensor:
+        """(B, N) -> (B,): mean score under the smoothed target, `(1 - eps) / |answers|` on each answer plus `eps / N`."""
+        expected = self.mean(scores)
+        return (1 - smoothing) * expected + smoothing * scores.mean(dim=1) if smoothing else expected
+
 
 def softmax_loss(
     scores: Tensor, positives: Positives, smoothing: float, log_norm: Tensor | None = None, per_triple: bool = False
@@ -50,10 +55,7 @@ def softmax_loss(
         Scalar, (weighted) mean over the queries, in nats.
     """
     log_norm = torch.logsumexp(scores, dim=1) if log_norm is None else log_norm
-    expected = positives.mean(scores)
-    if smoothing:
-        expected = (1 - smoothing) * expected + smoothing * scores.mean(dim=1)
-    surprise = log_norm - expected
+    surprise = log_norm - positives.expected(scores, smoothing)
     return (surprise * positives.counts).sum() / positives.counts.sum() if per_triple else surprise.mean()
 
 

@@ -46,6 +46,12 @@ class CachedScores:
     relations: Tensor
     fold: Tensor
 
+    def decided(self, logits: Tensor) -> Tensor:
+        """(Q, C) combined values under (1, M) common logits or (2R, M) logits of each relation; differentiable in them."""
+        rows = logits[self.relations] if len(logits) > 1 else logits.expand(len(self.relations), -1)
+        weights = torch.softmax(rows, dim=1)[:, None, :] * self.usable
+        return (weights * self.values).sum(dim=2) / weights.sum(dim=2).clamp_min(1e-6)
+
     def part(self, chosen: Tensor) -> CachedScores:
         """The chosen queries."""
         return CachedScores(
@@ -153,9 +159,7 @@ def fit_logits(cached: CachedScores, loss: str, rows: int, start: Tensor) -> Ten
     with torch.enable_grad():
         for _ in range(_STEPS):
             optimizer.zero_grad()
-            logits = (common + own)[cached.relations] if rows > 1 else common.expand(len(cached.relations), -1)
-            weights = torch.softmax(logits, dim=1)[:, None, :] * cached.usable
-            combined = (weights * cached.values).sum(dim=2) / weights.sum(dim=2).clamp_min(1e-6)
+            combined = cached.decided(common + own if rows > 1 else common)
             scores = combined if loss == "ce" else combined.clamp_min(1e-12).log()
             surprise = -torch.log_softmax(scores + blocked, dim=1)[:, 0]
             # A weak pull towards the plain mean keeps the weights finite where one branch is perfect.
@@ -186,9 +190,7 @@ def cached_mrr(cached: CachedScores, logits: Tensor) -> float:
         cached: Q queries.
         logits: (1, M) or (2R, M).
     """
-    weights = torch.softmax(logits[cached.relations] if len(logits) > 1 else logits.expand(len(cached.relations), -1), dim=1)
-    weighted = weights[:, None, :] * cached.usable
-    combined = (weighted * cached.values).sum(dim=2) / weighted.sum(dim=2).clamp_min(1e-6)
+    combined = cached.decided(logits)
     own, others = combined[:, :1], combined[:, 1:]
     competes = cached.valid[:, 1:]
     ranks = 1 + ((others > own) & competes).sum(dim=1) + 0.5 * ((others == own) & competes).sum(dim=1)

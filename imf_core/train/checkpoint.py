@@ -35,7 +35,7 @@ FORMAT = 1
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A loaded checkpoint: the model in evaluation mode and what belongs to it."""
+    """A loaded checkpoint: the model in evaluation mode, what belongs to it, and `config.json` as it stands (description)."""
 
     model: Imf
     config: Config
@@ -43,6 +43,7 @@ class Checkpoint:
     relations: Vocabulary
     metrics: dict[str, Any]
     path: Path
+    description: dict[str, Any]
 
 
 @contextmanager
@@ -106,7 +107,7 @@ def load_checkpoint(folder: Path | str) -> Checkpoint:
         CheckpointError: missing or damaged parts, unknown format, or a vocabulary that is not the model's.
     """
     folder = Path(folder)
-    described = _read_json(folder / "config.json")
+    described = read_description(folder)
     names = _read_json(folder / "vocabulary.json")
     if described.get("format") != FORMAT:
         raise CheckpointError(
@@ -114,12 +115,7 @@ def load_checkpoint(folder: Path | str) -> Checkpoint:
         )
     entities, relations = Vocabulary(tuple(names["entities"])), Vocabulary(tuple(names["relations"]), "relation")
     check_vocabulary(described, entities, relations, folder)
-    try:
-        state = load_file(folder / "model.safetensors")
-    except (OSError, SafetensorError) as error:
-        raise CheckpointError(
-            f"{folder / 'model.safetensors'} cannot be read: {error}", remedy="restore the folder from a copy"
-        ) from error
+    state = _read_tensors(folder / "model.safetensors", "restore the folder from a copy")
     config = Config.build(described["config"], source=str(folder / "config.json"))
     model = Imf(
         config.model,
@@ -129,7 +125,7 @@ def load_checkpoint(folder: Path | str) -> Checkpoint:
         config.train.loss,
     )
     load_state(model, state, folder)
-    return Checkpoint(model.eval(), config, entities, relations, described["metrics"], folder)
+    return Checkpoint(model.eval(), config, entities, relations, described["metrics"], folder, described)
 
 
 def check_vocabulary(described: Mapping[str, Any], entities: Vocabulary, relations: Vocabulary, folder: Path) -> None:
@@ -163,14 +159,20 @@ def load_state(model: Imf, state: Mapping[str, Tensor], folder: Path) -> None:
         CheckpointError: the tensors are not this model's.
     """
     own = model.state_dict()
-    for name in own.keys() | state.keys():
-        if name not in own or name not in state or own[name].shape != state[name].shape:
-            found = tuple(state[name].shape) if name in state else "nothing"
-            wanted = tuple(own[name].shape) if name in own else "nothing"
-            raise CheckpointError(
-                f"{folder}: tensor {name} is {found}, the model needs {wanted}", remedy="use the settings it was trained with"
-            )
+    name = _odd_tensor(own, state)
+    if name is not None:
+        found = tuple(state[name].shape) if name in state else "nothing"
+        wanted = tuple(own[name].shape) if name in own else "nothing"
+        raise CheckpointError(
+            f"{folder}: tensor {name} is {found}, the model needs {wanted}", remedy="use the settings it was trained with"
+        )
     model.load_state_dict(dict(state))
+
+
+def _odd_tensor(wanted: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> str | None:
+    """The first name, in order, that is missing on one side or differs in shape."""
+    names = sorted(wanted.keys() | found.keys())
+    return next((n for n in names if n not in wanted or n not in found or wanted[n].shape != found[n].shape), None)
 
 
 def _placeholder(name: str, state: Mapping[str, Tensor]) -> Modality:
@@ -179,6 +181,13 @@ def _placeholder(name: str, state: Mapping[str, Tensor]) -> Modality:
     features = state.get(f"features.{name}.features")
     width = features.shape[1] if features is not None else 1
     return Modality(name, np.zeros((len(mask), width), dtype=np.float32), mask)
+
+
+def _read_tensors(path: Path, remedy: str) -> dict[str, Tensor]:
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"{path} cannot be read: {error}", remedy=remedy) from error
 
 
 def _read_json(path: Path) -> dict[str, Any]:
@@ -211,9 +220,7 @@ def save_training_state(
         progress: JSON values (epoch, best MRR, ...).
         best: state of the best epoch, or None where it is the current one.
     """
-    tensors = {
-        f"model.{name}": tensor for name, tensor in model.state_dict().items() if not name.endswith((".features", ".mask"))
-    }
+    tensors = {f"model.{name}": tensor for name, tensor in model.trained_state().items()}
     for position, entry in optimizer.state_dict()["state"].items():
         tensors.update({f"optimizer.{position}.{name}": value for name, value in entry.items() if isinstance(value, Tensor)})
     for name, tensor in (best or {}).items():
@@ -232,17 +239,11 @@ def load_training_state(
         CheckpointError: missing or damaged parts.
     """
     progress = _read_json(folder / "progress.json")
-    try:
-        tensors = load_file(folder / "state.safetensors")
-    except (OSError, SafetensorError) as error:
-        raise CheckpointError(
-            f"{folder / 'state.safetensors'} cannot be read: {error}", remedy="delete the folder; training starts over"
-        ) from error
+    tensors = _read_tensors(folder / "state.safetensors", "delete the folder; training starts over")
     own = {name.removeprefix("model."): tensor for name, tensor in tensors.items() if name.startswith("model.")}
-    wanted = {name: tensor for name, tensor in model.state_dict().items() if not name.endswith((".features", ".mask"))}
-    for name in sorted(wanted.keys() | own.keys()):
-        if name not in wanted or name not in own or wanted[name].shape != own[name].shape:
-            raise CheckpointError(f"{folder} is the state of another model (tensor {name})", remedy="delete the folder")
+    odd = _odd_tensor(model.trained_state(), own)
+    if odd is not None:
+        raise CheckpointError(f"{folder} is the state of another model (tensor {odd})", remedy="delete the folder")
     model.load_state_dict(own, strict=False)
     moments: dict[int, dict[str, Tensor]] = {}
     for name, tensor in tensors.items():

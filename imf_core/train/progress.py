@@ -60,9 +60,7 @@ class RunProgress:
         self.curve.append((epoch, metrics.mrr))
         if metrics.mrr > self.best_mrr:
             self.best_mrr, self.best_epoch, self.best_metrics, self.stale = metrics.mrr, epoch, metrics, 0
-            frozen = (".features", ".mask")
-            state = model.state_dict().items()
-            self.best_state = {name: tensor.detach().clone() for name, tensor in state if not name.endswith(frozen)}
+            self.best_state = {name: tensor.detach().clone() for name, tensor in model.trained_state().items()}
         else:
             self.stale += 1
 

@@ -4,65 +4,19 @@ from __future__ import annotations
 
 import ast
 import json
-import os
 import shutil
 import sqlite3
 import subprocess
-import sys
 from pathlib import Path
 
 import mlflow
-import numpy as np
 import pandas as pd
 import pytest
 from mlflow.tracking import MlflowClient
 from safetensors.numpy import load_file
+from small_search import run_search, write_graph
 
 from imf_core.predict import Predictor
-
-SMALL = [
-    "train.max_epochs=6",
-    "model.dim=16",
-    "model.relation_dim=8",
-    "train.batch_size=64",
-    "train.patience=6",
-    "model.dropout_context=0.1",
-]
-
-
-def write_graph(folder: Path) -> Path:
-    """A folder as a user brings it: names with blanks, descriptions for most entities, a fixed vocabulary."""
-    folder.mkdir(parents=True)
-    rng, count, groups = np.random.default_rng(0), 120, 8
-    group = rng.integers(groups, size=count)
-    names = [f"thing {i}" for i in range(count)] + [f"group {g}" for g in range(groups)]
-    rows = [(names[i], "belongs to", names[count + group[i]]) for i in range(count)]
-    rows += [(names[i], "follows", names[(i + 1) % count]) for i in range(count)]
-    rows += [(names[i], "is like", names[int(rng.choice(np.flatnonzero(group == group[i])))]) for i in range(count)]
-    order = rng.permutation(len(rows))
-    cuts = {"valid": order[:40], "test": order[40:80], "train": order[80:]}
-    for split, chosen in cuts.items():
-        (folder / f"{split}.tsv").write_text("".join("\t".join(rows[place]) + "\n" for place in sorted(chosen)))
-    (folder / "entities.txt").write_text("".join(f"{name}\n" for name in names))
-    (folder / "relations.txt").write_text("belongs to\nfollows\nis like\n")
-    words = ["apple", "brook", "cedar", "delta", "ember", "fjord", "grove", "heath"]
-    texts = [f"{names[i]}\ta {words[group[i]]} kind of thing" for i in range(count) if i % 10]
-    (folder / "descriptions.tsv").write_text("\n".join([*texts, *(f"group {g}\tthe {words[g]} group" for g in range(groups))]))
-    return folder
-
-
-def run_search(repository: Path, cwd: Path, *arguments: str, timeout: int = 280) -> subprocess.CompletedProcess[str]:
-    settings = [part for setting in SMALL for part in ("--set", setting)]
-    environment = {**os.environ, "COLUMNS": "120", "HOME": str(cwd)}
-    return subprocess.run(
-        [sys.executable, str(repository / "tune" / "search.py"), *settings, *arguments],
-        cwd=cwd,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=timeout,
-        check=False,
-    )
 
 
 @pytest.fixture(scope="module")
@@ -206,7 +160,7 @@ def test_search_finds_the_same_without_the_test_file(study: tuple, repository: P
 
 
 def test_failed_trials_are_told_and_the_others_go_on(study: tuple, repository: Path, tmp_path: Path) -> None:
-    """A modality that is not there fails its trials alone; warm start tries the earlier winner first."""
+    """A modality that is not there fails its trials alone."""
     folder, _ = study
     shutil.copytree(folder.parents[1] / "graph", tmp_path / "graph")
     (tmp_path / "space.yaml").write_text(

@@ -6,8 +6,6 @@ import copy
 import json
 import logging
 import math
-import os
-from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -20,16 +18,6 @@ from tune.tracking import MlflowCallback, Tracker
 from tune.tracking_text import config_text, param_text
 
 SETTINGS = {"trials": 4, "budget": None, "data": "unicode", "modalities": ["text", "image"]}
-
-
-@pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A folder with one database for the whole module: making one takes seconds."""
-    folder = tmp_path_factory.mktemp("mlflow store #1")
-    Tracker.open(f"sqlite:///{folder / 'mlflow.db'}", "imf", folder / "artifacts", "first", SETTINGS).finish()
-    yield folder
-    for name in ("MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_ID"):  # set by mlflow itself when a model is logged
-        os.environ.pop(name, None)
 
 
 def open_study(place: Path, study: str, experiment: str = "imf", **more: Any) -> Tracker:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -19,16 +18,6 @@ from imf_core.errors import ConfigError
 from tune.tracking import Tracker
 
 SETTINGS = {"trials": 4}
-
-
-@pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A folder with one database for the whole module: making one takes seconds."""
-    folder = tmp_path_factory.mktemp("mlflow store #1")
-    Tracker.open(f"sqlite:///{folder / 'mlflow.db'}", "imf", folder / "artifacts", "first", SETTINGS).finish()
-    yield folder
-    for name in ("MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_ID"):  # set by mlflow itself when a model is logged
-        os.environ.pop(name, None)
 
 
 def open_study(place: Path, study: str, experiment: str = "imf", **more: Any) -> Tracker:

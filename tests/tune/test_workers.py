@@ -5,7 +5,6 @@ Two Ray clusters on one machine disturb each other's state API: these tests run 
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import signal
@@ -15,14 +14,9 @@ import time
 from pathlib import Path
 
 import pytest
+from small_search import SMALL, run_search, write_graph
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
-
-_SPEC = importlib.util.spec_from_file_location("search_tests", Path(__file__).with_name("test_search.py"))
-assert _SPEC is not None
-assert _SPEC.loader is not None
-search_tests = importlib.util.module_from_spec(_SPEC)
-_SPEC.loader.exec_module(search_tests)
 
 
 def trials(home: Path) -> list[dict]:
@@ -30,8 +24,8 @@ def trials(home: Path) -> list[dict]:
 
 
 def test_six_trials_of_two_workers_all_end_with_early_stops(repository: Path, tmp_path: Path) -> None:
-    search_tests.write_graph(tmp_path / "graph")
-    done = search_tests.run_search(
+    write_graph(tmp_path / "graph")
+    done = run_search(
         repository,
         tmp_path,
         "--data",
@@ -62,8 +56,8 @@ def test_six_trials_of_two_workers_all_end_with_early_stops(repository: Path, tm
 @pytest.mark.parametrize("every_time", [False, True])
 def test_a_killed_worker_costs_its_own_trial_at_most(repository: Path, tmp_path: Path, every_time: bool) -> None:
     """Killed once, the trial goes on from its last save and counts each epoch once; killed always, it alone fails."""
-    search_tests.write_graph(tmp_path / "graph")
-    settings = [part for setting in search_tests.SMALL for part in ("--set", setting)]
+    write_graph(tmp_path / "graph")
+    settings = [part for setting in SMALL for part in ("--set", setting)]
     command = [
         sys.executable,
         str(repository / "tune" / "search.py"),

@@ -1,0 +1,21 @@
+"""What the tests of tracking share."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tune.tracking import Tracker
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A folder with one database for the whole module: making one takes seconds."""
+    folder = tmp_path_factory.mktemp("mlflow store #1")
+    Tracker.open(f"sqlite:///{folder / 'mlflow.db'}", "imf", folder / "artifacts", "first", {"trials": 4}).finish()
+    yield folder
+    for name in ("MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_ID"):  # set by mlflow itself when a model is logged
+        os.environ.pop(name, None)
