@@ -65,5 +65,5 @@ $(RUNTIME): pyproject.toml constraints.txt | .venv/.created
 # The development install contains the runtime one, so it marks both.
 $(DEV): pyproject.toml constraints.txt | .venv/.created
 	@echo "installing the product and its tools into .venv (some minutes the first time)"
-	@$(PIP_INSTALL) -e '.[dev]'
+	@$(PIP_INSTALL) -e '.[dev,demo-encoders]'
 	@touch $(RUNTIME) $@

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import sys
 from pathlib import Path
@@ -11,8 +10,8 @@ from typing import Annotated
 import typer
 from rich.console import Console
 from rich.table import Table
-from rich.text import Text
 
+from imf_core.commands.terminal import show_error, terminal
 from imf_core.config import Config, parse_overrides, preset
 from imf_core.data.prepared import LinkData, prepare
 from imf_core.errors import CheckpointError, ConfigError, ImfError
@@ -43,7 +42,7 @@ def train(
 
     Example: imf train results/mine --data mygraph --set train.lr=0.002
     """
-    console = _console()
+    console = terminal()
     loaded = load_checkpoint(start) if start is not None else None
     chosen = _configuration(config, preset_name, loaded, data, settings)
     ready = prepare(chosen.data)
@@ -92,7 +91,7 @@ def evaluate_command(
     if as_json:
         print(json.dumps(metrics.as_dict(), indent=1))
     else:
-        _console().print(_metrics_table(metrics, f"{checkpoint}: {split}"))
+        terminal().print(_metrics_table(metrics, f"{checkpoint}: {split}"))
 
 
 @app.command()
@@ -116,7 +115,7 @@ def predict(
         print(json.dumps([vars(answer) for answer in answers], indent=1))
         return
     question = f"({head}, {relation}, ?)" if head is not None else f"(?, {relation}, {tail})"
-    _console().print(_answers_table(question, answers))
+    terminal().print(_answers_table(question, answers))
 
 
 @app.command("config")
@@ -136,20 +135,6 @@ def main() -> None:
         app()
     except ImfError as error:
         sys.exit(show_error(error))
-
-
-def show_error(error: ImfError) -> int:
-    """Print an error of the user's making; returns the exit status, 2."""
-    _console(stderr=True).print(Text("Error", style="bold red"), f"{type(error).__name__}: {error}", soft_wrap=True)
-    return 2
-
-
-def _console(stderr: bool = False) -> Console:
-    """A terminal that shows names as they are: `[b]` and `:cat:` are no markup, undecodable bytes leave as they came."""
-    stream = sys.stderr if stderr else sys.stdout
-    if isinstance(stream, io.TextIOWrapper):
-        stream.reconfigure(errors="surrogateescape")
-    return Console(stderr=stderr, markup=False, emoji=False, highlight=False)
 
 
 def _configuration(

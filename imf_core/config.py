@@ -54,10 +54,26 @@ class DataConfig(_Frozen):
     """Where the graph is and which views of its entities are built from it."""
 
     path: str = Field("unicode", description="graph folder, or the name of a bundled data set (unicode)")
-    text: Literal["auto", "names", "descriptions", "none"] = Field(
-        "auto", description="text view: descriptions.tsv if there (auto), the entity names, or none"
+    train: str | None = Field(None, description="file of training triples, instead of the one in the folder")
+    valid: str | None = Field(None, description="file of validation triples, instead of the one in the folder")
+    test: str | None = Field(None, description="file of test triples, instead of the one in the folder")
+    unseen: Literal["keep", "drop"] = Field(
+        "keep", description="valid and test triples with an entity or relation that train lacks: rank them, or leave them out"
+    )
+    text: Literal["auto", "names", "descriptions", "literals", "none"] = Field(
+        "auto", description="text view: descriptions.tsv if there (auto), the entity names, the literals of N-Triples, or none"
     )
     images: Literal["auto", "none"] = Field("auto", description="image view: the folder images/ if there (auto), or none")
+    text_encoder: str = Field(
+        "ngrams", description="what reads texts: ngrams (built in), minilm, or a transformers model by folder or hub name"
+    )
+    text_pooling: Literal["auto", "mean", "cls", "pooler"] = Field(
+        "auto", description="one vector from a text model's tokens; auto: pooler for BERT, mean for sentence models"
+    )
+    image_encoder: str = Field(
+        "bitmap",
+        description="what reads pictures: bitmap (built in), efficientnet-lite0, vgg16, timm:NAME, or a transformers model",
+    )
     text_width: int = Field(128, ge=2, le=4096, description="width of the character n-gram text features")
     image_width: int = Field(64, ge=2, le=4096, description="width of the bitmap image features")
 

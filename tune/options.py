@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from imf_core.cli import show_error
+from imf_core.commands.terminal import show_error
 from imf_core.config import parse_overrides
 from imf_core.errors import ImfError
 from tune.settings import SearchConfig

@@ -1,0 +1,1 @@
+"""The commands of `imf` that look after data: audit, convert, encode."""

@@ -1,0 +1,25 @@
+"""What all commands share on the terminal."""
+
+from __future__ import annotations
+
+import io
+import sys
+
+from rich.console import Console
+from rich.text import Text
+
+from imf_core.errors import ImfError
+
+
+def terminal(stderr: bool = False) -> Console:
+    """A terminal that shows names as they are: `[b]` and `:cat:` are no markup, undecodable bytes leave as they came."""
+    stream = sys.stderr if stderr else sys.stdout
+    if isinstance(stream, io.TextIOWrapper):
+        stream.reconfigure(errors="surrogateescape")
+    return Console(stderr=stderr, markup=False, emoji=False, highlight=False)
+
+
+def show_error(error: ImfError) -> int:
+    """Print an error of the user's making; returns the exit status, 2."""
+    terminal(stderr=True).print(Text("Error", style="bold red"), f"{type(error).__name__}: {error}", soft_wrap=True)
+    return 2
