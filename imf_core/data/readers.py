@@ -12,7 +12,9 @@ from pathlib import Path
 
 import numpy as np
 
+from imf_core.data.files import GraphFiles
 from imf_core.data.graph import KnowledgeGraph, Vocabulary
+from imf_core.data.raw import RawGraph
 from imf_core.errors import DataError
 
 _SPLITS = ("train", "valid", "test")
@@ -45,6 +47,37 @@ def read_graph(folder: Path | str) -> KnowledgeGraph:
         f"{folder} holds neither train.tsv, train.txt nor train2id.txt",
         remedy="put head<TAB>relation<TAB>tail lines into train.tsv (and valid.tsv, test.tsv)", path=str(folder),
     )
+
+
+def read_raw(source: Path | str | GraphFiles, *, test: bool = False) -> RawGraph:
+    """Every line of a graph as it stands in its files: nothing merged, nothing left out.
+
+    Args:
+        source: a graph folder, as `read_graph` reads it, or the files to read.
+        test: read the triples of the test split too. Its names are in the vocabularies either way.
+
+    Raises:
+        DataError: no known layout, or a line that cannot be used.
+    """
+    folder = (source.folder or Path()) if isinstance(source, GraphFiles) else Path(source)
+    if (folder / "train2id.txt").exists():
+        entities = _read_id_names(folder / "entity2id.txt", "entity")
+        relations = _read_id_names(folder / "relation2id.txt", "relation")
+        paths = {split: folder / f"{split}2id.txt" for split in _SPLITS}
+        ids = {
+            split: _read_id_triples(path, len(entities), len(relations)) for split, path in paths.items()
+            if path.exists() and (test or split != "test")
+        }
+    else:
+        files = {split: path for split in _SPLITS if (path := _split_file(folder, split)) is not None}
+        if "train" not in files:
+            raise DataError(f"{folder} holds no train.tsv", remedy="put head<TAB>relation<TAB>tail lines there", path=str(folder))
+        rows = {split: list(_name_rows(path)) for split, path in files.items()}
+        lines = [line for part in rows.values() for line in part]
+        entities = _vocabulary(folder / "entities.txt", "entity", (name for h, _, t in lines for name in (h, t)))
+        relations = _vocabulary(folder / "relations.txt", "relation", (r for _, r, _ in lines))
+        ids = {s: _to_ids(part, files[s], entities, relations) for s, part in rows.items() if test or s != "test"}
+    return RawGraph(entities, relations, ids["train"], ids.get("valid"), ids.get("test"), source=str(folder))
 
 
 def read_lines(path: Path) -> Iterator[tuple[int, str]]:
