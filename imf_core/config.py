@@ -1,4 +1,4 @@
-"""Frozen configurations of data, model and training, with the range in which each setting may be searched.
+"""Frozen configurations of data, structure, model and training, with the range in which each setting may be searched.
 
 A setting's default, its bounds and its search range stand side by side, so that one line answers "what is it, what may it
 be, and what does the search try". `tune/space.py` reads the `Tunable` marks; nothing here knows of a search library.
@@ -168,10 +168,38 @@ class TrainConfig(_Frozen):
     memory_budget_mb: int = Field(512, ge=8, description="memory for the score chunk of an evaluation, MiB")
 
 
+class StructureConfig(_Frozen):
+    """What the structure branch starts from (model section 1). The table is made once; all trials share it."""
+
+    init: Literal["random", "gat", "file"] = Field(
+        "random", description="random, graph attention trained on the training triples (gat), or a table of one's own (file)"
+    )
+    file: str | None = Field(None, description="init: file; .safetensors, or .npy beside .names.txt, aligned by entity name")
+    width: int = Field(128, ge=2, le=4096, description="width of the attention's vectors; adapted to model.dim")
+    heads: int = Field(2, ge=1, le=64, description="attention heads of the first layer; they share the width")
+    epochs: int = Field(100, ge=1, description="passes over the training triples")
+    lr: float = Field(5e-3, gt=0, le=1, description="learning rate")
+    margin: float = Field(1.0, gt=0, description="margin between a triple's L1 distance and its corruption's")
+    batch_size: int = Field(2048, ge=1, description="training triples a step")
+    negatives: int = Field(2, ge=1, le=1024, description="corrupted triples for each training triple")
+    neighbours: int = Field(16, ge=1, description="neighbours that an entity looks at in a step; bounds the memory")
+    dropout: float = Field(0.3, ge=0, lt=1, description="dropout of attention weights and of the first layer's output")
+    seed: int = Field(0, ge=0, lt=2**31)
+
+    @model_validator(mode="after")
+    def _agree(self) -> StructureConfig:
+        if (self.init == "file") != (self.file is not None):
+            raise ValueError("init: file and the path of the file belong together")
+        if self.width % self.heads:
+            raise ValueError(f"width {self.width} is no multiple of {self.heads} heads")
+        return self
+
+
 class Config(_Frozen):
     """Everything that determines one run."""
 
     data: DataConfig = DataConfig()
+    structure: StructureConfig = StructureConfig()
     model: ModelConfig = ModelConfig()
     train: TrainConfig = TrainConfig()
 

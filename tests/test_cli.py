@@ -195,7 +195,7 @@ def test_config_prints_what_config_reads(tmp_path: Path, name: str, expected: Co
     file = tmp_path / "all.yaml"
     file.write_text(shown)
     assert Config.load(file) == expected
-    assert set(yaml.safe_load(shown)) == {"data", "model", "train"}
+    assert set(yaml.safe_load(shown)) == {"data", "structure", "model", "train"}
     assert "# learning rate" in shown
 
 

@@ -210,7 +210,7 @@ def test_a_missing_yaml(tmp_path: Path) -> None:
         Config.load(tmp_path / "mine.yaml")
 
 
-@pytest.mark.parametrize("part", ["data", "model", "train"])
+@pytest.mark.parametrize("part", ["data", "structure", "model", "train"])
 def test_frozen(part: str) -> None:
     made = Config()
     with pytest.raises(ValidationError):
