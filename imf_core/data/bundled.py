@@ -8,9 +8,7 @@ text the Unicode name. The folder has exactly the layout of a graph that a user 
 from __future__ import annotations
 
 import hashlib
-import os
 import shutil
-import tempfile
 import unicodedata
 import uuid
 from collections.abc import Iterator
@@ -20,6 +18,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from imf_core.data.cache import REMEDY, cache_root
 from imf_core.errors import DataError
 
 BUNDLED = ("unicode",)
@@ -28,7 +27,6 @@ _GENERATOR = 1  # raise it whenever the generated files change
 _SEED = 0
 _HELD_OUT = 0.1  # share of the triples in each of valid and test
 _FILES = ("train.tsv", "valid.tsv", "test.tsv", "entities.txt", "relations.txt", "descriptions.tsv")
-_REMEDY = "set IMF_CACHE to a folder that can be written"
 _CANVAS, _GLYPH, _BASELINE = 32, 22, 24  # pixels: side of a picture, font size, height of the baseline from the top
 
 _CATEGORIES = {
@@ -72,7 +70,7 @@ def bundled_path(name: str) -> Path:
     """
     if name not in BUNDLED:
         raise DataError(f"no bundled data set {name!r}", remedy=f"known: {', '.join(BUNDLED)}", value=name)
-    root = _cache_root()
+    root = cache_root()
     target = root / f"{name}-{generator_version()}"
     if _complete(target):
         return target
@@ -88,7 +86,7 @@ def bundled_path(name: str) -> Path:
     except OSError as error:
         raise DataError(
             f"the data set {name} cannot be written to {root}: {error.strerror or error}",
-            remedy=f"free some space there, or {_REMEDY}", path=str(root),
+            remedy=f"free some space there, or {REMEDY}", path=str(root),
         ) from error
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
@@ -260,29 +258,3 @@ def _write_lines(path: Path, lines: Iterator[str] | list[str]) -> None:
 
 def _complete(folder: Path) -> bool:
     return (folder / "images").is_dir() and all((folder / file).is_file() for file in _FILES)
-
-
-def _cache_root() -> Path:
-    asked = os.environ.get("IMF_CACHE")
-    if asked:
-        root = Path(asked).expanduser()
-        if not _writable(root):
-            raise DataError(f"IMF_CACHE = {asked!r} cannot be written", remedy=_REMEDY, path=asked)
-        return root
-    base = os.environ.get("XDG_CACHE_HOME")
-    home = Path(base) if base else Path(os.path.expanduser("~")) / ".cache"
-    # Without a home, "~" stays as it is: never make a folder of that name in the working directory.
-    if home.is_absolute() and _writable(home / "imf-search"):
-        return home / "imf-search"
-    spare = Path(tempfile.gettempdir()) / f"imf-search-{os.getuid() if hasattr(os, 'getuid') else 'user'}"
-    if not _writable(spare):
-        raise DataError(f"neither {home} nor {spare} can be written", remedy=_REMEDY, path=str(spare))
-    return spare
-
-
-def _writable(folder: Path) -> bool:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError:
-        return False
-    return os.access(folder, os.W_OK | os.X_OK)

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from imf_core.data import bundled
+from imf_core.data import bundled, cache
 from imf_core.data.bundled import BUNDLED, bundled_path, generator_version, write_unicode
 from imf_core.errors import DataError
 
@@ -225,9 +225,9 @@ def test_cache_folder_follows_the_environment(tmp_path, monkeypatch, xdg, home, 
     (tmp_path / "spare").mkdir()
     monkeypatch.delenv("IMF_CACHE", raising=False)
     monkeypatch.setenv("HOME", str(tmp_path / home))
-    monkeypatch.setattr(bundled.tempfile, "gettempdir", lambda: str(tmp_path / "spare"))
+    monkeypatch.setattr(cache.tempfile, "gettempdir", lambda: str(tmp_path / "spare"))
     if xdg:
         monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / xdg))
     else:
         monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
-    assert str(bundled._cache_root()).startswith(str(tmp_path / expected))
+    assert str(cache.cache_root()).startswith(str(tmp_path / expected))
