@@ -45,7 +45,8 @@ def train(
     console = terminal()
     loaded = load_checkpoint(start) if start is not None else None
     chosen = _configuration(config, preset_name, loaded, data, settings)
-    ready = prepare(chosen.data)
+    # A continued model brings its own vectors: no table is made for it.
+    ready = prepare(chosen.data, chosen.structure if loaded is None else None, progress=True)
     _describe(console, ready)
     model = build_model(chosen, ready)
     if loaded is not None:

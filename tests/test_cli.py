@@ -129,6 +129,20 @@ def test_from_continues_the_weights(graph: Path, checkpoint: Path, tmp_path: Pat
     assert not np.allclose(moved, before.model.structure.detach(), atol=1e-4)
 
 
+def test_structure_starts_from_attention_and_continues_without_it(
+    graph: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("IMF_CACHE", str(tmp_path / "cache"))
+    attention = ["--set", "structure.init=gat", "--set", "structure.width=8", "--set", "structure.epochs=2"]
+    train = ["train", str(tmp_path / "a"), "--data", str(graph), *QUICK, *attention]
+    assert "trained for 2 epochs" in " ".join(run(*train).split())
+    assert "8 wide, from the cache" in " ".join(run(*train).split())
+    assert load_checkpoint(tmp_path / "a").config.structure.init == "gat"
+    shown = run("train", str(tmp_path / "on"), "--from", str(tmp_path / "a"), "--set", "train.max_epochs=1")
+    assert "graph attention" not in " ".join(shown.split())
+    assert "mrr" in run("evaluate", str(tmp_path / "a"), "--json")
+
+
 def test_from_refuses_what_does_not_fit(graph: Path, checkpoint: Path, tmp_path: Path) -> None:
     out, other = str(tmp_path / "out"), write_graph(tmp_path / "graph", odd=b"another")
     start = ["--from", str(checkpoint)]

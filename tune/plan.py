@@ -59,7 +59,7 @@ def make_plan(settings: SearchConfig, cluster: ClusterResources) -> Plan:
         ImfError: whatever would stop the search later.
     """
     base = settings.base_config()
-    data = prepare(base.data)
+    data = prepare(base.data, base.structure, progress=True)
     names = tuple(modality.name for modality in data.select(base.model.modalities))
     branches = (STRUCTURE, *names, FUSED) if names else (STRUCTURE,)
     if settings.space is not None:

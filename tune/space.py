@@ -122,8 +122,9 @@ class SearchSpace:
                 what = "is not searchable" if name in settings else f"is unknown{hint(name, [*searchable, *settings])}"
                 remedy = f"searchable: {', '.join(searchable)}"
                 raise ConfigError(f"{source}: {name} {what}", remedy=remedy, key=name, value=entry)
-            if name.startswith("data."):
-                problem = f"{source}: {name} belongs to the data, which all trials share"
+            if name.startswith(("data.", "structure.")):
+                shared = "data" if name.startswith("data.") else "structure table"
+                problem = f"{source}: {name} belongs to the {shared}, which all trials share"
                 raise ConfigError(problem, remedy=f"write --set {name}=...", key=name, value=entry)
             if not ranged:
                 held[name] = entry

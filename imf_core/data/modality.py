@@ -113,8 +113,13 @@ class Modality:
         )
 
 
-def load_modality(path: Path, entities: Sequence[str]) -> Modality:
+def load_modality(path: Path, entities: Sequence[str], name: str | None = None) -> Modality:
     """Read `<name>.safetensors` (tensors `matrix` and `names`), or `<name>.npy` beside `<name>.names.txt`.
+
+    Args:
+        path: the file.
+        entities: the N names of the graph.
+        name: of the modality; default: the file's, without its suffix.
 
     Raises:
         DataError: pickled or unknown formats, missing names, damaged files.
@@ -162,4 +167,4 @@ def load_modality(path: Path, entities: Sequence[str]) -> Modality:
         raise DataError.at(
             path, None, f"not a matrix of numbers: shape {matrix.shape}, {matrix.dtype}", remedy="one row a name"
         )
-    return Modality.aligned(path.stem, matrix, names, entities)
+    return Modality.aligned(name or path.stem, matrix, names, entities)

@@ -16,12 +16,13 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
-from imf_core.config import DataConfig
+from imf_core.config import DataConfig, StructureConfig
 from imf_core.data.bundled import BUNDLED, bundled_path
 from imf_core.data.graph import KnowledgeGraph, Vocabulary
 from imf_core.data.modality import Modality, load_modality
 from imf_core.data.readers import read_graph, read_lines
 from imf_core.encode.image import BitmapImageEncoder, find_images
+from imf_core.encode.structure_table import structure_table
 from imf_core.encode.text import NgramTextEncoder, readable
 from imf_core.errors import DataError
 
@@ -36,11 +37,13 @@ class LinkData:
         graph: triples and vocabularies.
         modalities: features of the entities.
         notes: what the user should know about the features (damaged pictures, replaced views, ...).
+        structure: (N, w) float32, what the structure branch starts from, a row of NaN where it starts at random; None: all do.
     """
 
     graph: KnowledgeGraph
     modalities: tuple[Modality, ...]
     notes: tuple[str, ...] = ()
+    structure: np.ndarray | None = None
 
     def describe(self, names: tuple[str, ...] | None = None) -> list[str]:
         """What the user should know before training: notes on the graph, each modality's coverage, notes on the features."""
@@ -64,10 +67,15 @@ class LinkData:
         return tuple(found[name] for name in names)
 
 
-def prepare(config: DataConfig) -> LinkData:
+def prepare(config: DataConfig, structure: StructureConfig | None = None, *, progress: bool = False) -> LinkData:
     """Read the graph and build its modalities.
 
     Looks in the graph folder for `descriptions.tsv` (entity<TAB>text), `images/<entity>.png` and `modalities/*`.
+
+    Args:
+        config: where the graph is and which views are built.
+        structure: what the structure branch starts from; None: random values.
+        progress: show a bar while a structure table is trained.
 
     Raises:
         DataError: the graph or a feature file cannot be used.
@@ -85,7 +93,8 @@ def prepare(config: DataConfig) -> LinkData:
         if any(modality.name == loaded.name for modality in modalities):
             notes.append(f"{loaded.name}: the features of modalities/{path.name} are used instead of the view built before")
         modalities = [modality for modality in modalities if modality.name != loaded.name] + [loaded]
-    return LinkData(graph, tuple(modalities), tuple(notes))
+    table, said = structure_table(graph, structure or StructureConfig(), progress=progress)
+    return LinkData(graph, tuple(modalities), (*notes, *said), table)
 
 
 def resolve(path: str) -> Path:
@@ -173,6 +182,8 @@ def save_prepared(data: LinkData, folder: Path) -> None:
     for modality in data.modalities:
         tensors[f"matrix.{modality.name}"] = np.ascontiguousarray(modality.matrix)
         tensors[f"mask.{modality.name}"] = np.ascontiguousarray(modality.mask)
+    if data.structure is not None:
+        tensors["structure"] = np.ascontiguousarray(data.structure)
     save_file(tensors, folder / "arrays.safetensors")
     described = {
         "entities": data.graph.entities.names,
@@ -219,7 +230,7 @@ def load_prepared(folder: Path | str) -> LinkData:
         Modality(name, arrays[f"matrix.{name}"], arrays[f"mask.{name}"], **facts)
         for name, facts in described["modalities"].items()
     )
-    return LinkData(graph, modalities, tuple(described["data_notes"]))
+    return LinkData(graph, modalities, tuple(described["data_notes"]), arrays.get("structure"))
 
 
 def _sha256(path: Path) -> str:

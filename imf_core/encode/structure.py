@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from rich.console import Console
 from rich.progress import track
 from torch import Tensor, nn
 from torch.nn import functional
@@ -210,7 +211,7 @@ def pretrain(graph: KnowledgeGraph, config: StructureConfig, *, progress: bool =
     Args:
         graph: its vocabularies and training triples.
         config: the settings.
-        progress: show a bar.
+        progress: show a bar when the terminal is interactive.
 
     Returns:
         (N, width) float32 entity vectors of unit length, the same bits for the same seed on one machine, and a report.
@@ -221,12 +222,13 @@ def pretrain(graph: KnowledgeGraph, config: StructureConfig, *, progress: bool =
     started, triples = time.monotonic(), graph.train
     neighbours = Neighbours(triples, graph.num_entities, graph.num_relations)
     corruption = Corruption(triples, graph.num_entities, graph.num_relations)
-    losses, peak = [], 0
+    losses, peak, console = [], 0, Console(stderr=True)
+    quiet = not (progress and console.is_terminal)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         model = StructureEncoder(graph.num_entities, graph.num_relations, config)
         optimizer = torch.optim.Adam(model.parameters(), lr=config.lr, fused=True)
-        for epoch in track(range(config.epochs), "structure", disable=not progress):
+        for epoch in track(range(config.epochs), "structure", disable=quiet, console=console):
             rng = np.random.default_rng((config.seed, epoch))
             order = rng.permutation(len(triples))
             total = 0.0

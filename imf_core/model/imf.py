@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -17,6 +18,7 @@ from imf_core.config import FUSED, STRUCTURE, ModelConfig, TrainConfig
 from imf_core.data.modality import Modality
 from imf_core.model.decision import Decision, combine, present_weights
 from imf_core.model.fusion import TuckerFusion
+from imf_core.model.initial import start_from
 from imf_core.model.joint_softmax import JointTarget, joint_softmax_loss
 from imf_core.model.losses import Positives, binary_loss, binary_loss_of_probabilities, contrastive_loss, softmax_loss
 from imf_core.model.scoring import Scorer, build_scorer, relation_width
@@ -93,10 +95,12 @@ class Imf(nn.Module):
         num_relations: R, without inverses.
         modalities: the feature modalities in use; may be empty (structure only).
         loss: `ce` or `bce`; decides how the branches are combined.
+        structure_table: (N, w) first values of the structure branch, see `start_from`; None: random ones.
     """
 
     def __init__(
-        self, config: ModelConfig, num_entities: int, num_relations: int, modalities: Sequence[Modality], loss: str = "ce"
+        self, config: ModelConfig, num_entities: int, num_relations: int, modalities: Sequence[Modality], loss: str = "ce",
+        structure_table: np.ndarray | None = None,
     ) -> None:
         super().__init__()
         self.config, self.loss_kind = config, loss
@@ -107,6 +111,8 @@ class Imf(nn.Module):
         width, narrow = config.dim, relation_width(config)
         self.structure = nn.Parameter(torch.empty(num_entities, width))
         nn.init.xavier_normal_(self.structure)
+        if structure_table is not None:
+            start_from(self.structure, structure_table)
         self.features = nn.ModuleDict(
             {item.name: ModalityTable(item, width, config.missing, config.finetune_features) for item in modalities}
         )

@@ -66,7 +66,7 @@ class Saving:
 
 
 def build_model(config: Config, data: LinkData) -> Imf:
-    """The model of a configuration, initialised from its seed.
+    """The model of a configuration, initialised from its seed; the structure branch from the data's table, if there is one.
 
     Raises:
         DataError: a configured modality is missing in the data.
@@ -75,7 +75,8 @@ def build_model(config: Config, data: LinkData) -> Imf:
         torch.manual_seed(config.train.seed)
         graph = data.graph
         return Imf(
-            config.model, graph.num_entities, graph.num_relations, data.select(config.model.modalities), config.train.loss
+            config.model, graph.num_entities, graph.num_relations, data.select(config.model.modalities), config.train.loss,
+            data.structure,
         )
 
 

@@ -162,6 +162,7 @@ def test_weights_follow_the_drawn_modalities() -> None:
         ({"model.decision": {"choices": ["fixed"]}, "model.decision_weights.text": {"low": 0.0, "high": 1}}, "not within"),
         ({"train.max_epochs": {"low": 1, "high": 9}}, "not searchable"),
         ({"data.text_width": 64}, "belongs to the data"),
+        ({"structure.init": "gat"}, "belongs to the structure table"),
         ({"include": "all"}, "include"),
         ({"model.dim": 64}, "nothing is left to search"),
     ],
