@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
 
 import numpy as np
@@ -13,7 +14,7 @@ ItemT_contra = TypeVar("ItemT_contra", contravariant=True)
 class Encoder(Protocol[ItemT_contra]):
     """Turns one item an entity (a text, the path of a picture, ...) into features.
 
-    Encoders are fitted on what they encode and give the same bits for the same input on one machine.
+    Encoders are fitted on what they encode, or pretrained, and give the same bits for the same input on one machine.
     """
 
     name: str
@@ -28,6 +29,48 @@ class Encoder(Protocol[ItemT_contra]):
             Features (n, f) float32, finite, zero rows where there is nothing to encode; and the presence mask (n,) bool.
             f may be smaller than the width asked for: no more than the present items can span.
         """
+        ...
+
+
+@dataclass
+class Part:
+    """What a pretrained encoder made of some items.
+
+    Args:
+        present: (n,) bool: which of the items gave a vector.
+        vectors: (p, f) float32 of the p present ones, in order.
+        truncated: items that were longer than the model reads.
+        blank: items with nothing to read.
+        rejected: (item, picture, reason) of files that cannot be read, both positions from 0.
+    """
+
+    present: np.ndarray
+    vectors: np.ndarray
+    truncated: int = 0
+    blank: int = 0
+    rejected: list[tuple[int, int, str]] = field(default_factory=list)
+
+
+class PretrainedEncoder(Protocol[ItemT_contra]):
+    """An encoder whose vectors do not depend on the other items: it can be interrupted, and what it made can be kept."""
+
+    name: str
+    shard: int  # items after which an interrupted extraction goes on
+
+    def identity(self) -> dict[str, str]:
+        """All that the vectors depend on besides the items: kind, settings, hash of the weights."""
+        ...
+
+    def digest(self, item: ItemT_contra) -> str:
+        """A hash of the item's content."""
+        ...
+
+    def order(self, items: Sequence[ItemT_contra]) -> np.ndarray:
+        """(n,) the order in which the items are best encoded."""
+        ...
+
+    def encode_part(self, items: Sequence[ItemT_contra], advance: Callable[[int], None]) -> Part:
+        """Encode n items; `advance` is told how many more are done."""
         ...
 
 

@@ -1,0 +1,113 @@
+"""Feature files: rows and the names of their entities, as safetensors, or as a NumPy matrix beside a list of names."""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from imf_core.data.readers import read_lines
+from imf_core.errors import DataError
+
+PICKLED = (".pkl", ".pickle", ".pt", ".pth", ".bin")
+
+
+@dataclass(frozen=True)
+class Features:
+    """Rows of features and whose they are.
+
+    Args:
+        names: of the K rows.
+        matrix: (K, f) of numbers; read-only and mapped into memory where it comes from a safetensors file.
+        facts: what the file says of its origin: `encoder`, `key`, counts (all as text).
+    """
+
+    names: tuple[str, ...]
+    matrix: np.ndarray
+    facts: Mapping[str, str] = field(default_factory=dict)
+
+
+def save_features(path: Path, features: Features) -> None:
+    """Write safetensors with the tensors `matrix` and `names` (UTF-8, one a line), in one step: never half a file."""
+    names = "\n".join(features.names).encode("utf-8", "surrogateescape")
+    scratch = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    try:
+        save_file(
+            {"matrix": np.ascontiguousarray(features.matrix), "names": np.frombuffer(names, np.uint8)},
+            scratch, metadata=dict(features.facts) or None,
+        )
+        os.replace(scratch, path)
+    finally:
+        scratch.unlink(missing_ok=True)
+
+
+def read_features(path: Path) -> Features:
+    """Read `<name>.safetensors`, or `<name>.npy` beside `<name>.names.txt`. Nothing that is read here can run code.
+
+    Raises:
+        DataError: pickled or unknown formats, missing names, damaged files.
+    """
+    if path.suffix == ".safetensors":
+        features = _read_safetensors(path)
+    elif path.suffix == ".npy":
+        features = _read_npy(path)
+    elif path.suffix in PICKLED:
+        raise DataError.at(
+            path, None, "pickled features are not opened (a pickle can run code)",
+            remedy=f"where you trust its origin, convert it: imf convert-features {path} {path.with_suffix('.safetensors')}"
+            " --names NAMES.txt, and move the original out of the way",
+        )
+    else:
+        raise DataError.at(
+            path, None, "feature format is not accepted", value=path.suffix,
+            remedy="use .safetensors, or .npy with .names.txt (imf convert-features makes the first of .npy, .npz and .pth)",
+        )
+    matrix = features.matrix
+    if matrix.ndim != 2 or matrix.dtype.kind not in "fiu":
+        raise DataError.at(
+            path, None, f"not a matrix of numbers: shape {matrix.shape}, {matrix.dtype}", remedy="one row a name"
+        )
+    return features
+
+
+def _read_safetensors(path: Path) -> Features:
+    try:
+        # The flavour for torch maps the file, the one for NumPy copies it; besides, it knows bfloat16.
+        with safe_open(path, framework="pt") as handle:
+            missing = {"matrix", "names"} - set(handle.keys())
+            if missing:
+                raise DataError.at(
+                    path, None, f"no tensor {sorted(missing)[0]!r}", remedy="write it with imf encode or imf convert-features"
+                )
+            tensor, listing = handle.get_tensor("matrix"), bytes(handle.get_tensor("names").numpy())
+            facts = handle.metadata() or {}
+    except (SafetensorError, OSError) as error:
+        raise DataError.at(path, None, f"no safetensors file: {error}", remedy="extract the features again") from error
+    matrix = tensor.float().numpy() if tensor.is_floating_point() and tensor.element_size() < 4 else tensor.numpy()
+    matrix.flags.writeable = False
+    names = listing.decode("utf-8", "surrogateescape").split("\n") if len(matrix) or listing else []
+    return Features(tuple(names), matrix, facts)
+
+
+def _read_npy(path: Path) -> Features:
+    listing = path.with_suffix(".names.txt")
+    if not listing.exists():
+        raise DataError.at(
+            path, None, f"{listing.name} is missing: features are aligned by name",
+            remedy=f"write one entity name a row into {listing.name}",
+        )
+    try:
+        matrix = np.load(path, allow_pickle=False)
+        if not isinstance(matrix, np.ndarray):
+            raise ValueError("it is an archive of several")
+    except (ValueError, EOFError) as error:
+        raise DataError.at(
+            path, None, f"no plain NumPy array: {error}", remedy="save a float matrix without objects"
+        ) from error
+    return Features(tuple(line for _, line in read_lines(listing)), matrix)

@@ -1,0 +1,60 @@
+"""Files of tensors, read without running code: safetensors, or torch's own format through its restricted reader."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from imf_core.errors import DataError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def read_torch(path: Path) -> Any:
+    """What `torch.save` wrote, as far as it is tensors, numbers, text, lists and dictionaries.
+
+    Raises:
+        DataError: the file cannot be read, is damaged, is no file of torch, or holds anything that would have to run code.
+    """
+    import torch
+
+    refused = torch.serialization.pickle.UnpicklingError  # no import of what can unpickle
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # of protocols that the restricted reader may not know; it then fails
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError as error:
+        raise DataError.at(path, None, "no such file", remedy="check the path") from error
+    except (refused, RuntimeError, OSError, EOFError, ValueError, KeyError, AttributeError, IndexError, TypeError) as error:
+        raise DataError.at(
+            path, None,
+            "torch's restricted reader refuses it: damaged, a plain pickle, or more than tensors, which could run code",
+            remedy="where you trust its origin, write it again where it was made: numpy.save('FEATURES.npy', matrix), or "
+            "safetensors.torch.save_file(tensors, FILE)",
+        ) from error
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """The state of a model: tensors by name; a state under `state_dict` or `model` is found.
+
+    Raises:
+        DataError: the file cannot be read, or holds something else.
+    """
+    import torch
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    if path.suffix == ".safetensors":
+        try:
+            return load_file(path)
+        except (OSError, SafetensorError) as error:
+            raise DataError.at(path, None, f"weights cannot be read: {error}", remedy="check the path") from error
+    found = read_torch(path)
+    for key in ("state_dict", "model"):
+        if isinstance(found, dict) and isinstance(found.get(key), dict):
+            found = found[key]
+    if not isinstance(found, dict) or not found or not all(isinstance(value, torch.Tensor) for value in found.values()):
+        raise DataError.at(path, None, "no tensors by name", remedy="save the model's state_dict()")
+    return found
