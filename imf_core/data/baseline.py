@@ -17,7 +17,7 @@ from imf_core.data.graph import KnownAnswers, expand_ranges
 from imf_core.data.relations import flipped, shared_pairs
 
 _CHUNK = 4_000_000  # links and known answers looked at together: about 0.5 GB
-_MOST = 1_000_000_000  # links looked at in all, a few minutes; beyond it a sample of the triples is ranked
+_MOST = 100_000_000  # links looked at in all, about half a minute; beyond it a sample of the triples is ranked
 _QUERIES = 65_536  # queries of a chunk, so that query and score fit one 64-bit key
 
 

@@ -1,0 +1,191 @@
+"""The audit: what is wrong, or worth knowing, about a graph before anything is trained on it.
+
+With finalising it is the one place that looks at test triples: it compares them with the other splits, and ranks them by
+the baseline without training only where it is asked to.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from imf_core.data.audit_report import WORDS, AuditReport, Coverage, SplitCounts
+from imf_core.data.baseline import BaselineMetrics, OneStepRules
+from imf_core.data.graph import CATEGORY_NAMES, KnowledgeGraph, KnownAnswers
+from imf_core.data.raw import SPLITS, RawGraph
+from imf_core.data.relations import RelationPair, flipped, pair_codes, similar_relations
+from imf_core.data.splits import codes, distinct
+from imf_core.data.unseen import find_unseen, seen_in
+
+__all__ = ["AuditReport", "Coverage", "audit"]
+
+_REPAIR = "imf audit DIR --repair OUT writes a repaired copy"
+
+
+def audit(
+    raw: RawGraph, *, coverage: Sequence[Coverage] = (), baseline_splits: Sequence[str] = ("valid", "test")
+) -> AuditReport:
+    """Look at every line of a graph.
+
+    Problems (what `--strict` refuses) are: no training triple, a validation or test file without triples, a triple that stands
+    in two splits, and a modality that cannot be read or that no entity has. Repeats within a split, unseen entities, inverse
+    relations and missing splits are none: the readers deal with them, or they are part of the data's nature.
+
+    Args:
+        raw: all lines of all splits, test included.
+        coverage: of the modalities, if it was looked at.
+        baseline_splits: which splits the baseline without training ranks; a search leaves test out, so that nobody sees a
+            test score before its end. Validation ranks are filtered by train and valid, test ranks by all.
+    """
+    splits, size = raw.splits(), (len(raw.entities), len(raw.relations))
+    lone = {name: distinct(rows, *size) for name, rows in splits.items()}
+    counts = _counts(splits, lone, *size)
+    similar: list[RelationPair] = []
+    metrics: dict[str, BaselineMetrics] = {}
+    if len(raw.train):
+        similar = similar_relations(lone, *size)
+        metrics = _baselines(lone, baseline_splits, *size)
+    uses = np.bincount(lone["train"][:, 1], minlength=size[1])
+    return AuditReport(
+        source=raw.source,
+        entities=size[0],
+        relations=size[1],
+        splits=counts,
+        relation_names=raw.relations.names,
+        similar=tuple(similar),
+        single_triple_relations=tuple(raw.relations.names[relation] for relation in np.flatnonzero(uses == 1)),
+        categories=_categories(raw, lone["train"]),
+        coverage=tuple(coverage),
+        baseline=metrics,
+        notes=raw.notes,
+        problems=_problems(counts, coverage),
+        warnings=_warnings(counts, similar),
+    )
+
+
+def _counts(
+    splits: dict[str, np.ndarray], lone: dict[str, np.ndarray], num_entities: int, num_relations: int
+) -> dict[str, SplitCounts]:
+    known = {name: np.sort(codes(rows, num_entities, num_relations)) for name, rows in lone.items()}
+    seen_entities, seen_relations = seen_in(lone["train"], num_entities, num_relations)
+    pairs = [np.unique(pair_codes(rows, num_entities)) for rows in (lone["train"], flipped(lone["train"]))]
+    found = {}
+    for name in SPLITS:
+        if name not in splits:
+            found[name] = SplitCounts()
+            continue
+        rows = splits[name]
+        own = codes(rows, num_entities, num_relations)
+        inside = {other: _within(own, known[other]) if other in known else np.zeros(len(own), dtype=bool) for other in SPLITS}
+        elsewhere = np.any([mask for other, mask in inside.items() if other != name], axis=0)
+        links = [_within(pair_codes(rows, num_entities), linked) & ~inside["train"] for linked in pairs]
+        unseen = find_unseen(name, rows, seen_entities, seen_relations)
+        found[name] = SplitCounts(
+            present=True,
+            lines=len(rows),
+            distinct=len(lone[name]),
+            in_train=int(inside["train"].sum()),
+            in_valid=int(inside["valid"].sum()),
+            in_test=int(inside["test"].sum()),
+            clean=int((~elsewhere).sum()),
+            cold=int(unseen.in_entity.sum()),
+            self_loops=int((rows[:, 0] == rows[:, 2]).sum()),
+            linked=int((links[0] | links[1]).sum()),
+            linked_same=int(links[0].sum()),
+            linked_reversed=int(links[1].sum()),
+            unseen=unseen.describe(),
+            unseen_entities=unseen.num_entities,
+            unseen_relations=unseen.num_relations,
+            unseen_relation_lines=int(unseen.in_relation.sum()),
+        )
+    return found
+
+
+def _within(values: np.ndarray, ascending: np.ndarray) -> np.ndarray:
+    """(T,) bool: the value is one of the ascending ones."""
+    if not len(ascending):
+        return np.zeros(len(values), dtype=bool)
+    return ascending[np.minimum(np.searchsorted(ascending, values), len(ascending) - 1)] == values
+
+
+def _baselines(
+    lone: dict[str, np.ndarray], wanted: Sequence[str], num_entities: int, num_relations: int
+) -> dict[str, BaselineMetrics]:
+    ranked = [name for name in SPLITS[1:] if name in wanted and len(lone.get(name, ()))]
+    if not ranked:
+        return {}
+    rules = OneStepRules(lone["train"], num_entities, num_relations)
+    found = {}
+    for name in ranked:
+        filters = SPLITS if name == "test" else SPLITS[:2]
+        known = KnownAnswers.build([lone[other] for other in filters if other in lone], num_relations)
+        found[name] = rules.evaluate(lone[name], known)
+    return found
+
+
+def _categories(raw: RawGraph, train: np.ndarray) -> dict[str, dict[str, int]]:
+    """Category -> relations that train holds, and lines of each split."""
+    if not len(train):
+        return {}
+    category = KnowledgeGraph(raw.entities, raw.relations, train, train[:0]).categories
+    used = np.zeros(len(raw.relations), dtype=bool)
+    used[train[:, 1]] = True  # a relation that only valid or test holds has no category
+    found = {name: {"relations": int((used & (category == place)).sum())} for place, name in enumerate(CATEGORY_NAMES)}
+    for split in SPLITS:
+        rows = getattr(raw, split)
+        kinds = rows[:, 1] if rows is not None else train[:0, 1]
+        per_category = np.bincount(category[kinds[used[kinds]]], minlength=len(CATEGORY_NAMES))
+        for place, name in enumerate(CATEGORY_NAMES):
+            found[name][split] = int(per_category[place])
+    return found
+
+
+def _problems(counts: dict[str, SplitCounts], coverage: Sequence[Coverage]) -> list[str]:
+    found = []
+    valid, test = counts["valid"], counts["test"]
+    if not counts["train"].lines:
+        found.append("there is no training triple: put head<TAB>relation<TAB>tail lines into train.tsv")
+    for name in SPLITS[1:]:
+        if counts[name].present and not counts[name].lines:
+            found.append(f"the {WORDS[name]} file holds no triple")
+    if valid.in_train or valid.in_test:
+        found.append(
+            f"{valid.in_train:,} of {valid.lines:,} validation lines stand in train and {valid.in_test:,} in test; "
+            f"{valid.clean:,} stand in neither: the validation score does not say what it should ({_REPAIR})"
+        )
+    if test.in_train:
+        overlaps = f"{test.in_train:,} overlap{'' if test.in_train == 1 else 's'}"
+        found.append(
+            f"{overlaps} of test with train: {test.in_train:,} of {test.lines:,} test lines stand in train, which makes the "
+            "test score too good (test is never changed: take them out of train by hand if the split is yours)"
+        )
+    for entry in coverage:
+        if entry.problem:
+            found.append(f"{entry.name}: {entry.problem}")
+        elif not entry.present and entry.entities:
+            found.append(f"{entry.name}: none of the {entry.entities:,} entities has it; do the names agree with the graph's?")
+    return found
+
+
+def _warnings(counts: dict[str, SplitCounts], similar: Sequence[RelationPair]) -> list[str]:
+    found = []
+    if not counts["valid"].present:
+        found.append(
+            "no validation split: a search sets triples of train aside by a fixed seed; imf audit DIR --repair OUT writes a "
+            "copy that has one"
+        )
+    if not counts["test"].present:
+        found.append("no test split: a search can choose, but has no test score to report")
+    for name in SPLITS[1:]:
+        part = counts[name]
+        if part.cold:
+            cold = f"{part.cold:,} cold {WORDS[name]} triple{'' if part.cold == 1 else 's'}"
+            found.append(f"{cold} of {part.lines:,}: with an entity that is in no training triple")
+    given = sum(pair.test for pair in similar)
+    if given:
+        found.append(
+            f"relations that say the same (inverse, near-duplicate, symmetric) give {given:,} of {counts['test'].lines:,} test "
+            "triples away: one rule answers them as well as a model does"
+        )
+    return found

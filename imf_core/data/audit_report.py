@@ -1,0 +1,258 @@
+"""What an audit found: as JSON, as lines of plain text and as Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from itertools import combinations
+from typing import Any
+
+from imf_core.data.baseline import BaselineMetrics
+from imf_core.data.raw import SPLITS
+from imf_core.data.relations import DUPLICATE, INVERSE, SYMMETRIC, RelationPair
+
+WORDS = {"train": "training", "valid": "validation", "test": "test"}
+_LISTED = 10  # relation pairs of a kind named in text; JSON has all
+_LOOKS = {INVERSE: "{a} looks like inverse of {b}", DUPLICATE: "{a} looks like {b}", SYMMETRIC: "{a} looks symmetric"}
+
+
+@dataclass(frozen=True)
+class SplitCounts:
+    """Counts of one split; of lines, where nothing else is said.
+
+    Args:
+        present: the split has a file.
+        lines: lines of the file.
+        distinct: different triples among them.
+        in_train, in_valid, in_test: lines whose triple stands in that split too (in its own: all).
+        clean: lines whose triple stands in no other split.
+        cold: lines with an entity that no training triple holds.
+        self_loops: lines whose head is their tail.
+        linked: lines that are no training triple themselves, but whose pair is linked in train, in either direction.
+        linked_same, linked_reversed: the same, by a triple in the same direction, in the opposite one.
+        unseen: `2 unseen entities in 2 test triples; 1 unseen relation in 1`; empty where there are none.
+        unseen_entities, unseen_relations: different ones that no training triple holds.
+        unseen_relation_lines: lines with such a relation.
+    """
+
+    present: bool = False
+    lines: int = 0
+    distinct: int = 0
+    in_train: int = 0
+    in_valid: int = 0
+    in_test: int = 0
+    clean: int = 0
+    cold: int = 0
+    self_loops: int = 0
+    linked: int = 0
+    linked_same: int = 0
+    linked_reversed: int = 0
+    unseen: str = ""
+    unseen_entities: int = 0
+    unseen_relations: int = 0
+    unseen_relation_lines: int = 0
+
+
+@dataclass(frozen=True)
+class Coverage:
+    """How many entities have a modality, by looking at names alone.
+
+    Args:
+        name: of the modality: `image`, `text`, or that of the feature file.
+        present: entities that have it.
+        entities: N.
+        empty: entities with a blank text, which counts as none.
+        unknown: ids that are no entity of the graph.
+        several: entities with several pictures (their features are averaged).
+        problem: what makes it unusable, in one sentence; empty where nothing does.
+    """
+
+    name: str
+    present: int
+    entities: int
+    empty: int = 0
+    unknown: int = 0
+    several: int = 0
+    problem: str = ""
+
+    def describe(self) -> str:
+        """`text 3 of 5 (1 empty)`."""
+        details = [f"{self.empty:,} empty"] if self.empty else []
+        details += [f"{self.several:,} with several"] if self.several else []
+        shown = {"image": "images"}.get(self.name, self.name)
+        return f"{shown} {self.present:,} of {self.entities:,}" + (f" ({', '.join(details)})" if details else "")
+
+
+@dataclass(frozen=True)
+class AuditReport:
+    """The audit of a graph.
+
+    Args:
+        source: where the graph is from.
+        entities, relations: N and R.
+        splits: counts of train, valid and test; one that is not there counts 0.
+        relation_names: names in id order.
+        similar: relations that say the same.
+        single_triple_relations: names of relations with one training triple.
+        categories: `1-1`, `1-N`, `N-1`, `N-N` -> number of `relations` (that train holds) and of lines per split.
+        coverage: by modality.
+        baseline: metrics of the baseline without training, by split.
+        notes: what the reader said.
+        problems: what `--strict` refuses: a search could not run on it, or its figures would not mean what they say.
+        warnings: what one should know, but cannot or need not mend.
+    """
+
+    source: str
+    entities: int
+    relations: int
+    splits: Mapping[str, SplitCounts]
+    relation_names: tuple[str, ...]
+    similar: tuple[RelationPair, ...]
+    single_triple_relations: tuple[str, ...]
+    categories: Mapping[str, Mapping[str, int]]
+    coverage: tuple[Coverage, ...]
+    baseline: Mapping[str, BaselineMetrics]
+    notes: tuple[str, ...]
+    problems: list[str]
+    warnings: list[str]
+
+    @property
+    def contaminated(self) -> bool:
+        """Whether a split holds triples of another one."""
+        return any(part.clean < part.lines for part in self.splits.values())
+
+    def to_json(self) -> dict[str, Any]:
+        """Everything as plain values; each of `train`, `valid` and `test` has all counts even where it has no file."""
+        described = {
+            kind: [self._pair(pair) for pair in self.similar if pair.kind == kind] for kind in (INVERSE, DUPLICATE, SYMMETRIC)
+        }
+        return {
+            "source": self.source,
+            "entities": self.entities,
+            "relations": self.relations,
+            **{name: asdict(self.splits[name]) for name in SPLITS},
+            "contaminated": self.contaminated,
+            "self_loops": {name: self.splits[name].self_loops for name in SPLITS},
+            "linked_pairs": {name: self.splits[name].linked for name in SPLITS[1:]},
+            "unseen": {name: self.splits[name].unseen for name in SPLITS[1:]},
+            "single_triple_relations": list(self.single_triple_relations),
+            "inverse_relations": described[INVERSE],
+            "near_duplicate_relations": described[DUPLICATE],
+            "symmetric_relations": described[SYMMETRIC],
+            "categories": {name: dict(counts) for name, counts in self.categories.items()},
+            "coverage": {entry.name: asdict(entry) for entry in self.coverage},
+            "baseline": {name: metrics.as_dict() for name, metrics in self.baseline.items()},
+            "notes": list(self.notes),
+            "problems": list(self.problems),
+            "warnings": list(self.warnings),
+        }
+
+    def split_rows(self) -> tuple[list[str], list[list[str]]]:
+        """The table of the splits: columns and rows."""
+        columns = ["split", "lines", "distinct", "in train", "in valid", "in test", "clean", "cold", "linked", "self-loops"]
+        rows = []
+        for name in SPLITS:
+            part = self.splits[name]
+            own = (part.lines, part.distinct, part.in_train, part.in_valid, part.in_test, part.clean, part.cold, part.linked)
+            cells = [f"{count:,}" for count in (*own, part.self_loops)] if part.present else ["-"] * (len(columns) - 1)
+            if part.present:
+                cells[2 + SPLITS.index(name)] = "-"  # a split against itself says nothing
+            rows.append([name, *cells])
+        return columns, rows
+
+    def category_rows(self) -> tuple[list[str], list[list[str]]]:
+        """The table of the relation categories: columns and rows."""
+        columns = ["category", "relations", *(f"{name} triples" for name in SPLITS)]
+        rows = [[name, *(f"{counts[key]:,}" for key in ("relations", *SPLITS))] for name, counts in self.categories.items()]
+        return columns, rows
+
+    def lines(self) -> list[str]:
+        """What the tables do not say, one fact a line, without wrapping."""
+        found = [f"{WORDS[a]} and {WORDS[b]} are disjoint" for a, b in combinations(SPLITS, 2) if self._disjoint(a, b)]
+        for name in SPLITS:
+            part = self.splits[name]
+            repeats = part.lines - part.distinct
+            if repeats:
+                found.append(f"{name}: {_count(repeats, 'duplicate')} removed ({part.distinct:,} left)")
+            if part.self_loops:
+                found.append(f"{name}: {_count(part.self_loops, 'self-loop')} kept")
+            if part.unseen:
+                found.append(part.unseen)
+            if part.linked:
+                found.append(
+                    f"{name}: {part.linked:,} of {part.lines:,} triples are no training triple, but link a pair that train "
+                    f"links too ({part.linked_same:,} in the same direction, {part.linked_reversed:,} reversed)"
+                )
+        singles = self.single_triple_relations
+        if singles:
+            listed = ", ".join(singles[:_LISTED]) + (", ..." if len(singles) > _LISTED else "")
+            found.append(f"{_count(len(singles), 'single-triple relation')}: {listed}")
+        found += self.relation_lines()
+        if self.coverage:
+            found.append(self.coverage_line())
+        found += self.baseline_lines()
+        return found + list(self.notes)
+
+    def relation_lines(self) -> list[str]:
+        """`r2 looks like inverse of r1: 3 of 4 test triples (...)`, the first of each kind."""
+        found = []
+        for kind in (INVERSE, DUPLICATE, SYMMETRIC):
+            pairs = [pair for pair in self.similar if pair.kind == kind]
+            found += [self._relation_line(pair) for pair in pairs[:_LISTED]]
+            if len(pairs) > _LISTED:
+                found.append(f"... and {len(pairs) - _LISTED:,} more {kind} relations (all of them: --json)")
+        return found
+
+    def coverage_line(self) -> str:
+        """`coverage: images 3 of 5, text 3 of 5 (1 empty), 1 unknown id`."""
+        parts = [entry.describe() for entry in self.coverage]
+        unknown = sum(entry.unknown for entry in self.coverage)
+        return "coverage: " + ", ".join([*parts, *([_count(unknown, "unknown id")] if unknown else [])])
+
+    def baseline_lines(self) -> list[str]:
+        """`baseline without training, test: MRR 29.6, ... (a model should beat it)`."""
+        return [
+            f"baseline without training, {WORDS[name]}: {metrics.describe()} (a model should beat its MRR)"
+            for name, metrics in self.baseline.items()
+        ]
+
+    def markdown(self) -> str:
+        """A section for a report, heading included."""
+        text = ["## Audit of the data", "", f"{self.source}: {self.entities:,} entities, {self.relations:,} relations.", ""]
+        for title, entries in (("Problems", self.problems), ("Warnings", self.warnings), ("Found", self.lines())):
+            if title == "Found":
+                text += [*_table(*self.split_rows()), *_table(*self.category_rows())]
+            if entries:
+                text += [f"**{title}**", "", *(f"- {_plain(entry)}" for entry in entries), ""]
+        return "\n".join(text)
+
+    def _disjoint(self, first: str, second: str) -> bool:
+        parts = self.splits[first], self.splits[second]
+        return all(part.lines for part in parts) and not getattr(parts[0], f"in_{second}")
+
+    def _pair(self, pair: RelationPair) -> dict[str, Any]:
+        return {**asdict(pair), "a": self.relation_names[pair.a], "b": self.relation_names[pair.b]}
+
+    def _relation_line(self, pair: RelationPair) -> str:
+        a, b = self.relation_names[pair.a], self.relation_names[pair.b]
+        looks = _LOOKS[pair.kind].format(a=a, b=b)
+        shares = f"{100 * pair.share_a:.0f} % of {a}" + (f", {100 * pair.share_b:.0f} % of {b}" if pair.a != pair.b else "")
+        given = [
+            f"{count:,} of {self.splits[name].lines:,} {WORDS[name]} triples"
+            for name, count in (("test", pair.test), ("valid", pair.valid)) if self.splits[name].present
+        ]
+        return f"{looks}: {', '.join(given)}{' ' if given else ''}({_count(pair.shared, 'shared pair')}: {shares})"
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}" + ("" if number == 1 else "s")
+
+
+def _table(columns: list[str], rows: list[list[str]]) -> list[str]:
+    rule = ["---", *["---:"] * (len(columns) - 1)]
+    return [*("| " + " | ".join(map(_plain, cells)) + " |" for cells in (columns, rule, *rows)), ""]
+
+
+def _plain(text: str) -> str:
+    """Names hold anything: what Markdown and HTML would take for markup is escaped."""
+    return "".join(f"\\{sign}" if sign in "\\`*_|<>[]" else sign for sign in text)

@@ -1,0 +1,199 @@
+"""A repaired copy of a graph: repeats out, overlaps out, a validation split where too little of one is left.
+
+What is done, in this order:
+
+1. Repeated lines are merged in each split.
+2. Validation triples that stand in train or test are left out.
+3. Training triples that stand in test are left out: test itself loses no triple, ever.
+4. Where there was no validation, or fewer than half of the wanted triples are left after step 2, triples are moved from train
+   to validation until there are as many as wanted, such that no entity or relation loses its last training triple. Wanted
+   are as many as test has, without test a tenth of train; at most 10,000 and at most a fifth of train. A small validation
+   split that has lost nothing is its owner's choice and stays as it is.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import uuid
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from imf_core.data.graph import Vocabulary
+from imf_core.data.raw import RawGraph
+from imf_core.data.splits import carve, codes, distinct
+from imf_core.errors import DataError
+
+SEED = 0
+_MOST = 10_000
+_COPIED = ("descriptions.tsv", "images", "modalities")
+_BREAKS = "\t\r\n"
+
+
+@dataclass(frozen=True)
+class Repaired:
+    """The splits of a repaired graph and what was done to them.
+
+    Args:
+        train, valid: (T, 3) triples without repeats; kept validation triples stand before carved ones.
+        test: the distinct test triples; None where there is no test split.
+        facts: counts by split, and the seed: the content of `repair.json`.
+    """
+
+    train: np.ndarray
+    valid: np.ndarray
+    test: np.ndarray | None
+    facts: dict[str, Any]
+
+    def lines(self) -> list[str]:
+        """What was done, one fact a line."""
+        train, valid = self.facts["train"], self.facts["valid"]
+        found = [
+            f"{name}: {part['repeats']:,} repeated lines left out"
+            for name in ("train", "valid", "test") if (part := self.facts[name]) is not None and part["repeats"]
+        ]
+        if valid["in_train"] or valid["in_test"]:
+            found.append(
+                f"valid: {valid['in_train']:,} triples that stand in train and {valid['in_test']:,} that stand in test left "
+                f"out; {valid['kept']:,} kept"
+            )
+        if train["in_test"]:
+            found.append(f"train: {train['in_test']:,} triples that stand in test left out")
+        if valid["carved"]:
+            found.append(f"valid: {valid['carved']:,} triples moved there from train (seed {self.facts['seed']})")
+        missing = valid["wanted"] - valid["written"]
+        if valid["too_little"] and missing > 0:
+            found.append(f"valid: {missing:,} fewer than wanted, as no entity or relation may lose its last training triple")
+        if not found:
+            found.append("nothing had to be repaired")
+        counts = ", ".join(f"{self.facts[name]['written']:,} {name}" for name in ("train", "valid", "test") if self.facts[name])
+        return [*found, f"written: {counts}"]
+
+
+def repair(raw: RawGraph, seed: int = SEED) -> Repaired:
+    """Repair the splits; see the head of this file.
+
+    Raises:
+        DataError: no training triple is there, or is left.
+    """
+    size = (len(raw.entities), len(raw.relations))
+    empty = np.empty((0, 3), dtype=np.int64)
+    train, test = distinct(raw.train, *size), distinct(raw.test if raw.test is not None else empty, *size)
+    valid = distinct(raw.valid if raw.valid is not None else empty, *size)
+    in_train, in_test = (np.isin(codes(valid, *size), codes(other, *size)) for other in (train, test))
+    leaked = np.isin(codes(train, *size), codes(test, *size))
+    kept, rest = valid[~(in_train | in_test)], train[~leaked]
+    if not len(rest):
+        raise DataError(
+            f"{raw.source} has no training triple" + (" that is no test triple too" if len(train) else ""),
+            remedy="bring training triples of their own", path=raw.source,
+        )
+    wanted = min(len(test) if raw.test is not None else max(1, len(rest) // 10), _MOST, max(1, len(rest) // 5))
+    too_little = (raw.valid is None or len(kept) < len(valid)) and 2 * len(kept) < wanted
+    aside = empty
+    if too_little:
+        rest, aside = carve(rest, wanted - len(kept), *size, seed)
+    written = np.concatenate([kept, aside])
+    facts: dict[str, Any] = {
+        "source": raw.source,
+        "seed": seed,
+        "train": _facts(raw.train, train, rest) | {"in_test": int(leaked.sum()), "moved_to_valid": len(aside)},
+        "valid": _facts(raw.valid if raw.valid is not None else empty, valid, written) | {
+            "in_train": int(in_train.sum()), "in_test": int(in_test.sum()), "kept": len(kept), "carved": len(aside),
+            "wanted": wanted, "too_little": too_little,
+        },
+        "test": _facts(raw.test, test, test) if raw.test is not None else None,
+    }
+    return Repaired(rest, written, test if raw.test is not None else None, facts)
+
+
+def write_repaired(raw: RawGraph, repaired: Repaired, out: Path, beside: Path | None = None) -> list[str]:
+    """Write a graph folder: tab-separated names, lists of names in id order, `repair.json`, and copies of what lay beside.
+
+    The folder appears complete or not at all. Links are followed, so that the copy stands by itself.
+
+    Args:
+        raw: whose names are written.
+        repaired: its splits.
+        out: must not exist, or be an empty folder.
+        beside: the folder whose `descriptions.tsv`, `images/` and `modalities/` are copied.
+
+    Returns:
+        What was copied.
+
+    Raises:
+        DataError: the folder is taken or cannot be written, or a name does not fit into tab-separated lines.
+    """
+    check_place(out, beside)
+    for vocabulary in (raw.entities, raw.relations):
+        _check_names(vocabulary)
+    copied = [name for name in _COPIED if beside is not None and (beside / name).exists()]
+    scratch = out.parent / f".{out.name}.{uuid.uuid4().hex}"
+    try:
+        scratch.mkdir(parents=True)
+        for name, rows in (("train", repaired.train), ("valid", repaired.valid), ("test", repaired.test)):
+            if rows is not None:
+                _write_triples(scratch / f"{name}.tsv", rows, raw)
+        _write_lines(scratch / "entities.txt", list(raw.entities.names))
+        _write_lines(scratch / "relations.txt", list(raw.relations.names))
+        facts = json.dumps({**repaired.facts, "copied": copied}, indent=1)  # ASCII: odd bytes of a path are escaped
+        _write_lines(scratch / "repair.json", [facts])
+        for name in copied:
+            assert beside is not None
+            if (beside / name).is_dir():
+                shutil.copytree(beside / name, scratch / name, copy_function=shutil.copyfile)
+                for folder in (scratch / name, *(scratch / name).rglob("*")):
+                    if folder.is_dir():
+                        folder.chmod(0o755)  # copied from a read-only place, it would be read-only too
+            else:
+                shutil.copyfile(beside / name, scratch / name)
+        scratch.rename(out)  # onto an empty folder too
+    except OSError as error:  # shutil.Error, which gathers several, is one
+        raise DataError(
+            f"{out} cannot be written: {error.strerror or error}", remedy="choose another place, or free some space there",
+            path=str(out),
+        ) from error
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+    return copied
+
+
+def check_place(out: Path, beside: Path | None) -> None:
+    """Refuse a place where nothing may be written.
+
+    Raises:
+        DataError: something is there already, or it lies in the folder that is copied.
+    """
+    taken = out.exists() or out.is_symlink()
+    if taken and (out.is_symlink() or not out.is_dir() or any(out.iterdir())):
+        raise DataError(
+            f"{out} is there already and not an empty folder", remedy="give the name of a new folder", path=str(out)
+        )
+    if beside is not None and out.resolve().is_relative_to(beside.resolve()):
+        raise DataError(f"{out} lies in the graph's own folder {beside}", remedy="give a place beside it", path=str(out))
+
+
+def _facts(lines: np.ndarray, lone: np.ndarray, written: np.ndarray) -> dict[str, int]:
+    return {"lines": len(lines), "repeats": len(lines) - len(lone), "written": len(written)}
+
+
+def _check_names(vocabulary: Vocabulary) -> None:
+    for name in vocabulary.names:
+        if any(sign in name for sign in _BREAKS):
+            raise DataError(
+                f"the {vocabulary.kind} {name!r} holds a tab or a line end, which tab-separated files cannot hold",
+                remedy="rename it", value=name,
+            )
+
+
+def _write_triples(path: Path, rows: np.ndarray, raw: RawGraph) -> None:
+    entities, relations = raw.entities.names, raw.relations.names
+    _write_lines(path, [f"{entities[h]}\t{relations[r]}\t{entities[t]}" for h, r, t in rows.tolist()])
+
+
+def _write_lines(path: Path, lines: list[str]) -> None:
+    with path.open("w", encoding="utf-8", errors="surrogateescape", newline="\n") as handle:
+        handle.writelines(f"{line}\n" for line in lines)
