@@ -21,7 +21,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("imf_core", "imf_core.errors", "imf_core.config"),
     ("imf_core.data",),
     ("imf_core.encode",),
-    ("imf_core.data.prepared",),  # builds the features of a graph, so it stands above the encoders
+    ("imf_core.data.prepared", "imf_core.data.views"),  # build the features of a graph, so they stand above the encoders
     ("imf_core.model",),
     ("imf_core.train",),
     ("imf_core.predict", "imf_core.ensemble"),
@@ -51,6 +51,8 @@ GATES: dict[str, tuple[str, ...]] = {
 UNSAFE_SERIALISERS = {"pickle", "cPickle", "_pickle", "dill", "joblib", "cloudpickle", "shelve", "marshal"}
 BROAD = {"Exception", "BaseException", "builtins.Exception", "builtins.BaseException"}
 BROAD_ALLOWED = {"tune/trial.py"}
+# Who may ask `read_raw` for test triples: the audit, alone and before a search, and the converter, which looks at nothing.
+TEST_READERS = {"imf_core/commands/audit.py", "imf_core/commands/convert.py", "tune/plan.py"}
 
 
 # --- reading a source file ------------------------------------------------------------------------------------------
@@ -167,6 +169,19 @@ def safety_problems(source: str, path: str) -> list[str]:
     return problems
 
 
+def look_problems(source: str, path: str) -> list[str]:
+    """Raw graphs read with their test triples by anyone but the audit and the converter."""
+    names = aliases(source)
+    return [
+        f"{path}:{node.lineno}: reads test triples; only finalising and the audit look at them"
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.Call)
+        and dotted(node.func, names).rpartition(".")[2] == "read_raw"
+        and _given(node, "test") not in {None, False}
+        and path not in TEST_READERS
+    ]
+
+
 def _given(call: ast.Call, name: str) -> object:
     """The constant passed as keyword `name`; None where it is left out, the source text where it is no constant."""
     for keyword in call.keywords:
@@ -197,6 +212,8 @@ def cycle_problems(sources: Mapping[str, str]) -> list[str]:
     return []
 
 
+RULES = (floor_problems, gate_problems, safety_problems, look_problems)
+
 # --- the tree -------------------------------------------------------------------------------------------------------
 
 SOURCES = {
@@ -211,7 +228,7 @@ def test_the_tree_is_found() -> None:
 
 
 @pytest.mark.parametrize("path", SOURCES)
-@pytest.mark.parametrize("rule", [floor_problems, gate_problems, safety_problems], ids=lambda rule: rule.__name__)
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.__name__)
 def test_source_keeps_the_rule(rule, path) -> None:
     assert rule(SOURCES[path], path) == []
 
@@ -353,6 +370,20 @@ def test_an_unsafe_line_is_seen(source) -> None:
 )
 def test_a_safe_line_passes(path, source) -> None:
     assert safety_problems(source, path) == []
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "from imf_core.data.readers import read_raw\nread_raw(folder, test=True)",
+        "from imf_core.data.readers import read_raw as lines\nlines(folder, test=wanted)",
+        "from imf_core.data import readers\nreaders.read_raw(folder, test=True)",
+    ],
+)
+def test_a_look_at_test_triples_is_seen(source) -> None:
+    assert len(look_problems(source, "tune/trial.py")) == 1
+    assert look_problems(source, "imf_core/commands/audit.py") == []
+    assert look_problems(source.replace("test=True", "test=False").replace("test=wanted", ""), "tune/trial.py") == []
 
 
 @pytest.mark.parametrize("name", ["types.py", "queue.py", "logging/__init__.py", "resource.py", "ray.py", "tune.py"])
