@@ -14,7 +14,7 @@ from imf_core.data.audit_report import WORDS, AuditReport, Coverage, SplitCounts
 from imf_core.data.baseline import BaselineMetrics, OneStepRules
 from imf_core.data.graph import CATEGORY_NAMES, KnowledgeGraph, KnownAnswers
 from imf_core.data.raw import SPLITS, RawGraph
-from imf_core.data.relations import RelationPair, flipped, pair_codes, similar_relations
+from imf_core.data.relations import RelationPair, flipped, is_in, pair_codes, similar_relations
 from imf_core.data.splits import codes, distinct
 from imf_core.data.unseen import find_unseen, seen_in
 
@@ -77,9 +77,11 @@ def _counts(
             continue
         rows = splits[name]
         own = codes(rows, num_entities, num_relations)
-        inside = {other: _within(own, known[other]) if other in known else np.zeros(len(own), dtype=bool) for other in SPLITS}
-        elsewhere = np.any([mask for other, mask in inside.items() if other != name], axis=0)
-        links = [_within(pair_codes(rows, num_entities), linked) & ~inside["train"] for linked in pairs]
+        inside = {other: is_in(own, known.get(other, own[:0])) for other in SPLITS if other != name}
+        elsewhere = np.any(list(inside.values()), axis=0)
+        inside[name] = np.ones(len(own), dtype=bool)
+        others = rows[~inside["train"]]  # of train none: looking all of its pairs up would be slow
+        links = [is_in(pair_codes(others, num_entities), linked) for linked in pairs]
         unseen = find_unseen(name, rows, seen_entities, seen_relations)
         found[name] = SplitCounts(
             present=True,
@@ -100,13 +102,6 @@ def _counts(
             unseen_relation_lines=int(unseen.in_relation.sum()),
         )
     return found
-
-
-def _within(values: np.ndarray, ascending: np.ndarray) -> np.ndarray:
-    """(T,) bool: the value is one of the ascending ones."""
-    if not len(ascending):
-        return np.zeros(len(values), dtype=bool)
-    return ascending[np.minimum(np.searchsorted(ascending, values), len(ascending) - 1)] == values
 
 
 def _baselines(

@@ -25,6 +25,13 @@ def pair_codes(triples: np.ndarray, num_entities: int) -> np.ndarray:
     return triples[:, 0] * num_entities + triples[:, 2]
 
 
+def is_in(values: np.ndarray, ascending: np.ndarray) -> np.ndarray:
+    """(T,) bool: the value is one of the ascending ones."""
+    if not len(ascending):
+        return np.zeros(len(values), dtype=bool)
+    return ascending[np.minimum(np.searchsorted(ascending, values), len(ascending) - 1)] == values
+
+
 def shared_pairs(first: np.ndarray, second: np.ndarray, num_entities: int, num_relations: int) -> csr_array:
     """Number of ordered pairs that a relation links in `first` and a relation links in `second`.
 
@@ -36,14 +43,19 @@ def shared_pairs(first: np.ndarray, second: np.ndarray, num_entities: int, num_r
     Returns:
         (R, R) int64; entry [a, b] counts the pairs of `a` in `first` that `b` links in `second`.
     """
-    codes = [pair_codes(part, num_entities) for part in (first, second)]
-    common = np.intersect1d(codes[0], codes[1])
+    sides = []
+    for part in (first, second):
+        code = pair_codes(part, num_entities)
+        order = np.argsort(code)  # looking up ascending values is far faster than looking up any
+        sides.append((code[order], part[order, 1]))
+    common = sides[0][0][is_in(sides[0][0], sides[1][0])]
+    common = common[np.diff(common, prepend=-1) > 0]
     made = []
-    for part, code in zip((first, second), codes, strict=True):
-        place = np.minimum(np.searchsorted(common, code), max(len(common) - 1, 0))
-        inside = common[place] == code if len(common) else np.zeros(len(code), dtype=bool)
-        ones = np.ones(int(inside.sum()), dtype=np.int64)
-        made.append(csr_array((ones, (part[inside, 1], place[inside])), shape=(num_relations, max(len(common), 1))))
+    for code, relation in sides:
+        inside = is_in(code, common)
+        place = np.searchsorted(common, code[inside])
+        ones = np.ones(len(place), dtype=np.int64)
+        made.append(csr_array((ones, (relation[inside], place)), shape=(num_relations, max(len(common), 1))))
     return csr_array(made[0] @ made[1].T)
 
 
