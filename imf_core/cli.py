@@ -11,6 +11,9 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from imf_core.commands.audit import audit_command
+from imf_core.commands.convert_features import convert_features
+from imf_core.commands.encode import encode
 from imf_core.commands.terminal import show_error, terminal
 from imf_core.config import Config, parse_overrides, preset
 from imf_core.data.prepared import LinkData, prepare
@@ -128,6 +131,11 @@ def show_config(preset_name: Annotated[str, typer.Option("--preset", help="paper
         for name, value in fields.items():
             note = known[name].description
             print(f"  {name}: {json.dumps(value)}" + (f"  # {note}" if note else ""))
+
+
+app.command("audit")(audit_command)
+app.command()(encode)
+app.command("convert-features")(convert_features)
 
 
 def main() -> None:

@@ -1,11 +1,27 @@
-"""Which files a graph is read from: a folder, or explicit files, or both."""
+"""Which files a graph is read from, and in which format each of them is written."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
+from typing import Literal
 
 from imf_core.config import DataConfig
+from imf_core.data.lines import read_lines
+from imf_core.errors import DataError
+
+Format = Literal["names", "ids", "ntriples"]
+_SUFFIXES = (".tsv", ".txt", ".nt")
+_REMEDY = "put head<TAB>relation<TAB>tail lines into train.tsv (and valid.tsv, test.tsv)"
+
+
+@dataclass(frozen=True)
+class SplitFile:
+    """One file of triples and how it is written: tab-separated names, OpenKE ids or N-Triples."""
+
+    path: Path
+    format: Format
 
 
 @dataclass(frozen=True)
@@ -25,5 +41,101 @@ class GraphFiles:
     @classmethod
     def of(cls, config: DataConfig, folder: Path) -> GraphFiles:
         """The files that settings name: `data.train`, `data.valid` and `data.test` go before those of the folder."""
-        train, valid, test = (Path(name) if name else None for name in (config.train, config.valid, config.test))
+        train, valid, test = (Path(name).expanduser() if name else None for name in (config.train, config.valid, config.test))
         return cls(folder, train, valid, test)
+
+    @classmethod
+    def at(cls, source: Path | str | GraphFiles) -> GraphFiles:
+        """A folder becomes the files in it.
+
+        Raises:
+            DataError: there is no such folder.
+        """
+        files = source if isinstance(source, GraphFiles) else cls(Path(source))
+        if files.folder is not None and not files.folder.is_dir():
+            remedy = "give the folder that holds train.tsv, train.nt or train2id.txt"
+            raise DataError(f"{files.folder} is not a folder", remedy=remedy, path=str(files.folder))
+        return files
+
+    def splits(self) -> dict[str, SplitFile]:
+        """The file of each split that is there; train always is.
+
+        Raises:
+            DataError: no training file, or splits in formats that do not go together.
+        """
+        train = self.train or self._training_file()
+        found = {"train": SplitFile(train, format_of(train))}
+        for split, given in (("valid", self.valid), ("test", self.test)):
+            path = given or self._beside(split, found["train"])
+            if path is not None:
+                found[split] = SplitFile(path, format_of(path))
+        for split, file in found.items():
+            if (file.format == "ids") != (found["train"].format == "ids"):
+                raise DataError(
+                    f"{file.path} ({split}) and {train} (train) do not go together: one holds ids, the other names",
+                    remedy="give all splits in one format; `imf convert` writes any of them", path=str(file.path),
+                )
+        return found
+
+    def folders(self) -> list[Path]:
+        """Where lists of names may lie: beside the training file, then in the folder."""
+        beside = [self.train.parent] if self.train is not None else []
+        return beside + ([self.folder] if self.folder is not None and self.folder not in beside else [])
+
+    def ignored(self) -> list[str]:
+        """Training files of the folder that are passed over because it holds several."""
+        if self.folder is None or self.train is not None:
+            return []
+        return [path.name for path in self._candidates("train")[1:]]
+
+    def __str__(self) -> str:
+        return str(self.train or self.folder)
+
+    def _candidates(self, split: str) -> list[Path]:
+        if self.folder is None:
+            return []
+        names = (f"{split}2id.txt", *(f"{split}{suffix}" for suffix in _SUFFIXES))
+        return [path for name in names if (path := self.folder / name).exists()]
+
+    def _training_file(self) -> Path:
+        found = self._candidates("train")
+        if found:
+            return found[0]
+        if self.folder is None:
+            raise DataError("no training file was given", remedy="set data.train, or data.path to a graph folder")
+        raise DataError(
+            f"{self.folder} holds neither train.tsv, train.txt, train.nt nor train2id.txt", remedy=_REMEDY,
+            path=str(self.folder),
+        )
+
+    def _beside(self, split: str, train: SplitFile) -> Path | None:
+        """The folder's file of a split that goes with the training file; one of the same suffix is preferred."""
+        fitting = [path for path in self._candidates(split) if path.name.endswith("2id.txt") == (train.format == "ids")]
+        return min(fitting, key=lambda path: path.suffix != train.path.suffix, default=None)
+
+
+def format_of(path: Path) -> Format:
+    """The format of a file of triples, from its name and, where that leaves it open, from its first lines.
+
+    Only files that are no tab-separated triples are looked at for another format, so no names are ever misread.
+
+    Raises:
+        DataError: the file cannot be opened.
+    """
+    if path.suffix == ".nt":
+        return "ntriples"
+    if path.name.endswith("2id.txt"):
+        return "ids"
+    lines = [line for _, line in islice(read_lines(path), 2)]
+    if not lines or lines[0].count("\t") == 2:
+        return "names"
+    if lines[0].strip().isdecimal() and (len(lines) == 1 or _three_ids(lines[1])):
+        return "ids"
+    if lines[0].lstrip().startswith(("<", "_:")) and lines[0].rstrip().endswith("."):
+        return "ntriples"
+    return "names"
+
+
+def _three_ids(line: str) -> bool:
+    cells = line.split()
+    return len(cells) == 3 and all(cell.isdecimal() for cell in cells)

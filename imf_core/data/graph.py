@@ -177,6 +177,11 @@ class KnowledgeGraph:
             raise DataError(f"{self.source or 'the graph'} has no test split", remedy="add test.tsv (or test2id.txt)")
         return self.test_reader()
 
+    @property
+    def test_notes(self) -> tuple[str, ...]:
+        """What the user should know of the test split; empty before `open_test`."""
+        return tuple(getattr(self.test_reader, "notes", ()))
+
     def known(self, *splits: np.ndarray) -> KnownAnswers:
         """Index of the answers known from the given splits (default: train and valid)."""
         return KnownAnswers.build(splits or (self.train, self.valid), self.num_relations)

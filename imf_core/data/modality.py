@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
 
 from imf_core.config import FUSED, STRUCTURE
-from imf_core.data.readers import read_lines
+from imf_core.data.features import Features, read_features, save_features
 from imf_core.errors import DataError
 
 _NAME = re.compile(r"[A-Za-z0-9_-]+")
+_CHUNK = 1024  # rows that are widened to double precision at once
 
 
 @dataclass(frozen=True)
@@ -27,12 +26,16 @@ class Modality:
         matrix: (N, f) float32, finite; rows of entities without the modality are zero and never read as features.
         mask: (N,) bool, True where the entity has the modality.
         unknown: names in the source that are no entity of the graph (counted, ignored).
+        encoder: what made the features, where that is known.
+        standard: the matrix is what `standardised` gives; it then costs nothing, and is shared rather than copied.
     """
 
     name: str
     matrix: np.ndarray
     mask: np.ndarray
     unknown: int = 0
+    encoder: str = ""
+    standard: bool = False
 
     def __post_init__(self) -> None:
         if not _NAME.fullmatch(self.name) or self.name in (STRUCTURE, FUSED):
@@ -73,23 +76,35 @@ class Modality:
         """One line for the terminal: `text: 5,990 of 6,016 entities (99.6 %), 128 wide`."""
         extra = f", {self.unknown:,} rows of unknown names ignored" if self.unknown else ""
         present = f"{int(self.mask.sum()):,} of {len(self.mask):,} entities ({100 * self.coverage:.1f} %)"
-        return f"{self.name}: {present}, {self.width} wide{extra}"
+        by = f", {self.encoder}" if self.encoder else ""
+        return f"{self.name}: {present}, {self.width} wide{by}{extra}"
 
     def standardised(self) -> np.ndarray:
         """(N, f) float32: present rows centred and divided by their common root mean square; missing rows zero."""
-        present = self.matrix[self.mask].astype(np.float64)
-        centre = present.mean(axis=0)
-        scale = float(np.sqrt(((present - centre) ** 2).mean())) or 1.0
-        return np.where(self.mask[:, None], (self.matrix - centre) / scale, 0.0).astype(np.float32)
+        if self.standard:
+            return self.matrix
+        present = self.matrix[self.mask]
+        centre = present.mean(axis=0, dtype=np.float64)
+        chunks = range(0, len(present), _CHUNK)
+        squares = sum(float(((present[low : low + _CHUNK] - centre) ** 2).sum()) for low in chunks)
+        scale = float(np.sqrt(squares / max(present.size, 1))) or 1.0
+        for low in chunks:
+            present[low : low + _CHUNK] = (present[low : low + _CHUNK] - centre) / scale
+        standard = np.zeros(self.matrix.shape, dtype=np.float32)
+        standard[self.mask] = present
+        return standard
 
     @classmethod
-    def aligned(cls, name: str, matrix: np.ndarray, row_names: Sequence[str], entities: Sequence[str]) -> Modality:
+    def aligned(
+        cls, name: str, matrix: np.ndarray, row_names: Sequence[str], entities: Sequence[str], *, encoder: str = ""
+    ) -> Modality:
         """Put rows in entity order by name, whatever order they come in.
 
         Args:
             matrix: (K, f) features of `row_names`.
             row_names: K distinct names; names that are no entity are counted and ignored.
             entities: the N names of the graph.
+            encoder: what made the rows, where that is known.
 
         Raises:
             DataError: row count and names disagree, or a name occurs twice.
@@ -102,15 +117,14 @@ class Modality:
             raise DataError(f"modality {name}: two rows for {repeated!r}", remedy="pool them, or keep one", value=repeated)
         order = np.fromiter((rows.get(entity, -1) for entity in entities), dtype=np.int64, count=len(entities))
         mask = order >= 0
-        aligned = np.where(mask[:, None], matrix[np.maximum(order, 0)], 0.0).astype(np.float32)
-        return cls(name, aligned, mask, unknown=len(row_names) - int(mask.sum()))
+        placed = np.zeros((len(mask), matrix.shape[1]), dtype=np.float32)
+        placed[mask] = matrix[order[mask]]
+        return cls(name, placed, mask, len(row_names) - int(mask.sum()), encoder)
 
-    def save(self, path: Path, entities: Sequence[str]) -> None:
-        """Write the present rows and their names as safetensors."""
-        names = "\n".join(entity for entity, has in zip(entities, self.mask, strict=True) if has)
-        save_file(
-            {"matrix": self.matrix[self.mask], "names": np.frombuffer(names.encode("utf-8", "surrogateescape"), np.uint8)}, path
-        )
+    def save(self, path: Path, entities: Sequence[str], facts: Mapping[str, str] | None = None) -> None:
+        """Write the present rows and their names as safetensors, and facts on their origin as its metadata."""
+        names = tuple(entity for entity, has in zip(entities, self.mask, strict=True) if has)
+        save_features(path, Features(names, self.matrix[self.mask], dict(facts or {})))
 
 
 def load_modality(path: Path, entities: Sequence[str], name: str | None = None) -> Modality:
@@ -125,46 +139,5 @@ def load_modality(path: Path, entities: Sequence[str], name: str | None = None) 
         DataError: pickled or unknown formats, missing names, damaged files.
     """
     path = Path(path)
-    if path.suffix == ".safetensors":
-        try:
-            with safe_open(path, framework="numpy") as handle:
-                missing = {"matrix", "names"} - set(handle.keys())
-                if missing:
-                    raise DataError.at(path, None, f"no tensor {sorted(missing)[0]!r}", remedy="write it with Modality.save")
-                matrix, names = (
-                    handle.get_tensor("matrix"),
-                    bytes(handle.get_tensor("names")).decode("utf-8", "surrogateescape").split("\n"),
-                )
-        except SafetensorError as error:
-            raise DataError.at(path, None, f"no safetensors file: {error}", remedy="extract the features again") from error
-    elif path.suffix == ".npy":
-        listing = path.with_suffix(".names.txt")
-        if not listing.exists():
-            raise DataError.at(
-                path,
-                None,
-                f"{listing.name} is missing: features are aligned by name",
-                remedy=f"write one entity name a row into {listing.name}",
-            )
-        try:
-            matrix = np.load(path, allow_pickle=False)
-            if not isinstance(matrix, np.ndarray):
-                raise ValueError("it is an archive of several")
-        except (ValueError, EOFError) as error:
-            raise DataError.at(
-                path, None, f"no plain NumPy array: {error}", remedy="save a float matrix without objects"
-            ) from error
-        names = [line for _, line in read_lines(listing)]
-    else:
-        raise DataError.at(
-            path,
-            None,
-            "feature format is not accepted (pickles can run code)",
-            value=path.suffix,
-            remedy="use .safetensors, or .npy with .names.txt",
-        )
-    if matrix.ndim != 2 or matrix.dtype.kind not in "fiu":
-        raise DataError.at(
-            path, None, f"not a matrix of numbers: shape {matrix.shape}, {matrix.dtype}", remedy="one row a name"
-        )
-    return Modality.aligned(name or path.stem, matrix, names, entities)
+    found = read_features(path)
+    return Modality.aligned(name or path.stem, found.matrix, found.names, entities, encoder=found.facts.get("encoder", ""))

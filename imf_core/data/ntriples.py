@@ -1,19 +1,157 @@
-"""N-Triples: one statement a line, entities and relations as IRIs; literals are no entities."""
+"""N-Triples: one statement a line. IRIs and blank nodes are entities; literals are none, but can serve as text.
+
+Oxigraph reads the statements: dots and escapes in IRIs, language tags, tabs, `<b>.` without a space, comments. It reads
+leniently, so that relative IRIs (`<a>`) are names too. A blank node is the same entity in all files of a graph.
+"""
 
 from __future__ import annotations
 
+import re
+from array import array
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyoxigraph
 
 from imf_core.data.files import GraphFiles
+from imf_core.data.lines import BYTE_ORDER_MARK, unreadable
+from imf_core.data.parts import Part
+from imf_core.data.terms import name_of
+from imf_core.errors import DataError
+
+LITERALS_FILE = "literals.nt"
+_BATCH = 1 << 22  # bytes parsed at a time
+_PLACE = re.compile(r"^Parser error at line \d+ (?:column \d+|between columns \d+ and (?:line \d+ )?(?:column )?\d+): ")
+_REMEDY = "write <head> <relation> <tail> . with one statement a line"
+
+
+class Statement(NamedTuple):
+    """One line. The object is a name, or a literal's text."""
+
+    subject: str
+    predicate: str
+    object: str
+    literal: bool
+
+
+def read_ntriples(path: Path) -> Part:
+    """The statements between entities; those with a literal are counted.
+
+    Raises:
+        DataError: the file cannot be opened, or a line is no statement.
+    """
+    entities: dict[str, int] = {}
+    relations: dict[str, int] = {}
+    ids = array("q")
+    literals = 0
+    for subject, predicate, target, literal in statements(path):
+        if literal:
+            literals += 1
+            continue
+        ids.append(entities.setdefault(subject, len(entities)))
+        ids.append(relations.setdefault(predicate, len(relations)))
+        ids.append(entities.setdefault(target, len(entities)))
+    return Part(tuple(entities), tuple(relations), np.array(ids, dtype=np.int64).reshape(-1, 3), literals)
 
 
 def literal_texts(source: Path | str | GraphFiles) -> dict[str, str]:
     """The literals of each subject as one text: entity name -> its literals, joined by spaces in the order of the file.
 
-    Reads the training file of `source` and `literals.nt` in the folder, if there. Language tags and data
-    types are dropped. The literals of validation and test files are left alone.
+    Reads the training file of `source` and `literals.nt` in the folder, if there. Language tags and data types are dropped.
+    The literals of validation and test files are left alone.
 
     Raises:
         DataError: no N-Triples file, or a line that cannot be used.
     """
-    raise NotImplementedError
+    files = GraphFiles.at(source)
+    train = files.splits()["train"]
+    paths = [train.path] if train.format == "ntriples" else []
+    paths += [path for folder in files.folders() if (path := folder / LITERALS_FILE).exists()]
+    if not paths:
+        raise DataError(
+            f"{files} has no N-Triples file, so it has no literals",
+            remedy=f"add {LITERALS_FILE}, or set data.text to another source than literals", path=str(files),
+        )
+    texts: dict[str, list[str]] = {}
+    for path in paths:
+        for subject, _, text, literal in statements(path):
+            if literal and text.strip():
+                texts.setdefault(subject, []).append(text)
+    return {subject: " ".join(found) for subject, found in texts.items()}
+
+
+def statements(path: Path) -> Iterator[Statement]:
+    """The statements of a file, in its order; comments and blank lines are passed over.
+
+    Raises:
+        DataError: the file cannot be opened, or a line is no statement; file and line are named.
+    """
+    names: dict[str, str] = {}
+    relations: dict[str, str] = {}
+    try:
+        handle = path.open("rb")
+    except OSError as error:
+        raise unreadable(path, error) from error
+    with handle:
+        before = 0
+        while raw := handle.readlines(_BATCH):
+            data = b"".join(raw)
+            if before == 0:
+                data = data.removeprefix(BYTE_ORDER_MARK)
+            lines = data.splitlines()  # at line feeds and carriage returns: the format knows both
+            for triple in _parsed(path, lines, before):
+                yield _statement(triple, names, relations)
+            before += len(lines)
+
+
+def _parsed(path: Path, lines: list[bytes], before: int) -> list[Any]:
+    """The triples of some lines; `before` lines of the file stand before them."""
+    try:
+        triples = _parse(b"\n".join(lines))
+    except SyntaxError:
+        triples = None
+    # A literal that runs over the end of its line swallows the next ones: then there are fewer triples than lines.
+    if triples is not None and len(triples) == sum(line.lstrip()[:1] not in (b"", b"#") for line in lines):
+        return triples
+    triples = []
+    for number, line in enumerate(lines, before + 1):
+        try:
+            triples += _parse(line)
+        except SyntaxError as error:
+            reason = _PLACE.sub("", str(error.msg))
+            shown = line[:80].decode("utf-8", "surrogateescape")
+            raise DataError.at(path, number, f"no statement: {reason}", value=shown, remedy=_REMEDY) from error
+    return triples
+
+
+def _parse(data: bytes) -> list[Any]:
+    triples = list(pyoxigraph.parse(data, format=pyoxigraph.RdfFormat.N_TRIPLES, lenient=True))
+    for triple in triples:
+        if type(triple.object) is pyoxigraph.Triple:
+            raise SyntaxError("a statement about a statement is no triple of entities")
+    return triples
+
+
+def _statement(triple: Any, names: dict[str, str], relations: dict[str, str]) -> Statement:
+    """Args: names, relations: what was decoded before, so that each term is decoded once."""
+    predicate = triple.predicate.value
+    relation = relations.get(predicate)
+    if relation is None:
+        relation = relations[predicate] = name_of(predicate, "relation")
+    target = triple.object
+    if type(target) is pyoxigraph.Literal:
+        return Statement(_entity(triple.subject, names), relation, target.value, True)
+    return Statement(_entity(triple.subject, names), relation, _entity(target, names), False)
+
+
+def _entity(node: Any, names: dict[str, str]) -> str:
+    if type(node) is pyoxigraph.BlankNode:
+        term = f"_:{node.value}"
+    else:
+        term = node.value if not node.value.startswith("_:") else f"<{node.value}>"  # an IRI that looks like a blank node
+    name = names.get(term)
+    if name is None:
+        name = names[term] = name_of(term, "entity")
+    return name

@@ -14,19 +14,19 @@ from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import save_file
+from safetensors.torch import load_file
 
 from imf_core.config import DataConfig, StructureConfig
 from imf_core.data.bundled import BUNDLED, bundled_path
 from imf_core.data.graph import KnowledgeGraph, Vocabulary
 from imf_core.data.modality import Modality, load_modality
-from imf_core.data.readers import read_graph, read_lines
-from imf_core.encode.image import BitmapImageEncoder, find_images
+from imf_core.data.readers import read_graph
+from imf_core.data.views import DESCRIPTIONS, IMAGES, image_view, text_view
 from imf_core.encode.structure_table import structure_table
-from imf_core.encode.text import NgramTextEncoder, readable
 from imf_core.errors import DataError
 
-_LISTED = 5  # damaged pictures named in a note
+_VIEWS = {"image": (image_view, IMAGES), "text": (text_view, DESCRIPTIONS)}  # in the order of the branches
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,9 @@ class LinkData:
 def prepare(config: DataConfig, structure: StructureConfig | None = None, *, progress: bool = False) -> LinkData:
     """Read the graph and build its modalities.
 
-    Looks in the graph folder for `descriptions.tsv` (entity<TAB>text), `images/<entity>.png` and `modalities/*`.
+    Looks in the graph folder for `descriptions.tsv` (entity<TAB>text), `images/<entity>.png` and `modalities/*`. Features that
+    are there ready-made, as `modalities/text.safetensors`, go before a view that would be built; a view of a pretrained encoder
+    is extracted once and kept in the feature store.
 
     Args:
         config: where the graph is and which views are built.
@@ -82,19 +84,29 @@ def prepare(config: DataConfig, structure: StructureConfig | None = None, *, pro
     """
     folder = resolve(config.path)
     graph = read_graph(folder)
+    ready = _ready_made(folder / "modalities")
     modalities: list[Modality] = []
-    text = _text_modality(config, folder, graph)
-    image, notes = _image_modality(config, folder, graph)
-    modalities += [modality for modality in (image, text) if modality is not None]
-    for path in sorted((folder / "modalities").glob("*")) if (folder / "modalities").is_dir() else []:
-        if path.name.startswith(".") or path.name.endswith(".names.txt"):
+    notes: list[str] = []
+    for name, (build, source) in _VIEWS.items():
+        if name in ready:
+            modalities.append(load_modality(ready.pop(name), graph.entities.names))
+            if (folder / source).exists():
+                notes.append(f"{name}: ready-made features are used, not {source}")
             continue
-        loaded = load_modality(path, graph.entities.names)
-        if any(modality.name == loaded.name for modality in modalities):
-            notes.append(f"{loaded.name}: the features of modalities/{path.name} are used instead of the view built before")
-        modalities = [modality for modality in modalities if modality.name != loaded.name] + [loaded]
+        view = build(config, folder, graph).usable()
+        notes += view.notes
+        modalities += [view.modality] if view.modality is not None else []
+    modalities += [load_modality(path, graph.entities.names) for path in ready.values()]
     table, said = structure_table(graph, structure or StructureConfig(), progress=progress)
     return LinkData(graph, tuple(modalities), (*notes, *said), table)
+
+
+def _ready_made(folder: Path) -> dict[str, Path]:
+    """Feature files by the name of their modality; of a `.npy` and a `.safetensors` of one name the latter."""
+    if not folder.is_dir():
+        return {}
+    paths = sorted(path for path in folder.iterdir() if not path.name.startswith(".") and not path.name.endswith(".names.txt"))
+    return {path.stem: path for path in paths}
 
 
 def resolve(path: str) -> Path:
@@ -110,77 +122,12 @@ def resolve(path: str) -> Path:
     raise DataError(f"{path!r} is neither a folder nor a bundled data set", remedy=f"bundled: {', '.join(BUNDLED)}", path=path)
 
 
-def _text_modality(config: DataConfig, folder: Path, graph: KnowledgeGraph) -> Modality | None:
-    descriptions = folder / "descriptions.tsv"
-    kind = config.text
-    if kind == "auto":
-        kind = "descriptions" if descriptions.exists() else "none"
-    if kind == "none":
-        return None
-    unknown = 0
-    if kind == "names":
-        texts: list[str | None] = [readable(name) for name in graph.entities.names]
-    else:
-        texts = [None] * graph.num_entities
-        for number, line in read_lines(descriptions):
-            name, separator, text = line.partition("\t")
-            if not separator:
-                raise DataError.at(
-                    descriptions, number, "no tab between entity and text", value=line[:80], remedy="write entity<TAB>text"
-                )
-            position = graph.entities.index.get(name)
-            if position is None:
-                unknown += 1
-            elif texts[position] is not None:
-                raise DataError.at(
-                    descriptions, number, "a second text for the entity", value=name, remedy="join the two lines"
-                )
-            else:
-                texts[position] = text.replace("\t", " ")
-    matrix, mask = NgramTextEncoder(width=config.text_width).encode(texts)
-    if not mask.any():
-        raise DataError(
-            f"{descriptions} describes none of the {graph.num_entities:,} entities ({unknown:,} lines of unknown names)",
-            remedy="write entity<TAB>text with the graph's names, or set data.text=names or data.text=none",
-            path=str(descriptions),
-        )
-    return Modality("text", matrix, mask, unknown)
-
-
-def _image_modality(config: DataConfig, folder: Path, graph: KnowledgeGraph) -> tuple[Modality | None, list[str]]:
-    """The bitmap view, where there is one, and notes on pictures that were left out."""
-    pictures = folder / "images"
-    if config.images == "none" or not pictures.is_dir():
-        return None, []
-    files = find_images(pictures, graph.entities.names)
-    notes = [f"image: {files.repeated:,} further pictures of entities that already have one ignored"] if files.repeated else []
-    found = sum(path is not None for path in files.paths)
-    if not found:
-        return None, [f"image: none of the {files.unknown:,} pictures in images/ carries the name of an entity"]
-    encoder = BitmapImageEncoder(width=config.image_width)
-    matrix, mask = encoder.encode(files.paths)
-    if encoder.rejected:
-        path, reason = encoder.rejected[0]
-        if not mask.any():
-            raise DataError(
-                f"{pictures}: none of the {found:,} pictures can be read (first: {path.name}: {reason})",
-                remedy="replace them, or set data.images=none to go without pictures",
-                path=str(pictures),
-            )
-        listed = "; ".join(f"{path.name}: {reason}" for path, reason in encoder.rejected[:_LISTED])
-        more = f"; and {len(encoder.rejected) - _LISTED:,} more" if len(encoder.rejected) > _LISTED else ""
-        notes.append(
-            f"image: {len(encoder.rejected):,} of {found:,} pictures cannot be read and count as missing ({listed}{more})"
-        )
-    return Modality("image", matrix, mask, files.unknown), notes
-
-
 def save_prepared(data: LinkData, folder: Path) -> None:
-    """Write the shared form. The test split is left out on purpose."""
+    """Write the shared form: features standardised, so that no trial needs a copy. The test split is left out on purpose."""
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {"train": np.ascontiguousarray(data.graph.train), "valid": np.ascontiguousarray(data.graph.valid)}
     for modality in data.modalities:
-        tensors[f"matrix.{modality.name}"] = np.ascontiguousarray(modality.matrix)
+        tensors[f"matrix.{modality.name}"] = np.ascontiguousarray(modality.standardised())
         tensors[f"mask.{modality.name}"] = np.ascontiguousarray(modality.mask)
     if data.structure is not None:
         tensors["structure"] = np.ascontiguousarray(data.structure)
@@ -191,7 +138,10 @@ def save_prepared(data: LinkData, folder: Path) -> None:
         "source": data.graph.source,
         "notes": data.graph.notes,
         "data_notes": data.notes,
-        "modalities": {modality.name: {"unknown": modality.unknown} for modality in data.modalities},
+        "modalities": {
+            modality.name: {"unknown": modality.unknown, "encoder": modality.encoder, "standard": True}
+            for modality in data.modalities
+        },
         "arrays_sha256": _sha256(folder / "arrays.safetensors"),
         "fingerprint": data.graph.fingerprint,
     }
@@ -207,7 +157,8 @@ def load_prepared(folder: Path | str) -> LinkData:
     folder = Path(folder)
     try:
         described: dict[str, Any] = json.loads((folder / "vocabulary.json").read_text(encoding="utf-8"))
-        arrays = load_file(folder / "arrays.safetensors")
+        # The flavour for torch maps the file: all processes share its pages. The one for NumPy would copy it.
+        arrays = {name: tensor.numpy() for name, tensor in load_file(folder / "arrays.safetensors").items()}
         found = _sha256(folder / "arrays.safetensors")
     except (OSError, ValueError, SafetensorError) as error:
         raise DataError(f"{folder} is damaged: {error}", remedy="prepare it again", path=str(folder)) from error
@@ -217,6 +168,9 @@ def load_prepared(folder: Path | str) -> LinkData:
             remedy="prepare it again",
             path=str(folder),
         )
+    for name, array in arrays.items():
+        if name not in ("train", "valid"):
+            array.flags.writeable = False  # features are shared by all trials and written by none
     graph = KnowledgeGraph(
         Vocabulary(tuple(described["entities"])), Vocabulary(tuple(described["relations"]), "relation"),
         arrays["train"], arrays["valid"], None, tuple(described["notes"]), described["source"],

@@ -6,6 +6,7 @@ Shapes: `B` queries, `N` entities, `R` relations (2R with inverses), `M` branche
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -50,7 +51,7 @@ class ModalityTable(nn.Module):
         self.complete = bool(mask.all())
         self.register_buffer("mask", mask)
         self.mask: Tensor
-        features = torch.from_numpy(modality.standardised())
+        features = _shared_tensor(modality.standardised())
         projection = nn.Linear(modality.width, width)
         nn.init.normal_(projection.weight, std=(modality.width * width) ** -0.5)  # rows of unit length: first scores of order 1
         nn.init.zeros_(projection.bias)
@@ -84,6 +85,13 @@ class ModalityTable(nn.Module):
         else:
             filler = torch.zeros((), dtype=projected.dtype, device=projected.device)
         return torch.where(self.mask[:, None], projected, filler)
+
+
+def _shared_tensor(array: np.ndarray) -> Tensor:
+    """A tensor on the array's own memory, read-only or not: features are never written to, and may be a file all trials map."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The given NumPy array is not writable")
+        return torch.from_numpy(array)
 
 
 class Imf(nn.Module):

@@ -98,8 +98,8 @@ def test_damaged_and_repeated_pictures_are_told(folder: Path) -> None:
     data = made(folder)
     image, index = data.modalities[0], data.graph.entities.index
     assert not image.mask[index["Paris"]] and image.mask.sum() == 2
-    assert data.notes[0] == "image: 1 further pictures of entities that already have one ignored"
-    assert data.notes[1].startswith("image: 1 of 3 pictures cannot be read and count as missing (Paris.png: ")
+    assert data.notes[0] == "image: 1 entities have several pictures; the features are their mean"
+    assert data.notes[1].startswith("image: 1 of 4 pictures cannot be read and count as missing (Paris.png: ")
 
 
 def test_many_damaged_pictures_are_counted_not_listed(folder: Path) -> None:
@@ -128,15 +128,17 @@ def test_pictures_of_others_are_told(folder: Path) -> None:
         (folder / "images" / f"{name}.png").rename(folder / "images" / f"{name}-1.png")
     data = made(folder)
     assert [modality.name for modality in data.modalities] == ["text", "x"]
-    assert data.notes == ("image: none of the 4 pictures in images/ carries the name of an entity",)
+    assert data.notes == ("image: none of the 4 names of pictures in images/ is an entity",)
 
 
 def test_ready_made_features_replace_a_view(folder: Path) -> None:
     Modality("text", np.ones((5, 3), np.float32), np.ones(5, bool)).save(folder / "modalities" / "text.safetensors", NAMES)
     (folder / "modalities" / ".DS_Store").write_bytes(b"\x00")
+    (folder / "descriptions.tsv").write_text("no tab: would be refused, were it read\n")
     data = made(folder)
     assert data.select(("text",))[0].width == 3
-    assert data.notes == ("text: the features of modalities/text.safetensors are used instead of the view built before",)
+    assert data.notes == ("text: ready-made features are used, not descriptions.tsv",)
+    assert [modality.name for modality in data.modalities] == ["image", "text", "x"]
 
 
 @pytest.mark.parametrize(
@@ -199,8 +201,9 @@ def test_round_trip(folder: Path, tmp_path: Path) -> None:
     assert again.graph.fingerprint == data.graph.fingerprint
     for before, after in zip(data.modalities, again.modalities, strict=True):
         assert (before.name, before.unknown) == (after.name, after.unknown)
-        assert np.array_equal(before.matrix, after.matrix)
+        assert np.array_equal(before.standardised(), after.standardised())
         assert np.array_equal(before.mask, after.mask)
+        assert before.encoder == after.encoder
 
 
 def test_the_test_split_is_not_in_it(folder: Path, tmp_path: Path) -> None:

@@ -97,8 +97,9 @@ def test_a_wrong_line_names_file_and_line(tmp_path: Path, line: str, message: st
 @pytest.mark.parametrize(
     ("files", "message"),
     [
-        ({}, "holds neither train.tsv, train.txt nor train2id.txt"),
-        ({"train.tsv": "a\tr\tb\n"}, "has no valid.tsv"),
+        ({}, "holds neither train.tsv, train.txt, train.nt nor train2id.txt"),
+        ({"train.tsv": "a\tr\tb\n"}, "has no valid.tsv, and no training triple can be spared for it"),
+        ({"train.tsv": "a\tr\tb\n", "valid.tsv": "\n"}, "the validation file holds no triple"),
         ({"train.tsv": "", "valid.tsv": VALID}, "has no training triple"),
         ({"train.tsv": "a\tr\tb\n", "valid.tsv": VALID, "entities.txt": "a\nb\n"}, "'c' is missing in entities.txt"),
         ({"train.tsv": "a\tr\tb\n", "valid.tsv": VALID, "entities.txt": "a\nb\na\n"}, "entity listed twice (first in line 1)"),
@@ -188,9 +189,11 @@ def test_openke_ids_come_in_any_order(tmp_path: Path) -> None:
     ("changed", "message", "line"),
     [
         ({"train2id": "5\n0 1 0\n2 1 1\n0 2 1\n"}, "the count does not agree with 3 rows", 1),
-        ({"train2id": "0 1 0\n2 1 1\n"}, "no count in the first line", 1),
-        ({"train2id": ""}, "no count in the first line", 1),
-        ({"train2id": "\u00b2\n0 1 0\n"}, "no count in the first line", 1),
+        ({"train2id": ""}, "the file is empty", 1),
+        ({"train2id": "\u00b2\n0 1 0\n"}, "neither a count nor three ids", 1),
+        ({"entity2id": ""}, "the file is empty", 1),
+        ({"entity2id": "three\n"}, "neither a count nor a name and its id", 1),
+        ({"train2id": f"1\n0 1 {'9' * 5000}\n"}, "no three ids", 2),
         ({"train2id": "2\n0 1 0\n2 1\n"}, "no three ids", 3),
         ({"train2id": "2\n0 1 0\n2 -1 0\n"}, "no three ids", 3),
         ({"train2id": "2\n0 1 0\n2 \u00b2 0\n"}, "no three ids", 3),
@@ -201,7 +204,7 @@ def test_openke_ids_come_in_any_order(tmp_path: Path) -> None:
         ({"entity2id": "3\nNew York\t0\nUSA\t1\nParis\t3\n"}, "id out of range 0..2", 4),
         ({"entity2id": "3\nNew York\t0\nUSA\t1\nParis\t1\n"}, "id used twice (also by 'USA')", 4),
         ({"entity2id": "3\nNew York\t0\nUSA\nParis\t2\n"}, "no `name id` pair", 3),
-        ({"entity2id": "3\nUSA\t0\nUSA\t1\nParis\t2\n"}, "two ids for the name 'USA'", None),
+        ({"entity2id": "3\nUSA\t0\nUSA\t1\nParis\t2\n"}, "two ids for the name (also 0) (found 'USA')", 3),
     ],
 )
 def test_openke_faults_name_file_and_line(tmp_path: Path, changed: dict[str, str], message: str, line: int | None) -> None:
@@ -223,7 +226,7 @@ def test_openke_test_faults_show_when_it_is_opened(tmp_path: Path) -> None:
 def test_openke_without_valid(tmp_path: Path) -> None:
     folder = openke_folder(tmp_path)
     (folder / "valid2id.txt").unlink()
-    with pytest.raises(DataError, match=r"has no valid2id\.txt"):
+    with pytest.raises(DataError, match=r"has no valid2id\.txt, and no training triple can be spared"):
         read_graph(folder)
 
 
@@ -234,7 +237,10 @@ def test_mkg_y(shared_dir: Path) -> None:
     graph = read_graph(shared_dir / "data" / "MKG-Y")
     assert (graph.num_entities, graph.num_relations) == (15_000, 28)
     assert (len(graph.train), len(graph.valid), len(graph.open_test())) == (21_310, 2_665, 2_663)
-    assert graph.notes == ()
+    assert graph.notes == (
+        "371 unseen entities in 400 validation triples: kept, ranked among 15,000 entities (data.unseen=drop leaves them out)",
+    )
+    assert graph.test_notes == ("383 unseen entities in 410 test triples: kept",)
 
 
 def test_db15k_validation_is_contaminated_and_says_so(shared_dir: Path) -> None:

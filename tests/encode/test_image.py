@@ -1,17 +1,16 @@
-"""Image features and the finding of image files: deterministic, similar for similar pictures, damaged files named."""
+"""Bitmap features of pictures: deterministic, similar for similar pictures, damaged files named."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from urllib.parse import quote
 
 import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
 from imf_core.encode.base import Encoder
-from imf_core.encode.image import BitmapImageEncoder, find_images
-from imf_core.errors import DataError
+from imf_core.encode.image import BitmapImageEncoder
+from imf_core.encode.pictures import Pictures
 
 
 @pytest.fixture
@@ -130,34 +129,21 @@ def test_few_or_equal_pictures(shapes):
 
 
 def test_encoder_keeps_the_interface():
-    encoder: Encoder[Path] = BitmapImageEncoder()
+    encoder: Encoder[Pictures] = BitmapImageEncoder()
     assert encoder.name
 
 
-def touch(folder: Path, *names: str) -> None:
-    for name in names:
-        (folder / name).write_bytes(b"")
-
-
-def test_files_are_matched_by_name(tmp_path):
-    names = ["St. John", "AC/DC", "100%25", "Zürich", "<http://x.org/a_b>", "nothing"]
-    touch(tmp_path, "St. John.PNG", f"{quote('AC/DC', safe='')}.jpg", "100%25.gif", "Zu\u0308rich.webp",
-          f"{quote('<http://x.org/a_b>', safe='')}.jpeg", "stranger.png", "readme.txt", "._St. John.png", ".DS_Store")
-    files = find_images(tmp_path, names)
-    found = [path.name if path else None for path in files.paths]
-    address = "%3Chttp%3A%2F%2Fx.org%2Fa_b%3E.jpeg"
-    assert found == ["St. John.PNG", "AC%2FDC.jpg", "100%25.gif", "Zu\u0308rich.webp", address, None]
-    assert all(path is None or path.exists() for path in files.paths)
-    assert (files.unknown, files.repeated) == (1, 0)
-
-
-def test_second_picture_of_an_entity_is_counted(tmp_path):
-    touch(tmp_path, "a.gif", "a.jpg", "a.png", "b.webp")
-    files = find_images(tmp_path, ["b", "a"])
-    assert files.paths == [tmp_path / "b.webp", tmp_path / "a.png"]
-    assert (files.unknown, files.repeated) == (0, 2)
-
-
-def test_folder_that_is_not_there(tmp_path):
-    with pytest.raises(DataError, match="cannot be listed"):
-        find_images(tmp_path / "absent", ["a"])
+def test_several_pictures_of_an_entity_count_as_their_mean(shapes, tmp_path):
+    (tmp_path / "broken.png").write_bytes(b"")
+    encoder = BitmapImageEncoder(width=4)
+    alone, _ = encoder.encode(shapes)
+    twice, mask = encoder.encode([(path, path) for path in shapes])
+    assert mask.all()
+    assert np.allclose(twice, alone, atol=1e-5)
+    mixed, mask = encoder.encode([(tmp_path / "broken.png", shapes[0]), *shapes[1:], ()])
+    assert mask.tolist() == [True] * len(shapes) + [False]
+    assert np.allclose(mixed[:-1], alone, atol=1e-5)
+    assert [path.name for path, _ in encoder.rejected] == ["broken.png"]
+    # One between two lies between them.
+    pair, _ = encoder.encode([shapes[0], (shapes[0], shapes[10]), *shapes[10:]])
+    assert np.linalg.norm(pair[1] - pair[0]) < np.linalg.norm(pair[2] - pair[0])

@@ -1,0 +1,159 @@
+"""`imf encode`: features of a graph's texts and pictures, extracted once and written beside the graph."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import time
+import uuid
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from imf_core.commands.terminal import terminal
+from imf_core.config import Config, DataConfig
+from imf_core.data.bundled import BUNDLED
+from imf_core.data.features import read_features
+from imf_core.data.files import GraphFiles
+from imf_core.data.prepared import resolve
+from imf_core.data.readers import read_graph
+from imf_core.data.views import DESCRIPTIONS, IMAGES, View, image_view, text_view
+from imf_core.encode.registry import AUTO, BITMAP, NGRAMS, NONE, automatic
+from imf_core.errors import ConfigError, DataError
+
+
+def encode(
+    data: Annotated[str, typer.Argument(metavar="DIR", help="Graph folder, or the bundled data set `unicode` with --out.")],
+    text: Annotated[str, typer.Option(help="auto, none, ngrams, minilm, or a transformers model: folder or hub name.")] = AUTO,
+    image: Annotated[
+        str,
+        typer.Option(help="auto, none, bitmap, efficientnet-lite0, vgg16[:FILE], timm:NAME[:FILE], or a transformers model."),
+    ] = AUTO,
+    text_pooling: Annotated[str, typer.Option(help="auto, mean, cls or pooler.")] = AUTO,
+    out: Annotated[Path | None, typer.Option(help="Folder for the feature files; default: DIR/modalities.")] = None,
+    strict: Annotated[bool, typer.Option("--strict", help="End with status 1 where a picture cannot be read.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace feature files that no encoder of ours wrote.")] = False,
+) -> None:
+    """Turn descriptions.tsv and images/ into modalities/text.safetensors and modalities/image.safetensors.
+
+    Training uses these files where they are. What was extracted is kept by content: a second run costs nothing, and a killed
+    one goes on.
+
+    Example: imf encode mygraph --text minilm --image efficientnet-lite0
+    """
+    console = terminal()
+    folder = resolve(data)
+    if out is None and not Path(data).is_dir() and data in BUNDLED:
+        raise ConfigError(
+            f"features in the bundled data set {data} would change it for every search",
+            remedy="give --out, or search with --set data.text_encoder=minilm data.image_encoder=efficientnet-lite0", key="out",
+        )
+    views = (("image", image_view, IMAGES, image != NONE), ("text", text_view, DESCRIPTIONS, text != NONE))
+    for name, _, source, wanted in views:
+        if wanted and not (folder / source).exists():
+            console.print(f"{name}: there is no {source} in {folder}", soft_wrap=True)
+    found = [(name, build) for name, build, source, wanted in views if wanted and (folder / source).exists()]
+    if not found:
+        raise DataError(
+            f"nothing to encode in {folder}",
+            remedy=f"put entity<TAB>text lines into {DESCRIPTIONS}, or pictures named as entities into {IMAGES}/",
+            path=str(folder),
+        )
+    target = _writable(out if out is not None else folder / "modalities", out is None)
+    config = _config(console, folder, text, image, text_pooling)
+    graph = read_graph(GraphFiles.of(config, folder))
+    console.print(graph.describe())
+    rejected = 0
+    for name, build in found:
+        started = time.monotonic()
+        view = build(config, folder, graph)
+        _tell(console, name, view, graph.num_entities, time.monotonic() - started)
+        rejected += len(view.rejected)
+        if view.modality is not None:
+            _write(console, target / f"{name}.safetensors", view, graph.entities.names, force)
+    if rejected and strict:
+        raise typer.Exit(1)
+
+
+def _writable(target: Path, own: bool) -> Path:
+    try:
+        target.mkdir(parents=True, exist_ok=True)
+        probe = target / f".{uuid.uuid4().hex}"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        remedy = "give a folder that can be written: --out FOLDER" if own else "give another --out"
+        raise DataError(f"{target} cannot be written: {error.strerror}", remedy=remedy, path=str(target)) from error
+    return target
+
+
+def _config(console: Console, folder: Path, text: str, image: str, pooling: str) -> DataConfig:
+    """Settings of the views; what `auto` stands for is said."""
+    found = automatic()
+    values = {"data.path": str(folder), "data.text_pooling": pooling}
+    for kind, asked, chosen, built_in in (("text", text, found[0], NGRAMS), ("image", image, found[1], BITMAP)):
+        if asked == AUTO:
+            why = "installed"
+            if chosen == built_in:
+                why = "built in; pip install 'imf-search[demo-encoders]' brings a pretrained one"
+            console.print(f"{kind} encoder: {chosen} ({why})", soft_wrap=True)
+        values[f"data.{kind}_encoder"] = {AUTO: chosen, NONE: built_in}.get(asked, asked)
+    return Config().updated(values, source="imf encode").data
+
+
+def _tell(console: Console, name: str, view: View, num_entities: int, seconds: float) -> None:
+    """Coverage, what was cut, and each file that cannot be read."""
+    present = 0 if view.modality is None else int(view.modality.mask.sum())
+    line = f"{'images' if name == 'image' else name} {present:,} of {num_entities:,}"
+    line += f" ({view.blank:,} empty)" if view.blank else ""
+    line += f", {view.unknown:,} unknown id{'s' if view.unknown > 1 else ''}" if view.unknown else ""
+    line += f"; {view.modality.width:,} wide, {view.modality.encoder}, {seconds:.1f} s" if view.modality is not None else ""
+    console.print(line, soft_wrap=True)
+    done = view.extracted
+    if done is not None and name == "text":
+        console.print(f"  truncated {done.truncated:,} of {done.items:,}, blank {done.blank:,} of {done.items:,}")
+    if done is not None:
+        console.print(f"  encoded now: {done.encoded:,} of {done.items:,}; kept in {done.path.parent}", soft_wrap=True)
+    if view.several:
+        console.print(f"  {view.several:,} entities have several pictures; the features are their mean")
+    for path, reason in view.rejected:
+        console.print(f"  not used: {path}: {reason}", soft_wrap=True)
+
+
+def _write(console: Console, path: Path, view: View, entities: tuple[str, ...], force: bool) -> None:
+    """Put the feature file in its place, in one step; features of the user's own are not replaced unasked."""
+    assert view.modality is not None
+    matrix = view.modality.matrix
+    key = view.extracted.key if view.extracted is not None else hashlib.sha256(matrix.tobytes()).hexdigest()[:32]
+    if path.exists():
+        facts = _facts(path, force)
+        if facts.get("key") == key:
+            console.print(f"  {path} holds them already", soft_wrap=True)
+            return
+        if "encoder" not in facts and not force:
+            raise DataError(
+                f"{path} is there and was not written by `imf encode`", remedy="--force replaces it; --out writes elsewhere",
+                path=str(path),
+            )
+    if view.extracted is None:
+        view.modality.save(path, entities, {"encoder": view.modality.encoder, "key": key})
+    else:
+        scratch = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+        try:
+            shutil.copyfile(view.extracted.path, scratch)
+            os.replace(scratch, path)
+        finally:
+            scratch.unlink(missing_ok=True)
+    console.print(f"  written: {path}", soft_wrap=True)
+
+
+def _facts(path: Path, force: bool) -> dict[str, str]:
+    try:
+        return dict(read_features(path).facts)
+    except DataError:
+        if force:
+            return {}
+        raise

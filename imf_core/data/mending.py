@@ -1,0 +1,178 @@
+"""From the lines of a graph to a graph to train on: repeats merged, a validation split found, unseen entities dealt with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+
+from imf_core.data.graph import KnowledgeGraph, Vocabulary
+from imf_core.data.raw import RawGraph
+from imf_core.data.splits import carve, codes, distinct
+from imf_core.data.unseen import Policy, find_unseen, seen_in
+from imf_core.errors import DataError
+
+CARVE_SEED = 0
+_MOST_CARVED = 10_000
+
+
+class SplitOnDisk(Protocol):
+    """A split that stays in its file until it is asked for."""
+
+    def read(self, strangers: bool) -> np.ndarray:
+        """(T, 3) ids; unknown names are an error, or (`strangers`) have ids from N and R on."""
+
+
+@dataclass
+class TestSplit:
+    """Reads the test split when it is called, treats its unseen entities by the policy and keeps a note on them.
+
+    Args:
+        on_disk: the split's file.
+        policy: `data.unseen`.
+        seen_entities, seen_relations: (N,) and (R,) bool, it occurs in a training triple.
+        source: where the graph is from, for messages.
+    """
+
+    __test__ = False  # no test of pytest's, though its name begins like one
+
+    on_disk: SplitOnDisk
+    policy: Policy
+    seen_entities: np.ndarray
+    seen_relations: np.ndarray
+    source: str
+    notes: tuple[str, ...] = field(default=(), init=False)
+
+    def __call__(self) -> np.ndarray:
+        """(T, 3) int64 test triples.
+
+        Raises:
+            DataError: the file cannot be used, or the policy leaves nothing of it.
+        """
+        triples = self.on_disk.read(strangers=self.policy == "drop")
+        kept, note = apply_policy("test", triples, self.policy, self.seen_entities, self.seen_relations, self.source)
+        self.notes = (note,) if note else ()
+        return kept
+
+
+def mended(raw: RawGraph, test: SplitOnDisk | None, policy: Policy, validation_name: str = "valid.tsv") -> KnowledgeGraph:
+    """The graph to train on; its notes say what was done.
+
+    Args:
+        raw: the lines of train and, where there is such a file, of valid.
+        test: the test split.
+        policy: `data.unseen`.
+        validation_name: what a validation file would be called, for messages.
+
+    Raises:
+        DataError: no training triple, nothing to validate on.
+    """
+    num_entities, num_relations = len(raw.entities), len(raw.relations)
+    notes = list(raw.notes)
+    if not len(raw.train):
+        raise DataError(
+            f"{raw.source} has no training triple", remedy="put head<TAB>relation<TAB>tail lines into train.tsv",
+            path=raw.source,
+        )
+    train = distinct(raw.train, num_entities, num_relations)
+    if len(train) < len(raw.train):
+        notes.append(f"{len(raw.train) - len(train):,} repeated training lines merged")
+    if raw.valid is None:
+        train, valid = _carved(train, num_entities, num_relations, raw.source, validation_name)
+        notes.append(f"no {validation_name}: {len(valid):,} triples set aside from train as validation (seed {CARVE_SEED})")
+    else:
+        valid = _validation(raw.valid, train, num_entities, num_relations, raw.source, notes)
+    seen_entities, seen_relations = seen_in(train, num_entities, num_relations)
+    valid, note = apply_policy("valid", valid, policy, seen_entities, seen_relations, raw.source)
+    if note:
+        notes.append(note)
+    entities, relations = raw.entities, raw.relations
+    if policy == "drop":
+        # Ids close up: what training lacks is no candidate.
+        train = _renumbered(train, seen_entities, seen_relations)
+        entities, relations = _only(entities, seen_entities), _only(relations, seen_relations)
+    reader = TestSplit(test, policy, seen_entities, seen_relations, raw.source) if test is not None else None
+    return KnowledgeGraph(entities, relations, train, valid, reader, tuple(notes), raw.source)
+
+
+def apply_policy(
+    split: str, triples: np.ndarray, policy: Policy, seen_entities: np.ndarray, seen_relations: np.ndarray, source: str
+) -> tuple[np.ndarray, str]:
+    """The triples of a split that are used, and a note on the others; under `drop` in ids without what training lacks.
+
+    Args:
+        split: `valid` or `test`.
+        triples: (T, 3); ids from N and R on stand for names that the vocabularies lack.
+        policy: `data.unseen`.
+        seen_entities, seen_relations: (N,) and (R,) bool.
+        source: where the graph is from, for messages.
+
+    Raises:
+        DataError: nothing is left.
+    """
+    seen_entities = _lengthened(seen_entities, triples[:, [0, 2]])
+    seen_relations = _lengthened(seen_relations, triples[:, 1])
+    unseen = find_unseen(split, triples, seen_entities, seen_relations)
+    note = unseen.note(policy, len(seen_entities))
+    if policy == "keep":
+        return triples, note
+    kept = triples[~unseen.in_either]
+    if len(triples) and not len(kept):
+        raise DataError(
+            f"{source}: {note}; nothing is left of {split}",
+            remedy="set data.unseen=keep, or split the triples so that train holds their entities and relations", path=source,
+        )
+    return _renumbered(kept, seen_entities, seen_relations), note
+
+
+def _carved(
+    train: np.ndarray, num_entities: int, num_relations: int, source: str, validation_name: str
+) -> tuple[np.ndarray, np.ndarray]:
+    count = min(_MOST_CARVED, max(1, len(train) // 10))
+    kept, aside = carve(train, count, num_entities, num_relations, CARVE_SEED)
+    if not len(aside):
+        raise DataError(
+            f"{source} has no {validation_name}, and no training triple can be spared for it: each holds the only mention of "
+            "an entity or a relation", remedy=f"add {validation_name}: epochs and settings are chosen on it", path=source,
+        )
+    return kept, aside
+
+
+def _validation(
+    lines: np.ndarray, train: np.ndarray, num_entities: int, num_relations: int, source: str, notes: list[str]
+) -> np.ndarray:
+    if not len(lines):
+        raise DataError(
+            f"{source}: the validation file holds no triple",
+            remedy="add triples, or remove the file: a tenth of train is then set aside", path=source,
+        )
+    valid = distinct(lines, num_entities, num_relations)
+    if len(valid) < len(lines):
+        notes.append(f"{len(lines) - len(valid):,} repeated validation lines merged")
+    known = np.isin(codes(valid, num_entities, num_relations), codes(train, num_entities, num_relations))
+    if known.any():
+        notes.append(
+            f"{int(known.sum()):,} of {len(valid):,} validation triples are training triples: the validation score is too good"
+        )
+    return valid
+
+
+def _only(vocabulary: Vocabulary, seen: np.ndarray) -> Vocabulary:
+    if seen.all():
+        return vocabulary
+    return Vocabulary(tuple(name for name, kept in zip(vocabulary.names, seen.tolist()) if kept), vocabulary.kind)
+
+
+def _renumbered(triples: np.ndarray, seen_entities: np.ndarray, seen_relations: np.ndarray) -> np.ndarray:
+    """In ids that count the seen ones alone."""
+    if seen_entities.all() and seen_relations.all():
+        return triples
+    entity_ids, relation_ids = np.cumsum(seen_entities) - 1, np.cumsum(seen_relations) - 1
+    return np.stack([entity_ids[triples[:, 0]], relation_ids[triples[:, 1]], entity_ids[triples[:, 2]]], axis=1)
+
+
+def _lengthened(seen: np.ndarray, ids: np.ndarray) -> np.ndarray:
+    """With False for the ids that lie beyond."""
+    missing = int(ids.max(initial=-1)) + 1 - len(seen)
+    return np.append(seen, np.zeros(missing, dtype=bool)) if missing > 0 else seen

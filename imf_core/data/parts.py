@@ -1,0 +1,69 @@
+"""The triples of one file in the file's own numbering, and how several files come to share one numbering."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from imf_core.data.graph import Vocabulary
+
+
+@dataclass(frozen=True)
+class Part:
+    """What one file of names holds.
+
+    Args:
+        entities: its names in the order of first appearance, row by row, head before tail.
+        relations: the same for relations.
+        triples: (T, 3) int64 head, relation, tail: positions in these tuples, one row a line.
+        literals: statements left out because their object is a literal.
+    """
+
+    entities: tuple[str, ...]
+    relations: tuple[str, ...]
+    triples: np.ndarray
+    literals: int = 0
+
+    def renumbered(self, entities: Vocabulary, relations: Vocabulary) -> tuple[np.ndarray, list[str]]:
+        """The triples in the numbering of two vocabularies.
+
+        Returns:
+            (T, 3) int64, and the names that the vocabularies lack; these have ids from N or R on, in this order.
+        """
+        entity_ids, strangers = _positions(self.entities, entities)
+        relation_ids, strange_relations = _positions(self.relations, relations)
+        if _counts_up(entity_ids) and _counts_up(relation_ids):
+            return self.triples, strangers + strange_relations  # the common case of a training file: nothing is copied
+        triples = np.empty_like(self.triples)
+        for column, ids in enumerate((entity_ids, relation_ids, entity_ids)):
+            triples[:, column] = ids[self.triples[:, column]]
+        return triples, strangers + strange_relations
+
+
+def merged(kind: str, parts: Iterable[Sequence[str]]) -> Vocabulary:
+    """All names of several files, in the order of first appearance."""
+    names: dict[str, None] = {}
+    for part in parts:
+        names.update(dict.fromkeys(part))
+    return Vocabulary(tuple(names), kind)
+
+
+def _positions(names: Sequence[str], vocabulary: Vocabulary) -> tuple[np.ndarray, list[str]]:
+    if names is vocabulary.names:
+        return np.arange(len(names), dtype=np.int64), []
+    index = vocabulary.index
+    strangers: list[str] = []
+    ids = np.empty(len(names), dtype=np.int64)
+    for position, name in enumerate(names):
+        found = index.get(name)
+        if found is None:
+            found = len(vocabulary) + len(strangers)
+            strangers.append(name)
+        ids[position] = found
+    return ids, strangers
+
+
+def _counts_up(ids: np.ndarray) -> bool:
+    return bool((ids == np.arange(len(ids))).all())

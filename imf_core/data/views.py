@@ -1,0 +1,181 @@
+"""The views of a graph's entities that are built from its folder: texts and pictures, read by the encoders of the settings."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from imf_core.config import DataConfig
+from imf_core.data.files import GraphFiles
+from imf_core.data.graph import KnowledgeGraph
+from imf_core.data.lines import read_lines
+from imf_core.data.modality import Modality
+from imf_core.data.ntriples import literal_texts
+from imf_core.encode.image import BitmapImageEncoder
+from imf_core.encode.pictures import find_images
+from imf_core.encode.registry import image_encoder, text_encoder
+from imf_core.encode.store import Extracted, FeatureStore
+from imf_core.encode.text import NgramTextEncoder, readable
+from imf_core.errors import DataError
+
+DESCRIPTIONS, IMAGES = "descriptions.tsv", "images"
+_LISTED = 5  # damaged pictures named in a note
+
+
+@dataclass(frozen=True)
+class View:
+    """A modality that was built, and what there is to know about it.
+
+    Args:
+        modality: None where there is nothing to build it from, or nothing of it can be used.
+        notes: what the user should know.
+        items: texts, or picture files of entities.
+        blank: texts with nothing to read.
+        unknown: names of texts or pictures that are no entity.
+        several: entities with more than one picture.
+        rejected: picture files that cannot be read, and why.
+        extracted: where a pretrained encoder was used: the entry of the feature store.
+        failure: why nothing of what is there can be used.
+    """
+
+    modality: Modality | None
+    notes: tuple[str, ...] = ()
+    items: int = 0
+    blank: int = 0
+    unknown: int = 0
+    several: int = 0
+    rejected: tuple[tuple[Path, str], ...] = ()
+    extracted: Extracted | None = None
+    failure: DataError | None = None
+
+    def usable(self) -> View:
+        """The view itself.
+
+        Raises:
+            DataError: nothing of what is there can be used.
+        """
+        if self.failure is not None:
+            raise self.failure
+        return self
+
+
+def text_source(config: DataConfig, folder: Path) -> str:
+    """What the texts are read from: `names`, `descriptions`, `literals`, or `none`."""
+    if config.text == "auto":
+        return "descriptions" if (folder / DESCRIPTIONS).exists() else "none"
+    return config.text
+
+
+def text_view(config: DataConfig, folder: Path, graph: KnowledgeGraph) -> View:
+    """The modality `text`.
+
+    Raises:
+        DataError: a line that cannot be used, or no such encoder.
+    """
+    source = text_source(config, folder)
+    if source == "none":
+        return View(None)
+    texts, unknown = _texts(source, config, folder, graph)
+    entities = graph.entities.names
+    encoder = text_encoder(config.text_encoder, pooling=config.text_pooling, width=config.text_width)
+    found = [row for row, text in enumerate(texts) if text is not None]
+    blank = sum(not (texts[row] or "").strip() for row in found)
+    if len(found) == blank:
+        place = folder / DESCRIPTIONS if source == "descriptions" else folder
+        failure = DataError(
+            f"{place} describes none of the {graph.num_entities:,} entities ({unknown:,} lines of unknown names)",
+            remedy="write entity<TAB>text with the graph's names, or set data.text=names or data.text=none", path=str(place),
+        )
+        return View(None, items=len(found), blank=blank, unknown=unknown, failure=failure)
+    if isinstance(encoder, NgramTextEncoder):
+        matrix, mask = encoder.encode(texts)
+        made = Modality("text", matrix, mask, unknown, encoder.name)
+        return View(made, items=len(found), blank=blank, unknown=unknown)
+    extracted = FeatureStore().extract(encoder, [entities[row] for row in found], [texts[row] or "" for row in found])
+    told = f"truncated {extracted.truncated:,} of {extracted.items:,}, blank {extracted.blank:,} of {extracted.items:,}"
+    notes = (f"text: {told}",) if extracted.truncated or extracted.blank else ()
+    made = _modality("text", extracted, entities, unknown)
+    return View(made, notes, len(found), extracted.blank, unknown, extracted=extracted)
+
+
+def _texts(source: str, config: DataConfig, folder: Path, graph: KnowledgeGraph) -> tuple[list[str | None], int]:
+    """A text for each of the N entities, None where there is none; and the number of texts of unknown names."""
+    if source == "names":
+        return [readable(name) for name in graph.entities.names], 0
+    if source == "literals":
+        said = literal_texts(GraphFiles.of(config, folder))
+        return [said.get(name) for name in graph.entities.names], sum(name not in graph.entities.index for name in said)
+    texts: list[str | None] = [None] * graph.num_entities
+    unknown = 0
+    descriptions = folder / DESCRIPTIONS
+    for number, line in read_lines(descriptions):
+        name, separator, text = line.partition("\t")
+        if not separator:
+            raise DataError.at(
+                descriptions, number, "no tab between entity and text", value=line[:80], remedy="write entity<TAB>text"
+            )
+        position = graph.entities.index.get(name)
+        if position is None:
+            unknown += 1
+        elif texts[position] is not None:
+            raise DataError.at(descriptions, number, "a second text for the entity", value=name, remedy="join the two lines")
+        else:
+            texts[position] = text.replace("\t", " ")
+    return texts, unknown
+
+
+def image_view(config: DataConfig, folder: Path, graph: KnowledgeGraph) -> View:
+    """The modality `image`, where there are pictures; of several pictures of an entity the mean.
+
+    Raises:
+        DataError: the folder cannot be listed, or no such encoder.
+    """
+    pictures = folder / IMAGES
+    if config.images == "none" or not pictures.is_dir():
+        return View(None)
+    entities = graph.entities.names
+    files = find_images(pictures, entities)
+    if not files.count:
+        note = f"image: none of the {files.unknown:,} names of pictures in images/ is an entity"
+        return View(None, (note,), unknown=files.unknown)
+    encoder = image_encoder(config.image_encoder, width=config.image_width)
+    extracted: Extracted | None = None
+    modality: Modality | None = None
+    if isinstance(encoder, BitmapImageEncoder):
+        matrix, mask = encoder.encode(files.paths)
+        rejected = encoder.rejected
+        if mask.any():
+            modality = Modality("image", matrix, mask, files.unknown, encoder.name)
+    else:
+        found = [row for row, paths in enumerate(files.paths) if paths]
+        extracted = FeatureStore().extract(encoder, [entities[row] for row in found], [files.paths[row] for row in found])
+        rejected = [(files.paths[graph.entities.index[name]][place], reason) for name, place, reason in extracted.rejected]
+        if extracted.features.names:
+            modality = _modality("image", extracted, entities, files.unknown)
+    failure = None
+    if modality is None:
+        path, reason = rejected[0]
+        failure = DataError(
+            f"{pictures}: none of the {files.count:,} pictures can be read (first: {path.name}: {reason})",
+            remedy="replace them, or set data.images=none to go without pictures", path=str(pictures),
+        )
+    notes = []
+    if files.several:
+        notes.append(f"image: {files.several:,} entities have several pictures; the features are their mean")
+    if rejected:
+        listed = "; ".join(f"{path.name}: {reason}" for path, reason in rejected[:_LISTED])
+        more = f"; and {len(rejected) - _LISTED:,} more" if len(rejected) > _LISTED else ""
+        notes.append(
+            f"image: {len(rejected):,} of {files.count:,} pictures cannot be read and count as missing ({listed}{more})"
+        )
+    return View(
+        modality, tuple(notes), files.count, unknown=files.unknown, several=files.several, rejected=tuple(rejected),
+        extracted=extracted, failure=failure,
+    )
+
+
+def _modality(name: str, extracted: Extracted, entities: Sequence[str], unknown: int) -> Modality:
+    features = extracted.features
+    made = Modality.aligned(name, features.matrix, features.names, entities, encoder=features.facts["encoder"])
+    return replace(made, unknown=unknown)

