@@ -226,6 +226,10 @@ def test_openke_test_faults_show_when_it_is_opened(tmp_path: Path) -> None:
 def test_openke_without_valid(tmp_path: Path) -> None:
     folder = openke_folder(tmp_path)
     (folder / "valid2id.txt").unlink()
+    graph = read_graph(folder)  # of the three training triples one can go without taking an entity or a relation along
+    assert (graph.train.tolist(), graph.valid.tolist()) == ([[0, 0, 1], [0, 1, 2]], [[2, 1, 1]])
+    assert graph.notes == ("no valid2id.txt: 1 triples set aside from train as validation (seed 0)",)
+    (folder / "train2id.txt").write_text("2\n0 1 0\n2 1 1\n")
     with pytest.raises(DataError, match=r"has no valid2id\.txt, and no training triple can be spared"):
         read_graph(folder)
 
@@ -240,7 +244,9 @@ def test_mkg_y(shared_dir: Path) -> None:
     assert graph.notes == (
         "371 unseen entities in 400 validation triples: kept, ranked among 15,000 entities (data.unseen=drop leaves them out)",
     )
-    assert graph.test_notes == ("383 unseen entities in 410 test triples: kept",)
+    assert graph.test_notes == (
+        "352 unseen entities in 388 test triples: kept, ranked among 15,000 entities (data.unseen=drop leaves them out)",
+    )
 
 
 def test_db15k_validation_is_contaminated_and_says_so(shared_dir: Path) -> None:
