@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from imf_core.commands.audit import audit_command
+from imf_core.commands.convert import convert
 from imf_core.commands.convert_features import convert_features
 from imf_core.commands.encode import encode
 from imf_core.commands.terminal import show_error, terminal
@@ -135,6 +136,7 @@ def show_config(preset_name: Annotated[str, typer.Option("--preset", help="paper
 
 app.command("audit")(audit_command)
 app.command()(encode)
+app.command()(convert)
 app.command("convert-features")(convert_features)
 
 

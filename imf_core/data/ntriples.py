@@ -18,7 +18,7 @@ import pyoxigraph
 from imf_core.data.files import GraphFiles
 from imf_core.data.lines import BYTE_ORDER_MARK, unreadable
 from imf_core.data.parts import Part
-from imf_core.data.terms import name_of
+from imf_core.data.terms import in_brackets, is_iri, name_of, term_of
 from imf_core.errors import DataError
 
 LITERALS_FILE = "literals.nt"
@@ -66,9 +66,7 @@ def literal_texts(source: Path | str | GraphFiles) -> dict[str, str]:
         DataError: no N-Triples file, or a line that cannot be used.
     """
     files = GraphFiles.at(source)
-    train = files.splits()["train"]
-    paths = [train.path] if train.format == "ntriples" else []
-    paths += [path for folder in files.folders() if (path := folder / LITERALS_FILE).exists()]
+    paths = _with_literals(files)
     if not paths:
         raise DataError(
             f"{files} has no N-Triples file, so it has no literals",
@@ -82,6 +80,22 @@ def literal_texts(source: Path | str | GraphFiles) -> dict[str, str]:
     return {subject: " ".join(found) for subject, found in texts.items()}
 
 
+def literal_lines(source: Path | str | GraphFiles) -> Iterator[str]:
+    """The statements that `literal_texts` reads, as lines of N-Triples that say the same; none where there is no such file.
+
+    Raises:
+        DataError: a line that cannot be used.
+    """
+    for path in _with_literals(GraphFiles.at(source)):
+        for triple in _triples(path):
+            if type(triple.object) is pyoxigraph.Literal:
+                subject, relation, text, _ = _statement(triple, {}, {})
+                known = is_iri(triple.object.datatype.value)  # another one could not be read back: its text counts
+                literal = triple.object if known else pyoxigraph.Literal(text)
+                terms = (in_brackets(term_of(name, kind)) for name, kind in ((subject, "entity"), (relation, "relation")))
+                yield f"{' '.join(terms)} {literal} ."
+
+
 def statements(path: Path) -> Iterator[Statement]:
     """The statements of a file, in its order; comments and blank lines are passed over.
 
@@ -90,6 +104,18 @@ def statements(path: Path) -> Iterator[Statement]:
     """
     names: dict[str, str] = {}
     relations: dict[str, str] = {}
+    for triple in _triples(path):
+        yield _statement(triple, names, relations)
+
+
+def _with_literals(files: GraphFiles) -> list[Path]:
+    """The files whose literals can serve as text."""
+    train = files.splits()["train"]
+    paths = [train.path] if train.format == "ntriples" else []
+    return paths + [path for folder in files.folders() if (path := folder / LITERALS_FILE).exists()]
+
+
+def _triples(path: Path) -> Iterator[Any]:
     try:
         handle = path.open("rb")
     except OSError as error:
@@ -101,19 +127,19 @@ def statements(path: Path) -> Iterator[Statement]:
             if before == 0:
                 data = data.removeprefix(BYTE_ORDER_MARK)
             lines = data.splitlines()  # at line feeds and carriage returns: the format knows both
-            for triple in _parsed(path, lines, before):
-                yield _statement(triple, names, relations)
+            yield from _parsed(path, lines, before)
             before += len(lines)
 
 
 def _parsed(path: Path, lines: list[bytes], before: int) -> list[Any]:
     """The triples of some lines; `before` lines of the file stand before them."""
+    said = [line for line in lines if line.lstrip()[:1] not in (b"", b"#")]
     try:
-        triples = _parse(b"\n".join(lines))
+        triples = _parse(b"\n".join(said))
     except SyntaxError:
         triples = None
     # A literal that runs over the end of its line swallows the next ones: then there are fewer triples than lines.
-    if triples is not None and len(triples) == sum(line.lstrip()[:1] not in (b"", b"#") for line in lines):
+    if triples is not None and len(triples) == len(said):
         return triples
     triples = []
     for number, line in enumerate(lines, before + 1):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from imf_core.data.lines import read_lines
+from imf_core.data.lines import read_lines, unreadable
 from imf_core.data.lists import as_id, no_count_note, split_count
 from imf_core.errors import DataError
 
@@ -22,7 +22,11 @@ def read_ids(path: Path, num_entities: int, num_relations: int) -> tuple[np.ndar
     Raises:
         DataError: a line that cannot be used, an id out of range, a count that is wrong.
     """
-    if path.exists() and path.stat().st_size >= _FAST_FROM:
+    try:
+        large = path.stat().st_size >= _FAST_FROM
+    except OSError as error:
+        raise unreadable(path, error) from error
+    if large:
         found = read_ids_fast(path)
         if found is not None and _in_range(found[0], num_entities, num_relations):
             return found
@@ -50,10 +54,17 @@ def read_ids_carefully(path: Path, num_entities: int, num_relations: int) -> tup
 
 
 def read_ids_fast(path: Path) -> tuple[np.ndarray, tuple[str, ...]] | None:
-    """By Apache Arrow; None where the careful reader has to look. Ranges are not checked here."""
+    """By Apache Arrow; None where the careful reader has to look. Ranges are not checked here.
+
+    Raises:
+        DataError: the file cannot be opened.
+    """
     from pyarrow import ArrowInvalid, BufferReader, csv, int64, py_buffer
 
-    data = path.read_bytes()
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise unreadable(path, error) from error
     if data.translate(None, _DIGITS_AND_SPACES) or data.count(b"\r") != data.count(b"\r\n"):
         return None  # Arrow would take signs and hexadecimals for ids, and a lone return for a line end
     first, _, _ = data.partition(b"\n")
@@ -71,8 +82,8 @@ def read_ids_fast(path: Path) -> tuple[np.ndarray, tuple[str, ...]] | None:
         )
     except ArrowInvalid:
         return None  # a line of other than three ids, or nothing but the count
-    if counted and int(first) != len(table):
-        return None
+    if int(first) != len(table) if counted else not len(table):
+        return None  # cut short, or nothing but blank lines
     triples = np.stack([table[name].to_numpy() for name in ("head", "relation", "tail")], axis=1)
     return triples, () if counted else (no_count_note(path),)
 

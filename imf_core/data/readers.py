@@ -127,8 +127,8 @@ def _read_names(files: GraphFiles, splits: dict[str, SplitFile], test: bool) -> 
             notes += remarks
     # Without lists the test file has to be looked at: its names are candidates, and their ids must not depend on when.
     parts = {split: _part(file) for split, file in splits.items() if split != "test" or test or len(lists) < 2}
-    entities = lists.get("entity") or merged("entity", (part.entities for part in parts.values()))
-    relations = lists.get("relation") or merged("relation", (part.relations for part in parts.values()))
+    entities = lists["entity"] if "entity" in lists else merged("entity", (part.entities for part in parts.values()))
+    relations = lists["relation"] if "relation" in lists else merged("relation", (part.relations for part in parts.values()))
     skipped = sum(part.literals for split, part in parts.items() if split != "test" or test)
     if skipped:
         notes.append(f"{skipped:,} literal objects skipped (data.text=literals uses those of train as text)")

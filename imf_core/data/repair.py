@@ -14,23 +14,21 @@ What is done, in this order:
 from __future__ import annotations
 
 import json
-import shutil
-import uuid
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from imf_core.data.graph import Vocabulary
-from imf_core.data.raw import RawGraph
+from imf_core.data.raw import SPLITS, RawGraph
 from imf_core.data.splits import carve, codes, distinct
+from imf_core.data.writers import Target, check_place, copy_beside, new_folder, write_lines, write_splits
 from imf_core.errors import DataError
+
+__all__ = ["SEED", "Repaired", "check_place", "repair", "write_repaired"]
 
 SEED = 0
 _MOST = 10_000
-_COPIED = ("descriptions.tsv", "images", "modalities")
-_BREAKS = "\t\r\n"
 
 
 @dataclass(frozen=True)
@@ -128,72 +126,14 @@ def write_repaired(raw: RawGraph, repaired: Repaired, out: Path, beside: Path | 
         DataError: the folder is taken or cannot be written, or a name does not fit into tab-separated lines.
     """
     check_place(out, beside)
-    for vocabulary in (raw.entities, raw.relations):
-        _check_names(vocabulary)
-    copied = [name for name in _COPIED if beside is not None and (beside / name).exists()]
-    scratch = out.parent / f".{out.name}.{uuid.uuid4().hex}"
-    try:
-        scratch.mkdir(parents=True)
-        for name, rows in (("train", repaired.train), ("valid", repaired.valid), ("test", repaired.test)):
-            if rows is not None:
-                _write_triples(scratch / f"{name}.tsv", rows, raw)
-        _write_lines(scratch / "entities.txt", list(raw.entities.names))
-        _write_lines(scratch / "relations.txt", list(raw.relations.names))
+    splits = {name: rows for name in SPLITS if (rows := getattr(repaired, name)) is not None}
+    with new_folder(out) as scratch:
+        write_splits(scratch, Target.TSV, raw.entities, raw.relations, splits)
+        copied = copy_beside(beside, scratch)
         facts = json.dumps({**repaired.facts, "copied": copied}, indent=1)  # ASCII: odd bytes of a path are escaped
-        _write_lines(scratch / "repair.json", [facts])
-        for name in copied:
-            assert beside is not None
-            if (beside / name).is_dir():
-                shutil.copytree(beside / name, scratch / name, copy_function=shutil.copyfile)
-                for folder in (scratch / name, *(scratch / name).rglob("*")):
-                    if folder.is_dir():
-                        folder.chmod(0o755)  # copied from a read-only place, it would be read-only too
-            else:
-                shutil.copyfile(beside / name, scratch / name)
-        scratch.rename(out)  # onto an empty folder too
-    except OSError as error:  # shutil.Error, which gathers several, is one
-        raise DataError(
-            f"{out} cannot be written: {error.strerror or error}", remedy="choose another place, or free some space there",
-            path=str(out),
-        ) from error
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+        write_lines(scratch / "repair.json", [facts])
     return copied
-
-
-def check_place(out: Path, beside: Path | None) -> None:
-    """Refuse a place where nothing may be written.
-
-    Raises:
-        DataError: something is there already, or it lies in the folder that is copied.
-    """
-    taken = out.exists() or out.is_symlink()
-    if taken and (out.is_symlink() or not out.is_dir() or any(out.iterdir())):
-        raise DataError(
-            f"{out} is there already and not an empty folder", remedy="give the name of a new folder", path=str(out)
-        )
-    if beside is not None and out.resolve().is_relative_to(beside.resolve()):
-        raise DataError(f"{out} lies in the graph's own folder {beside}", remedy="give a place beside it", path=str(out))
 
 
 def _facts(lines: np.ndarray, lone: np.ndarray, written: np.ndarray) -> dict[str, int]:
     return {"lines": len(lines), "repeats": len(lines) - len(lone), "written": len(written)}
-
-
-def _check_names(vocabulary: Vocabulary) -> None:
-    for name in vocabulary.names:
-        if any(sign in name for sign in _BREAKS):
-            raise DataError(
-                f"the {vocabulary.kind} {name!r} holds a tab or a line end, which tab-separated files cannot hold",
-                remedy="rename it", value=name,
-            )
-
-
-def _write_triples(path: Path, rows: np.ndarray, raw: RawGraph) -> None:
-    entities, relations = raw.entities.names, raw.relations.names
-    _write_lines(path, [f"{entities[h]}\t{relations[r]}\t{entities[t]}" for h, r, t in rows.tolist()])
-
-
-def _write_lines(path: Path, lines: list[str]) -> None:
-    with path.open("w", encoding="utf-8", errors="surrogateescape", newline="\n") as handle:
-        handle.writelines(f"{line}\n" for line in lines)

@@ -27,7 +27,7 @@ def term_of(name: str, kind: str) -> str:
     """
     if kind == "entity" and _BLANK.fullmatch(name):
         return name
-    if _is_iri(name) and not name.startswith(_PREFIX):
+    if is_iri(name) and not name.startswith(_PREFIX):
         return name
     return _PREFIX + quote_from_bytes(name.encode("utf-8", "surrogateescape"), safe="")
 
@@ -46,7 +46,8 @@ def in_brackets(term: str) -> str:
     return term if term.startswith("_:") else f"<{term}>"
 
 
-def _is_iri(name: str) -> bool:
+def is_iri(name: str) -> bool:
+    """Whether a name is an absolute IRI."""
     if not _SCHEME.match(name):
         return False  # most names of other formats: spares the parser
     from pyoxigraph import NamedNode
