@@ -21,7 +21,7 @@ from imf_core.data.files import GraphFiles
 from imf_core.data.prepared import resolve
 from imf_core.data.readers import read_graph
 from imf_core.data.views import DESCRIPTIONS, IMAGES, View, image_view, text_view
-from imf_core.encode.registry import AUTO, BITMAP, NGRAMS, NONE, automatic
+from imf_core.encode.registry import AUTO, BITMAP, NGRAMS, NONE, automatic, image_encoder, text_encoder
 from imf_core.errors import ConfigError, DataError
 
 
@@ -39,8 +39,7 @@ def encode(
 ) -> None:
     """Turn descriptions.tsv and images/ into modalities/text.safetensors and modalities/image.safetensors.
 
-    Training uses these files where they are. What was extracted is kept by content: a second run costs nothing, and a killed
-    one goes on.
+    Training uses these files where they are. What was extracted is kept by content: a second run is free, a killed one goes on.
 
     Example: imf encode mygraph --text minilm --image efficientnet-lite0
     """
@@ -57,13 +56,13 @@ def encode(
             console.print(f"{name}: there is no {source} in {folder}", soft_wrap=True)
     found = [(name, build) for name, build, source, wanted in views if wanted and (folder / source).exists()]
     if not found:
-        raise DataError(
-            f"nothing to encode in {folder}",
-            remedy=f"put entity<TAB>text lines into {DESCRIPTIONS}, or pictures named as entities into {IMAGES}/",
-            path=str(folder),
-        )
+        remedy = f"put entity<TAB>text lines into {DESCRIPTIONS}, or pictures named as entities into {IMAGES}/"
+        if text == image == NONE:
+            remedy = "name an encoder: --text minilm, --image efficientnet-lite0"
+        raise DataError(f"nothing to encode in {folder}", remedy=remedy, path=str(folder))
     target = _writable(out if out is not None else folder / "modalities", out is None)
     config = _config(console, folder, text, image, text_pooling)
+    _check_encoders(config, [name for name, _ in found])
     graph = read_graph(GraphFiles.of(config, folder))
     console.print(graph.describe())
     rejected = 0
@@ -104,6 +103,14 @@ def _config(console: Console, folder: Path, text: str, image: str, pooling: str)
     return Config().updated(values, source="imf encode").data
 
 
+def _check_encoders(config: DataConfig, wanted: list[str]) -> None:
+    """Name what is wrong with either encoder before the other one has worked for hours."""
+    if "text" in wanted:
+        text_encoder(config.text_encoder, pooling=config.text_pooling)
+    if "image" in wanted:
+        image_encoder(config.image_encoder)
+
+
 def _tell(console: Console, name: str, view: View, num_entities: int, seconds: float) -> None:
     """Coverage, what was cut, and each file that cannot be read."""
     present = 0 if view.modality is None else int(view.modality.mask.sum())
@@ -117,8 +124,8 @@ def _tell(console: Console, name: str, view: View, num_entities: int, seconds: f
         console.print(f"  truncated {done.truncated:,} of {done.items:,}, blank {done.blank:,} of {done.items:,}")
     if done is not None:
         console.print(f"  encoded now: {done.encoded:,} of {done.items:,}; kept in {done.path.parent}", soft_wrap=True)
-    if view.several:
-        console.print(f"  {view.several:,} entities have several pictures; the features are their mean")
+    for hint in (*view.hints, *([view.failure.problem] if view.failure is not None else [])):
+        console.print(f"  {hint}", soft_wrap=True)
     for path, reason in view.rejected:
         console.print(f"  not used: {path}: {reason}", soft_wrap=True)
 

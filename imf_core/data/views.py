@@ -13,7 +13,7 @@ from imf_core.data.lines import read_lines
 from imf_core.data.modality import Modality
 from imf_core.data.ntriples import literal_texts
 from imf_core.encode.image import BitmapImageEncoder
-from imf_core.encode.pictures import find_images
+from imf_core.encode.pictures import FORMATS_READ, find_images
 from imf_core.encode.registry import image_encoder, text_encoder
 from imf_core.encode.store import Extracted, FeatureStore
 from imf_core.encode.text import NgramTextEncoder, readable
@@ -30,6 +30,7 @@ class View:
     Args:
         modality: None where there is nothing to build it from, or nothing of it can be used.
         notes: what the user should know.
+        hints: the part of the notes that the counts below do not tell.
         items: texts, or picture files of entities.
         blank: texts with nothing to read.
         unknown: names of texts or pictures that are no entity.
@@ -41,6 +42,7 @@ class View:
 
     modality: Modality | None
     notes: tuple[str, ...] = ()
+    hints: tuple[str, ...] = ()
     items: int = 0
     blank: int = 0
     unknown: int = 0
@@ -96,7 +98,7 @@ def text_view(config: DataConfig, folder: Path, graph: KnowledgeGraph) -> View:
     told = f"truncated {extracted.truncated:,} of {extracted.items:,}, blank {extracted.blank:,} of {extracted.items:,}"
     notes = (f"text: {told}",) if extracted.truncated or extracted.blank else ()
     made = _modality("text", extracted, entities, unknown)
-    return View(made, notes, len(found), extracted.blank, unknown, extracted=extracted)
+    return View(made, notes, (), len(found), extracted.blank, unknown, extracted=extracted)
 
 
 def _texts(source: str, config: DataConfig, folder: Path, graph: KnowledgeGraph) -> tuple[list[str | None], int]:
@@ -136,9 +138,15 @@ def image_view(config: DataConfig, folder: Path, graph: KnowledgeGraph) -> View:
         return View(None)
     entities = graph.entities.names
     files = find_images(pictures, entities)
+    hints: tuple[str, ...] = ()
+    if files.others:
+        hints = (f"files in {IMAGES}/ of a format that is not read: {files.others:,}; convert them to {FORMATS_READ}",)
     if not files.count:
-        note = f"image: none of the {files.unknown:,} names of pictures in images/ is an entity"
-        return View(None, (note,), unknown=files.unknown)
+        hint = f"none of the {files.unknown:,} names of pictures in {IMAGES}/ is an entity"
+        if not files.unknown:
+            hint = f"there is no picture in {IMAGES}/ ({FORMATS_READ}, named as an entity)"
+        hints = (hint, *hints)
+        return View(None, tuple(f"image: {hint}" for hint in hints), hints, unknown=files.unknown)
     encoder = image_encoder(config.image_encoder, width=config.image_width)
     extracted: Extracted | None = None
     modality: Modality | None = None
@@ -160,9 +168,9 @@ def image_view(config: DataConfig, folder: Path, graph: KnowledgeGraph) -> View:
             f"{pictures}: none of the {files.count:,} pictures can be read (first: {path.name}: {reason})",
             remedy="replace them, or set data.images=none to go without pictures", path=str(pictures),
         )
-    notes = []
     if files.several:
-        notes.append(f"image: {files.several:,} entities have several pictures; the features are their mean")
+        hints = (*hints, f"entities with several pictures: {files.several:,}; the features are their mean")
+    notes = [f"image: {hint}" for hint in hints]
     if rejected:
         listed = "; ".join(f"{path.name}: {reason}" for path, reason in rejected[:_LISTED])
         more = f"; and {len(rejected) - _LISTED:,} more" if len(rejected) > _LISTED else ""
@@ -170,7 +178,7 @@ def image_view(config: DataConfig, folder: Path, graph: KnowledgeGraph) -> View:
             f"image: {len(rejected):,} of {files.count:,} pictures cannot be read and count as missing ({listed}{more})"
         )
     return View(
-        modality, tuple(notes), files.count, unknown=files.unknown, several=files.several, rejected=tuple(rejected),
+        modality, tuple(notes), hints, files.count, unknown=files.unknown, several=files.several, rejected=tuple(rejected),
         extracted=extracted, failure=failure,
     )
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -61,7 +63,7 @@ class _Torch:
         import torch
 
         device = next(self.model.parameters()).device
-        with torch.inference_mode():
+        with torch.inference_mode(), _full_precision():
             batch = torch.from_numpy(pixels).to(device, memory_format=torch.channels_last)
             return self.forward(self.model, batch).flatten(1).float().cpu().numpy()
 
@@ -212,6 +214,19 @@ class Transformers(_Torch):
             return pooled
         hidden: Tensor = output.last_hidden_state
         return hidden.mean((2, 3)) if hidden.ndim == 4 else hidden[:, 0]
+
+
+@contextmanager
+def _full_precision() -> Iterator[None]:
+    """Convolutions of a GPU in float32: in TF32, its default, a vector would depend on its neighbours in the third digit."""
+    import torch
+
+    before = torch.backends.cudnn.allow_tf32
+    torch.backends.cudnn.allow_tf32 = False
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.allow_tf32 = before
 
 
 def _published_vgg16() -> Path:

@@ -24,7 +24,7 @@ def model_folder(name: str) -> Path:
     folder = Path(name).expanduser()
     if folder.is_dir():
         return _complete(folder)
-    if not _REPOSITORY.fullmatch(name):
+    if not _REPOSITORY.fullmatch(name) or name.startswith("."):
         raise DataError(
             f"no model folder {name}", path=name,
             remedy="give a folder with config.json and model.safetensors, or the name of a model on the hub",

@@ -14,11 +14,14 @@ from typing import TypeAlias
 from urllib.parse import unquote
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from imf_core.errors import DataError
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif")
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".jfif")
+FORMATS_READ = "PNG, JPEG, WebP, BMP or GIF"
+# Pictures as well, but not read: told, since a folder of them would seem to be empty.
+_OTHER_SUFFIXES = (".tif", ".tiff", ".svg", ".avif", ".heic", ".heif", ".jp2", ".jxl", ".ico", ".psd", ".ppm", ".tga")
 MAX_PIXELS = 64_000_000
 Pictures: TypeAlias = Path | Sequence[Path]  # of one entity
 _FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF")
@@ -37,10 +40,12 @@ class ImageFiles:
     Args:
         paths: for each of the N entities its pictures, in a fixed order; empty where it has none.
         unknown: names with pictures that are no entity.
+        others: picture files of formats that are not read.
     """
 
     paths: list[tuple[Path, ...]]
     unknown: int = 0
+    others: int = 0
 
     @property
     def count(self) -> int:
@@ -54,7 +59,7 @@ class ImageFiles:
 
 
 def find_images(folder: Path, names: Sequence[str]) -> ImageFiles:
-    """Match pictures to entities: `<name>.png` (or jpg, jpeg, webp, bmp, gif), and all pictures in a folder `<name>/`.
+    """Match pictures to entities: `<name>.png` (or jpg, jpeg, jfif, webp, bmp, gif), and all pictures in a folder `<name>/`.
 
     The name stands as it is or percent-encoded, as `urllib.parse.quote(name, safe="")` gives it: the way to name the file of
     `AC/DC`.
@@ -66,6 +71,7 @@ def find_images(folder: Path, names: Sequence[str]) -> ImageFiles:
     paths: list[list[Path]] = [[] for _ in names]
     strangers: set[str] = set()
     entries = _listed(folder)
+    others = sum(map(_is_other, entries))
     single = [(stem, ending) for stem, ending in map(os.path.splitext, entries) if _shows(stem, ending)]
     for stem, ending in sorted(single, key=lambda parts: (SUFFIXES.index(parts[1].lower()), parts)):
         path = folder / f"{stem}{ending}"
@@ -79,13 +85,15 @@ def find_images(folder: Path, names: Sequence[str]) -> ImageFiles:
     for name in sorted(entries):
         if name.startswith(".") or not (folder / name).is_dir():
             continue
-        inside = sorted(file for file in _listed(folder / name) if _shows(*os.path.splitext(file)))
+        files = _listed(folder / name)
+        others += sum(map(_is_other, files))
+        inside = sorted(file for file in files if _shows(*os.path.splitext(file)))
         row = _first_row(rows, name)
         if row is not None:
             paths[row] += [folder / name / file for file in inside]
         elif inside:
             strangers.add(name)
-    return ImageFiles([tuple(found) for found in paths], len(strangers))
+    return ImageFiles([tuple(found) for found in paths], len(strangers), others)
 
 
 def _listed(folder: Path) -> list[str]:
@@ -99,6 +107,10 @@ def _listed(folder: Path) -> list[str]:
 
 def _shows(stem: str, ending: str) -> bool:
     return ending.lower() in SUFFIXES and not stem.startswith("._")
+
+
+def _is_other(file: str) -> bool:
+    return file.lower().endswith(_OTHER_SUFFIXES) and not file.startswith("._")
 
 
 def _first_row(rows: dict[str, int], stem: str) -> int | None:
@@ -145,9 +157,11 @@ def open_picture(path: Path, side: int, *, mode: str = "RGB", max_pixels: int = 
             return _flat(picture, mode)
     except PictureError:
         raise
+    except UnidentifiedImageError as error:
+        raise PictureError("an empty file" if _is_empty(path) else f"holds no {FORMATS_READ} picture") from error
     except _DAMAGED as error:
         said = " ".join(str(error).split())
-        raise PictureError("an empty file" if _is_empty(path) else f"{type(error).__name__}: {said}") from error
+        raise PictureError(f"{type(error).__name__}: {said}") from error
 
 
 def _is_empty(path: Path) -> bool:

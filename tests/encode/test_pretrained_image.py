@@ -50,7 +50,7 @@ def test_pictures_of_an_entity_are_averaged_and_damaged_ones_left_out(tmp_path):
     matrix, mask = encoder.encode([red, (red, blue), (broken, blue), (broken,), None, (), (red, red, red, blue)])
     assert mask.tolist() == [True, True, True, False, False, False, True]
     assert matrix.tolist() == [[1, 0, 0], [0.5, 0, 0.5], [0, 0, 1], [0] * 3, [0] * 3, [0] * 3, [0.75, 0, 0.25]]
-    assert [(path, reason[:15]) for path, reason in encoder.rejected] == [(broken, "UnidentifiedIma")] * 2
+    assert [(path, reason[:12]) for path, reason in encoder.rejected] == [(broken, "holds no PNG")] * 2
     assert encoder.backbone.largest == 2  # memory is bounded by the batch, however many pictures an entity has
 
 
@@ -104,6 +104,11 @@ def test_every_size_gives_the_models_input(size, whole):
          Preparation(256, (192, 160), (0.0,) * 3, (1.0,) * 3, 3)),
         ({"size": {"height": 64, "width": 32}, "image_mean": [0.5] * 3, "image_std": [0.25] * 3},
          Preparation(32, (64, 32), (0.5,) * 3, (0.25,) * 3, whole=True)),
+        # ConvNeXt: the middle 7/8 of small inputs, the whole of large ones
+        ({"size": {"shortest_edge": 224}, "crop_pct": 0.875}, Preparation(256, (224, 224), (0.0,) * 3, (1.0,) * 3)),
+        ({"size": {"shortest_edge": 384}, "crop_pct": 0.875}, Preparation(384, (384, 384), (0.0,) * 3, (1.0,) * 3, whole=True)),
+        ({"size": 8, "do_normalize": False, "image_mean": [0.5] * 3, "image_std": [0.5] * 3},
+         Preparation(8, (8, 8), (0.0,) * 3, (1.0,) * 3, whole=True)),
     ],
 )
 def test_preparation_of_a_transformers_model(tmp_path, said, expected):
