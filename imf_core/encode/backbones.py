@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -37,17 +38,23 @@ class Backbone(Protocol):
         ...
 
 
-class _Torch:
+class _Torch(ABC):
     """What the backbones share: the model is built when first needed, and runs in float32 without gradients."""
 
     preparation = Preparation()
     _model: nn.Module | None = None
 
+    @abstractmethod
     def build(self) -> nn.Module:
-        raise NotImplementedError
+        """The model with its weights."""
 
+    @abstractmethod
     def forward(self, model: Any, pixels: Tensor) -> Tensor:
-        raise NotImplementedError
+        """(b, f), or (b, f, 1, 1), of (b, 3, height, width)."""
+
+    @abstractmethod
+    def identity(self) -> dict[str, str]:
+        """What it is, and the hash of its weights."""
 
     @property
     def model(self) -> nn.Module:
