@@ -123,7 +123,8 @@ def _tell(console: Console, name: str, view: View, num_entities: int, seconds: f
     if done is not None and name == "text":
         console.print(f"  truncated {done.truncated:,} of {done.items:,}, blank {done.blank:,} of {done.items:,}")
     if done is not None:
-        console.print(f"  encoded now: {done.encoded:,} of {done.items:,}; kept in {done.path.parent}", soft_wrap=True)
+        taken = f" ({done.reused:,} are there from an earlier time)" if done.reused else ""
+        console.print(f"  encoded now: {done.encoded:,} of {done.items:,}{taken}; kept in {done.path.parent}", soft_wrap=True)
     for hint in (*view.hints, *([view.failure.problem] if view.failure is not None else [])):
         console.print(f"  {hint}", soft_wrap=True)
     for path, reason in view.rejected:

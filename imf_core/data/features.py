@@ -33,13 +33,19 @@ class Features:
     facts: Mapping[str, str] = field(default_factory=dict)
 
 
-def save_features(path: Path, features: Features) -> None:
-    """Write safetensors with the tensors `matrix` and `names` (UTF-8, one a line), in one step: never half a file."""
+def save_features(path: Path, features: Features, more: Mapping[str, np.ndarray] | None = None) -> None:
+    """Write safetensors with the tensors `matrix` and `names` (UTF-8, one a line), in one step: never half a file.
+
+    Args:
+        path: of the file.
+        features: rows, names, facts.
+        more: further tensors, which `read_features` leaves alone.
+    """
     names = "\n".join(features.names).encode("utf-8", "surrogateescape")
     scratch = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:
         save_file(
-            {"matrix": np.ascontiguousarray(features.matrix), "names": np.frombuffer(names, np.uint8)},
+            {**(more or {}), "matrix": np.ascontiguousarray(features.matrix), "names": np.frombuffer(names, np.uint8)},
             scratch, metadata=dict(features.facts) or None,
         )
         os.replace(scratch, path)

@@ -39,15 +39,15 @@ class Part:
     Args:
         present: (n,) bool: which of the items gave a vector.
         vectors: (p, f) float32 of the p present ones, in order.
-        truncated: items that were longer than the model reads.
-        blank: items with nothing to read.
+        truncated: positions of the items that were longer than the model reads.
+        blank: positions of the items with nothing to read.
         rejected: (item, picture, reason) of files that cannot be read, both positions from 0.
     """
 
     present: np.ndarray
     vectors: np.ndarray
-    truncated: int = 0
-    blank: int = 0
+    truncated: list[int] = field(default_factory=list)
+    blank: list[int] = field(default_factory=list)
     rejected: list[tuple[int, int, str]] = field(default_factory=list)
 
 
@@ -62,7 +62,7 @@ class PretrainedEncoder(Protocol[ItemT_contra]):
         ...
 
     def digest(self, item: ItemT_contra) -> str:
-        """A hash of the item's content."""
+        """A hash of the item's content, hexadecimal, always of one length."""
         ...
 
     def order(self, items: Sequence[ItemT_contra]) -> np.ndarray:

@@ -71,7 +71,7 @@ class TransformersTextEncoder:
         """
         rows = [row for row, item in enumerate(items) if item is not None]
         part = self.encode_part([item for item in items if item is not None], lambda count: None)
-        self.truncated, self.blank = part.truncated, part.blank
+        self.truncated, self.blank = len(part.truncated), len(part.blank)
         mask = np.zeros(len(items), dtype=bool)
         mask[rows] = part.present
         return spread(part.vectors, mask), mask
@@ -96,7 +96,7 @@ class TransformersTextEncoder:
             vectors[rows] = batch
             advance(len(rows))
             start += len(rows)
-        return Part(present, vectors, truncated, blank=len(items) - len(found))
+        return Part(present, vectors, truncated, np.flatnonzero(~present).tolist())
 
 
 class _LoadedText:
@@ -139,10 +139,10 @@ class _LoadedText:
         self.pooling, self.unit = _pooling(folder, pooling, str(config.model_type), trained_pooler)
         self.longest = _longest(folder, config.get_text_config(), tokenizer)
 
-    def tokens(self, texts: list[str]) -> tuple[list[list[int] | None], int]:
-        """Token ids of each text (None without a token of its own), and how many texts were cut."""
+    def tokens(self, texts: list[str]) -> tuple[list[list[int] | None], list[int]]:
+        """Token ids of each text (None without a token of its own), and the positions of the texts that were cut."""
         if not texts:
-            return [], 0
+            return [], []
         special = self.tokenizer.num_special_tokens_to_add()
         rows = self.tokenizer(texts, return_attention_mask=False, return_token_type_ids=False, verbose=False)["input_ids"]
         long = [number for number, row in enumerate(rows) if len(row) > self.longest]
@@ -151,7 +151,7 @@ class _LoadedText:
         found = [
             row if len(row) > special and text.strip() else None for row, text in zip(rows, texts, strict=True)
         ]
-        return found, len(long)
+        return found, [number for number in long if found[number] is not None]
 
     def vectors(self, rows: list[list[int]]) -> np.ndarray:
         """(b, f) of b texts."""

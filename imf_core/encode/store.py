@@ -1,6 +1,8 @@
 """The feature store: what a pretrained encoder made of some entities, extracted once and kept by content.
 
-    <cache>/features/<key>.safetensors    rows and names; the key is a hash of model, settings and input
+    <cache>/features/<key>.safetensors    rows and names; the key is a hash of model, settings and input. Beside them a digest
+                                          and flags of each item: what another graph, or the same one with a new picture, has
+                                          in common with this one is not encoded again
     <cache>/features/<key>.parts/         shards of an extraction that is not finished; a killed one goes on from them
     <cache>/features/<key>.lock           held while extracting: a second process waits and then reads
 """
@@ -28,6 +30,7 @@ from safetensors.numpy import save_file
 from imf_core.data.cache import REMEDY, cache_root
 from imf_core.data.features import Features, read_features, save_features
 from imf_core.encode.base import Part, PretrainedEncoder
+from imf_core.encode.reuse import BLANK, PRESENT, REJECTED, TRUNCATED, Known, digest_rows, known_items
 from imf_core.errors import DataError
 
 ItemT = TypeVar("ItemT")
@@ -46,6 +49,7 @@ class Extracted:
         truncated, blank: items that were longer than the model reads; items with nothing to read.
         rejected: (name, picture, reason) of the pictures that cannot be read; the position is the one among the entity's own.
         encoded: items that were encoded now; 0 where all was there.
+        reused: items that an earlier extraction of other items had encoded.
     """
 
     features: Features
@@ -56,6 +60,7 @@ class Extracted:
     blank: int
     rejected: tuple[tuple[str, int, str], ...]
     encoded: int
+    reused: int = 0
 
 
 class FeatureStore:
@@ -76,13 +81,16 @@ class FeatureStore:
     def extract(self, encoder: PretrainedEncoder[ItemT], names: Sequence[str], items: Sequence[ItemT]) -> Extracted:
         """The features of the items: read where they are there, else encoded; an interrupted extraction goes on.
 
+        What an earlier extraction of other items has in common with this one is taken from there.
+
         Args:
             encoder: what encodes them.
             names: n distinct entity names.
             items: n texts, or tuples of picture files.
         """
         identity = encoder.identity()
-        key = _key(identity, names, [encoder.digest(item) for item in items])
+        digests = [encoder.digest(item) for item in items]
+        key = _key(identity, names, digests)
         path = self.root / f"{key}.safetensors"
         try:
             self.root.mkdir(parents=True, exist_ok=True)
@@ -91,14 +99,17 @@ class FeatureStore:
             with _locked(self.root / f"{key}.lock"):
                 with suppress(DataError):  # another process made it meanwhile
                     return _extracted(path, key, 0)
-                shards = _Shards(self.root / f"{key}.parts", encoder, items)
+                settings = json.dumps(identity)
+                known = known_items(self.root, settings, digests)
+                shards = _Shards(self.root / f"{key}.parts", encoder, items, digests, known)
                 with _bar(self.progress, encoder.name, len(items)) as advance:
+                    advance(len(items) - len(known.missing))
                     for shard in shards:
                         shards.make(shard, advance)
-                facts = {"encoder": encoder.name, "key": key, "settings": json.dumps(identity)}
-                save_features(path, shards.merged(names, facts))
+                features, more = shards.merged(names, {"encoder": encoder.name, "key": key, "settings": settings})
+                save_features(path, features, more)
                 shards.remove()
-                return _extracted(path, key, shards.encoded)
+                return _extracted(path, key, shards.encoded, len(items) - len(known.missing))
         except OSError as error:
             raise DataError(
                 f"features cannot be written to {self.root}: {error.strerror or error}",
@@ -109,74 +120,85 @@ class FeatureStore:
 class _Shards:
     """The parts of an extraction, each a file that is there whole or not at all."""
 
-    def __init__(self, folder: Path, encoder: PretrainedEncoder[ItemT], items: Sequence[ItemT]) -> None:
-        self.folder, self.encoder, self.items = folder, encoder, items
-        self.order = encoder.order(items)
+    def __init__(
+        self, folder: Path, encoder: PretrainedEncoder[ItemT], items: Sequence[ItemT], digests: Sequence[str], known: Known
+    ) -> None:
+        self.folder, self.encoder, self.items, self.known = folder, encoder, items, known
+        self.digests = digest_rows(digests)
+        self.order = known.missing[encoder.order([items[item] for item in known.missing])]
         self.encoded = 0
         folder.mkdir(exist_ok=True)
 
     def __iter__(self) -> Iterator[int]:
-        return iter(range(-(-len(self.items) // self.encoder.shard)))
+        return iter(range(-(-len(self.order) // self.encoder.shard)))
 
     def rows(self, shard: int) -> np.ndarray:
+        """The items of a shard."""
         return self.order[shard * self.encoder.shard : (shard + 1) * self.encoder.shard]
 
     def make(self, shard: int, advance: Callable[[int], None]) -> None:
+        """Encode a shard and write it, where it is not there from an earlier start."""
         rows = self.rows(shard)
         path = self.folder / f"{shard:05d}.safetensors"
         with suppress(OSError, SafetensorError), safe_open(path, framework="numpy") as handle:
-            if len(handle.get_tensor("present")) == len(rows):
+            if np.array_equal(handle.get_tensor("digests"), self.digests[rows]):
                 advance(len(rows))
                 return
         part = self.encoder.encode_part([self.items[row] for row in rows], advance)
         self.encoded += len(rows)
         scratch = self.folder / f".{uuid.uuid4().hex}"
-        counts = {"truncated": part.truncated, "blank": part.blank, "rejected": part.rejected}
-        save_file({"present": part.present, "vectors": np.ascontiguousarray(part.vectors, dtype=np.float32)}, scratch,
-                  metadata={"counts": json.dumps(counts)})
+        said = {"truncated": part.truncated, "blank": part.blank, "rejected": part.rejected}
+        vectors = np.ascontiguousarray(part.vectors, dtype=np.float32)
+        save_file({"digests": self.digests[rows], "present": part.present, "vectors": vectors}, scratch,
+                  metadata={"said": json.dumps(said)})
         os.replace(scratch, path)
 
-    def merged(self, names: Sequence[str], facts: dict[str, str]) -> Features:
-        """All present rows in the order of the items. The matrix is held once, beside one shard."""
-        present = np.zeros(len(self.items), dtype=bool)
-        width = truncated = blank = 0
-        rejected: list[tuple[str, int, str]] = []
+    def merged(self, names: Sequence[str], facts: dict[str, str]) -> tuple[Features, dict[str, np.ndarray]]:
+        """All present rows in the order of the items; digests and flags of all. The matrix is held once, beside one shard."""
+        flags = self.known.flags.copy()
+        rejected: list[tuple[int, int, str]] = []
+        width = 0
         for shard in self:
-            part = self._read(shard)
-            rows = self.rows(shard)
-            present[rows] = part.present
+            part, rows = self._read(shard), self.rows(shard)
             width = max(width, part.vectors.shape[1])
-            truncated, blank = truncated + part.truncated, blank + part.blank
-            rejected += [(names[rows[item]], picture, reason) for item, picture, reason in part.rejected]
+            flags[rows[part.present]] |= PRESENT
+            flags[rows[part.truncated]] |= TRUNCATED
+            flags[rows[part.blank]] |= BLANK
+            found = [(int(rows[item]), picture, reason) for item, picture, reason in part.rejected]
+            flags[[item for item, _, _ in found]] |= REJECTED
+            rejected += found
+        width = max([width, *(source.width for source in self.known.sources)])
+        present = flags & PRESENT != 0
         position = np.cumsum(present) - 1
         matrix = np.zeros((int(present.sum()), width), dtype=np.float32)
+        for source in self.known.sources:
+            matrix[position[source.items]] = source.vectors()
         for shard in self:
             part = self._read(shard)
             matrix[position[self.rows(shard)[part.present]]] = part.vectors
-        rank = {name: row for row, name in enumerate(names)}
-        rejected.sort(key=lambda entry: (rank[entry[0]], entry[1]))
-        counts = {"items": str(len(self.items)), "truncated": str(truncated), "blank": str(blank)}
-        facts = {**facts, **counts, "rejected": json.dumps(rejected), "format": str(_FORMAT)}
-        return Features(tuple(name for name, has in zip(names, present, strict=True) if has), matrix, facts)
+        counts = {"items": len(flags)}
+        counts |= {name: int((flags & bit != 0).sum()) for name, bit in (("truncated", TRUNCATED), ("blank", BLANK))}
+        said = json.dumps([(names[item], picture, reason) for item, picture, reason in sorted(rejected)])
+        facts = {**facts, **{name: str(count) for name, count in counts.items()}, "rejected": said, "format": str(_FORMAT)}
+        rows_of = tuple(name for name, has in zip(names, present, strict=True) if has)
+        return Features(rows_of, matrix, facts), {"digests": self.digests, "flags": flags}
 
     def _read(self, shard: int) -> Part:
         with safe_open(self.folder / f"{shard:05d}.safetensors", framework="numpy") as handle:
-            counts = json.loads(handle.metadata()["counts"])
-            rejected = [(int(item), int(picture), str(reason)) for item, picture, reason in counts["rejected"]]
-            return Part(
-                handle.get_tensor("present"), handle.get_tensor("vectors"), counts["truncated"], counts["blank"], rejected
-            )
+            said = json.loads(handle.metadata()["said"])
+            rejected = [(int(item), int(picture), str(reason)) for item, picture, reason in said["rejected"]]
+            return Part(handle.get_tensor("present"), handle.get_tensor("vectors"), said["truncated"], said["blank"], rejected)
 
     def remove(self) -> None:
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
-def _extracted(path: Path, key: str, encoded: int) -> Extracted:
+def _extracted(path: Path, key: str, encoded: int, reused: int = 0) -> Extracted:
     features = read_features(path)
     facts = features.facts
     rejected = tuple((str(name), int(picture), str(reason)) for name, picture, reason in json.loads(facts["rejected"]))
     return Extracted(
-        features, path, key, int(facts["items"]), int(facts["truncated"]), int(facts["blank"]), rejected, encoded
+        features, path, key, int(facts["items"]), int(facts["truncated"]), int(facts["blank"]), rejected, encoded, reused
     )
 
 

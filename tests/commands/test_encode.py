@@ -56,6 +56,8 @@ def test_a_second_run_encodes_nothing(graph: Path, models: tuple[str, str], cach
     third = run(graph, "--text", models[0], "--image", models[1])
     assert "encoded now: 1 of 1" in third and "encoded now: 0 of 3" in third
     assert len(list((cache / "features").glob("*.safetensors"))) == 3
+    draw(graph / "images" / "e1.png", 7)
+    assert "encoded now: 1 of 4 (3 are there from an earlier time)" in run(graph, "--text", "none", "--image", models[1])
 
 
 def test_training_finds_the_files_and_says_what_made_them(graph: Path, models: tuple[str, str]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import signal
 import subprocess
@@ -13,43 +12,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from lengths import ITEMS, NAMES, Lengths
 
 from imf_core.data.features import Features, read_features, save_features
 from imf_core.encode.base import Part, PretrainedEncoder
 from imf_core.encode.store import FeatureStore
 from imf_core.errors import DataError
-
-
-class Lengths:
-    """Encodes a text as its length and its first letter; "" is blank, "?" cannot be read, more than 9 letters are cut."""
-
-    name = "lengths"
-    shard = 4
-
-    def __init__(self, weights: str = "1", seconds: float = 0.0) -> None:
-        self.weights, self.seconds, self.encoded = weights, seconds, 0
-
-    def identity(self) -> dict[str, str]:
-        return {"kind": "lengths", "weights": self.weights}
-
-    def digest(self, item: str) -> str:
-        return hashlib.sha256(item.encode()).hexdigest()
-
-    def order(self, items: Sequence[str]) -> np.ndarray:
-        return np.argsort([-len(item) for item in items], kind="stable")
-
-    def encode_part(self, items: Sequence[str], advance: Callable[[int], None]) -> Part:
-        self.encoded += len(items)
-        time.sleep(self.seconds)
-        present = np.array([item not in ("", "?") for item in items], dtype=bool)
-        vectors = np.array([[len(item), ord(item[0])] for item in items if item not in ("", "?")], np.float32).reshape(-1, 2)
-        rejected = [(row, 0, "unreadable") for row, item in enumerate(items) if item == "?"]
-        advance(len(items))
-        return Part(present, vectors, sum(len(item) > 9 for item in items), items.count(""), rejected)
-
-
-NAMES = [f"e{i}" for i in range(11)]
-ITEMS = ["b" * (i + 1) for i in range(9)] + ["", "?"]
 
 
 def test_rows_come_back_in_the_order_of_the_items(tmp_path: Path) -> None:
@@ -149,16 +117,17 @@ SLOW = """
 import sys, time
 sys.path[:0] = {path!r}
 from pathlib import Path
-import test_store
-store = test_store.FeatureStore(Path({root!r}))
-done = store.extract(test_store.Lengths(seconds={seconds}), [f"e{{i}}" for i in range(40)], ["b" * (i + 1) for i in range(40)])
+from imf_core.encode.store import FeatureStore
+from lengths import Lengths
+store = FeatureStore(Path({root!r}))
+done = store.extract(Lengths(seconds={seconds}), [f"e{{i}}" for i in range(40)], ["b" * (i + 1) for i in range(40)])
 print(done.encoded, float(done.features.matrix.sum()))
 """
 
 
 def start(root: Path, seconds: float) -> subprocess.Popen[str]:
     here = Path(__file__).resolve()
-    code = SLOW.format(path=[str(here.parent), str(here.parents[2])], root=str(root), seconds=seconds)
+    code = SLOW.format(path=[str(here.parents[1] / "support"), str(here.parents[2])], root=str(root), seconds=seconds)
     return subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
 
 
