@@ -69,29 +69,47 @@ def read_names_carefully(path: Path) -> Part:
 
 def read_names_fast(path: Path) -> Part | None:
     """By Apache Arrow, on several cores; None where the careful reader has to look."""
+    part = split_fast(path, "\t", 3)
+    if part is None or not all(name.strip() for names in (part.entities, part.relations) for name in names):
+        return None  # an empty name, or a blank line that holds tabs
+    return part
+
+
+def split_fast(path: Path, separator: str, width: int) -> Part | None:
+    """Let Arrow split the lines of a file and number what stands in the first three columns.
+
+    Args:
+        path: the file.
+        separator: the one sign between two columns.
+        width: columns of each line; those after the third hold a dot, as statements of N-Triples do.
+
+    Returns:
+        Head, relation and tail of each line that is not blank, their text unchecked; None where a line has other columns, or
+        where it is open what a line is.
+    """
     from pyarrow import ArrowInvalid, binary, csv, dictionary, int32
 
     if _has_lone_returns(path):
         return None  # for Arrow each ends a line
-    columns = ["head", "relation", "tail"]
+    columns = ["head", "relation", "tail", *(f"dot {place}" for place in range(width - 3))]
     try:
         table = csv.read_csv(
             path,
             csv.ReadOptions(column_names=columns, block_size=_BLOCK),
-            csv.ParseOptions(delimiter="\t", quote_char=False, double_quote=False, escape_char=False),
+            csv.ParseOptions(delimiter=separator, quote_char=False, double_quote=False, escape_char=False),
             csv.ConvertOptions(column_types=dict.fromkeys(columns, dictionary(int32(), binary())), strings_can_be_null=False),
         )
     except ArrowInvalid:
-        return None  # a line of other than three columns, or longer than a block
+        return None  # a line of another number of columns, or longer than a block
     table = table.unify_dictionaries()
+    if any(_codes(table[name])[1] not in ([], [b"."]) for name in columns[3:]):
+        return None
     heads, head_names = _codes(table["head"])
     tails, tail_names = _codes(table["tail"])
     kinds, kind_names = _codes(table["relation"])
     del table
     entities, (heads, tails) = _numbered(head_names + tail_names, [heads, tails + np.int32(len(head_names))])
     relations, (kinds,) = _numbered(kind_names, [kinds])
-    if not all(name.strip() for names in (entities, relations) for name in names):
-        return None  # an empty name, or a blank line that holds tabs
     triples = np.empty((len(heads), 3), dtype=np.int64)
     for column, ids in enumerate((heads, kinds, tails)):
         triples[:, column] = ids

@@ -15,6 +15,10 @@ from urllib.parse import quote_from_bytes, unquote_to_bytes
 
 _PREFIX = "urn:imf:"
 _BLANK = re.compile(r"_:[A-Za-z0-9_](?:[A-Za-z0-9_.-]*[A-Za-z0-9_-])?")
+# What `term_of` makes of bytes: those that IRIs leave alone stand for themselves, and only the others are encoded.
+_ENCODED = re.compile(
+    r"(?:[A-Za-z0-9_.~-]|%(?!2[DE]|3[0-9]|4[1-9A-F]|5[0-9AF]|6[1-9A-F]|7[0-9AE])[0-9A-F]{2})*"
+)
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
 
 
@@ -25,18 +29,16 @@ def term_of(name: str, kind: str) -> str:
         name: an entity's or a relation's name; its undecodable bytes are surrogate escapes.
         kind: `entity` or `relation`; only entities can be blank nodes.
     """
-    if kind == "entity" and _BLANK.fullmatch(name):
-        return name
-    if is_iri(name) and not name.startswith(_PREFIX):
+    if _as_it_is(name, kind):
         return name
     return _PREFIX + quote_from_bytes(name.encode("utf-8", "surrogateescape"), safe="")
 
 
 def name_of(term: str, kind: str) -> str:
     """The name that `term_of` gave this term; a term that it never gives is its own name."""
-    if term.startswith(_PREFIX):
+    if term.startswith(_PREFIX) and _ENCODED.fullmatch(term, len(_PREFIX)):
         name = unquote_to_bytes(term[len(_PREFIX) :]).decode("utf-8", "surrogateescape")
-        if term_of(name, kind) == term:
+        if not _as_it_is(name, kind):
             return name
     return term
 
@@ -44,6 +46,13 @@ def name_of(term: str, kind: str) -> str:
 def in_brackets(term: str) -> str:
     """A term as it stands in a statement: IRIs in angle brackets, blank nodes bare."""
     return term if term.startswith("_:") else f"<{term}>"
+
+
+def _as_it_is(name: str, kind: str) -> bool:
+    """Whether a name is its own term."""
+    if kind == "entity" and _BLANK.fullmatch(name):
+        return True
+    return is_iri(name) and not name.startswith(_PREFIX)
 
 
 def is_iri(name: str) -> bool:

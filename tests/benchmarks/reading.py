@@ -107,7 +107,7 @@ def main(
     if fb15k237.is_dir():
         rows.append(("FB15K237, OpenKE ids", once("FB15K237", lambda _: fb15k237.resolve())))
     for target, name in FORMATS.items():
-        made = once(f"{triples} {target}", lambda place, to=target: generate(place, to, triples).parent)  # type: ignore[misc]
+        made = once(f"{triples} {target}", lambda place, to=target: generate(place, to, triples).parent)
         rows.append((f"generated, {name}", made))
     out.write_text(_page(rows, repeats), encoding="utf-8")
     print(f"written: {out}")

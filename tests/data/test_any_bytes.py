@@ -15,7 +15,7 @@ from imf_core.data import names, openke
 from imf_core.data.files import GraphFiles, format_of
 from imf_core.data.lists import list_files, read_list
 from imf_core.data.names import read_names_carefully, read_names_fast
-from imf_core.data.ntriples import literal_lines, literal_texts, read_ntriples
+from imf_core.data.ntriples import literal_lines, literal_texts, read_ntriples, read_ntriples_carefully, read_ntriples_fast
 from imf_core.data.openke import read_ids_carefully, read_ids_fast
 from imf_core.data.parts import Part
 from imf_core.data.readers import read_graph, read_raw
@@ -79,6 +79,7 @@ def test_every_reader_takes_any_bytes(content: bytes) -> None:
 def test_fast_readers_take_any_bytes(content: bytes) -> None:
     read_names_fast(put(content))
     read_ids_fast(put(content))
+    read_ntriples_fast(put(content))
 
 
 @settings(max_examples=200, deadline=None)
@@ -196,8 +197,45 @@ def test_blocks_meet_anywhere(monkeypatch: pytest.MonkeyPatch, end: bytes) -> No
 def test_ordinary_files_are_read_the_fast_way() -> None:
     """Agreement would be worth little if the fast reader always stepped back."""
     assert read_names_fast(put(MARK + "New York\tin\tUSA\r\n\r\nA:B|C\tin\té".encode())) is not None
+    assert read_ntriples_fast(put(MARK + "<a> <p> _:b .\r\n\r\n<http://é/a#b> <urn:imf:%41> <\\u00e9> .".encode())) is not None
     assert read_ids_fast(put(b"2\n0 1 0\n2 1 1\n")) is not None
     assert read_ids_fast(put(b"0\t1\t0\r\n2\t1\t1\r\n")) is not None
+
+
+TERM = st.sampled_from([
+    b"<a>", b"<b>", b"<p>", b"_:a", b"_:b.c", b"_:a.", b"_:\xc3\xa9", b"<\\u0061>", b"<\\u003E>", b"<\\uD800>", b"<urn:imf:a>",
+    b"<urn:imf:%41>", b"<urn:imf:%20>", b"<>", b"<a", b"a>", b"<a>.#b>", b"_:a.#", b"<a><b>", b"<a>\t<b>", b"<a\"b>", b"<<a>>",
+    b'"x"', b"<\xff>", b"<\x00>", "<\u00a0>".encode(), b"#", b"", b"<_:a>", b"<http://x/%41>", b"<\\u0020>",
+])
+DOT = st.sampled_from([b".", b".", b".", b". ", b". #", b"", b". <a> <b> <a> ."])
+STATEMENT = st.tuples(TERM, TERM, TERM, DOT).map(b" ".join)
+PLAIN = st.tuples(*(st.sampled_from([b"<a>", b"<b>", b"<p>", b"<\xc3\xa9>"]),) * 3).map(lambda terms: b" ".join(terms) + b" .")
+
+
+@settings(max_examples=400, deadline=None)
+@given(
+    rows=st.lists(PLAIN | STATEMENT | st.sampled_from([b"", b" ", b"# a b .", b". . . ."]), max_size=5), end=END,
+    mark=st.sampled_from([b"", MARK]), last=st.booleans(),
+)
+@example(rows=[b"<a>.#b> <p> <b> ."], end=b"\n", mark=b"", last=True)
+@example(rows=[b"<a> <p> _:a.# ."], end=b"\n", mark=b"", last=True)
+@example(rows=[b"<a> <p> <urn:imf:a> ."], end=b"\n", mark=b"", last=True)
+def test_readers_of_n_triples_agree(rows: list[bytes], end: bytes, mark: bytes, last: bool) -> None:
+    path = put(mark + end.join(rows) + end * last, "any.nt")
+    fast = read_ntriples_fast(path)
+    if fast is not None:
+        assert same(fast, read_ntriples_carefully(path))
+
+
+@settings(max_examples=300, deadline=None)
+@given(term=TERM, place=st.integers(0, 2))
+def test_readers_of_n_triples_agree_on_every_term(term: bytes, place: int) -> None:
+    terms = [b"<x>", b"<y>", b"<z>"]
+    terms[place] = term
+    path = put(b" ".join(terms) + b" .\n", "any.nt")
+    fast = read_ntriples_fast(path)
+    if fast is not None:
+        assert same(fast, read_ntriples_carefully(path))
 
 
 IDS = st.sampled_from(

@@ -164,6 +164,25 @@ def test_every_name_has_a_term_of_its_own(name: str, kind: str) -> None:
     assert not set(in_brackets(term)) & set(" \t\r\n\"{}|^`")
 
 
+PIECES = ["a", "%41", "%2F", "%2f", "%", "%C3", "%A9", "~", "%7E", ":", "é", "_", "%3A", "b"]
+
+
+@settings(max_examples=500, deadline=None)
+@given(parts=st.lists(st.sampled_from(PIECES), max_size=5))
+@pytest.mark.parametrize("kind", ["entity", "relation"])
+def test_a_term_is_decoded_only_where_writing_gives_it(parts: list[str], kind: str) -> None:
+    term = "urn:imf:" + "".join(parts)
+    name = name_of(term, kind)
+    assert name == term or term_of(name, kind) == term
+
+
+def test_every_byte_is_encoded_in_one_way() -> None:
+    for byte in range(256):
+        name = bytes([byte]).decode("utf-8", "surrogateescape")
+        forms = {f"urn:imf:%{byte:02X}", f"urn:imf:%{byte:02x}", f"urn:imf:{name}"}
+        assert {form for form in forms if name_of(form, "entity") == name} == {term_of(name, "entity")}
+
+
 def test_no_two_names_share_a_term() -> None:
     for kind in ("entity", "relation"):
         for first, second in itertools.combinations(HARD + BROKEN, 2):
