@@ -64,7 +64,7 @@ def encode(
     config = _config(console, folder, text, image, text_pooling)
     _check_encoders(config, [name for name, _ in found])
     graph = read_graph(GraphFiles.of(config, folder))
-    console.print(graph.describe())
+    console.print(graph.describe(), soft_wrap=True)
     rejected = 0
     for name, build in found:
         started = time.monotonic()

@@ -12,9 +12,11 @@ from PIL import Image, ImageChops, ImageDraw
 from tiny_models import block_sockets, tiny_vit
 
 from imf_core.data.bundled import bundled_path
+from imf_core.encode.pictures import open_picture
 from imf_core.encode.preparation import Preparation, read_preparation
 from imf_core.encode.pretrained_image import PretrainedImageEncoder
 from imf_core.encode.registry import image_encoder
+from imf_core.encode.weights import read_weights
 from imf_core.errors import ConfigError, DataError
 
 
@@ -197,6 +199,20 @@ def test_efficientnet_lite0_on_the_bundled_glyphs(lite0, glyphs, tmp_path, monke
     unit, other = (rows / np.linalg.norm(rows, axis=1, keepdims=True) for rows in centred)
     assert (np.argmax(other @ unit.T, axis=1) == np.arange(64)).mean() >= 0.95
     assert tried == []
+
+
+def test_efficientnet_lite0_is_the_packages_own(lite0, glyphs):
+    """Folding the normalisations into the convolutions makes it faster, and nothing else."""
+    import torch
+    from efficientnet_lite_pytorch import EfficientNet
+
+    model = EfficientNet.from_name("efficientnet-lite0")
+    model.load_state_dict(read_weights(lite0.backbone.weights))
+    prepared = [lite0.backbone.preparation(open_picture(path, 256)) for path in glyphs[:8]]
+    with torch.no_grad():
+        expected = model.eval().extract_features(torch.from_numpy(np.stack(prepared))).mean((2, 3)).numpy()
+    assert np.abs(lite0.encode(glyphs[:8])[0] - expected).max() < 1e-4
+    assert np.ptp(expected, axis=0).max() > 0.1
 
 
 def test_efficientnet_lite0_knows_what_it_was_trained_on(lite0, tmp_path):
