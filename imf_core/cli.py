@@ -17,7 +17,9 @@ from imf_core.commands.convert_features import convert_features
 from imf_core.commands.encode import encode
 from imf_core.commands.terminal import show_error, terminal
 from imf_core.config import Config, parse_overrides, preset
-from imf_core.data.prepared import LinkData, prepare
+from imf_core.data.files import GraphFiles
+from imf_core.data.prepared import LinkData, prepare, resolve
+from imf_core.data.readers import read_graph
 from imf_core.errors import CheckpointError, ConfigError, ImfError
 from imf_core.predict import Answer, Predictor
 from imf_core.train.checkpoint import Checkpoint, check_vocabulary, load_checkpoint, load_state, save_checkpoint
@@ -83,7 +85,8 @@ def evaluate_command(
 ) -> None:
     """Filtered ranking of a split: MRR, mean rank, Hits@1/3/10, with all slices."""
     loaded = load_checkpoint(checkpoint)
-    graph = prepare(loaded.config.data.model_copy(update={"path": data} if data else {})).graph
+    told = loaded.config.data if data is None else loaded.config.data.elsewhere(data)
+    graph = read_graph(GraphFiles.of(told, resolve(told.path)), unseen=told.unseen)
     check_vocabulary(loaded.description, graph.entities, graph.relations, checkpoint)
     if split == "valid":
         triples, known = graph.valid, graph.known()
@@ -167,7 +170,8 @@ def _configuration(
         raise CheckpointError(
             f"{changed[0]} cannot change when weights are continued", remedy="leave it out, or train without --from"
         )
-    return chosen.updated(overrides, source="--set")
+    chosen = chosen.updated(overrides, source="--set")
+    return chosen.model_copy(update={"data": chosen.data.absolute()})
 
 
 def _describe(console: Console, data: LinkData) -> None:

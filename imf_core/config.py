@@ -7,6 +7,7 @@ be, and what does the search try". `tune/space.py` reads the `Tunable` marks; no
 from __future__ import annotations
 
 import difflib
+import os
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from imf_core.errors import ConfigError
 MissingPolicy = Literal["learned", "mean", "neutral"]
 DecisionMode = Literal["uniform", "fixed", "learned", "relation"]
 STRUCTURE, FUSED = "structure", "fused"
+SPLIT_FILES = ("train", "valid", "test")  # settings of the data that name a file
 _EXPONENT = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+")
 
 
@@ -76,6 +78,23 @@ class DataConfig(_Frozen):
     )
     text_width: int = Field(128, ge=2, le=4096, description="width of the character n-gram text features")
     image_width: int = Field(64, ge=2, le=4096, description="width of the bitmap image features")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _beside_train(cls, values: Any) -> Any:
+        """Without a folder, the one of the training file: never another graph's validation triples or lists of names."""
+        if isinstance(values, Mapping) and values.get("train") and "path" not in values:
+            return {**values, "path": os.path.dirname(str(values["train"])) or "."}
+        return values
+
+    def elsewhere(self, path: str) -> DataConfig:
+        """The same settings for the graph in another folder: explicit files are left behind."""
+        return self.model_copy(update={"path": path, "train": None, "valid": None, "test": None})
+
+    def absolute(self) -> DataConfig:
+        """With the explicit files as absolute paths."""
+        given = {name: os.path.abspath(os.path.expanduser(file)) for name in SPLIT_FILES if (file := getattr(self, name))}
+        return self.model_copy(update=given)
 
 
 class ModelConfig(_Frozen):
@@ -242,6 +261,9 @@ class Config(_Frozen):
     def updated(self, flat: Mapping[str, Any], *, source: str = "override") -> Config:
         """A copy with `{"train.lr": 0.01}` applied; keys are dotted paths."""
         values = self.model_dump()
+        unchosen = self.data.train is None and self.data.path == DataConfig().path
+        if flat.get("data.train") and "data.path" not in flat and unchosen:
+            del values["data"]["path"]  # it follows the training file
         for key, value in flat.items():
             node = values
             *parents, leaf = key.split(".")

@@ -27,11 +27,11 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("imf_core.predict", "imf_core.ensemble"),
     ("imf_core.cli", "imf_core.commands"),
     ("tune", "tune.settings", "tune.options", "tune.space", "tune.parameter", "tune.resources", "tune.records", "tune.outcome"),
-    ("tune.study", "tune.schedule", "tune.tracking", "tune.tracking_callback", "tune.tracking_text"),
+    ("tune.study", "tune.schedule", "tune.tracking", "tune.tracking_callback", "tune.tracking_text", "tune.data_check"),
     ("tune.worker",),
     ("tune.trial", "tune.decide"),
     ("tune.plan", "tune.runner", "tune.finalise"),
-    ("tune.report", "tune.report_plots", "tune.reference"),
+    ("tune.report", "tune.report_plots", "tune.closing", "tune.reference"),
     ("tune.search",),
 )
 FLOOR_OF = {module: level for level, floor in enumerate(FLOORS) for module in floor}
@@ -52,7 +52,7 @@ UNSAFE_SERIALISERS = {"pickle", "cPickle", "_pickle", "dill", "joblib", "cloudpi
 BROAD = {"Exception", "BaseException", "builtins.Exception", "builtins.BaseException"}
 BROAD_ALLOWED = {"tune/trial.py"}
 # Who may ask `read_raw` for test triples: the audit, alone and before a search, and the converter, which looks at nothing.
-TEST_READERS = {"imf_core/commands/audit.py", "imf_core/commands/convert.py", "tune/plan.py"}
+TEST_READERS = {"imf_core/commands/audit.py", "imf_core/commands/convert.py", "tune/data_check.py"}
 
 
 # --- reading a source file ------------------------------------------------------------------------------------------

@@ -10,11 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 
 from imf_core.config import Config
+from imf_core.data.baseline import BaselineMetrics
 from imf_core.errors import ImfError
 from imf_core.train.checkpoint import load_checkpoint, save_checkpoint
 from imf_core.train.ranking import evaluate
+from tune.data_check import baseline_of
 from tune.plan import Plan
 from tune.records import TrialRecord
 from tune.runner import run_variants
@@ -35,6 +38,7 @@ class Final:
         checkpoint: the seed with the best validation MRR.
         example: a validation head and relation to ask about.
         test_opened: how often the test split was read, 0 or 1.
+        test_baseline: what the baseline without training reaches on test; None where there is none.
     """
 
     seeds: tuple[int, ...]
@@ -44,6 +48,7 @@ class Final:
     checkpoint: Path
     example: tuple[str, str]
     test_opened: int
+    test_baseline: BaselineMetrics | None = None
 
     def for_report(self) -> dict[str, Any]:
         """As fields of `StudyResult`."""
@@ -79,7 +84,7 @@ def finalise(plan: Plan, winner: TrialRecord, tracker: Tracker, console: Console
             remedy=f"see the error files in {plan.settings.study_dir / 'final'}",
         )
     validation = [float(runs[_name(seed)][0].best_mrr or 0.0) for seed in done]
-    test, opened = _open_test(plan, [runs[_name(seed)][1] for seed in done], console)
+    test, rules = _open_test(plan, [runs[_name(seed)][1] for seed in done], console)
     best = max(range(len(done)), key=lambda position: validation[position])
     target = plan.settings.study_dir / "best"
     _publish(runs[_name(done[best])][1], target, test[best] if test else None)
@@ -88,7 +93,8 @@ def finalise(plan: Plan, winner: TrialRecord, tracker: Tracker, console: Console
     return Final(
         seeds=tuple(done), validation=tuple(validation), test=tuple(test),
         structure_only=alone[0].best_mrr if alone is not None and _usable(alone) else None, checkpoint=target,
-        example=(graph.entities.names[head], graph.relations.names[relation]), test_opened=opened,
+        example=(graph.entities.names[head], graph.relations.names[relation]),
+        test_opened=int(rules is not None), test_baseline=rules,
     )
 
 
@@ -98,17 +104,22 @@ def structure_only(config: Config, seed: int) -> Config:
     return config.updated({**flat, "train.seed": seed})
 
 
-def _open_test(plan: Plan, checkpoints: list[Path], console: Console) -> tuple[list[dict[str, float]], int]:
-    """Rank the test triples with each checkpoint; the file is read here and nowhere else in a search."""
+def _open_test(
+    plan: Plan, checkpoints: list[Path], console: Console
+) -> tuple[list[dict[str, float]], BaselineMetrics | None]:
+    """Rank the test triples with each checkpoint and without training; nothing else in a search scores them."""
     graph = plan.data.graph
     if graph.test_reader is None:
         console.print("the graph has no test split: validation figures only")
-        return [], 0
+        return [], None
     triples = graph.open_test()
+    for note in graph.test_notes:
+        console.print(f"  {escape(note)}", highlight=False)
     known = graph.known(graph.train, graph.valid, triples)
     budget = plan.base.train.memory_budget_mb
     models = (load_checkpoint(path).model for path in checkpoints)
-    return [evaluate(model, graph, triples, known, budget_mb=budget).metrics.flat() for model in models], 1
+    metrics = [evaluate(model, graph, triples, known, budget_mb=budget).metrics.flat() for model in models]
+    return metrics, baseline_of(graph, triples, known)
 
 
 def _publish(source: Path, target: Path, test: dict[str, float] | None) -> None:

@@ -57,7 +57,7 @@ OPTIONS = (
     Option("workers", int, WHERE), Option("cpus_per_worker", int, WHERE), Option("gpus_per_worker", float, WHERE),
     Option("concurrency", int, WHERE), Option("study", str, WHERE), Option("storage", Path, WHERE),
     Option("tracking_uri", str, WHERE), Option("save_seconds", float, WHERE), Option("address", str, WHERE),
-    Option("dry_run", bool, PLAN), Option("show_space", bool, PLAN),
+    Option("strict", bool, PLAN), Option("dry_run", bool, PLAN), Option("show_space", bool, PLAN),
 )
 
 

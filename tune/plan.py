@@ -10,9 +10,11 @@ from rich.markup import escape
 from rich.table import Table
 
 from imf_core.config import FUSED, STRUCTURE, Config
+from imf_core.data.audit import AuditReport
 from imf_core.data.prepared import LinkData, prepare, save_prepared
 from imf_core.errors import ConfigError
 from imf_core.train.batches import TrainingQueries
+from tune.data_check import audited, baseline_of, with_baseline, write_audit
 from tune.resources import ClusterResources, ResourcePlan, estimate_memory, plan_resources
 from tune.schedule import default_grace
 from tune.settings import SearchConfig
@@ -27,6 +29,7 @@ class Plan:
         settings: what was asked.
         base: settings of everything that is not searched.
         data: graph (without its test triples) and modalities.
+        audit: what is worth knowing about the data, with the baseline on validation.
         branches: the model's branches.
         space: what is searched.
         resources: trials at a time and what each takes.
@@ -36,6 +39,7 @@ class Plan:
     settings: SearchConfig
     base: Config
     data: LinkData
+    audit: AuditReport
     branches: tuple[str, ...]
     space: SearchSpace
     resources: ResourcePlan
@@ -59,7 +63,9 @@ def make_plan(settings: SearchConfig, cluster: ClusterResources) -> Plan:
         ImfError: whatever would stop the search later.
     """
     base = settings.base_config()
+    report = audited(base.data, strict=settings.strict)  # before features are extracted, which may take long
     data = prepare(base.data, base.structure, progress=True)
+    report = with_baseline(report, "valid", baseline_of(data.graph, data.graph.valid, data.graph.known()))
     names = tuple(modality.name for modality in data.select(base.model.modalities))
     branches = (STRUCTURE, *names, FUSED) if names else (STRUCTURE,)
     if settings.space is not None:
@@ -71,7 +77,7 @@ def make_plan(settings: SearchConfig, cluster: ClusterResources) -> Plan:
     )
     TrainingQueries(data.graph).num_steps(base.train.batch_size, settings.workers)  # refuses too few queries a worker
     memory = estimate_memory(data.graph.num_entities, data.graph.num_relations, space.base, branches)
-    return Plan(settings, space.base, data, branches, space, resources, memory)
+    return Plan(settings, space.base, data, report, branches, space, resources, memory)
 
 
 def write_prepared(plan: Plan) -> None:
@@ -88,6 +94,7 @@ def write_prepared(plan: Plan) -> None:
             key="study", value=name,
         )
     plan.settings.study_dir.mkdir(parents=True, exist_ok=True)
+    write_audit(plan.audit, plan.settings.study_dir)
     save_prepared(plan.data, plan.prepared)
 
 
@@ -97,6 +104,11 @@ def show_plan(console: Console, plan: Plan) -> None:
     console.print(f"[bold]{settings.study}[/]: {escape(plan.data.graph.describe())}", highlight=False)
     for note in (*plan.data.describe(plan.base.model.modalities), *plan.space.notes, *plan.resources.notes):
         console.print(f"  {escape(note)}", highlight=False)
+    for title, entries in (("[bold yellow]warning[/]", plan.audit.warnings), ("[bold red]problem[/]", plan.audit.problems)):
+        for entry in entries:
+            console.print(f"  {title}: {escape(entry)}", highlight=False)
+    for line in plan.audit.baseline_lines():
+        console.print(f"  {escape(line)}", highlight=False)
     early = "no early stopping"
     if settings.scheduler == "asha":
         early = f"ASHA from epoch {plan.grace}, one in {settings.reduction_factor:g} passes a rung"

@@ -1,4 +1,4 @@
-"""What a study says at its end: leaderboard, `summary.json`, the closing table on the terminal, two plots."""
+"""What a study found, in numbers: leaderboard, `summary.json`, two plots. `tune/closing.py` puts it into words."""
 
 from __future__ import annotations
 
@@ -9,30 +9,23 @@ import math
 import os
 import platform
 import re
-import shlex
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console, Group
-from rich.panel import Panel
-from rich.table import Table
-from rich.text import Text
-
-from tune.records import TrialRecord, TrialState, atomic_write_text, count_states, ranked, winner
+from imf_core.data.audit_report import AuditReport
+from tune.records import TrialRecord, atomic_write_text, count_states, ranked, winner
 from tune.report_plots import plots, save_picture
 
 __all__ = [
-    "StudyResult", "closing_table", "machine", "next_commands", "plots", "save_picture", "summary", "write_leaderboard",
-    "write_summary",
+    "StudyResult", "cell", "machine", "plots", "save_picture", "short", "summary", "write_leaderboard", "write_summary",
 ]
 
 TEST_METRICS = ("mrr", "hits_at_1", "hits_at_3", "hits_at_10", "mean_rank")
-_SHOWN = 10  # trials and failures on the terminal; the leaderboard has all
 
 
 @dataclass(frozen=True)
@@ -57,6 +50,7 @@ class StudyResult:
         test_opened: how often the test file was read.
         budget_seconds: time allowed for the trials; None for no limit.
         settings: of the search, as plain values.
+        audit: of the data, with the baseline without training on validation and, once it was opened, on test.
     """
 
     study: str
@@ -76,6 +70,7 @@ class StudyResult:
     test_opened: int = 0
     budget_seconds: float | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
+    audit: AuditReport | None = None
 
     @property
     def winner(self) -> TrialRecord | None:
@@ -96,6 +91,16 @@ class StudyResult:
             return None
         return 100 * (fused - alone)
 
+    def points_over_baseline(self, split: str) -> float | None:
+        """MRR of the retrained winner above the baseline without training, in points; None where either is unknown.
+
+        Args:
+            split: `valid` or `test`.
+        """
+        rules = self.audit.baseline.get(split) if self.audit is not None else None
+        reached = (self.test()["mrr"] if split == "test" else self.winner_validation())["mean"]
+        return None if rules is None or reached is None else 100 * (reached - rules.mrr)
+
     def winner_validation(self) -> dict[str, float | None]:
         """Mean and sample deviation of the retrained winner's best validation MRR over the seeds."""
         return _mean_std(self.winner_seed_mrr)
@@ -115,10 +120,10 @@ def write_leaderboard(records: Sequence[TrialRecord], folder: Path | str) -> tup
     rows = []
     for rank, record in enumerate(ranked(records), start=1):
         placed = record.state.usable and record.best_mrr is not None
-        settings = [_cell(record.params.get(name)) for name in names]
+        settings = [cell(record.params.get(name)) for name in names]
         rows.append([
-            str(rank) if placed else "", str(record.number), str(record.state), _cell(record.best_mrr), str(record.epochs),
-            _cell(record.best_epoch), f"{record.seconds:.1f}", str(record.retries), *settings, record.reason,
+            str(rank) if placed else "", str(record.number), str(record.state), cell(record.best_mrr), str(record.epochs),
+            cell(record.best_epoch), f"{record.seconds:.1f}", str(record.retries), *settings, record.reason,
         ])
     table = io.StringIO()
     csv.writer(table, lineterminator="\n").writerows([head, *rows])
@@ -144,6 +149,8 @@ def summary(result: StudyResult) -> dict[str, Any]:
         "trials": count_states(result.records), "best_validation_mrr": best.best_mrr if best else None,
         "structure_only_validation_mrr": result.structure_only_mrr, "points_over_structure_only": result.points_over_structure,
         "winner": won,
+        "points_over_baseline": {split: result.points_over_baseline(split) for split in ("valid", "test")},
+        "audit": result.audit.to_json() if result.audit is not None else None,
         "winner_validation_mrr": {"by_seed": list(result.winner_seed_mrr), **result.winner_validation()},
         "test": result.test(), "test_opened": result.test_opened, "seeds": list(result.seeds),
         "settings": dict(result.settings), "budget_seconds": result.budget_seconds,
@@ -159,86 +166,11 @@ def write_summary(result: StudyResult) -> Path:
     return atomic_write_text(result.folder / "summary.json", text + "\n")
 
 
-def next_commands(result: StudyResult) -> list[tuple[str, str]]:
-    """What to do with the study: pairs of purpose and command."""
-    commands = []
-    if result.checkpoint:
-        head, relation = result.example or ("NAME", "RELATION")
-        ask = ["imf", "predict", str(result.checkpoint), "--head", head, "--relation", relation]
-        commands.append(("ask the winner", shlex.join(ask)))
-    if result.tracking_uri:
-        store = shlex.join(["mlflow", "ui", "--backend-store-uri", result.tracking_uri])
-        commands.append(("see every run", result.tracking_uri if result.tracking_uri.startswith("http") else store))
-    again = ["python", "tune/search.py", "--data", result.data, "--warm-start", str(result.folder)]
-    return [*commands, ("search on from here", shlex.join(again))]
-
-
-def closing_table(console: Console, result: StudyResult) -> None:
-    """Print what was tried, pruned, failed and why; the winner; its worth; and the next commands."""
-    counts = ", ".join(f"{number} {state}" for state, number in count_states(result.records).items() if number)
-    title = f"{result.study}: {len(result.records)} trials ({counts or 'none'}) in {_duration(result.wall_seconds)}"
-    console.print(Panel(Group(*_closing_parts(result)), title=Text(title), title_align="left"))
-    for purpose, command in next_commands(result):
-        console.print(Text(f"{purpose}:", style="bold"), Text(command), soft_wrap=True)
-
-
-def _closing_parts(result: StudyResult) -> Iterable[Table | Text]:
-    table = Table(box=None, header_style="bold", expand=True)
-    for name in ("rank", "trial", "state", "valid MRR", "epochs", "time"):
-        table.add_column(name, justify="left" if name == "state" else "right", no_wrap=True)
-    table.add_column("settings", no_wrap=True, overflow="ellipsis", ratio=1)
-    placed = [record for record in ranked(result.records) if record.state.usable and record.best_mrr is not None]
-    for rank, record in enumerate(placed[:_SHOWN], start=1):
-        row = [str(rank), str(record.number), str(record.state), f"{record.best_mrr:.4f}", str(record.epochs)]
-        table.add_row(*row, _duration(record.seconds), Text(_settings(record.params)), style="bold" if rank == 1 else None)
-    if placed:
-        yield table
-    if len(placed) > _SHOWN:
-        yield Text(f"and {len(placed) - _SHOWN} more in leaderboard.md", style="dim")
-    lost = [record for record in result.records if not record.state.usable]
-    for record in lost[:_SHOWN]:
-        where = f" ({record.log_path})" if record.log_path else ""
-        yield Text(f"trial {record.number} {record.state}: {record.reason}{where}", style="red")
-    if len(lost) > _SHOWN:
-        yield Text(f"and {len(lost) - _SHOWN} more lost trials in leaderboard.md", style="red")
-    if pruned := [record for record in result.records if record.state is TrialState.PRUNED]:
-        saved = statistics.mean(record.epochs for record in pruned)
-        yield Text(f"stopped early because others were ahead: {len(pruned)}, after {saved:.1f} epochs on average")
-    yield from _verdict(result)
-
-
-def _verdict(result: StudyResult) -> Iterable[Text]:
-    best = result.winner
-    if best is None:
-        yield Text("no winner: no trial was evaluated to an end", style="bold red")
-        return
-    yield Text(f"\nwinner: trial {best.number}, epoch {best.best_epoch}, validation MRR {best.best_mrr:.4f}", style="bold")
-    yield Text("  " + _settings(best.params).replace("  ", "\n  "))
-    if (points := result.points_over_structure) is not None:
-        word = "above" if points >= 0 else "below"
-        worth = f"{abs(points):.1f} points {word} structure alone ({result.structure_only_mrr:.4f}) with the same settings"
-        if count := len(result.winner_seed_mrr):
-            retrained = f"mean of {count} seeds" if count > 1 else "1 seed"
-            worth += f"; retrained winner {_plus_minus(result.winner_validation())}, {retrained}"
-        yield Text(f"validation: {worth}", style="green" if points > 0 else "yellow")
-    test = {name: value for name, value in result.test().items() if value["mean"] is not None}
-    if test:
-        numbers = ", ".join(f"{name} {_plus_minus(value)}" for name, value in test.items())
-        count = len(result.test_runs)
-        yield Text(f"test ({count} seed{'s' if count > 1 else ', so no deviation'}): {numbers}")
-
-
 def _mean_std(values: Sequence[float]) -> dict[str, float | None]:
     finite = [float(value) for value in values if math.isfinite(value)]
     if not finite or len(finite) < len(values):
         return {"mean": None, "std": None}
     return {"mean": statistics.fmean(finite), "std": statistics.stdev(finite) if len(finite) > 1 else None}
-
-
-def _plus_minus(value: Mapping[str, float | None]) -> str:
-    digits = 1 if (value["mean"] or 0.0) > 1 else 4  # a mean rank, not a share
-    spread = f" ± {value['std']:.{digits}f}" if value["std"] is not None else ""
-    return f"{value['mean']:.{digits}f}{spread}"
 
 
 def _finite(value: Any) -> Any:
@@ -250,7 +182,8 @@ def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _cell(value: Any) -> str:
+def cell(value: Any) -> str:
+    """A setting or a number as text; None is empty."""
     if value is None:
         return ""
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
@@ -258,26 +191,16 @@ def _cell(value: Any) -> str:
 
 def _rounded(row: Sequence[str]) -> list[str]:
     """Decimal numbers with four digits (without an exponent where they are large), everything else as it is."""
-    return [_short(float(cell)) if re.fullmatch(r"-?\d+\.\d+(e[-+]?\d+)?", cell) else cell for cell in row]
+    return [short(float(text)) if re.fullmatch(r"-?\d+\.\d+(e[-+]?\d+)?", text) else text for text in row]
 
 
-def _short(value: float) -> str:
+def short(value: float) -> str:
+    """Four digits, without an exponent where the number is large."""
     return f"{value:.0f}" if 1e4 <= abs(value) < 1e15 else f"{value:.4g}"
 
 
-def _markdown(cell: str) -> str:
-    return cell.replace("\\", "\\\\").replace("|", "\\|").replace("\n", " ")
-
-
-def _settings(params: Mapping[str, Any]) -> str:
-    short = {name: _short(value) if isinstance(value, float) else _cell(value) for name, value in sorted(params.items())}
-    return "  ".join(f"{name}={value}" for name, value in short.items())
-
-
-def _duration(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}h{minutes:02d}m" if hours else f"{minutes}m{rest:02d}s" if minutes else f"{rest}s"
+def _markdown(text: str) -> str:
+    return text.replace("\\", "\\\\").replace("|", "\\|").replace("\n", " ")
 
 
 def _processor() -> str:

@@ -22,17 +22,19 @@ from tune.settings import SearchConfig, environment
 environment()  # before anything imports ray
 
 from tune import options
+from tune.closing import closing_table, write_report
+from tune.data_check import AUDIT_FILE, with_baseline, write_audit
 from tune.finalise import Final, finalise
 from tune.plan import Plan, make_plan, show_plan, show_space, write_prepared
 from tune.records import TrialRecord, winner
-from tune.report import StudyResult, closing_table, plots, save_picture, write_leaderboard, write_summary
+from tune.report import StudyResult, plots, save_picture, write_leaderboard, write_summary
 from tune.resources import ClusterResources
 from tune.runner import ray_cluster, run_search
 from tune.study import StudySearch, export_study, load_points, sampler_settings
 from tune.tracking import Tracker
 
 EXIT_NO_RESULT = 3  # every trial failed or diverged, or the winner could not be retrained
-ARTIFACTS = ("leaderboard.csv", "leaderboard.md", "summary.json", "history.png", "curves.png")
+ARTIFACTS = ("report.md", AUDIT_FILE, "leaderboard.csv", "leaderboard.md", "summary.json", "history.png", "curves.png")
 
 
 def search(settings: SearchConfig, console: Console) -> int:
@@ -83,6 +85,7 @@ def described(plan: Plan) -> dict[str, object]:
         **settings.model_dump(mode="json", exclude={"overrides", "dry_run", "show_space"}), **plan.base.flat(),
         **{f"sampler.{key}": value for key, value in sampler.items()},
         "data_fingerprint": plan.data.graph.fingerprint, "space_fingerprint": plan.space.fingerprint,
+        "data_problems": len(plan.audit.problems),
     }
 
 
@@ -97,15 +100,20 @@ def report(
 ) -> None:
     """Leaderboard, plots, summary, MLflow, closing table."""
     settings = plan.settings
+    audit = plan.audit
+    if final is not None and final.test_baseline is not None:
+        audit = with_baseline(audit, "test", final.test_baseline)
     result = StudyResult(
         study=settings.study, folder=settings.study_dir, data=settings.data, data_fingerprint=plan.data.graph.fingerprint,
         records=tuple(records), wall_seconds=seconds, command=shlex.join(["python", *sys.argv]),
-        tracking_uri=settings.tracking_uri, budget_seconds=settings.budget_seconds, settings=described(plan),
+        tracking_uri=settings.tracking_uri, budget_seconds=settings.budget_seconds, settings=described(plan), audit=audit,
         **(final.for_report() if final is not None else {}),
     )
     write_leaderboard(records, settings.study_dir)
     plots(records, settings.study_dir)
     write_summary(result)
+    write_audit(audit, settings.study_dir)
+    write_report(result)
     for name in ARTIFACTS:
         tracker.log_artifact(settings.study_dir / name)
     if final is not None:

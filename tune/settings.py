@@ -146,6 +146,7 @@ class SearchConfig(BaseModel):
     max_failures: int = Field(1, ge=0, le=100, description="retries of a trial whose worker died")
     save_seconds: float = Field(20.0, ge=0, description="least time between two saves of a trial's training state")
     address: str | None = Field(None, description="Ray cluster to join (auto, host:port); null: one of our own")
+    strict: bool = Field(False, description="end here where the audit of the data finds a problem, instead of saying so")
     dry_run: bool = Field(False, description="print the plan and stop")
     show_space: bool = Field(False, description="print every parameter that can be tuned and stop")
 
@@ -216,7 +217,8 @@ class SearchConfig(BaseModel):
         flat = dict(self.overrides)
         flat["data.path"] = self.data
         flat.setdefault("train.seed", self.seed)
-        return base.updated(flat, source="--set")
+        chosen = base.updated(flat, source="--set")
+        return chosen.model_copy(update={"data": chosen.data.absolute()})
 
 
 def _absolute(path: str | Path) -> str:
@@ -232,7 +234,10 @@ def _existing(name: str, path: Any, kind: str) -> Path:
 
 def _data_path(values: Mapping[str, Any]) -> str:
     """A folder becomes absolute here, at the driver; a plain name without a folder is left to the bundled data sets."""
-    path = values.get("data") or dict(values.get("overrides") or {}).get("data.path")
+    overrides = dict(values.get("overrides") or {})
+    path = values.get("data") or overrides.get("data.path")
+    if not path and overrides.get("data.train"):
+        path = os.path.dirname(_absolute(str(overrides["data.train"])))  # lists, texts and pictures lie beside it
     if not path:
         path = Config.load(values["config"]).data.path if "config" in values else PRESETS["paper"]().data.path
     path = os.path.expanduser(str(path))

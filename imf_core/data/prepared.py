@@ -19,6 +19,7 @@ from safetensors.torch import load_file
 
 from imf_core.config import DataConfig, StructureConfig
 from imf_core.data.bundled import BUNDLED, bundled_path
+from imf_core.data.files import GraphFiles
 from imf_core.data.graph import KnowledgeGraph, Vocabulary
 from imf_core.data.modality import Modality, load_modality
 from imf_core.data.readers import read_graph
@@ -83,7 +84,7 @@ def prepare(config: DataConfig, structure: StructureConfig | None = None, *, pro
         DataError: the graph or a feature file cannot be used.
     """
     folder = resolve(config.path)
-    graph = read_graph(folder)
+    graph = read_graph(GraphFiles.of(config, folder), unseen=config.unseen)
     ready = _ready_made(folder / "modalities")
     modalities: list[Modality] = []
     notes: list[str] = []

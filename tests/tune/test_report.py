@@ -9,15 +9,19 @@ import math
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from rich.console import Console
 
+from imf_core.data.audit import audit
+from imf_core.data.baseline import BaselineMetrics
+from imf_core.data.graph import Vocabulary
+from imf_core.data.raw import RawGraph
+from tune.closing import closing_table, next_commands, write_report
 from tune.records import TrialRecord, TrialState
 from tune.report import (
     StudyResult,
-    closing_table,
     machine,
-    next_commands,
     plots,
     save_picture,
     summary,
@@ -194,3 +198,40 @@ def test_picture_of_the_terminal_fetches_nothing(tmp_path):
     assert "@font-face" not in picture
     assert "url(http" not in picture
     assert "0.4643" in console.export_text()  # the record is kept
+
+
+def audited(result: StudyResult, *, valid: float, test: float | None = None) -> StudyResult:
+    """With the audit of a graph whose validation line is a training line, and a baseline of the given MRR."""
+    names = Vocabulary(("a_1", "b")), Vocabulary(("r",), "relation")
+    lines = np.array([[0, 0, 1]])
+    report = audit(RawGraph(*names, lines, lines, None, source="drawn"), baseline_splits=())
+    reached = {"valid": valid, **({"test": test} if test is not None else {})}
+    rules = {split: BaselineMetrics(2, mrr, 1.0, mrr, mrr, mrr) for split, mrr in reached.items()}
+    return replace(result, audit=replace(report, baseline=rules), winner_seed_mrr=(0.50, 0.52))
+
+
+def test_the_winner_is_measured_against_no_training(result: StudyResult) -> None:
+    above = closing(audited(result, valid=0.21, test=0.32))
+    assert "validation without training (one-step rules): MRR 0.2100; the winner is 30.0 points above" in above
+    assert "test without training (one-step rules): MRR 0.3200; the winner is 20.0 points above" in above
+    below = audited(result, valid=0.53)
+    assert "the winner is 2.0 points below: it has learned less than a table of counts" in closing(below)
+    assert summary(below)["points_over_baseline"] == {"valid": pytest.approx(-2.0), "test": None}
+    assert summary(result)["points_over_baseline"] == {"valid": None, "test": None}
+
+
+def test_the_report_tells_the_same_and_has_the_audit(result: StudyResult) -> None:
+    contaminated = audited(result, valid=0.21)
+    text = write_report(contaminated).read_text(encoding="utf-8")
+    for line in contaminated.audit.markdown().splitlines() if contaminated.audit else ():
+        assert line in text
+    assert "- the data has a problem: 1 of 1 validation lines stand in train" in text
+    assert "- winner: trial 3, epoch 6, validation MRR 0.5200" in text
+    assert "the winner is 30.0 points above" in text
+    assert "model.modalities=\\[\"text\", \"image\"\\]" in text
+    for _, command in next_commands(contaminated):
+        assert f"    {command}" in text
+    assert "the data has a problem" in closing(contaminated)
+    plain = write_report(replace(result, records=())).read_text(encoding="utf-8")
+    assert "no winner" in plain
+    assert "Audit of the data" not in plain

@@ -55,6 +55,12 @@ def test_summary_counts_every_trial_once(study: tuple) -> None:
     assert 0 < summary["test"]["mrr"]["mean"] <= 1
     assert summary["test"]["mrr"]["std"] is not None
     assert 0 < summary["structure_only_validation_mrr"] < 1
+    rules = summary["audit"]["baseline"]  # test without training is scored where the winner's is: at the end
+    assert sorted(rules) == ["test", "valid"]
+    assert summary["points_over_baseline"]["test"] == pytest.approx(
+        100 * (summary["test"]["mrr"]["mean"] - rules["test"]["mrr"])
+    )
+    assert json.loads((folder / "audit.json").read_text()) == summary["audit"]
     trials = json.loads((folder / "trials.json").read_text())
     assert summary["best_validation_mrr"] == max(trial["best_mrr"] for trial in trials)
     assert trials[0]["params"]["train.lr"] == 2e-3  # the defaults are trial 1

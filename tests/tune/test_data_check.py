@@ -1,0 +1,127 @@
+"""What a search says of its data before it starts: contaminated splits, the baseline without training, explicit files."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+from small_search import run_search, write_graph
+
+from imf_core.commands.audit import audit_command
+from imf_core.errors import DataError
+from tune.data_check import AUDIT_FILE
+from tune.plan import Plan, make_plan, show_plan, write_prepared
+from tune.resources import ClusterResources, Node
+from tune.settings import SearchConfig
+
+HERE = ClusterResources((Node(2.0, 0.0),))
+
+
+@pytest.fixture
+def graph(tmp_path: Path) -> Path:
+    return write_graph(tmp_path / "graph")
+
+
+def leak(graph: Path) -> None:
+    """5 training lines and 3 test lines get into validation."""
+    train, test = ((graph / f"{split}.tsv").read_text().splitlines() for split in ("train", "test"))
+    with (graph / "valid.tsv").open("a") as valid:
+        valid.write("\n".join([*train[:5], *test[:3]]) + "\n")
+
+
+def planned(graph: Path | None, **values: object) -> Plan:
+    given = {"data": str(graph), **values} if graph is not None else values
+    return make_plan(SearchConfig.build(given), HERE)
+
+
+def shown(plan: Plan) -> str:
+    console = Console(file=io.StringIO(), width=400)
+    show_plan(console, plan)
+    return console.file.getvalue()  # type: ignore[attr-defined]
+
+
+def test_a_clean_graph_has_no_problem_and_a_baseline_on_validation_alone(graph: Path) -> None:
+    plan = planned(graph, strict=True)
+    assert plan.audit.problems == []
+    assert list(plan.audit.baseline) == ["valid"]  # nobody sees a test score before the end
+    assert plan.audit.baseline["valid"].count == 2 * len(plan.data.graph.valid)
+    text = shown(plan)
+    assert "baseline without training, validation: MRR" in text
+    assert "problem" not in text
+
+
+def test_a_contaminated_graph_is_told_at_the_start(graph: Path) -> None:
+    leak(graph)
+    text = shown(planned(graph))
+    assert "problem: 5 of 48 validation lines stand in train and 3 in test; 40 stand in neither" in text
+    assert "--repair" in text
+
+
+def test_strict_ends_the_search_before_anything_is_encoded(graph: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    leak(graph)
+    monkeypatch.setattr("tune.plan.prepare", lambda *_, **__: pytest.fail("features were built"))
+    with pytest.raises(DataError, match="found 1 problem: 5 of 48 validation lines") as caught:
+        planned(graph, strict=True)
+    assert "--repair OUT" in caught.value.remedy
+    assert "without --strict" in caught.value.remedy
+
+
+def test_strict_on_the_command_line(graph: Path, repository: Path, tmp_path: Path) -> None:
+    leak(graph)
+    done = run_search(repository, tmp_path, "--data", "graph", "--strict", timeout=100)
+    assert done.returncode == 2
+    assert "5 of 48 validation lines stand in train" in " ".join(done.stderr.split())
+    assert not (tmp_path / "results").exists()
+
+
+def test_the_audit_is_in_the_study_from_its_start_and_agrees_with_the_command(
+    graph: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    leak(graph)
+    plan = planned(graph, storage=tmp_path / "results", study="x")
+    write_prepared(plan)
+    kept = json.loads((tmp_path / "results" / "x" / AUDIT_FILE).read_text())
+    audit_command(str(graph), as_json=True)
+    said = json.loads(capsys.readouterr().out)
+    del said["baseline"]["test"]
+    assert kept == said
+
+
+def test_a_carved_validation_split_has_its_baseline(graph: Path) -> None:
+    (graph / "valid.tsv").unlink()
+    plan = planned(graph)
+    assert plan.audit.baseline["valid"].count == 2 * len(plan.data.graph.valid) > 0
+    text = shown(plan)
+    assert "no validation split" in text
+    assert "triples set aside from train as validation (seed 0)" in text
+
+
+def test_explicit_files_take_the_place_of_the_folder(graph: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    other = tmp_path / "elsewhere.tsv"
+    other.write_text("thing 1\tis like\tthing 2\nthing 3\tis like\tthing 4\n")
+    plan = planned(graph, overrides={"data.valid": "elsewhere.tsv"})
+    assert len(plan.data.graph.valid) == 2
+    assert plan.base.data.valid == str(other)  # absolute: a worker may run elsewhere
+    assert plan.audit.splits["valid"].lines == 2
+    (graph / "train.tsv").rename(graph / "mine.tsv")
+    alone = planned(None, overrides={"data.train": "graph/mine.tsv"})
+    assert alone.base.data.path == str(graph)
+    assert [modality.name for modality in alone.data.modalities] == ["text"]  # descriptions.tsv lies beside it
+    assert len(alone.data.graph.valid) == 40
+
+
+def test_unseen_entities_are_left_out_on_request(graph: Path) -> None:
+    with (graph / "entities.txt").open("a") as names, (graph / "valid.tsv").open("a") as valid:
+        names.write("stranger\n")
+        valid.write("stranger\tis like\tthing 1\n")
+    kept = planned(graph)
+    assert (kept.data.graph.num_entities, len(kept.data.graph.valid)) == (129, 41)
+    assert "1 unseen entity in 1 validation triple: kept" in shown(kept)
+    dropped = planned(graph, overrides={"data.unseen": "drop"})
+    assert (dropped.data.graph.num_entities, len(dropped.data.graph.valid)) == (128, 40)
+    assert "1 of 41 left out (data.unseen=drop)" in shown(dropped)
+    assert dropped.audit.baseline["valid"].count == 80
