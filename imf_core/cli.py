@@ -100,6 +100,8 @@ def evaluate_command(
         print(json.dumps(metrics.as_dict(), indent=1))
     else:
         terminal().print(_metrics_table(metrics, f"{checkpoint}: {split}"))
+        if graph.num_entities <= 10:
+            terminal().print(f"{graph.num_entities} entities are ranked: Hits@10 is 1 by construction")
 
 
 @app.command()

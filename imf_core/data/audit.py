@@ -60,7 +60,7 @@ def audit(
         baseline=metrics,
         notes=raw.notes,
         problems=_problems(counts, coverage),
-        warnings=_warnings(counts, similar),
+        warnings=_warnings(counts, similar, size[0]),
     )
 
 
@@ -170,8 +170,10 @@ def _problems(counts: dict[str, SplitCounts], coverage: Sequence[Coverage]) -> l
     return found
 
 
-def _warnings(counts: dict[str, SplitCounts], similar: Sequence[RelationPair]) -> list[str]:
+def _warnings(counts: dict[str, SplitCounts], similar: Sequence[RelationPair], num_entities: int) -> list[str]:
     found = []
+    if num_entities <= 10:  # no rank can be higher
+        found.append(f"{num_entities} entities are ranked: Hits@10 is 1 by construction")
     if not counts["valid"].present:
         found.append(
             "no validation split: a search sets triples of train aside by a fixed seed; imf audit DIR --repair OUT writes a "

@@ -38,7 +38,7 @@ def lines_of(*text: str) -> Names:
 
 
 def leaking() -> RawGraph:
-    """10 training lines with 2 repeats, a self-loop and a relation used once; test with a training triple and inverses."""
+    """KG-6: 10 training lines with 2 repeats, a self-loop and a relation used once; test with a training triple and inverses."""
     train = lines_of(
         "a r1 b", "c r1 d", "e r1 f", "a r1 b", "g r1 g", "a r3 c", "c r1 d", "b r4 d", "d r4 f", "f r4 a"
     )
@@ -57,6 +57,16 @@ def test_a_leaking_graph() -> None:
     assert "r2 looks like inverse of r1: 3 of 4 test triples" in said
     assert [problem[:50] for problem in report.problems] == ["1 overlap of test with train: 1 of 4 test lines st"]
     assert report.contaminated
+    assert report.baseline["test"].count == 8  # both directions of 4 triples: inverses are added in training alone
+
+
+def test_few_candidates_make_hits_at_10_certain() -> None:
+    """KG-8: said, lest somebody reads it as merit."""
+    few, more = (audit(raw([(f"e{n}", "r", f"e{n + 1}") for n in range(count)])) for count in (9, 10))
+    assert (few.entities, more.entities) == (10, 11)
+    assert "10 entities are ranked: Hits@10 is 1 by construction" in few.warnings
+    assert not any("by construction" in warning for warning in more.warnings)
+    assert "by construction" in few.markdown()
 
 
 def test_an_inverse_that_train_shows_too() -> None:
@@ -114,8 +124,8 @@ def test_counts_equal_brute_force(
 
 def test_a_graph_without_valid_and_test() -> None:
     report = audit(raw(lines_of("a r b", "b r c")))
-    assert [warning.split(":")[0] for warning in report.warnings] == ["no validation split", "no test split"]
-    assert "--repair OUT" in report.warnings[0]
+    assert [warning.split(":")[0] for warning in report.warnings[1:]] == ["no validation split", "no test split"]
+    assert "--repair OUT" in report.warnings[1]
     assert report.problems == []
     assert report.baseline == {}
     assert report.to_json()["valid"]["lines"] == 0

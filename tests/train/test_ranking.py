@@ -57,6 +57,7 @@ def test_hand_computed(chunk: int) -> None:
 
 @pytest.mark.parametrize("chunk", [7, 100])
 def test_constant_model_has_the_mean_rank(chunk: int) -> None:
+    """KG-8: ties."""
     got = ranks(torch.zeros(3, 100), [0, 50, 99], chunk=chunk)
     assert got == [50.5] * 3
     metrics = RankingMetrics.of(np.array(got))
@@ -65,6 +66,7 @@ def test_constant_model_has_the_mean_rank(chunk: int) -> None:
 
 
 def test_two_hundred_equal_vectors_tie_exactly() -> None:
+    """KG-8: the target is scored with the candidates, not apart."""
     generator = torch.Generator().manual_seed(0)
     query, vector = torch.randn(3, 33, generator=generator), torch.randn(33, generator=generator)
     scores = query @ vector.expand(200, -1).T
@@ -75,6 +77,7 @@ def test_two_hundred_equal_vectors_tie_exactly() -> None:
     "row", [[0.1, float("nan"), 0.3], [float("nan")] * 3, [0.1, float("inf"), 0.3], [0.1, float("-inf"), 0.3]]
 )
 def test_non_finite_scores_never_rank(row: list[float]) -> None:
+    """KG-9."""
     with pytest.raises(DivergedError, match="non-finite score"):
         ranks([row], [1])
 
