@@ -190,6 +190,11 @@ class Transformers(_Torch):
         return {"model": "transformers", "weights": folder_hash(self.folder)}
 
     def build(self) -> nn.Module:
+        """The model; see `_Torch.build`.
+
+        Raises:
+            DataError: it cannot be loaded, or its weights do not fill it.
+        """
         import torch
         from safetensors import SafetensorError
         from transformers import AutoModel

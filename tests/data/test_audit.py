@@ -38,7 +38,7 @@ def lines_of(*text: str) -> Names:
 
 
 def leaking() -> RawGraph:
-    """KG-6: 10 training lines with 2 repeats, a self-loop and a relation used once; test with a training triple and inverses."""
+    """KG-6: 10 training lines, 2 repeats, a self-loop, a relation used once; test has a training triple and inverses."""
     train = lines_of(
         "a r1 b", "c r1 d", "e r1 f", "a r1 b", "g r1 g", "a r3 c", "c r1 d", "b r4 d", "d r4 f", "f r4 a"
     )
