@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -13,6 +11,7 @@ import numpy as np
 from PIL import Image
 
 from imf_core.encode.hub import file_hash, folder_hash, is_offline, model_folder, quiet_transformers
+from imf_core.encode.pieces import full_precision, in_pieces
 from imf_core.encode.preparation import Preparation, read_preparation
 from imf_core.encode.weights import read_weights
 from imf_core.errors import DataError
@@ -67,10 +66,15 @@ class _Torch(ABC):
 
     def vectors(self, pixels: np.ndarray) -> np.ndarray:
         """(b, f) float32 of (b, 3, height, width)."""
+        with full_precision():
+            on_cpu = next(self.model.parameters()).device.type == "cpu"
+            return in_pieces(self._run, pixels) if on_cpu else self._run(pixels)
+
+    def _run(self, pixels: np.ndarray) -> np.ndarray:
         import torch
 
-        device = next(self.model.parameters()).device
-        with torch.inference_mode(), _full_precision():
+        with torch.inference_mode():
+            device = next(self.model.parameters()).device
             batch = torch.from_numpy(pixels).to(device, memory_format=torch.channels_last)
             return self.forward(self.model, batch).flatten(1).float().cpu().numpy()
 
@@ -226,19 +230,6 @@ class Transformers(_Torch):
             return pooled
         hidden: Tensor = output.last_hidden_state
         return hidden.mean((2, 3)) if hidden.ndim == 4 else hidden[:, 0]
-
-
-@contextmanager
-def _full_precision() -> Iterator[None]:
-    """Convolutions of a GPU in float32: in TF32, its default, a vector would depend on its neighbours in the third digit."""
-    import torch
-
-    before = torch.backends.cudnn.allow_tf32
-    torch.backends.cudnn.allow_tf32 = False
-    try:
-        yield
-    finally:
-        torch.backends.cudnn.allow_tf32 = before
 
 
 def _published_vgg16() -> Path:
