@@ -61,7 +61,9 @@ def convert(
         _say(console, f"  {note}")
     if literals:
         copied = [name for name in copied if name != LITERALS_FILE]
-        _say(console, f"{literals:,} literals of train kept in {LITERALS_FILE}; those of valid and test are left out")
+        held = [split for split, file in files.splits().items() if split != "train" and file.format == "ntriples"]
+        left_out = f"; those of {' and '.join(held)} are left out" if held else ""
+        _say(console, f"{literals:,} literals of train kept in {LITERALS_FILE}{left_out}")
     _say(console, f"copied: {', '.join(copied) or 'nothing else'}")
     left = _left(folder, files, copied)
     if left:

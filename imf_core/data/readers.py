@@ -174,17 +174,20 @@ def _listed(files: GraphFiles) -> str:
 
 
 def _twins(vocabulary: Vocabulary) -> list[str]:
-    """A note on names that look the same: composed here, decomposed there. They stay as they are."""
+    """Notes on names that look the same: composed here, decomposed there, or with spaces around. They stay as they are."""
     odd = [name for name in vocabulary.names if not name.isascii() and not unicodedata.is_normalized("NFC", name)]
     first: dict[str, str] = {}
-    pairs = []
+    composition = []
     for name in odd:
         composed = unicodedata.normalize("NFC", name)
         twin = composed if composed in vocabulary.index else first.get(composed)
         if twin is not None:
-            pairs.append((twin, name))
+            composition.append((twin, name))
         first.setdefault(composed, name)
-    if not pairs:
-        return []
-    shown = " and ".join(ascii(name) for name in pairs[0])
-    return [f"{len(pairs):,} {vocabulary.kind} names differ from another only by Unicode composition, kept apart: {shown}"]
+    padding = [(bare, name) for name in vocabulary.names if (bare := name.strip()) != name and bare in vocabulary.index]
+    return [
+        f"{len(pairs):,} {vocabulary.kind} names differ from another only by {how}, kept apart: "
+        + " and ".join(ascii(name) for name in pairs[0])
+        for pairs, how in ((composition, "Unicode composition"), (padding, "spaces around them"))
+        if pairs
+    ]

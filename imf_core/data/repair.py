@@ -117,7 +117,7 @@ def write_repaired(raw: RawGraph, repaired: Repaired, out: Path, beside: Path | 
         raw: whose names are written.
         repaired: its splits.
         out: must not exist, or be an empty folder.
-        beside: the folder whose `descriptions.tsv`, `images/` and `modalities/` are copied.
+        beside: the folder whose `descriptions.tsv`, `images/`, `modalities/` and `literals.nt` are copied.
 
     Returns:
         What was copied.

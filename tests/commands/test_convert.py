@@ -97,7 +97,7 @@ def test_literals_stay_usable_as_text(tmp_path: Path, target: str) -> None:
     assert texts == {"http://example.org/Berlin": 'Berlin "city"\n 3', "New%20York": "big"}
     said = convert(folder, tmp_path / "out", "--to", target)
     assert "3 literal objects skipped" in said
-    assert "3 literals of train kept in literals.nt; those of valid and test are left out" in said
+    assert "3 literals of train kept in literals.nt; those of test are left out" in said
     assert "copied: nothing else" in said
     assert "not copied" not in said
     assert literal_texts(tmp_path / "out") == texts

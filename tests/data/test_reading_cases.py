@@ -120,6 +120,13 @@ def test_kg_3_letters_composed_and_decomposed(tmp_path: Path) -> None:
     assert note.endswith("'Jos\\xe9' and 'Jose\\u0301'")  # told apart on the screen too
 
 
+def test_kg_3_padding_makes_no_entity_unseen(tmp_path: Path) -> None:
+    """Every byte counts, so ` USA` is another name than `USA`: that is said."""
+    raw = read_raw(graph_folder(tmp_path / "g", {"train.tsv": "New York\tin\tUSA\nParis \tin\t USA\n"}))
+    assert raw.entities.names == ("New York", "USA", "Paris ", " USA")
+    assert raw.notes == ("1 entity names differ from another only by spaces around them, kept apart: 'USA' and ' USA'",)
+
+
 # --- KG-5 -------------------------------------------------------------------------------------------------------------
 
 
