@@ -17,9 +17,8 @@ from imf_core.commands.convert_features import convert_features
 from imf_core.commands.encode import encode
 from imf_core.commands.terminal import show_error, terminal
 from imf_core.config import Config, parse_overrides, preset
-from imf_core.data.files import GraphFiles
-from imf_core.data.prepared import LinkData, prepare, resolve
-from imf_core.data.readers import read_graph
+from imf_core.data.audit_report import certain_hits
+from imf_core.data.prepared import LinkData, graph_of, prepare
 from imf_core.errors import CheckpointError, ConfigError, ImfError
 from imf_core.predict import Answer, Predictor
 from imf_core.train.checkpoint import Checkpoint, check_vocabulary, load_checkpoint, load_state, save_checkpoint
@@ -85,8 +84,7 @@ def evaluate_command(
 ) -> None:
     """Filtered ranking of a split: MRR, mean rank, Hits@1/3/10, with all slices."""
     loaded = load_checkpoint(checkpoint)
-    told = loaded.config.data if data is None else loaded.config.data.elsewhere(data)
-    graph = read_graph(GraphFiles.of(told, resolve(told.path)), unseen=told.unseen)
+    graph = graph_of(loaded.config.data if data is None else loaded.config.data.elsewhere(data))
     check_vocabulary(loaded.description, graph.entities, graph.relations, checkpoint)
     if split == "valid":
         triples, known = graph.valid, graph.known()
@@ -100,8 +98,8 @@ def evaluate_command(
         print(json.dumps(metrics.as_dict(), indent=1))
     else:
         terminal().print(_metrics_table(metrics, f"{checkpoint}: {split}"))
-        if graph.num_entities <= 10:
-            terminal().print(f"{graph.num_entities} entities are ranked: Hits@10 is 1 by construction")
+        if certain := certain_hits(graph.num_entities):
+            terminal().print(certain)
 
 
 @app.command()

@@ -13,6 +13,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
+from imf_core.data.audit_report import escaped
 from tune.records import TrialState, atomic_write_text, count_states, ranked
 from tune.report import StudyResult, cell, short
 
@@ -58,8 +59,7 @@ def write_report(result: StudyResult) -> Path:
 
 def _lines(result: StudyResult) -> list[str]:
     """The verdict as plain lines, with what would be markup in Markdown escaped."""
-    lines = [line.strip() for text in _verdict(result) for line in text.plain.strip().split("\n")]
-    return ["".join(f"\\{sign}" if sign in "\\`*_|<>[]" else sign for sign in line) for line in lines]
+    return [escaped(line.strip()) for text in _verdict(result) for line in text.plain.strip().split("\n")]
 
 
 def _closing_parts(result: StudyResult) -> Iterable[Table | Text]:

@@ -16,7 +16,8 @@ from imf_core.data.audit import AuditReport, audit
 from imf_core.data.files import GraphFiles
 from imf_core.data.prepared import resolve
 from imf_core.data.readers import read_raw
-from imf_core.data.repair import SEED, check_place, repair, write_repaired
+from imf_core.data.repair import SEED, repair, write_repaired
+from imf_core.data.writers import check_place
 from imf_core.encode.coverage import coverage
 from imf_core.errors import ConfigError
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from imf_core.data.audit_report import WORDS, AuditReport, Coverage, SplitCounts
+from imf_core.data.audit_report import WORDS, AuditReport, Coverage, SplitCounts, certain_hits
 from imf_core.data.baseline import BaselineMetrics, OneStepRules
 from imf_core.data.graph import CATEGORY_NAMES, KnowledgeGraph, KnownAnswers
 from imf_core.data.raw import SPLITS, RawGraph
@@ -172,8 +172,8 @@ def _problems(counts: dict[str, SplitCounts], coverage: Sequence[Coverage]) -> l
 
 def _warnings(counts: dict[str, SplitCounts], similar: Sequence[RelationPair], num_entities: int) -> list[str]:
     found = []
-    if num_entities <= 10:  # no rank can be higher
-        found.append(f"{num_entities} entities are ranked: Hits@10 is 1 by construction")
+    if certain := certain_hits(num_entities):
+        found.append(certain)
     if not counts["valid"].present:
         found.append(
             "no validation split: a search sets triples of train aside by a fixed seed; imf audit DIR --repair OUT writes a "

@@ -223,7 +223,7 @@ class AuditReport:
             if title == "Found":
                 text += [*_table(*self.split_rows()), *_table(*self.category_rows())]
             if entries:
-                text += [f"**{title}**", "", *(f"- {_plain(entry)}" for entry in entries), ""]
+                text += [f"**{title}**", "", *(f"- {escaped(entry)}" for entry in entries), ""]
         return "\n".join(text)
 
     def _disjoint(self, first: str, second: str) -> bool:
@@ -244,15 +244,20 @@ class AuditReport:
         return f"{looks}: {', '.join(given)}{' ' if given else ''}({_count(pair.shared, 'shared pair')}: {shares})"
 
 
+def certain_hits(num_entities: int) -> str:
+    """What is to be said where no rank can be above 10; empty where one can."""
+    return f"{num_entities} entities are ranked: Hits@10 is 1 by construction" if num_entities <= 10 else ""
+
+
+def escaped(text: str) -> str:
+    """Names hold anything: what Markdown and HTML would take for markup is escaped."""
+    return "".join(f"\\{sign}" if sign in "\\`*_|<>[]" else sign for sign in text)
+
+
 def _count(number: int, noun: str) -> str:
     return f"{number:,} {noun}" + ("" if number == 1 else "s")
 
 
 def _table(columns: list[str], rows: list[list[str]]) -> list[str]:
     rule = ["---", *["---:"] * (len(columns) - 1)]
-    return [*("| " + " | ".join(map(_plain, cells)) + " |" for cells in (columns, rule, *rows)), ""]
-
-
-def _plain(text: str) -> str:
-    """Names hold anything: what Markdown and HTML would take for markup is escaped."""
-    return "".join(f"\\{sign}" if sign in "\\`*_|<>[]" else sign for sign in text)
+    return [*("| " + " | ".join(map(escaped, cells)) + " |" for cells in (columns, rule, *rows)), ""]

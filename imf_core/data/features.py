@@ -82,6 +82,15 @@ def read_features(path: Path) -> Features:
     return features
 
 
+def feature_files(folder: Path) -> dict[str, Path]:
+    """The files in `modalities/` of a graph folder, by modality; of a `.npy` and a `.safetensors` of one name the latter."""
+    place = folder / "modalities"
+    if not place.is_dir():
+        return {}
+    paths = sorted(path for path in place.iterdir() if not path.name.startswith(".") and not path.name.endswith(".names.txt"))
+    return {path.stem: path for path in paths}
+
+
 def _read_safetensors(path: Path) -> Features:
     try:
         # The flavour for torch maps the file, the one for NumPy copies it; besides, it knows bfloat16.

@@ -8,6 +8,7 @@ from pathlib import Path
 from imf_core.errors import DataError
 
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+_LARGE = 1 << 20  # bytes: below, reading line by line is done before Arrow is loaded
 
 
 def read_lines(path: Path) -> Iterator[tuple[int, str]]:
@@ -29,6 +30,18 @@ def read_lines(path: Path) -> Iterator[tuple[int, str]]:
             line = raw.rstrip(b"\r\n").decode("utf-8", "surrogateescape")
             if line.strip():
                 yield number, line
+
+
+def is_large(path: Path) -> bool:
+    """Whether a file is worth a reader that has to be loaded first.
+
+    Raises:
+        DataError: the system does not hand the file out.
+    """
+    try:
+        return path.stat().st_size >= _LARGE
+    except OSError as error:
+        raise unreadable(path, error) from error
 
 
 def unreadable(path: Path, error: OSError) -> DataError:

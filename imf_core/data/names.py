@@ -13,11 +13,10 @@ from pathlib import Path
 
 import numpy as np
 
-from imf_core.data.lines import read_lines, unreadable
+from imf_core.data.lines import is_large, read_lines
 from imf_core.data.parts import Part
 from imf_core.errors import DataError
 
-_FAST_FROM = 1 << 20  # bytes: below, the careful reader is done before Arrow is loaded
 _BLOCK = 1 << 24  # bytes that Arrow splits at a time
 _REMEDY = "write head<TAB>relation<TAB>tail"
 
@@ -28,11 +27,7 @@ def read_names(path: Path) -> Part:
     Raises:
         DataError: the file cannot be opened, or a line has not three names.
     """
-    try:
-        large = path.stat().st_size >= _FAST_FROM
-    except OSError as error:
-        raise unreadable(path, error) from error
-    return (read_names_fast(path) if large else None) or read_names_carefully(path)
+    return (read_names_fast(path) if is_large(path) else None) or read_names_carefully(path)
 
 
 def name_rows(path: Path) -> Iterator[tuple[int, str, str, str]]:

@@ -16,14 +16,13 @@ import numpy as np
 import pyoxigraph
 
 from imf_core.data.files import GraphFiles
-from imf_core.data.lines import BYTE_ORDER_MARK, unreadable
+from imf_core.data.lines import BYTE_ORDER_MARK, is_large, unreadable
 from imf_core.data.names import split_fast
 from imf_core.data.parts import Part
 from imf_core.data.terms import in_brackets, is_iri, name_of, term_of
 from imf_core.errors import DataError
 
 LITERALS_FILE = "literals.nt"
-_FAST_FROM = 1 << 20  # bytes: below, the careful reader is done before Arrow is loaded
 _BATCH = 1 << 22  # bytes parsed at a time
 _TERMS = 1 << 15  # terms parsed at a time
 _IRI = re.compile(r"<[^<>\s]*>")
@@ -47,11 +46,7 @@ def read_ntriples(path: Path) -> Part:
     Raises:
         DataError: the file cannot be opened, or a line is no statement.
     """
-    try:
-        large = path.stat().st_size >= _FAST_FROM
-    except OSError as error:
-        raise unreadable(path, error) from error
-    return (read_ntriples_fast(path) if large else None) or read_ntriples_carefully(path)
+    return (read_ntriples_fast(path) if is_large(path) else None) or read_ntriples_carefully(path)
 
 
 def read_ntriples_fast(path: Path) -> Part | None:

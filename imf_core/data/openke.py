@@ -7,11 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
-from imf_core.data.lines import read_lines, unreadable
+from imf_core.data.lines import is_large, read_lines, unreadable
 from imf_core.data.lists import as_id, no_count_note, split_count
 from imf_core.errors import DataError
 
-_FAST_FROM = 1 << 20  # bytes: below, the careful reader is done before Arrow is loaded
 _DIGITS_AND_SPACES = b"0123456789 \t\r\n"
 _REMEDY = "write `head tail relation` as ids, in this order"
 
@@ -22,11 +21,7 @@ def read_ids(path: Path, num_entities: int, num_relations: int) -> tuple[np.ndar
     Raises:
         DataError: a line that cannot be used, an id out of range, a count that is wrong.
     """
-    try:
-        large = path.stat().st_size >= _FAST_FROM
-    except OSError as error:
-        raise unreadable(path, error) from error
-    if large:
+    if is_large(path):
         found = read_ids_fast(path)
         if found is not None and _in_range(found[0], num_entities, num_relations):
             return found

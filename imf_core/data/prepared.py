@@ -19,6 +19,7 @@ from safetensors.torch import load_file
 
 from imf_core.config import DataConfig, StructureConfig
 from imf_core.data.bundled import BUNDLED, bundled_path
+from imf_core.data.features import feature_files
 from imf_core.data.files import GraphFiles
 from imf_core.data.graph import KnowledgeGraph, Vocabulary
 from imf_core.data.modality import Modality, load_modality
@@ -84,8 +85,8 @@ def prepare(config: DataConfig, structure: StructureConfig | None = None, *, pro
         DataError: the graph or a feature file cannot be used.
     """
     folder = resolve(config.path)
-    graph = read_graph(GraphFiles.of(config, folder), unseen=config.unseen)
-    ready = _ready_made(folder / "modalities")
+    graph = graph_of(config)
+    ready = feature_files(folder)
     modalities: list[Modality] = []
     notes: list[str] = []
     for name, (build, source) in _VIEWS.items():
@@ -102,12 +103,13 @@ def prepare(config: DataConfig, structure: StructureConfig | None = None, *, pro
     return LinkData(graph, tuple(modalities), (*notes, *said), table)
 
 
-def _ready_made(folder: Path) -> dict[str, Path]:
-    """Feature files by the name of their modality; of a `.npy` and a `.safetensors` of one name the latter."""
-    if not folder.is_dir():
-        return {}
-    paths = sorted(path for path in folder.iterdir() if not path.name.startswith(".") and not path.name.endswith(".names.txt"))
-    return {path.stem: path for path in paths}
+def graph_of(config: DataConfig) -> KnowledgeGraph:
+    """The graph of the settings, without any features.
+
+    Raises:
+        DataError: it cannot be used.
+    """
+    return read_graph(GraphFiles.of(config, resolve(config.path)), unseen=config.unseen)
 
 
 def resolve(path: str) -> Path:

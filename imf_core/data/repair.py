@@ -25,8 +25,6 @@ from imf_core.data.splits import carve, codes, distinct
 from imf_core.data.writers import Target, check_place, copy_beside, new_folder, write_lines, write_splits
 from imf_core.errors import DataError
 
-__all__ = ["SEED", "Repaired", "check_place", "repair", "write_repaired"]
-
 SEED = 0
 _MOST = 10_000
 

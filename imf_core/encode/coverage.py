@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from imf_core.data.audit_report import Coverage
-from imf_core.data.features import read_features
+from imf_core.data.features import feature_files, read_features
 from imf_core.data.lines import read_lines
 from imf_core.encode.pictures import find_images
 from imf_core.errors import DataError
@@ -31,10 +31,9 @@ def coverage(folder: Path, entities: Sequence[str]) -> tuple[Coverage, ...]:
         found["image"] = _images(folder / "images", entities)
     if (folder / "descriptions.tsv").exists():
         found["text"] = _texts(folder / "descriptions.tsv", index)
-    for path in sorted((folder / "modalities").glob("*")) if (folder / "modalities").is_dir() else []:
-        if not path.name.startswith(".") and not path.name.endswith(".names.txt"):
-            found.pop(path.stem, None)
-            found[path.stem] = _features(path, index)
+    for name, path in feature_files(folder).items():
+        found.pop(name, None)  # it stands behind the others
+        found[name] = _features(path, index)
     return tuple(found.values())
 
 

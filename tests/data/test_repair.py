@@ -14,7 +14,8 @@ from imf_core.data.audit import audit
 from imf_core.data.graph import Vocabulary
 from imf_core.data.raw import RawGraph
 from imf_core.data.readers import read_raw
-from imf_core.data.repair import check_place, repair, write_repaired
+from imf_core.data.repair import repair, write_repaired
+from imf_core.data.writers import check_place
 from imf_core.errors import DataError
 
 Triple = tuple[int, int, int]
