@@ -236,10 +236,9 @@ def _data_path(values: Mapping[str, Any]) -> str:
     """A folder becomes absolute here, at the driver; a plain name without a folder is left to the bundled data sets."""
     overrides = dict(values.get("overrides") or {})
     path = values.get("data") or overrides.get("data.path")
-    if not path and overrides.get("data.train"):
-        path = os.path.dirname(_absolute(str(overrides["data.train"])))  # lists, texts and pictures lie beside it
     if not path:
-        path = Config.load(values["config"]).data.path if "config" in values else PRESETS["paper"]().data.path
+        base = Config.load(values["config"]) if "config" in values else PRESETS["paper"]()
+        path = base.updated({key: file for key, file in overrides.items() if key == "data.train"}, source="--set").data.path
     path = os.path.expanduser(str(path))
     return _absolute(path) if os.path.isdir(path) or os.sep in path or path.startswith(".") else path
 

@@ -115,6 +115,8 @@ def test_base_config(tmp_path: Path) -> None:
     config = SearchConfig.build({"config": "base.yaml", "overrides": {"train.lr": 0.02}, "seed": 7})
     base = config.base_config()
     assert (base.model.dim, base.train.lr, base.train.seed, base.data.path) == (32, 0.02, 7, str(tmp_path / "graph"))
+    chosen = SearchConfig.build({"config": "base.yaml", "overrides": {"data.train": "elsewhere/mine.tsv"}}).base_config().data
+    assert (chosen.path, chosen.train) == (str(tmp_path / "graph"), str(tmp_path / "elsewhere" / "mine.tsv"))
     assert SearchConfig.build({"overrides": {"data.path": "unicode", "train.seed": 3}}).base_config().train.seed == 3
     assert SearchConfig.build({"preset": "published"}).base_config().train.loss == "bce"
     with pytest.raises(ConfigError, match="give one of them"):
