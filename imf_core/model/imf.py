@@ -20,9 +20,11 @@ from imf_core.data.modality import Modality
 from imf_core.model.decision import Decision, combine, present_weights
 from imf_core.model.fusion import TuckerFusion
 from imf_core.model.initial import start_from
-from imf_core.model.joint_softmax import JointTarget, joint_softmax_loss
+from imf_core.model.joint_binary import joint_binary_loss
+from imf_core.model.joint_softmax import joint_softmax_loss
 from imf_core.model.losses import Positives, binary_loss, binary_loss_of_probabilities, contrastive_loss, softmax_loss
 from imf_core.model.scoring import Scorer, build_scorer, relation_width
+from imf_core.model.target import JointTarget
 
 
 @dataclass(frozen=True)
@@ -220,7 +222,7 @@ class Imf(nn.Module):
         with torch.autocast(heads.device.type, torch.bfloat16, enabled=train.precision == "bf16"):
             tables = self.tables()
             contexts = [context.float() for context in self.contexts(tables, heads, relations)]
-        if self.loss_kind == "ce" and self.config.scoring != "transe":
+        if self.config.scoring != "transe":
             parts = self._fused_parts(tables, contexts, heads, relations, positives, train)
         else:
             parts = self._plain_parts(self.branch_scores(tables, contexts), heads, relations, positives, train)
@@ -238,19 +240,21 @@ class Imf(nn.Module):
         positives: Positives,
         train: TrainConfig,
     ) -> dict[str, Tensor]:
-        """Softmax losses of the branches and the decision in one pass (the scores are products of context and table)."""
+        """Losses of the branches and the decision in one pass (the scores are products of context and table)."""
         target = JointTarget(
             positives, train.label_smoothing, train.weighting == "triple", self.config.joint_weight,
             self.decision_weights(heads, relations), [self.mask(branch) for branch in self.branches], train.precision,
+            train.memory_budget_mb * 2**20,
         )
-        total, values = joint_softmax_loss(contexts, [tables.entities[branch] for branch in self.branches], target)
+        joint_loss = joint_softmax_loss if self.loss_kind == "ce" else joint_binary_loss
+        total, values = joint_loss(contexts, [tables.entities[branch] for branch in self.branches], target)
         names = (*self.branches, "joint")
         return {"total": total, **dict(zip(names, values, strict=False))}
 
     def _plain_parts(
         self, scores: Sequence[Tensor], heads: Tensor, relations: Tensor, positives: Positives, train: TrainConfig
     ) -> dict[str, Tensor]:
-        """Losses by autograd, for `bce` and for distances; the fused form is tested against it."""
+        """Losses by autograd, for distances; the one-pass form is tested against it."""
         parts: dict[str, Tensor] = {}
         log_norms: list[Tensor] = []
         for branch, score in zip(self.branches, scores, strict=True):

@@ -1,51 +1,23 @@
-"""Softmax losses of all branches and of their decision, forward and backward in one pass.
+"""Softmax losses of all branches and of their decision, forward and backward in one go over tiles of entities.
 
 Autograd through `logsumexp`, the weighting and a second `logsumexp` reads and writes the `(B, N)` scores about forty times
-a branch, which costs more than the matrix products. Here each branch's scores are touched five times: the gradient of a
-softmax loss is known once its probabilities are, so it is formed in place of them and multiplied on at once.
+a branch, which costs more than the matrix products. Here the scores are kept once, in tiles, and become their gradient in
+place: the gradient of a softmax loss is known once its normaliser is. Where even that is more than the budget allows, the
+queries are taken in blocks, one after the other.
 
-Shapes: `B` queries, `N` entities, `M` branches, `d` width, `P` positives.
+Shapes: `B` queries (of a block), `N` entities, `M` branches, `d` width, `C` candidates of a tile.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from imf_core.model.losses import Positives
-
-
-@dataclass(frozen=True)
-class JointTarget:
-    """What the branches are trained towards.
-
-    Args:
-        positives: known answers of the B queries.
-        smoothing: eps of the label smoothing.
-        per_triple: weight a query by its number of answers.
-        joint_weight: factor of the loss on the decision; 0 leaves it out.
-        weights: (B, M) decision weights, constant here; 0 where the head lacks the modality.
-        masks: per branch (N,) bool, or None where every entity has the modality.
-        precision: `fp32`, or `bf16` for the products with the (N, d) tables; sums and softmax stay in fp32.
-    """
-
-    positives: Positives
-    smoothing: float
-    per_triple: bool
-    joint_weight: float
-    weights: Tensor
-    masks: Sequence[Tensor | None]
-    precision: str = "fp32"
-
-    def row_weights(self) -> Tensor:
-        """(B,) weight of each query in the mean; they sum to 1."""
-        counts = self.positives.counts
-        return counts / counts.sum() if self.per_triple else torch.full_like(counts, 1.0 / len(counts))
+from imf_core.model.target import JointTarget, Tile, partial_columns, shares, tile_width, tiles
 
 
 def joint_softmax_loss(contexts: Sequence[Tensor], tables: Sequence[Tensor], target: JointTarget) -> tuple[Tensor, Tensor]:
@@ -70,36 +42,33 @@ class _JointSoftmax(torch.autograd.Function):
     def forward(ctx: Any, target: JointTarget, *tensors: Tensor) -> tuple[Tensor, Tensor]:
         """Contexts, then tables -> total and parts; the gradients are formed here and only scaled in `backward`."""
         count = len(tensors) // 2
-        kind = torch.bfloat16 if target.precision == "bf16" else tensors[0].dtype
-        contexts, tables = ([tensor.to(kind) for tensor in part] for part in (tensors[:count], tensors[count:]))
+        exact = target.weights.dtype
+        kind = target.kind(exact)
         rows = target.row_weights()
-        decision = _Decision(target, tables[0].shape[0]) if target.joint_weight > 0 and count > 1 else None
-        probabilities, parts = [], []
-        for position, (context, table) in enumerate(zip(contexts, tables, strict=True)):
-            scores = (context @ table.T).to(rows.dtype)
-            probability = torch.softmax(scores, dim=1)
-            norm = _log_norm(scores, probability)
-            parts.append(_loss(scores, norm, rows, target))
-            if decision is not None:
-                decision.add(position, scores, norm)
-            probabilities.append(probability)
-        total = torch.stack(parts).sum()
-        if decision is not None:
-            parts.append(decision.finish(rows))
-            total = total + target.joint_weight * parts[-1]
-        grads_context, grads_table = [], []
-        for position, (context, table) in enumerate(zip(contexts, tables, strict=True)):
-            gradient = probabilities[position]  # becomes the gradient of the branch's scores, in place
-            _subtract_target(gradient, rows, target, rows if decision is None else rows - decision.leak(position))
-            if decision is not None:
-                decision.add_gradient(position, gradient)
-            gradient = gradient.to(kind)
-            grads_context.append((gradient @ table).to(rows.dtype))
-            grads_table.append((gradient.T @ context).to(rows.dtype))
-        ctx.save_for_backward(*grads_context, *grads_table)
-        values = torch.stack(parts)
-        ctx.mark_non_differentiable(values)
-        return total, values
+        contexts, tables = ([tensor.to(kind) for tensor in part] for part in (tensors[:count], tensors[count:]))
+        weighted = [(context.to(exact) * rows[:, None]).to(kind) for context in tensors[:count]]
+        means = [table.to(exact).mean(dim=0) for table in tensors[count:]] if target.smoothing else None
+        grads_context = [torch.zeros_like(context, dtype=exact) for context in contexts]
+        grads_table = [torch.empty_like(table, dtype=exact) for table in tables]
+        joint = target.joint_weight if count > 1 else 0.0
+        parts = target.weights.new_zeros(count + (joint > 0))
+        size = _block_size(len(tables[0]), count + (joint > 0), target)
+        for low in range(0, len(rows), size):
+            place = slice(low, low + size)
+            block = _Block(target.block(low, low + size), joint, [context[place] for context in contexts], tables, means)
+            parts += block.losses @ rows[place]
+            for tile, gradients in block.gradients():
+                for position, gradient in enumerate(gradients):
+                    moved = gradient.to(kind)
+                    grads_context[position][place] += moved @ tables[position][tile.low : tile.high]
+                    piece = grads_table[position][tile.low : tile.high]
+                    if low == 0:
+                        piece.copy_(moved.T @ weighted[position][place])
+                    else:
+                        piece += moved.T @ weighted[position][place]
+        ctx.save_for_backward(*(grad.mul_(rows[:, None]) for grad in grads_context), *grads_table)
+        ctx.mark_non_differentiable(parts)
+        return parts[:count].sum() + joint * parts[count:].sum(), parts
 
     @staticmethod
     @once_differentiable
@@ -107,77 +76,114 @@ class _JointSoftmax(torch.autograd.Function):
         return (None, *(grad * grad_total for grad in ctx.saved_tensors))
 
 
-class _Decision:
-    """The decided scores `sum_m share_m (s_m - logsumexp(s_m))` and their gradient.
+def _block_size(num_entities: int, kept: int, target: JointTarget) -> int:
+    """Queries of a block, so that `kept` scores of each candidate fit the budget."""
+    each = kept * num_entities * target.weights.element_size()
+    return max(1, min(len(target.weights), target.budget // each))
 
-    The share of a branch is its weight a_m, except in the few *partial* columns, candidates that lack a modality: there the
-    weights of the others are renormalised. Only these columns are computed by candidate.
+
+class _Block:
+    """Scores of a block of queries, then their gradients.
+
+    The decided scores are `sum_m share_m (s_m - logsumexp(s_m))`. The share of a branch is its weight a_m, except for the
+    *partial* candidates, which lack a modality: there the weights of the others are renormalised. Elsewhere the logsumexps
+    shift whole rows, which no softmax sees; they are left out there and added back here.
     """
 
-    def __init__(self, target: JointTarget, num_entities: int) -> None:
-        self.target, weights = target, target.weights
-        self.scores = weights.new_zeros(len(weights), num_entities)
-        incomplete = [mask for mask in target.masks if mask is not None]
-        self.partial = torch.nonzero(~torch.stack(incomplete).all(dim=0))[:, 0] if incomplete else None
-        if self.partial is not None:
-            columns = self.partial
-            usable = torch.stack([
-                weights.new_ones(len(columns)) if mask is None else mask[columns].to(weights.dtype) for mask in target.masks
-            ])
-            shares = weights.T[:, :, None] * usable[:, None, :]  # (M, B, K)
-            self.shares = shares / shares.sum(dim=0).clamp_min(1e-6)
-            self.at_partial = weights.new_zeros(len(weights), len(columns))
+    def __init__(
+        self, target: JointTarget, joint: float, contexts: Sequence[Tensor], tables: Sequence[Tensor],
+        means: Sequence[Tensor] | None,
+    ) -> None:
+        self.target, self.joint, self.num_entities = target, joint, len(tables[0])
+        self.tiles = tiles(target.positives, self.num_entities, tile_width(len(contexts[0]), self.num_entities, tables[0].device))
+        self.partial = [partial_columns(target, tile.low, tile.high) if joint else None for tile in self.tiles]
+        weights, exact = target.weights, target.weights.dtype
+        self.scores: list[list[Tensor]] = []
+        self.decided: list[Tensor] = []
+        norms: list[list[Tensor]] = [[] for _ in contexts]
+        answers = weights.new_zeros(len(contexts) + (joint > 0), len(weights))
+        for tile in self.tiles:
+            row = [(context @ table[tile.low : tile.high].T).to(exact) for context, table in zip(contexts, tables, strict=True)]
+            for position, scores in enumerate(row):
+                norms[position].append(torch.logsumexp(scores, dim=1))
+                answers[position].index_add_(0, tile.rows, scores[tile.rows, tile.columns])
+            if joint:
+                decided = row[0] * weights[:, 0, None]
+                for position, scores in enumerate(row[1:], start=1):
+                    decided.addcmul_(scores, weights[:, position, None])
+                self.decided.append(decided)
+            self.scores.append(row)
+        self.norms = [torch.logsumexp(torch.stack(column), dim=0) for column in norms]
+        expected = answers / target.positives.counts
+        if means is not None:
+            mean = [context.to(exact) @ part for context, part in zip(contexts, means, strict=True)]
+        if joint:
+            self._decide(answers)
+            expected[-1] = answers[-1] / target.positives.counts
+            if means is not None:
+                mean.append(torch.stack([decided.sum(dim=1) for decided in self.decided]).sum(dim=0) / self.num_entities)
+        if means is not None:
+            expected = (1 - target.smoothing) * expected + target.smoothing * torch.stack(mean)
+        self.losses = torch.stack(self.norms) - expected
 
-    def add(self, position: int, scores: Tensor, norm: Tensor) -> None:
-        """Take in the raw scores (B, N) of a branch and their logsumexp (B,)."""
-        weight = self.target.weights[:, position]
-        self.scores.addcmul_(scores, weight[:, None])
-        if self.partial is not None:
-            # Elsewhere the logsumexp shifts whole rows, which no softmax sees; here its share differs by candidate.
-            self.scores.sub_((weight * norm)[:, None])
-            self.at_partial += self.shares[position] * (scores[:, self.partial] - norm[:, None])
+    def _decide(self, answers: Tensor) -> None:
+        """Finish the decided scores and their normaliser; adds those of the answers to the last row of `answers`."""
+        weights = self.target.weights
+        shift = torch.stack([weights[:, position] * norm for position, norm in enumerate(self.norms)]).sum(dim=0)
+        norms = []
+        for tile, columns, row, decided in zip(self.tiles, self.partial, self.scores, self.decided, strict=True):
+            if columns is not None:
+                share = shares(self.target, tile.low, tile.high, columns)
+                parts = [part * (scores[:, columns] - norm[:, None])
+                         for part, scores, norm in zip(share, row, self.norms, strict=True)]
+                decided[:, columns] = torch.stack(parts).sum(dim=0) + shift[:, None]
+            norms.append(torch.logsumexp(decided, dim=1))
+            answers[-1].index_add_(0, tile.rows, decided[tile.rows, tile.columns])
+        self.norms.append(torch.logsumexp(torch.stack(norms), dim=0))
 
-    def finish(self, rows: Tensor) -> Tensor:
-        """Loss of the decision; its gradient is kept."""
-        if self.partial is not None:
-            self.scores[:, self.partial] = self.at_partial
-        self.gradient = torch.softmax(self.scores, dim=1)
-        loss = _loss(self.scores, _log_norm(self.scores, self.gradient), rows, self.target)
-        factor = rows * self.target.joint_weight
-        _subtract_target(self.gradient, factor, self.target, factor)
-        if self.partial is not None:
-            self.at_partial = self.gradient[:, self.partial]
-        del self.scores
-        return loss
+    def gradients(self) -> Iterator[tuple[Tile, list[Tensor]]]:
+        """For each tile the M gradients (B, C) of its scores, which they replace. A query's weight is not yet in them."""
+        weights = self.target.weights
+        leaks = self._decision_gradients() if self.joint else None
+        for index, tile in enumerate(self.tiles):
+            row = self.scores[index]
+            columns = self.partial[index]
+            extra = None
+            if columns is not None:
+                slope = self.decided[index][:, columns] * self.joint
+                extra = (shares(self.target, tile.low, tile.high, columns) - weights.T[:, :, None]) * slope
+            for position, scores in enumerate(row):
+                gradient = scores.sub_(self.norms[position][:, None]).exp_()
+                if leaks is not None:
+                    gradient *= (1 - self.joint * leaks[position])[:, None]
+                self._subtract_target(gradient, tile)
+                if self.joint:
+                    gradient.addcmul_(self.decided[index], self.joint * weights[:, position, None])
+                if extra is not None:
+                    gradient[:, columns] += extra[position]
+            yield tile, row
+            self.scores[index] = []
 
-    def leak(self, position: int) -> Tensor:
-        """(B,) what flows back through the branch's logsumexp: zero but for the partial columns."""
-        if self.partial is None:
-            return torch.zeros_like(self.target.weights[:, 0])
-        return (self.at_partial * (self.shares[position] - self.target.weights[:, position, None])).sum(dim=1)
+    def _decision_gradients(self) -> Tensor | None:
+        """Turn the decided scores into the gradients of their loss; returns what flows back through the branches'
+        logsumexps, (M, B): it comes from the partial candidates alone, None without any.
+        """
+        weights = self.target.weights
+        leaks = None
+        for index, tile in enumerate(self.tiles):
+            gradient = self.decided[index].sub_(self.norms[-1][:, None]).exp_()
+            self._subtract_target(gradient, tile)
+            columns = self.partial[index]
+            if columns is not None:
+                differing = shares(self.target, tile.low, tile.high, columns) - weights.T[:, :, None]
+                leak = (differing * gradient[:, columns]).sum(dim=2)
+                leaks = leak if leaks is None else leaks + leak
+        return leaks
 
-    def add_gradient(self, position: int, gradient: Tensor) -> None:
-        """Add the decision's part to the gradient of a branch's scores."""
-        weight = self.target.weights[:, position, None]
-        gradient.addcmul_(self.gradient, weight)
-        if self.partial is not None:
-            gradient[:, self.partial] += self.at_partial * (self.shares[position] - weight)
-
-
-def _log_norm(scores: Tensor, probability: Tensor) -> Tensor:
-    """(B,) logsumexp of the scores, from their softmax: no second pass of exponentials."""
-    return scores.amax(dim=1) - probability.amax(dim=1).log()
-
-
-def _loss(scores: Tensor, norm: Tensor, rows: Tensor, target: JointTarget) -> Tensor:
-    return ((norm - target.positives.expected(scores, target.smoothing)) * rows).sum()
-
-
-def _subtract_target(probability: Tensor, rows: Tensor, target: JointTarget, factor: Tensor) -> None:
-    """In place: `factor * probability - rows * target distribution`."""
-    probability.mul_(factor[:, None])
-    if target.smoothing:
-        probability.sub_((rows * (target.smoothing / probability.shape[1]))[:, None])
-    positives = target.positives
-    share = (rows * (target.smoothing - 1) / positives.counts)[positives.rows]
-    probability.index_put_((positives.rows, positives.tails), share, accumulate=True)
+    def _subtract_target(self, probability: Tensor, tile: Tile) -> None:
+        """In place: probability less the smoothed target distribution."""
+        target = self.target
+        if target.smoothing:
+            probability -= target.smoothing / self.num_entities
+        share = (1 - target.smoothing) / target.positives.counts
+        probability[tile.rows, tile.columns] -= share[tile.rows]

@@ -1,23 +1,35 @@
-"""The one-pass loss equals the plain one, value and gradients, in float64: with masks, smoothing, either weighting."""
+"""The one-pass loss equals the plain one, value and gradients, in float64: with masks,
+smoothing, either weighting, and however the scores are cut into tiles and blocks."""
 
 import pytest
 import torch
 
 from imf_core.config import Config
 from imf_core.data.prepared import LinkData
+from imf_core.model import joint_binary, joint_softmax, target
+from imf_core.model.losses import Positives, binary_loss
+from imf_core.model.target import JointTarget
 from imf_core.train.batches import TrainingQueries
 from imf_core.train.fit import build_model
 
 FREE_OF_CHANCE = {f"model.dropout_{part}": 0.0 for part in ("input", "relation", "context", "fusion")}
 
 
+@pytest.mark.parametrize("pieces", ["whole", "tiles", "tiles and blocks"])
+@pytest.mark.parametrize("loss", ["ce", "bce"])
 @pytest.mark.parametrize("modalities", [None, ["text"], []])
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
 @pytest.mark.parametrize("weighting", ["triple", "query"])
 @pytest.mark.parametrize("joint", [0.0, 0.7])
 def test_equals_the_plain_loss(
-    toy: LinkData, modalities: list[str] | None, smoothing: float, weighting: str, joint: float
+    toy: LinkData, monkeypatch: pytest.MonkeyPatch, pieces: str, loss: str, modalities: list[str] | None, smoothing: float,
+    weighting: str, joint: float,
 ) -> None:
+    if pieces != "whole":
+        monkeypatch.setattr(target, "_TILE", 1)
+        monkeypatch.setattr(target, "_NARROWEST", 5)
+    if pieces == "tiles and blocks":
+        monkeypatch.setattr(joint_softmax, "_block_size", lambda *_: 7)
     config = Config().updated(
         {
             **FREE_OF_CHANCE,
@@ -28,6 +40,7 @@ def test_equals_the_plain_loss(
             "train.label_smoothing": smoothing,
             "train.weighting": weighting,
             "model.decision": "relation",
+            "train.loss": loss,
         }
     )
     model = build_model(config, toy).double()
@@ -49,3 +62,24 @@ def test_equals_the_plain_loss(
     got = torch.autograd.grad(fused["total"], parameters)
     for name, first, second in zip(dict(model.named_parameters()), expected, got, strict=True):
         torch.testing.assert_close(second, first, rtol=1e-8, atol=1e-10, msg=name)
+
+
+def test_scores_of_a_certain_model_keep_their_loss() -> None:
+    """Where sigmoids round to 1 the sum of logarithms is taken from the scores themselves."""
+    context, table = torch.full((2, 1), 30.0), torch.linspace(-1.0, 1.0, 9)[:, None]
+    positives = Positives(torch.tensor([0, 1]), torch.tensor([8, 0]), torch.ones(2))
+    weights = torch.ones(2, 1)
+    _, parts = joint_binary.joint_binary_loss([context], [table], JointTarget(positives, 0.1, False, 0.0, weights, [None]))
+    torch.testing.assert_close(parts[0], binary_loss(context @ table.T, positives, 0.1))
+    assert parts[0] > 5
+
+
+def test_a_block_has_its_own_answers_only() -> None:
+    positives = Positives(torch.tensor([0, 1, 1, 2]), torch.tensor([3, 1, 2, 0]), torch.tensor([1.0, 2.0, 1.0]))
+    whole = JointTarget(positives, 0.0, True, 1.0, torch.eye(3), [None, None, None])
+    part = whole.block(1, 3)
+    assert part.positives.rows.tolist() == [0, 0, 1]
+    assert part.positives.tails.tolist() == [1, 2, 0]
+    assert part.positives.counts.tolist() == [2.0, 1.0]
+    assert part.weights.tolist() == [[0.0, 1.0, 0.0], [0.0, 0.0, 1.0]]
+    assert whole.block(0, 3) is whole
