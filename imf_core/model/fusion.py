@@ -6,11 +6,17 @@ Shapes: `N` nodes (entities or relations), `M` views, `d` width, `k` fusion rank
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
-from imf_core.model.dropout import Dropout
+from imf_core.model.dropout import Dropout, Mask
+
+_ROWS_TIMES_WIDTH = 2**19  # numbers of a factor computed at a time on a CPU: they stay in its cache
+_ON_GPU = 2**28
 
 
 class TuckerFusion(nn.Module):
@@ -44,14 +50,118 @@ class TuckerFusion(nn.Module):
 
         Returns:
             (N, d).
+
+        Raises:
+            ValueError: another number of views than M.
         """
-        product: Tensor | None = None
-        for position, (view, layer) in enumerate(zip(views, self.factors, strict=True)):
-            factor = torch.relu(layer(self.drop(view)))
-            mask = masks[position] if masks is not None else None
-            if mask is not None:
-                factor = torch.where(mask[:, None], factor, torch.ones((), dtype=factor.dtype, device=factor.device))
-            product = factor if product is None else product * factor
-        if product is None:
-            raise ValueError("nothing to fuse")
-        return product.view(-1, self.rank, self.width).sum(dim=1)
+        if len(views) != len(self.factors):
+            raise ValueError(f"{len(views)} views to fuse, made for {len(self.factors)}")
+        device = views[0].device.type
+        kind = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else self.factors[0].weight.dtype
+        how = _How(
+            self.rank, tuple(masks) if masks is not None else (None,) * len(views),
+            tuple(self.drop.draw(view) for view in views), kind, torch.is_grad_enabled(),  # type: ignore[arg-type]
+        )
+        weights, biases = [layer.weight for layer in self.factors], [layer.bias for layer in self.factors]
+        fused: Tensor = _Fuse.apply(how, *views, *weights, *biases)
+        return fused
+
+
+@dataclass(frozen=True)
+class _How:
+    """What rules a fusion: rank, who has which view, what is dropped, the type of the products, whether a gradient follows."""
+
+    rank: int
+    masks: tuple[Tensor | None, ...]
+    dropped: tuple[Mask | None, ...]
+    kind: torch.dtype
+    training: bool
+
+    def input(self, position: int, view: Tensor, low: int, high: int) -> Tensor:
+        """(C, d) rows of a view as its layer sees them."""
+        rows, mask = view[low:high], self.dropped[position]
+        return (rows if mask is None else mask.rows(low, high).apply(rows)).to(self.kind)
+
+    def lacking(self, position: int, low: int, high: int) -> Tensor | None:
+        """(C,) bool: the nodes without the view; None where all have it."""
+        mask = self.masks[position]
+        return None if mask is None else ~mask[low:high]
+
+
+class _Fuse(torch.autograd.Function):
+    """Some rows at a time: the factors stay in the cache while they are multiplied, and of all that autograd would keep only
+    the factors themselves are kept.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, how: _How, *tensors: Tensor) -> Tensor:
+        count = len(tensors) // 3
+        views, layers, biases = tensors[:count], tensors[count : 2 * count], tensors[2 * count :]
+        cast, shifts = [layer.to(how.kind) for layer in layers], [bias.to(how.kind) for bias in biases]
+        nodes, width = views[0].shape
+        fused = layers[0].new_empty(nodes, width)
+        step = _step(layers[0])
+        kept = [layers[0].new_empty(nodes if how.training else min(step, nodes), len(layers[0]), dtype=how.kind) for _ in views]
+        for low in range(0, nodes, step):
+            high = min(low + step, nodes)
+            place = slice(low, high) if how.training else slice(0, high - low)
+            product = fused.new_ones(high - low, len(layers[0]))
+            for position, view in enumerate(views):
+                factor = kept[position][place]
+                torch.addmm(shifts[position], how.input(position, view, low, high), cast[position].T, out=factor).relu_()
+                lacking = how.lacking(position, low, high)
+                if lacking is not None:
+                    factor[lacking] = 1
+                product *= factor
+            torch.sum(product.view(high - low, how.rank, width), dim=1, out=fused[low:high])
+        ctx.how, ctx.count = how, count
+        if how.training:
+            ctx.save_for_backward(*views, *layers, *kept)
+        return fused
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        how, count = ctx.how, ctx.count
+        saved = ctx.saved_tensors
+        views, layers, kept = saved[:count], saved[count : 2 * count], saved[2 * count :]
+        cast = [layer.to(how.kind) for layer in layers]
+        grads_view = [torch.empty_like(view) for view in views]
+        grads_layer = [torch.zeros_like(layer) for layer in layers]
+        grads_bias = [layer.new_zeros(len(layer)) for layer in layers]
+        step = _step(layers[0])
+        for low in range(0, len(grad), step):
+            high = min(low + step, len(grad))
+            factors = [factor[low:high].to(grad.dtype) for factor in kept]
+            slopes = _slopes(grad[low:high].repeat(1, how.rank), factors)
+            for position, (view, slope) in enumerate(zip(views, slopes, strict=True)):
+                slope.mul_((factors[position] > 0).to(slope.dtype))
+                lacking = how.lacking(position, low, high)
+                if lacking is not None:
+                    slope[lacking] = 0
+                grads_bias[position] += slope.sum(dim=0)
+                moved = slope.to(how.kind)
+                grads_layer[position] += moved.T @ how.input(position, view, low, high)
+                back = moved @ cast[position]
+                dropped = how.dropped[position]
+                grads_view[position][low:high] = back if dropped is None else dropped.rows(low, high).apply(back)
+        return (None, *grads_view, *grads_layer, *grads_bias)
+
+
+def _slopes(slope: Tensor, factors: Sequence[Tensor]) -> list[Tensor]:
+    """Gradients of a product of M factors: for each the given gradient (C, k d) times all others, without a division."""
+    after = [slope]
+    for factor in reversed(factors[1:]):
+        after.append(after[-1] * factor)
+    before: Tensor | None = None
+    slopes = []
+    for position, factor in enumerate(factors):
+        rest = after[-1 - position]
+        slopes.append(rest.clone() if before is None else rest * before)
+        before = factor if before is None else before * factor
+    return slopes
+
+
+def _step(layer: Tensor) -> int:
+    """Rows at a time."""
+    return max(64, (_ROWS_TIMES_WIDTH if layer.device.type == "cpu" else _ON_GPU) // len(layer))

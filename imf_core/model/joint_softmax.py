@@ -95,7 +95,8 @@ class _Block:
         means: Sequence[Tensor] | None,
     ) -> None:
         self.target, self.joint, self.num_entities = target, joint, len(tables[0])
-        self.tiles = tiles(target.positives, self.num_entities, tile_width(len(contexts[0]), self.num_entities, tables[0].device))
+        width = tile_width(len(contexts[0]), self.num_entities, tables[0].device)
+        self.tiles = tiles(target.positives, self.num_entities, width)
         self.partial = [partial_columns(target, tile.low, tile.high) if joint else None for tile in self.tiles]
         weights, exact = target.weights, target.weights.dtype
         self.scores: list[list[Tensor]] = []

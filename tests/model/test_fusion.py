@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from imf_core.model import fusion as fusion_module
 from imf_core.model.fusion import TuckerFusion
 
 
@@ -92,3 +93,40 @@ def test_a_node_does_not_see_its_neighbours() -> None:
 def test_a_wrong_number_of_views(views: list[torch.Tensor]) -> None:
     with pytest.raises(ValueError):
         fusion(views=3)(views)
+
+
+@pytest.mark.parametrize("nodes", [1, 64, 150])
+@pytest.mark.parametrize("masked", [False, True])
+def test_gradients_equal_those_of_autograd(nodes: int, masked: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In float64, over several tiles of rows, with the gradients of views, weights and biases."""
+    monkeypatch.setattr(fusion_module, "_ROWS_TIMES_WIDTH", 1)  # 64 rows at a time
+    made, drawn_ = fusion(width=6, rank=2).double(), [value.double() for value in drawn(3, nodes, 6)]
+    mask = torch.arange(nodes) % 3 != 1 if masked else None
+    towards = torch.randn(nodes, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+
+    def gradients(plain: bool) -> list[torch.Tensor]:
+        views = [value.clone().requires_grad_() for value in drawn_]
+        if plain:
+            total = torch.zeros(nodes, 6, dtype=torch.float64)
+            for i in range(2):
+                parts = [factor(made, m, i, view) for m, view in enumerate(views)]
+                if mask is not None:
+                    parts[1] = torch.where(mask[:, None], parts[1], 1.0)
+                total = total + parts[0] * parts[1] * parts[2]
+        else:
+            total = made(views, [None, mask, None])
+        return list(torch.autograd.grad((total * towards).sum(), [*views, *made.parameters()]))
+
+    for found, expected in zip(gradients(False), gradients(True), strict=True):
+        assert torch.allclose(found, expected, atol=1e-12)
+
+
+def test_the_dropped_elements_get_no_gradient() -> None:
+    made, values = fusion(width=8, dropout=0.5).train(), [value.requires_grad_() for value in drawn(3, 9, 8)]
+    torch.manual_seed(5)
+    masks = [made.drop.draw(value) for value in values]
+    torch.manual_seed(5)
+    made(values).sum().backward()
+    for value, mask in zip(values, masks, strict=True):
+        assert value.grad is not None and mask is not None
+        assert not value.grad[~mask.keep].any() and value.grad[mask.keep].any()
