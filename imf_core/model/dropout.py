@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+
+_AT_A_TIME = 2**18
 
 
 class Dropout(nn.Module):
@@ -28,14 +32,19 @@ class Dropout(nn.Module):
 
     def draw(self, x: Tensor) -> Mask | None:
         """A mask for a tensor like x; None where nothing is dropped."""
+        return self.draw_for(x.shape, x.device)
+
+    def draw_for(self, shape: Sequence[int], device: torch.device) -> Mask | None:
+        """A mask of a shape; None where nothing is dropped."""
         if not self.training or self.p == 0.0:
             return None
-        if x.device.type != "cpu":
-            return Mask(torch.rand(x.shape, device=x.device) >= self.p, 1 / (1 - self.p))
-        words = torch.empty((x.numel() + 7) // 8, dtype=torch.int64)
+        if device.type != "cpu":
+            return Mask(torch.rand(tuple(shape), device=device) >= self.p, 1 / (1 - self.p))
+        count = math.prod(shape)
+        words = torch.empty((count + 7) // 8, dtype=torch.int64)
         words.random_(-(2**63), None)  # all 64 bits
         threshold = min(255, round(self.p * 256))
-        return Mask(words.view(torch.uint8)[: x.numel()].view(x.shape) >= threshold, 256.0 / (256 - threshold))
+        return Mask(words.view(torch.uint8)[:count].view(tuple(shape)) >= threshold, 256.0 / (256 - threshold))
 
     def extra_repr(self) -> str:
         return f"p={self.p}"
@@ -55,6 +64,12 @@ class Mask:
     def apply(self, x: Tensor) -> Tensor:
         """A new tensor: x where kept, scaled, and 0 elsewhere."""
         return x * self.keep.to(x.dtype).mul_(self.scale)  # one product of equal types: five times as fast as with a bool
+
+    def apply_(self, x: Tensor) -> None:
+        """In place, some rows at a time: the mask as numbers stays in the cache."""
+        step = max(1, _AT_A_TIME // max(1, x[:1].numel())) if x.device.type == "cpu" else len(x)
+        for low in range(0, len(x), step):
+            x[low : low + step] *= self.keep[low : low + step].to(x.dtype).mul_(self.scale)
 
     def rows(self, low: int, high: int) -> Mask:
         """The mask of some rows."""

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from imf_core.model.dropout import Dropout, Mask
+from imf_core.model.precision import compute_dtype
 
 _ROWS_TIMES_WIDTH = 2**19  # numbers of a factor computed at a time on a CPU: they stay in its cache
 _ON_GPU = 2**28
@@ -56,11 +57,9 @@ class TuckerFusion(nn.Module):
         """
         if len(views) != len(self.factors):
             raise ValueError(f"{len(views)} views to fuse, made for {len(self.factors)}")
-        device = views[0].device.type
-        kind = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else self.factors[0].weight.dtype
         how = _How(
             self.rank, tuple(masks) if masks is not None else (None,) * len(views),
-            tuple(self.drop.draw(view) for view in views), kind, torch.is_grad_enabled(),  # type: ignore[arg-type]
+            tuple(self.drop.draw(view) for view in views), compute_dtype(self.factors[0].weight), torch.is_grad_enabled(),  # type: ignore[arg-type]
         )
         weights, biases = [layer.weight for layer in self.factors], [layer.bias for layer in self.factors]
         fused: Tensor = _Fuse.apply(how, *views, *weights, *biases)

@@ -11,6 +11,8 @@ from torch import Tensor, nn
 
 from imf_core.config import ModelConfig
 from imf_core.model.dropout import Dropout
+from imf_core.model.grouped import Groups, grouped_products
+from imf_core.model.precision import compute_dtype
 
 
 class Scorer(nn.Module):
@@ -54,18 +56,15 @@ class Contextual(Scorer):
 
     def context(self, heads: Tensor, relation_table: Tensor, relations: Tensor) -> Tensor:
         """See `Scorer.context`."""
-        distinct, position = relations.unique(return_inverse=True)
-        matrices = relation_table[distinct] @ self.core.view(self.relation_width, -1)
-        matrices = self.drop_relation(matrices).view(-1, self.width, self.width)
-        heads = self.drop_head(self.norm_head(heads))
-        # Group the queries by relation: one product a relation, and never a (B, d, d) gather. `unbind` (not indexing in the
-        # loop) keeps the backward pass linear in the number of relations.
+        distinct, position, counts = relations.unique(return_inverse=True, return_counts=True)
         order = torch.argsort(position, stable=True)
-        counts = torch.bincount(position, minlength=len(distinct)).tolist()
-        groups = [part @ matrix for part, matrix in zip(heads[order].split(counts), matrices.unbind(0), strict=True)]
+        vectors = relation_table[distinct]
+        dropped = self.drop_relation.draw_for((len(distinct), self.width * self.width), heads.device)
+        groups = Groups(counts.tolist(), dropped, compute_dtype(self.core))
+        products = grouped_products(self.drop_head(self.norm_head(heads))[order], vectors, self.core, groups)
         back = torch.empty_like(order)
         back[order] = torch.arange(len(order), device=order.device)
-        return self.drop_context(self.norm_context(torch.cat(groups)[back]))
+        return self.drop_context(self.norm_context(products[back]))
 
 
 class TransE(Scorer):

@@ -1,0 +1,143 @@
+"""Products of queries with the matrices of their relations, grouped by relation.
+
+A relation's matrix `W x_1 w_r` is built once for all its queries, and no `(B, d, d)` tensor exists. Forward and backward are
+written out: autograd's bookkeeping of one small product a relation costs more than the products, and under autocast each
+core would be copied as a whole, twice a step.
+
+Shapes: `B` queries, `U` distinct relations, `d` entity width, `r` relation width.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from imf_core.model.dropout import Mask
+
+_COLUMNS = 8192  # columns of a core that are cast at a time: they stay in a CPU's cache
+_PADDED = 32  # queries of one relation in a batched product on a GPU
+
+
+@dataclass(frozen=True)
+class Groups:
+    """Queries ordered by relation.
+
+    Args:
+        counts: queries of each of the U relations, at least 1, in their order.
+        dropped: what is dropped from the (U, d * d) matrices.
+        kind: type of the products.
+    """
+
+    counts: list[int]
+    dropped: Mask | None
+    kind: torch.dtype
+
+    def bounds(self) -> list[tuple[int, int]]:
+        """First and last + 1 query of each relation."""
+        stops = torch.tensor(self.counts).cumsum(0).tolist()
+        return [(stop - count, stop) for stop, count in zip(stops, self.counts, strict=True)]
+
+
+def grouped_products(heads: Tensor, vectors: Tensor, core: Tensor, groups: Groups) -> Tensor:
+    """`h (drop(W x_1 w))` of each query with its relation's vector w.
+
+    Args:
+        heads: (B, d), ordered by relation.
+        vectors: (U, r) of the distinct relations.
+        core: W, (r, d, d).
+        groups: which queries share a relation.
+
+    Returns:
+        (B, d).
+    """
+    made: Tensor = _Grouped.apply(groups, heads, vectors, core)
+    return made
+
+
+class _Grouped(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, groups: Groups, heads: Tensor, vectors: Tensor, core: Tensor) -> Tensor:
+        kind, flat = groups.kind, core.flatten(1)
+        cast, weights = heads.to(kind), vectors.to(kind)
+        matrices = torch.empty(len(vectors), flat.shape[1], dtype=kind, device=core.device)
+        for columns in _columns(flat, kind):
+            torch.mm(weights, flat[:, columns].to(kind), out=matrices[:, columns])
+        if groups.dropped is not None:
+            groups.dropped.apply_(matrices)
+        ctx.groups = groups
+        ctx.save_for_backward(cast, vectors, core, matrices)
+        return _products(cast, matrices.view(-1, *core.shape[1:]), groups).to(heads.dtype)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        groups, (heads, vectors, core, matrices) = ctx.groups, ctx.saved_tensors
+        kind, flat = groups.kind, core.flatten(1)
+        moved = grad.to(kind)
+        square = matrices.view(-1, *core.shape[1:])
+        grad_heads = _products(moved, square.mT, groups).to(grad.dtype)
+        slopes = torch.empty_like(matrices)
+        _outer_products(heads, moved, slopes.view_as(square), groups)
+        if groups.dropped is not None:
+            groups.dropped.apply_(slopes)
+        weights = vectors.to(kind).T
+        grad_vectors, grad_core = torch.zeros_like(vectors), torch.empty_like(core)
+        for columns in _columns(flat, kind):
+            part = slopes[:, columns]
+            if kind == core.dtype:
+                torch.mm(weights, part, out=grad_core.flatten(1)[:, columns])
+            else:
+                grad_core.flatten(1)[:, columns] = weights @ part
+            grad_vectors += part @ flat[:, columns].to(kind).T
+        return None, grad_heads, grad_vectors, grad_core
+
+
+def _columns(flat: Tensor, kind: torch.dtype) -> list[slice]:
+    """All columns of a core at once, or as many at a time as are worth casting."""
+    width = flat.shape[1]
+    step = width if kind == flat.dtype or flat.device.type != "cpu" else _COLUMNS
+    return [slice(low, min(low + step, width)) for low in range(0, width, step)]
+
+
+def _products(rows: Tensor, matrices: Tensor, groups: Groups) -> Tensor:
+    """(B, d) rows times the (U, d, d) matrix of each row's group."""
+    if _batched(rows):
+        blocks, owner, place = _padded(rows, groups)
+        return (blocks @ matrices[owner]).flatten(0, 1)[place]
+    made = torch.empty_like(rows)
+    for (low, high), matrix in zip(groups.bounds(), matrices.unbind(0), strict=True):
+        torch.mm(rows[low:high], matrix, out=made[low:high])
+    return made
+
+
+def _outer_products(left: Tensor, right: Tensor, out: Tensor, groups: Groups) -> None:
+    """Write `left_g^T right_g` of each group g into (U, d, d) out."""
+    if _batched(left):
+        (lefts, owner, _), (rights, _, _) = _padded(left, groups), _padded(right, groups)
+        out.zero_().index_add_(0, owner, lefts.mT @ rights)
+        return
+    for (low, high), matrix in zip(groups.bounds(), out.unbind(0), strict=True):
+        torch.mm(left[low:high].T, right[low:high], out=matrix)
+
+
+def _batched(rows: Tensor) -> bool:
+    """Whether a few large products pay: on a GPU each small one costs its launch."""
+    return rows.device.type != "cpu"
+
+
+def _padded(rows: Tensor, groups: Groups) -> tuple[Tensor, Tensor, Tensor]:
+    """Rows cut into blocks of one group each, (b, 32, d), padded with zeros; the group of each block; the place of each row
+    among all b * 32.
+    """
+    counts = torch.tensor(groups.counts)
+    blocks = -(-counts // _PADDED)
+    starts = (blocks.cumsum(0) - blocks) * _PADDED - (counts.cumsum(0) - counts)
+    place = (torch.arange(len(rows)) + starts.repeat_interleave(counts)).to(rows.device, non_blocking=True)
+    owner = torch.arange(len(counts)).repeat_interleave(blocks).to(rows.device, non_blocking=True)
+    padded = rows.new_zeros(len(owner) * _PADDED, rows.shape[1])
+    padded[place] = rows
+    return padded.view(len(owner), _PADDED, -1), owner, place

@@ -1,0 +1,68 @@
+"""Grouped products against the textbook: a matrix of its own for each query, gradients by autograd."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from imf_core.model import grouped
+from imf_core.model.dropout import Dropout, Mask
+from imf_core.model.grouped import Groups, grouped_products
+
+COUNTS = [1, 40, 3, 70]  # under and over the 32 rows of a padded block
+
+
+def drawn(width: int = 6, narrow: int = 5, kind: torch.dtype = torch.float64) -> tuple[Tensor, Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    shapes = ((sum(COUNTS), width), (len(COUNTS), narrow), (narrow, width, width))
+    heads, vectors, core = (torch.randn(shape, generator=generator, dtype=kind).requires_grad_() for shape in shapes)
+    return heads, vectors, core
+
+
+def mask(wanted: bool, width: int = 6) -> Mask | None:
+    torch.manual_seed(2)
+    return Dropout(0.4).draw_for((len(COUNTS), width * width), torch.device("cpu")) if wanted else None
+
+
+def textbook(heads: Tensor, vectors: Tensor, core: Tensor, dropped: Mask | None) -> Tensor:
+    matrices = torch.einsum("ur,rij->uij", vectors, core)
+    if dropped is not None:
+        matrices = matrices * (dropped.keep.view_as(matrices) * dropped.scale)
+    own = matrices[torch.arange(len(COUNTS)).repeat_interleave(torch.tensor(COUNTS))]
+    return torch.einsum("bi,bij->bj", heads, own)
+
+
+@pytest.mark.parametrize("batched", [False, True], ids=["loop", "padded"])
+@pytest.mark.parametrize("dropout", [False, True])
+def test_products_and_gradients_equal_the_textbook(batched: bool, dropout: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(grouped, "_batched", lambda rows: batched)
+    inputs, dropped = drawn(), mask(dropout)
+    expected = textbook(*inputs, dropped)
+    found = grouped_products(*inputs, Groups(COUNTS, dropped, torch.float64))
+    assert torch.allclose(found, expected, atol=1e-12)
+    towards = torch.randn(found.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
+    pairs = zip(torch.autograd.grad((found * towards).sum(), inputs), torch.autograd.grad((expected * towards).sum(), inputs),
+                strict=True)
+    assert all(torch.allclose(ours, theirs, atol=1e-12) for ours, theirs in pairs)
+
+
+@pytest.mark.parametrize("batched", [False, True], ids=["loop", "padded"])
+def test_bfloat16_is_as_near_as_its_digits_allow(batched: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Cores cast in several slices of columns; each number within 2 % of the largest one."""
+    monkeypatch.setattr(grouped, "_batched", lambda rows: batched)
+    monkeypatch.setattr(grouped, "_COLUMNS", 10)
+    inputs, dropped = drawn(kind=torch.float32), mask(True)
+    expected = textbook(*inputs, dropped)
+    found = grouped_products(*inputs, Groups(COUNTS, dropped, torch.bfloat16))
+    assert found.dtype == torch.float32 and not torch.equal(found, expected)
+    ours, theirs = torch.autograd.grad(found.square().sum(), inputs), torch.autograd.grad(expected.square().sum(), inputs)
+    for one, other in ((found, expected), *zip(ours, theirs, strict=True)):
+        assert (one - other).abs().max() < 0.02 * other.abs().max()
+
+
+def test_gradients_can_be_asked_for_twice() -> None:
+    inputs = drawn()
+    found = grouped_products(*inputs, Groups(COUNTS, mask(True), torch.float64)).sum()
+    first = torch.autograd.grad(found, inputs, retain_graph=True)
+    assert all(torch.equal(one, other) for one, other in zip(first, torch.autograd.grad(found, inputs), strict=True))
