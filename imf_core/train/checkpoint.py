@@ -29,6 +29,7 @@ from imf_core.data.graph import Vocabulary
 from imf_core.data.modality import Modality
 from imf_core.errors import CheckpointError
 from imf_core.model.imf import Imf
+from imf_core.train.optimizers import Optimizers
 
 FORMAT = 1
 
@@ -210,19 +211,19 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 
 def save_training_state(
-    folder: Path, model: Imf, optimizer: torch.optim.Optimizer, progress: Mapping[str, Any], best: Mapping[str, Tensor] | None
+    folder: Path, model: Imf, optimizers: Optimizers, progress: Mapping[str, Any], best: Mapping[str, Tensor] | None
 ) -> None:
     """Write weights, optimizer moments, the best weights so far and the progress counters.
 
     Args:
         folder: replaced if it exists.
-        model, optimizer: current state; the optimizer's parameters are the model's, in order.
+        model, optimizers: current state.
         progress: JSON values (epoch, best MRR, ...).
         best: state of the best epoch, or None where it is the current one.
     """
     tensors = {f"model.{name}": tensor for name, tensor in model.trained_state().items()}
-    for position, entry in optimizer.state_dict()["state"].items():
-        tensors.update({f"optimizer.{position}.{name}": value for name, value in entry.items() if isinstance(value, Tensor)})
+    for position, entry in optimizers.state().items():
+        tensors.update({f"optimizer.{position}.{name}": value for name, value in entry.items()})
     for name, tensor in (best or {}).items():
         tensors[f"best.{name}"] = tensor
     with atomic_folder(folder) as fresh:
@@ -231,7 +232,7 @@ def save_training_state(
 
 
 def load_training_state(
-    folder: Path, model: Imf, optimizer: torch.optim.Optimizer
+    folder: Path, model: Imf, optimizers: Optimizers
 ) -> tuple[dict[str, Any], dict[str, Tensor] | None]:
     """Restore `save_training_state`; returns the progress counters and the best weights.
 
@@ -250,7 +251,6 @@ def load_training_state(
         if name.startswith("optimizer."):
             _, position, entry = name.split(".", 2)
             moments.setdefault(int(position), {})[entry] = tensor
-    groups = optimizer.state_dict()["param_groups"]
-    optimizer.load_state_dict({"state": moments, "param_groups": groups})
+    optimizers.load_state(moments)
     best = {name.removeprefix("best."): tensor for name, tensor in tensors.items() if name.startswith("best.")}
     return progress, best or None

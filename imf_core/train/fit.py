@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,6 +28,8 @@ from imf_core.model.imf import Imf
 from imf_core.train.batches import Shard, TrainingQueries
 from imf_core.train.calibrate import calibrate, folds
 from imf_core.train.checkpoint import load_training_state, save_training_state
+from imf_core.train.memory import keep_freed_memory
+from imf_core.train.optimizers import Optimizers
 from imf_core.train.progress import EpochReport, RunProgress
 from imf_core.train.ranking import RankingMetrics, evaluate
 
@@ -116,29 +118,30 @@ def fit(
         raise DataError("the graph has no validation triples", remedy="add valid.tsv: the best epoch is chosen on it")
     device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model.to(device)
+    keep_freed_memory()
     if settings.precision == "auto":
         settings = settings.model_copy(update={"precision": "bf16" if _has_bfloat16(device) else "fp32"})
     config = config.model_copy(update={"train": settings})
     queries = TrainingQueries(graph)
     steps = queries.num_steps(settings.batch_size, shard.world)
     known = graph.known()
-    optimizer = _optimizer(model, config)
+    optimizers = build_optimizers(model, config, early=shard.world == 1)
     run = RunProgress()
     if saving is not None and (saving.folder / "progress.json").exists():
-        run = RunProgress.from_json(*load_training_state(saving.folder, model, optimizer))
+        run = RunProgress.from_json(*load_training_state(saving.folder, model, optimizers))
         if on_epoch is not None and run.last is not None:
             on_epoch(run.last)  # the interrupted process may have saved it and not delivered it
     trained: nn.Module = model
     if shard.world > 1:
         trained = nn.parallel.DistributedDataParallel(model, broadcast_buffers=False, gradient_as_bucket_view=True)
     last_save = time.monotonic()
-    with _bar(progress, settings.max_epochs, run.epoch) as advance:
+    with closing(optimizers), _bar(progress, settings.max_epochs, run.epoch) as advance:
         while run.reason is None:
             started = time.monotonic()
             sums: dict[str, float] = {}
             stop = min(run.epoch + settings.eval_every, settings.max_epochs)
             for epoch in range(run.epoch + 1, stop + 1):
-                for name, value in _train_epoch(trained, queries, config, epoch, shard, optimizer, device).items():
+                for name, value in _train_epoch(trained, queries, config, epoch, shard, optimizers, device).items():
                     sums[name] = sums.get(name, 0.0) + value
             losses = {name: value / (steps * (stop - run.epoch)) for name, value in sums.items()}
             if not math.isfinite(losses["total"]):
@@ -155,7 +158,7 @@ def fit(
             run.last = EpochReport(stop, losses["total"], losses, metrics, run.best_mrr, run.best_epoch, seconds)
             over = run.end(settings.patience, settings.max_epochs)
             if saving is not None and shard.rank == 0 and (over or time.monotonic() - last_save >= saving.seconds):
-                save_training_state(saving.folder, model, optimizer, run.to_json(), run.best_state)
+                save_training_state(saving.folder, model, optimizers, run.to_json(), run.best_state)
                 last_save = time.monotonic()
             advance(run)
             if on_epoch is not None:
@@ -173,14 +176,13 @@ def _train_epoch(
     config: Config,
     epoch: int,
     shard: Shard,
-    optimizer: torch.optim.Optimizer,
+    optimizers: Optimizers,
     device: torch.device,
 ) -> dict[str, float]:
     """One pass over this rank's queries; returns the sum of each loss over the steps."""
     settings = config.train
     torch.manual_seed(int(np.random.SeedSequence((settings.seed, epoch, shard.rank)).generate_state(1)[0]))
-    for group in optimizer.param_groups:
-        group["lr"] = settings.lr * settings.lr_decay ** (epoch - 1)
+    optimizers.set_lr(settings.lr * settings.lr_decay ** (epoch - 1))
     trained.train()
     sums: dict[str, Tensor] = {}
     for batch in queries.epoch(
@@ -188,9 +190,9 @@ def _train_epoch(
     ):
         moved = batch.to(device)
         parts = trained(moved.heads, moved.relations, moved.positives, settings)
-        optimizer.zero_grad(set_to_none=True)
+        optimizers.zero_grad()
         (parts["total"] * batch.weight).backward()
-        optimizer.step()
+        optimizers.step()
         for name, value in parts.items():
             sums[name] = sums[name] + value.detach() if name in sums else value.detach()
     return {name: float(value) for name, value in sums.items()}
@@ -204,9 +206,10 @@ def _has_bfloat16(device: torch.device) -> bool:
     return bool(able.get("avx512_bf16") or able.get("amx_bf16"))
 
 
-def _optimizer(model: Imf, config: Config) -> torch.optim.Optimizer:
-    kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[config.train.optimizer]
-    return kind(model.parameters(), lr=config.train.lr, weight_decay=config.train.weight_decay, fused=True)
+def build_optimizers(model: Imf, config: Config, early: bool) -> Optimizers:
+    """The optimizers of the configuration, see `Optimizers`."""
+    settings = config.train
+    return Optimizers(model, settings.optimizer, settings.lr, settings.weight_decay, early)
 
 
 def _average_buffers(model: Imf, shard: Shard) -> None:

@@ -20,6 +20,7 @@ from imf_core.data.prepared import LinkData
 from imf_core.errors import CheckpointError
 from imf_core.model.imf import Imf
 from imf_core.model.losses import Positives
+from imf_core.train import optimizers
 from imf_core.train.checkpoint import (
     atomic_folder,
     check_vocabulary,
@@ -30,6 +31,7 @@ from imf_core.train.checkpoint import (
     save_training_state,
 )
 from imf_core.train.fit import build_model
+from imf_core.train.optimizers import Optimizers
 
 SMALL = {"model.dim": 8, "model.relation_dim": 4}
 
@@ -247,7 +249,7 @@ def test_metrics_that_json_cannot_hold_leave_the_old_checkpoint(toy: LinkData, t
 # --- training state -----------------------------------------------------------------------------------------------------
 
 
-def stepped(model: Imf, optimizer: torch.optim.Optimizer, config: Config, steps: int) -> list[float]:
+def stepped(model: Imf, optimizer: Optimizers, config: Config, steps: int) -> list[float]:
     """A few steps of training on fixed queries; the losses."""
     torch.manual_seed(3)
     heads, relations = torch.arange(12), torch.arange(12) % 8
@@ -262,22 +264,26 @@ def stepped(model: Imf, optimizer: torch.optim.Optimizer, config: Config, steps:
     return losses
 
 
-@pytest.mark.parametrize("kind", [torch.optim.Adam, torch.optim.AdamW])
-def test_training_goes_on_to_the_bit(toy: LinkData, tmp_path: Path, kind: type[torch.optim.Adam]) -> None:
+@pytest.mark.parametrize("early", [False, True])
+@pytest.mark.parametrize("kind", ["adam", "adamw"])
+def test_training_goes_on_to_the_bit(
+    toy: LinkData, tmp_path: Path, kind: str, early: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(optimizers, "_LARGE", 100)
     config = Config().updated(SMALL)
     model = build_model(config, toy)
-    optimizer = kind(model.parameters(), lr=0.01, weight_decay=0.01)
+    optimizer = Optimizers(model, kind, 0.01, 0.01, early)
     stepped(model, optimizer, config, 3)
     best = {name: tensor + 1 for name, tensor in model.state_dict().items() if not name.endswith((".features", ".mask"))}
     save_training_state(tmp_path / "state", model, optimizer, {"epoch": 3, "curve": [[1, 0.5]]}, best)
 
     fresh = build_model(config.updated({"train.seed": 9}), toy)
-    other = kind(fresh.parameters(), lr=0.01, weight_decay=0.01)
+    other = Optimizers(fresh, kind, 0.01, 0.01, early)
     progress, found = load_training_state(tmp_path / "state", fresh, other)
     assert progress == {"epoch": 3, "curve": [[1, 0.5]]}
     assert found is not None and found.keys() == best.keys()
     assert all(torch.equal(found[name], best[name]) for name in best)
-    before, after = optimizer.state_dict()["state"], other.state_dict()["state"]
+    before, after = optimizer.state(), other.state()
     assert before.keys() == after.keys() and len(before) > 0
     for position in before:
         assert before[position].keys() == after[position].keys() == {"step", "exp_avg", "exp_avg_sq"}
@@ -288,7 +294,7 @@ def test_training_goes_on_to_the_bit(toy: LinkData, tmp_path: Path, kind: type[t
 
 def test_training_state_without_a_best(toy: LinkData, tmp_path: Path) -> None:
     model = build_model(Config().updated(SMALL), toy)
-    optimizer = torch.optim.Adam(model.parameters())
+    optimizer = Optimizers(model, "adam", 1e-3, 0.0)
     save_training_state(tmp_path / "state", model, optimizer, {}, None)
     assert load_training_state(tmp_path / "state", model, optimizer) == ({}, None)
     assert sorted(path.name for path in (tmp_path / "state").iterdir()) == ["progress.json", "state.safetensors"]
@@ -300,7 +306,7 @@ def test_training_state_leaves_out_the_frozen_features(toy: LinkData, tmp_path: 
         modalities=(Modality("text", np.random.default_rng(0).normal(size=(30, 4000)).astype(np.float32), np.ones(30, bool)),),
     )
     model = build_model(Config().updated(SMALL), wide)
-    save_training_state(tmp_path / "state", model, torch.optim.Adam(model.parameters()), {}, None)
+    save_training_state(tmp_path / "state", model, Optimizers(model, "adam", 1e-3, 0.0), {}, None)
     assert (tmp_path / "state" / "state.safetensors").stat().st_size < 30 * 4000 * 4 + 8 * 4000 * 4
 
 
@@ -308,7 +314,7 @@ def test_training_state_leaves_out_the_frozen_features(toy: LinkData, tmp_path: 
 @pytest.mark.parametrize("damage", [Path.unlink, lambda path: path.write_bytes(b"{")], ids=["missing", "damaged"])
 def test_damaged_training_state(toy: LinkData, tmp_path: Path, part: str, damage: Callable[[Path], object]) -> None:
     model = build_model(Config().updated(SMALL), toy)
-    optimizer = torch.optim.Adam(model.parameters())
+    optimizer = Optimizers(model, "adam", 1e-3, 0.0)
     save_training_state(tmp_path / "state", model, optimizer, {}, None)
     damage(tmp_path / "state" / part)
     with pytest.raises(CheckpointError) as caught:
@@ -319,7 +325,7 @@ def test_damaged_training_state(toy: LinkData, tmp_path: Path, part: str, damage
 @pytest.mark.parametrize("settings", [{"model.modalities": ["text"]}, {"model.decision": "uniform"}, {"model.dim": 16}])
 def test_training_state_of_another_model(toy: LinkData, tmp_path: Path, settings: dict[str, object]) -> None:
     model = build_model(Config().updated(SMALL), toy)
-    save_training_state(tmp_path / "state", model, torch.optim.Adam(model.parameters()), {}, None)
+    save_training_state(tmp_path / "state", model, Optimizers(model, "adam", 1e-3, 0.0), {}, None)
     other = build_model(Config().updated({**SMALL, **settings}), toy)
     with pytest.raises(CheckpointError, match="is the state of another model"):
-        load_training_state(tmp_path / "state", other, torch.optim.Adam(other.parameters()))
+        load_training_state(tmp_path / "state", other, Optimizers(other, "adam", 1e-3, 0.0))

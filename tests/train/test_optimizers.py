@@ -1,0 +1,81 @@
+"""Optimizers: stepping in the backward pass changes nothing but the moment."""
+
+from __future__ import annotations
+
+import platform
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from imf_core.train import optimizers as module
+from imf_core.train.memory import keep_freed_memory
+from imf_core.train.optimizers import Optimizers
+
+
+def network() -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(6, 40), nn.ReLU(), nn.Linear(40, 3))
+
+
+def train(net: nn.Module, made: Optimizers | torch.optim.Optimizer, steps: int = 4) -> None:
+    for step in range(steps):
+        loss = net(torch.randn(8, 6, generator=torch.Generator().manual_seed(step))).square().mean()
+        made.zero_grad()
+        loss.backward()
+        made.step()
+
+
+def weights(net: nn.Module) -> Tensor:
+    return torch.cat([parameter.detach().flatten() for parameter in net.parameters()])
+
+
+@pytest.mark.parametrize("early", [False, True])
+@pytest.mark.parametrize(("kind", "theirs"), [("adam", torch.optim.Adam), ("adamw", torch.optim.AdamW)])
+def test_equals_the_optimizer_of_torch(
+    kind: str, theirs: type[torch.optim.Adam], early: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_LARGE", 100)  # two of the four parameters
+    ours, reference = network(), network()
+    made, plain = Optimizers(ours, kind, 0.01, 0.1, early), theirs(reference.parameters(), lr=0.01, weight_decay=0.1)
+    train(ours, made)
+    train(reference, plain)
+    made.set_lr(0.05)
+    for group in plain.param_groups:
+        group["lr"] = 0.05
+    train(ours, made)
+    train(reference, plain)
+    assert torch.allclose(weights(ours), weights(reference), atol=1e-7)
+    assert not torch.equal(weights(ours), weights(network()))
+
+
+def test_large_gradients_are_gone_after_the_backward_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_LARGE", 100)
+    net = network()
+    made = Optimizers(net, "adam", 0.01, 0.0, early=True)
+    net(torch.ones(2, 6)).sum().backward()
+    assert [parameter.grad is None for parameter in net.parameters()] == [True, False, True, False]
+    made.close()
+    before = weights(net)
+    net(torch.ones(2, 6)).sum().backward()
+    assert torch.equal(weights(net), before) and all(parameter.grad is not None for parameter in net.parameters())
+
+
+def test_the_state_is_numbered_by_the_parameters_of_the_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_LARGE", 100)
+    early, late = network(), network()
+    first, second = Optimizers(early, "adam", 0.01, 0.0, early=True), Optimizers(late, "adam", 0.01, 0.0)
+    assert first.state() == {}
+    train(early, first)
+    # A run that began alone goes on with several workers.
+    second.load_state({place: {name: value.clone() for name, value in entry.items()} for place, entry in first.state().items()})
+    late.load_state_dict(early.state_dict())
+    train(early, first)
+    train(late, second)
+    assert sorted(second.state()) == [0, 1, 2, 3]
+    assert torch.allclose(weights(early), weights(late), atol=1e-7)
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc has mallopt")
+def test_the_c_library_keeps_freed_memory() -> None:
+    assert keep_freed_memory()
