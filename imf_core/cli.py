@@ -23,7 +23,8 @@ from imf_core.errors import CheckpointError, ConfigError, ImfError
 from imf_core.predict import Answer, Predictor
 from imf_core.train.checkpoint import Checkpoint, check_vocabulary, load_checkpoint, load_state, save_checkpoint
 from imf_core.train.fit import EpochReport, build_model, fit
-from imf_core.train.ranking import RankingMetrics, evaluate
+from imf_core.train.metrics import RankingMetrics
+from imf_core.train.ranking import evaluate
 
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,

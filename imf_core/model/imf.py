@@ -176,12 +176,20 @@ class Imf(nn.Module):
             for branch in self.branches
         ]
 
-    def branch_scores(self, tables: Tables, contexts: Sequence[Tensor], low: int = 0, high: int | None = None) -> list[Tensor]:
-        """Raw scores of the candidates low..high in each branch: M tensors (B, C)."""
+    def branch_scores(
+        self, tables: Tables, contexts: Sequence[Tensor], low: int | Tensor = 0, high: int | None = None
+    ) -> list[Tensor]:
+        """Raw scores in each branch, M tensors (B, C): of the candidates low..high, or of those whose ids (C,) `low` holds."""
+        chosen = low if isinstance(low, Tensor) else slice(low, high)
         return [
-            self._scorer(branch).score(context, tables.entities[branch][low:high])
+            self._scorer(branch).score(context, tables.entities[branch][chosen])
             for branch, context in zip(self.branches, contexts, strict=True)
         ]
+
+    @property
+    def scores_are_products(self) -> bool:
+        """Whether a score is the product of context and candidate."""
+        return self.config.scoring != "transe"
 
     def decision_weights(self, heads: Tensor, relations: Tensor) -> Tensor:
         """(B, M) weights, 0 where the head lacks the modality."""
@@ -222,7 +230,7 @@ class Imf(nn.Module):
         with torch.autocast(heads.device.type, torch.bfloat16, enabled=train.precision == "bf16"):
             tables = self.tables()
             contexts = [context.float() for context in self.contexts(tables, heads, relations)]
-        if self.config.scoring != "transe":
+        if self.scores_are_products:
             parts = self._fused_parts(tables, contexts, heads, relations, positives, train)
         else:
             parts = self._plain_parts(self.branch_scores(tables, contexts), heads, relations, positives, train)

@@ -97,7 +97,7 @@ class _Block:
         self.target, self.joint, self.num_entities = target, joint, len(tables[0])
         width = tile_width(len(contexts[0]), self.num_entities, tables[0].device)
         self.tiles = tiles(target.positives, self.num_entities, width)
-        self.partial = [partial_columns(target, tile.low, tile.high) if joint else None for tile in self.tiles]
+        self.partial = [partial_columns(target.masks, tile.low, tile.high) if joint else None for tile in self.tiles]
         weights, exact = target.weights, target.weights.dtype
         self.scores: list[list[Tensor]] = []
         self.decided: list[Tensor] = []

@@ -109,18 +109,20 @@ def shares(target: JointTarget, low: int, high: int, columns: Tensor | None = No
         low, high: candidates.
         columns: of these, only the ones at the given positions.
     """
-    weights = target.weights
-    count = high - low if columns is None else len(columns)
-    usable = torch.stack([
-        weights.new_ones(count) if mask is None else _chosen(mask[low:high], columns).to(weights.dtype) for mask in target.masks
-    ])
+    ones = target.weights.new_ones(high - low if columns is None else len(columns), dtype=torch.bool)
+    usable = [ones if mask is None else _chosen(mask[low:high], columns) for mask in target.masks]
+    return renormalised(target.weights, torch.stack(usable))
+
+
+def renormalised(weights: Tensor, usable: Tensor) -> Tensor:
+    """(B, M) weights and (M, C) bool who has which branch -> (M, B, C) weights that sum to 1 over the usable branches."""
     share = weights.T[:, :, None] * usable[:, None, :]
     return share / share.sum(dim=0).clamp_min(1e-6)
 
 
-def partial_columns(target: JointTarget, low: int, high: int) -> Tensor | None:
+def partial_columns(masks: Sequence[Tensor | None], low: int, high: int) -> Tensor | None:
     """Positions of the candidates low..high that lack a modality; None where none does."""
-    incomplete = [mask[low:high] for mask in target.masks if mask is not None]
+    incomplete = [mask[low:high] for mask in masks if mask is not None]
     if not incomplete:
         return None
     columns = torch.nonzero(~torch.stack(incomplete).all(dim=0))[:, 0]

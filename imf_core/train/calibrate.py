@@ -17,8 +17,7 @@ import torch
 from torch import Tensor
 
 from imf_core.data.graph import KnowledgeGraph, KnownAnswers
-from imf_core.model.imf import Imf
-from imf_core.train.ranking import ModelScores, chunk_size
+from imf_core.model.imf import Imf, Tables
 
 _MAX_TRIPLES = 1000  # more hardly move M - 1 numbers
 _PER_BRANCH = 24  # strongest wrong answers of each branch
@@ -86,11 +85,12 @@ def cache_scores(
     relations = np.concatenate([triples[:, 1], triples[:, 1] + graph.num_relations])
     targets = np.concatenate([triples[:, 2], triples[:, 0]])
     # All scores of a block at once are needed for the strongest candidates; the block follows from the budget.
-    block = max(1, min(256, chunk_size(256, len(model.branches), graph.num_entities, budget_mb)))
-    scores = ModelScores(model, graph.num_entities)
+    each = 4 * graph.num_entities * (3 * len(model.branches) + 2)  # bytes of a query: scores, values, what is sorted
+    block = max(1, min(256, budget_mb * 2**20 // each))
+    tables = model.eval().tables()
     parts = [
         _cache_block(
-            model, scores, heads[low : low + block], relations[low : low + block], targets[low : low + block], known, rng
+            model, tables, heads[low : low + block], relations[low : low + block], targets[low : low + block], known, rng
         )
         for low in range(0, len(heads), block)
     ]
@@ -100,16 +100,16 @@ def cache_scores(
 
 def _cache_block(
     model: Imf,
-    scores: ModelScores,
+    tables: Tables,
     heads: np.ndarray,
     relations: np.ndarray,
     targets: np.ndarray,
     known: KnownAnswers,
     rng: np.random.Generator,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    device = scores.device
+    device = model.structure.device
     head, target = torch.from_numpy(heads).to(device), torch.from_numpy(targets).to(device)
-    raw = model.branch_scores(scores.tables, model.contexts(scores.tables, head, torch.from_numpy(relations).to(device)))
+    raw = model.branch_scores(tables, model.contexts(tables, head, torch.from_numpy(relations).to(device)))
     values = [torch.log_softmax(score, dim=1) if model.loss_kind == "ce" else score.sigmoid() for score in raw]
     rows, answers = (torch.from_numpy(part).to(device) for part in known.lookup(heads, relations))
     competes = torch.ones_like(values[0], dtype=torch.bool)

@@ -29,9 +29,10 @@ from imf_core.train.batches import Shard, TrainingQueries
 from imf_core.train.calibrate import calibrate, folds
 from imf_core.train.checkpoint import load_training_state, save_training_state
 from imf_core.train.memory import keep_freed_memory
+from imf_core.train.metrics import RankingMetrics
 from imf_core.train.optimizers import Optimizers
 from imf_core.train.progress import EpochReport, RunProgress
-from imf_core.train.ranking import RankingMetrics, evaluate
+from imf_core.train.ranking import evaluate
 
 
 @dataclass(frozen=True)

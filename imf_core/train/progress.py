@@ -10,7 +10,7 @@ import numpy as np
 from torch import Tensor
 
 from imf_core.model.imf import Imf
-from imf_core.train.ranking import RankingMetrics
+from imf_core.train.metrics import RankingMetrics
 
 
 @dataclass(frozen=True)

@@ -1,12 +1,12 @@
-"""Filtered ranking with realistic ties, in chunks, and metrics that can be summed over shards (model section 6).
+"""Filtered ranking with realistic ties: scores, filter and ranks in one pass, no sort (model section 6).
 
-Shapes: `T` triples, `B` queries of a block, `N` entities, `C` candidates of a chunk.
+Shapes: `T` triples, `B` queries of a block, `N` entities, `M` branches, `V` decisions that are ranked side by side.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
@@ -15,28 +15,27 @@ from torch import Tensor
 
 from imf_core.data.graph import CATEGORY_NAMES, KnowledgeGraph, KnownAnswers
 from imf_core.errors import DivergedError
+from imf_core.model.decided import decided_scores
+from imf_core.model.decision import Decision, present_weights
 from imf_core.model.imf import Imf
 from imf_core.train.batches import Shard
+from imf_core.train.metrics import RankingMetrics
 
-HITS = (1, 3, 10)
+_MOST = 1024  # queries of a block: more gain nothing
+_ROWS = 2**20  # numbers that are compared at a time on a CPU: they stay in its cache
+_ON_GPU = 2**28
+_EXACT = 2**24  # whole numbers up to this are exact in fp32
 
 
 class Scores(Protocol):
-    """Scores of all candidates, in chunks. Scoring the same chunk twice gives the same numbers."""
+    """Scores of all candidates under V decisions."""
 
     num_entities: int
+    num_variants: int
     device: torch.device
 
-    def block(self, heads: Tensor, relations: Tensor) -> BlockScores:
-        """Prepare the scores of B queries."""
-        ...
-
-
-class BlockScores(Protocol):
-    """Scores of one block of queries."""
-
-    def chunk(self, low: int, high: int) -> Tensor:
-        """(B, high - low) scores of the candidates low..high."""
+    def decided(self, heads: Tensor, relations: Tensor) -> Tensor:
+        """(V, B, N) scores of B queries, higher is more plausible."""
         ...
 
 
@@ -45,58 +44,47 @@ class ModelScores:
 
     Args:
         model: the model.
-        chunk_size: candidates scored at a time, 1..N.
+        budget: bytes that the scores of a block and what makes them may take.
+        variants: decisions to rank by, all from the same scores of the branches; default: the model's own.
     """
 
-    def __init__(self, model: Imf, chunk_size: int) -> None:
+    def __init__(self, model: Imf, budget: int, variants: Sequence[Decision] = ()) -> None:
         model.eval()
-        self.model, self.chunk_size = model, chunk_size
-        self.num_entities = model.num_entities
+        self.model, self.budget, self.variants = model, budget, tuple(variants) or (model.decision,)
+        self.num_entities, self.num_variants = model.num_entities, len(self.variants)
         self.device = model.structure.device
         with torch.no_grad():
             self.tables = model.tables()
 
-    def block(self, heads: Tensor, relations: Tensor) -> _ModelBlock:
-        """See `Scores.block`."""
-        return _ModelBlock(self, heads, relations)
+    @property
+    def block(self) -> int:
+        """B: as many queries as the budget allows, at least one."""
+        each = 4 * self.num_entities * (self.num_variants + 1)
+        return max(1, min(_MOST, self.budget // each))
 
+    @torch.no_grad()
+    def decided(self, heads: Tensor, relations: Tensor) -> Tensor:
+        """See `Scores.decided`. Queries ordered by relation cost least."""
+        model = self.model
+        parts = [model.contexts(self.tables, heads[piece], relations[piece]) for piece in self._pieces(relations)]
+        contexts = [torch.cat(branch) for branch in zip(*parts, strict=True)]
+        masks = [None if mask is None else mask[heads] for mask in map(model.mask, model.branches)]
+        weights = [present_weights(variant.weights(relations), masks) for variant in self.variants]
+        return decided_scores(model, self.tables, contexts, torch.stack(weights))
 
-class _ModelBlock:
-    def __init__(self, scores: ModelScores, heads: Tensor, relations: Tensor) -> None:
-        self.owner, model = scores, scores.model
-        self.contexts = model.contexts(scores.tables, heads, relations)
-        self.weights = model.decision_weights(heads, relations)
-        self.whole: list[Tensor] | None = None  # the raw scores, kept where one chunk holds every candidate
-        norms: list[list[Tensor]] = []
-        for low in range(0, model.num_entities, scores.chunk_size):
-            part = model.branch_scores(scores.tables, self.contexts, low, low + scores.chunk_size)
-            norms.append([torch.logsumexp(score, dim=1) for score in part])
-            if scores.chunk_size >= model.num_entities:
-                self.whole = part
-        self.log_norms = [torch.logsumexp(torch.stack(column), dim=0) for column in zip(*norms, strict=True)]
-
-    def chunk(self, low: int, high: int) -> Tensor:
-        model = self.owner.model
-        part = self.whole if self.whole is not None else model.branch_scores(self.owner.tables, self.contexts, low, high)
-        return model.decide(part, self.log_norms, self.weights, low, high)
-
-
-def chunk_size(num_entities: int, num_branches: int, block: int, budget_mb: int) -> int:
-    """Candidates per chunk so that a block's scores (branches, combination, temporaries) fit the budget, in MiB."""
-    per_candidate = block * 4 * (2 * num_branches + 3)
-    return max(1, min(num_entities, budget_mb * 2**20 // per_candidate))
+    def _pieces(self, relations: Tensor) -> list[slice]:
+        """Runs of queries whose relation matrices fit the budget together."""
+        fresh = torch.ones(len(relations), dtype=torch.long, device=relations.device)
+        fresh[1:] = relations[1:] != relations[:-1]
+        matrix = 4 * self.model.config.dim**2 if self.model.config.scoring == "contextual" else 1
+        number = (fresh.cumsum(0) - 1) // max(1, self.budget // (4 * matrix))
+        stops = number.unique_consecutive(return_counts=True)[1].cumsum(0).tolist()
+        return [slice(low, high) for low, high in zip([0, *stops], stops, strict=False)]
 
 
 @torch.no_grad()
 def rank(
-    scores: Scores,
-    heads: np.ndarray,
-    relations: np.ndarray,
-    targets: np.ndarray,
-    known: KnownAnswers,
-    *,
-    block: int,
-    chunk: int,
+    scores: Scores, heads: np.ndarray, relations: np.ndarray, targets: np.ndarray, known: KnownAnswers, *, block: int
 ) -> np.ndarray:
     """Filtered realistic rank of each target: the mean of the optimistic and the pessimistic rank among its ties.
 
@@ -107,132 +95,45 @@ def rank(
         heads, relations, targets: (T,) queries (relation ids below 2R) and their answers.
         known: answers to filter out (the target itself always stays).
         block: queries scored at a time.
-        chunk: candidates scored at a time.
 
     Returns:
-        (T,) float64 ranks, 1 is best.
+        (V, T) float64 ranks, 1 is best.
 
     Raises:
         DivergedError: a score is not finite.
     """
-    ranks = np.empty(len(heads), dtype=np.float64)
+    ranks = np.empty((scores.num_variants, len(heads)), dtype=np.float64)
+    order = np.argsort(relations, kind="stable")  # a relation's matrix is built for all its queries at once
     device = scores.device
-    for start in range(0, len(heads), block):
-        place = slice(start, start + block)
+    for start in range(0, len(order), block):
+        place = order[start : start + block]
         target = torch.from_numpy(targets[place]).to(device)
         rows, answers = known.lookup(heads[place], relations[place])
         others = answers != targets[place][rows]
-        hide_rows, hide = torch.from_numpy(rows[others]).to(device), torch.from_numpy(answers[others]).to(device)
-        made = scores.block(torch.from_numpy(heads[place]).to(device), torch.from_numpy(relations[place]).to(device))
-        single = chunk >= scores.num_entities
-        bounds = [(low, min(low + chunk, scores.num_entities)) for low in range(0, scores.num_entities, chunk)]
-        whole = made.chunk(0, scores.num_entities) if single else None
-        own = _own_scores(made, whole, bounds, target)
-        greater = torch.zeros(len(target), dtype=torch.int64, device=device)
-        equal = torch.zeros_like(greater)
-        for low, high in bounds:
-            part = whole if whole is not None else made.chunk(low, high)
-            if not torch.isfinite(part.sum()):  # one number tells of any NaN or infinity in the chunk
-                raise DivergedError(
-                    f"non-finite score in the block of queries {start}..{start + len(target) - 1}",
-                    remedy="lower the learning rate",
-                    quantity="score",
-                )
-            inside = (hide >= low) & (hide < high)
-            part[hide_rows[inside], hide[inside] - low] = -torch.inf
-            greater += (part > own[:, None]).sum(dim=1)
-            equal += (part == own[:, None]).sum(dim=1)
-        ranks[place] = (greater.double() + (equal.double() + 1) / 2).cpu().numpy()
+        hidden = torch.from_numpy(rows[others]).to(device), torch.from_numpy(answers[others]).to(device)
+        decided = scores.decided(torch.from_numpy(heads[place]).to(device), torch.from_numpy(relations[place]).to(device))
+        for variant, table in enumerate(decided):
+            ranks[variant, place] = _ranks(table, target, hidden).cpu().numpy()
     return ranks
 
 
-def _own_scores(made: BlockScores, whole: Tensor | None, bounds: Sequence[tuple[int, int]], target: Tensor) -> Tensor:
-    """(B,) score of each target, read from the row in which it is ranked."""
-    if whole is not None:
-        return whole.gather(1, target[:, None])[:, 0].clone()
-    own = torch.empty(len(target), device=target.device)
-    for low, high in bounds:
-        inside = (target >= low) & (target < high)
-        if inside.any():
-            own[inside] = made.chunk(low, high)[inside].gather(1, target[inside, None] - low)[:, 0].to(own.dtype)
-    return own
-
-
-@dataclass(frozen=True)
-class RankingMetrics:
-    """Sums over ranks, so that shards add up exactly; the means are properties.
-
-    Args:
-        count: ranks counted.
-        reciprocal: sum of 1 / rank.
-        total: sum of ranks.
-        hits: number of ranks at most 1, 3, 10.
-        slices: the same for named parts (`head`, `tail`, `1-1`, ..., `cold`, `warm`).
-    """
-
-    count: int = 0
-    reciprocal: float = 0.0
-    total: float = 0.0
-    hits: tuple[int, ...] = (0,) * len(HITS)
-    slices: dict[str, RankingMetrics] = field(default_factory=dict)
-
-    @classmethod
-    def of(cls, ranks: np.ndarray, parts: dict[str, np.ndarray] | None = None) -> RankingMetrics:
-        """Metrics of (T,) ranks; `parts` maps a slice's name to its (T,) bool mask."""
-        return cls(
-            len(ranks), float((1.0 / ranks).sum()), float(ranks.sum()), tuple(int((ranks <= k).sum()) for k in HITS),
-            {name: cls.of(ranks[mask]) for name, mask in (parts or {}).items()},
+def _ranks(table: Tensor, target: Tensor, hidden: tuple[Tensor, Tensor]) -> Tensor:
+    """(B,) ranks in a (B, N) table, which is overwritten; `hidden` are rows and columns that do not compete."""
+    queries, entities = table.shape
+    if not torch.isfinite(table.sum()):  # one number tells of any NaN or infinity
+        raise DivergedError(
+            f"non-finite score among those of {queries} queries", remedy="lower the learning rate", quantity="score"
         )
-
-    def __add__(self, other: RankingMetrics) -> RankingMetrics:
-        empty = RankingMetrics()
-        names = list(dict.fromkeys([*self.slices, *other.slices]))
-        return RankingMetrics(
-            self.count + other.count, self.reciprocal + other.reciprocal, self.total + other.total,
-            tuple(a + b for a, b in zip(self.hits, other.hits, strict=True)),
-            {name: self.slices.get(name, empty) + other.slices.get(name, empty) for name in names},
-        )
-
-    @property
-    def mrr(self) -> float:
-        """Mean reciprocal rank, 0..1 (0 where nothing was ranked)."""
-        return self.reciprocal / self.count if self.count else 0.0
-
-    @property
-    def mean_rank(self) -> float:
-        """Mean rank, 1 is best (0 where nothing was ranked)."""
-        return self.total / self.count if self.count else 0.0
-
-    def hits_at(self, k: int) -> float:
-        """Share of ranks at most k, for k in 1, 3, 10."""
-        return self.hits[HITS.index(k)] / self.count if self.count else 0.0
-
-    def flat(self) -> dict[str, float]:
-        """`mrr`, `mean_rank`, `hits_at_1`, `hits_at_3`, `hits_at_10`."""
-        return {"mrr": self.mrr, "mean_rank": self.mean_rank, **{f"hits_at_{k}": self.hits_at(k) for k in HITS}}
-
-    def as_dict(self) -> dict[str, object]:
-        """`flat()` with counts and slices, for JSON."""
-        return {
-            "count": self.count,
-            **self.flat(),
-            "slices": {name: {"count": part.count, **part.flat()} for name, part in self.slices.items()},
-        }
-
-    def vector(self) -> np.ndarray:
-        """All sums as one float64 vector (slices in name order), for an all-reduce."""
-        own = [float(self.count), self.reciprocal, self.total, *map(float, self.hits)]
-        return np.concatenate([own, *(self.slices[name].vector() for name in sorted(self.slices))])
-
-    def with_vector(self, vector: np.ndarray) -> RankingMetrics:
-        """The metrics whose `vector()` this is, with the same slices."""
-        width = 3 + len(HITS)
-        parts = {name: vector[(1 + i) * width : (2 + i) * width] for i, name in enumerate(sorted(self.slices))}
-        own = vector[:width]
-        return RankingMetrics(
-            round(own[0]), float(own[1]), float(own[2]), tuple(round(number) for number in own[3:]),
-            {name: RankingMetrics().with_vector(part) for name, part in parts.items()},
-        )
+    own = table.gather(1, target[:, None])
+    table[hidden] = -torch.inf
+    # Better minus worse candidates, and all of them (the target is its own tie), give the middle of the ties.
+    lead = torch.empty(queries, dtype=torch.float64, device=table.device)
+    step = max(1, (_ROWS if table.device.type == "cpu" else _ON_GPU) // entities)
+    kind = torch.float64 if entities > _EXACT else table.dtype
+    for low in range(0, queries, step):
+        part = slice(low, low + step)
+        lead[part] = table[part].sub_(own[part]).sign_().sum(dim=1, dtype=kind).to(torch.float64)
+    return (lead + entities + 1) / 2
 
 
 @dataclass(frozen=True)
@@ -268,16 +169,34 @@ def evaluate(
         budget_mb: memory for scores, MiB.
         shard: this rank ranks the triples rank, rank + world, ...; the metrics of all ranks add up.
     """
+    return evaluate_decisions(model, graph, triples, known, {"": model.decision}, budget_mb=budget_mb, shard=shard)[""]
+
+
+def evaluate_decisions(
+    model: Imf,
+    graph: KnowledgeGraph,
+    triples: np.ndarray,
+    known: KnownAnswers,
+    variants: Mapping[str, Decision],
+    *,
+    budget_mb: int = 512,
+    shard: Shard = Shard(),  # noqa: B008
+) -> dict[str, Ranked]:
+    """As `evaluate`, under several decisions by name; the branches are scored once for all of them.
+
+    Example:
+        {"structure alone": Decision("fixed", model.branches, 2 * model.num_relations, {"structure": 1.0})}
+    """
     mine = triples[shard.rank :: shard.world]
-    block = max(1, min(256, len(mine)))
-    chunk = chunk_size(graph.num_entities, len(model.branches), block, budget_mb)
-    scores = ModelScores(model, chunk)
+    scores = ModelScores(model, budget_mb * 2**20, list(variants.values()))
     heads, relations, tails = mine[:, 0], mine[:, 1], mine[:, 2]
-    by_direction = [
-        rank(scores, heads, relations, tails, known, block=block, chunk=chunk),
-        rank(scores, tails, relations + graph.num_relations, heads, known, block=block, chunk=chunk),
-    ]
-    return Ranked(by_direction[0], by_direction[1], RankingMetrics.of(np.concatenate(by_direction), slices(graph, mine)))
+    tail_ranks = rank(scores, heads, relations, tails, known, block=scores.block)
+    head_ranks = rank(scores, tails, relations + graph.num_relations, heads, known, block=scores.block)
+    parts = slices(graph, mine)
+    return {
+        name: Ranked(tail, head, RankingMetrics.of(np.concatenate([tail, head]), parts))
+        for name, tail, head in zip(variants, tail_ranks, head_ranks, strict=True)
+    }
 
 
 def slices(graph: KnowledgeGraph, triples: np.ndarray) -> dict[str, np.ndarray]:
