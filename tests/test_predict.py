@@ -72,7 +72,8 @@ def test_the_order_is_that_of_the_ranking(predictor: Predictor, toy: LinkData, i
     model = predictor.checkpoint.model
     asked = torch.tensor([1 + (toy.graph.num_relations if inverse else 0)])
     with torch.no_grad():
-        row = ModelScores(model, 2**20).decided(torch.tensor([6]), asked)[0, 0]
+        (scores,) = ModelScores(model, 2**20).blocks(torch.tensor([6]), asked, 1)
+        row = scores[0, 0]
     answers = (predictor.heads if inverse else predictor.tails)("entity 6", "jump", k=30)
     places = [toy.graph.entities.index[answer.entity] for answer in answers]
     assert torch.allclose(row[places], row.sort(descending=True).values, atol=1e-5)

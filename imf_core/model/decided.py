@@ -6,7 +6,7 @@ that lack a modality.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -23,6 +23,7 @@ _GRAIN = 32768  # numbers that torch gives to one thread at least
 _REGISTERS = 64
 
 
+@torch.no_grad()
 def decided_scores(model: Imf, tables: Tables, contexts: Sequence[Tensor], weights: Tensor) -> Tensor:
     """Scores by which the candidates of each query are ordered under V decisions.
 
@@ -40,8 +41,9 @@ def decided_scores(model: Imf, tables: Tables, contexts: Sequence[Tensor], weigh
         (V, B, N), to be changed by the caller at will.
     """
     queries = len(contexts[0])
-    contexts = [functional.pad(context, (0, 0, 0, -queries % _ROWS)) for context in contexts]
-    weights = functional.pad(weights, (0, 0, 0, -queries % _ROWS))
+    fill = -queries % _ROWS
+    contexts = [functional.pad(context, (0, 0, 0, fill)) for context in contexts]
+    weights = torch.cat([weights, weights[:, -1:].expand(-1, fill, -1)], dim=1)
     made = contexts[0].new_zeros(len(weights), len(contexts[0]), model.num_entities + -model.num_entities % _COLUMNS)
     (_log_probabilities if model.loss_kind == "ce" else _probabilities)(model, tables, contexts, weights, made)
     return made[:, :queries, : model.num_entities]
@@ -62,15 +64,23 @@ def _pieces(model: Imf, tables: Tables, contexts: Sequence[Tensor]) -> Iterator[
 
 def _probabilities(model: Imf, tables: Tables, contexts: Sequence[Tensor], weights: Tensor, made: Tensor) -> None:
     masks = [model.mask(branch) for branch in model.branches]
+    # Where all branches weigh the same for all queries, their plain sum does, scaled at the end.
+    whole = partial_columns(masks, 0, model.num_entities) is None
+    equal = [whole and bool((own == own[0, 0]).all()) for own in weights]
+    factors = [None if plain else own for own, plain in zip(weights, equal, strict=True)]
     for tile, piece in _pieces(model, tables, contexts):
-        values = [_sigmoid(score) for score in model.branch_scores(piece, contexts)]
+        values = (_sigmoid(score) for score in model.each_score(piece, contexts))  # one after the other, while in the cache
         if partial_columns(masks, tile.start, tile.stop) is not None:
             fill = max(0, tile.stop - model.num_entities)
             inside = [None if mask is None else functional.pad(mask[tile], (0, fill), value=True) for mask in masks]
+            shared = list(values)
             for out, own in zip(made, weights, strict=True):
-                out[:, tile] = combine(values, own, inside)
+                out[:, tile] = combine(shared, own, inside)
         else:
-            _accumulate(made[:, :, tile], values, weights)
+            _accumulate(made[:, :, tile], values, factors)
+    for out, own, plain in zip(made, weights, equal, strict=True):
+        if plain:
+            out *= own[0, 0]
 
 
 def _log_probabilities(model: Imf, tables: Tables, contexts: Sequence[Tensor], weights: Tensor, made: Tensor) -> None:
@@ -84,21 +94,22 @@ def _log_probabilities(model: Imf, tables: Tables, contexts: Sequence[Tensor], w
         return
     norms: list[list[Tensor]] = [[] for _ in contexts]
     for tile, piece in _pieces(model, tables, contexts):
-        scores = model.branch_scores(piece, contexts)
-        if columns is not None:
-            for column, score in zip(norms, scores, strict=True):
-                column.append(torch.logsumexp(score[:, : model.num_entities - tile.start], dim=1))
-        _accumulate(made[:, :, tile], scores, weights)
+        for position, score in enumerate(model.each_score(piece, contexts)):
+            if columns is not None:
+                norms[position].append(torch.logsumexp(score[:, : model.num_entities - tile.start], dim=1))
+            _accumulate(made[:, :, tile], [score], list(weights[:, :, position : position + 1]))
     if columns is not None:
         whole = [torch.logsumexp(torch.stack(column), dim=0) for column in norms]
         _correct(model, tables, contexts, weights, made, whole, columns)
 
 
-def _accumulate(made: Tensor, values: Sequence[Tensor], weights: Tensor) -> None:
-    """Add the weighted values, M tensors (B, C), to (V, B, C)."""
-    for out, own in zip(made, weights, strict=True):
-        for position, value in enumerate(values):
-            out += value * own[:, position, None]  # apart: fused, the two are rounded here and there in different ways
+def _accumulate(made: Tensor, values: Iterable[Tensor], weights: Iterable[Tensor | None]) -> None:
+    """Add M values (B, C), weighted by V tensors (B, M) or plainly where None, to (V, B, C)."""
+    pairs = list(zip(made, weights, strict=True))
+    for position, value in enumerate(values):
+        for out, own in pairs:
+            # Product and sum apart: fused, they are rounded here and there in different ways.
+            out += value if own is None else value * own[:, position, None]
 
 
 def _correct(

@@ -7,7 +7,7 @@ Shapes: `B` queries, `N` entities, `R` relations (2R with inverses), `M` branche
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
@@ -181,10 +181,13 @@ class Imf(nn.Module):
     ) -> list[Tensor]:
         """Raw scores in each branch, M tensors (B, C): of the candidates low..high, or of those whose ids (C,) `low` holds."""
         chosen = low if isinstance(low, Tensor) else slice(low, high)
-        return [
-            self._scorer(branch).score(context, tables.entities[branch][chosen])
-            for branch, context in zip(self.branches, contexts, strict=True)
-        ]
+        rows = Tables({branch: table[chosen] for branch, table in tables.entities.items()}, {})
+        return list(self.each_score(rows, contexts))
+
+    def each_score(self, rows: Tables, contexts: Sequence[Tensor]) -> Iterator[Tensor]:
+        """Raw scores (B, C) of all candidates in `rows`, one branch after the other."""
+        for branch, context in zip(self.branches, contexts, strict=True):
+            yield self._scorer(branch).score(context, rows.entities[branch])
 
     @property
     def scores_are_products(self) -> bool:

@@ -5,7 +5,7 @@ Shapes: `T` triples, `B` queries of a block, `N` entities, `M` branches, `V` dec
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -22,6 +22,7 @@ from imf_core.train.batches import Shard
 from imf_core.train.metrics import RankingMetrics
 
 _MOST = 1024  # queries of a block: more gain nothing
+_AHEAD = 2**15  # queries whose contexts are computed at once
 _ROWS = 2**20  # numbers that are compared at a time on a CPU: they stay in its cache
 _ON_GPU = 2**28
 _EXACT = 2**24  # whole numbers up to this are exact in fp32
@@ -34,8 +35,8 @@ class Scores(Protocol):
     num_variants: int
     device: torch.device
 
-    def decided(self, heads: Tensor, relations: Tensor) -> Tensor:
-        """(V, B, N) scores of B queries, higher is more plausible."""
+    def blocks(self, heads: Tensor, relations: Tensor, size: int) -> Iterator[Tensor]:
+        """(V, B, N) scores of `size` queries after the other, higher is more plausible; the caller may overwrite them."""
         ...
 
 
@@ -62,15 +63,25 @@ class ModelScores:
         each = 4 * self.num_entities * (self.num_variants + 1)
         return max(1, min(_MOST, self.budget // each))
 
-    @torch.no_grad()
-    def decided(self, heads: Tensor, relations: Tensor) -> Tensor:
-        """See `Scores.decided`. Queries ordered by relation cost least."""
+    def blocks(self, heads: Tensor, relations: Tensor, size: int) -> Iterator[Tensor]:
+        """See `Scores.blocks`. Queries ordered by relation cost least: a relation's matrix is built once for all of them."""
+        model = self.model
+        each = 4 * model.config.dim * len(model.branches)  # bytes of a query's contexts
+        ahead = size * max(1, min(_AHEAD, self.budget // (4 * each)) // size)
+        for low in range(0, len(heads), ahead):
+            head, relation = heads[low : low + ahead], relations[low : low + ahead]
+            contexts = self._contexts(head, relation)
+            masks = [None if mask is None else mask[head] for mask in map(model.mask, model.branches)]
+            weights = torch.stack([present_weights(variant.weights(relation), masks) for variant in self.variants])
+            for start in range(0, len(head), size):
+                part = slice(start, start + size)
+                yield decided_scores(model, self.tables, [context[part] for context in contexts], weights[:, part])
+
+    def _contexts(self, heads: Tensor, relations: Tensor) -> list[Tensor]:
+        """M tensors (B, d)."""
         model = self.model
         parts = [model.contexts(self.tables, heads[piece], relations[piece]) for piece in self._pieces(relations)]
-        contexts = [torch.cat(branch) for branch in zip(*parts, strict=True)]
-        masks = [None if mask is None else mask[heads] for mask in map(model.mask, model.branches)]
-        weights = [present_weights(variant.weights(relations), masks) for variant in self.variants]
-        return decided_scores(model, self.tables, contexts, torch.stack(weights))
+        return [torch.cat(branch) for branch in zip(*parts, strict=True)]
 
     def _pieces(self, relations: Tensor) -> list[slice]:
         """Runs of queries whose relation matrices fit the budget together."""
@@ -103,15 +114,15 @@ def rank(
         DivergedError: a score is not finite.
     """
     ranks = np.empty((scores.num_variants, len(heads)), dtype=np.float64)
-    order = np.argsort(relations, kind="stable")  # a relation's matrix is built for all its queries at once
+    order = np.argsort(relations, kind="stable")
     device = scores.device
-    for start in range(0, len(order), block):
-        place = order[start : start + block]
+    asked = torch.from_numpy(heads[order]).to(device), torch.from_numpy(relations[order]).to(device)
+    for number, decided in enumerate(scores.blocks(*asked, block)):
+        place = order[number * block : (number + 1) * block]
         target = torch.from_numpy(targets[place]).to(device)
         rows, answers = known.lookup(heads[place], relations[place])
         others = answers != targets[place][rows]
         hidden = torch.from_numpy(rows[others]).to(device), torch.from_numpy(answers[others]).to(device)
-        decided = scores.decided(torch.from_numpy(heads[place]).to(device), torch.from_numpy(relations[place]).to(device))
         for variant, table in enumerate(decided):
             ranks[variant, place] = _ranks(table, target, hidden).cpu().numpy()
     return ranks
@@ -190,12 +201,12 @@ def evaluate_decisions(
     mine = triples[shard.rank :: shard.world]
     scores = ModelScores(model, budget_mb * 2**20, list(variants.values()))
     heads, relations, tails = mine[:, 0], mine[:, 1], mine[:, 2]
-    tail_ranks = rank(scores, heads, relations, tails, known, block=scores.block)
-    head_ranks = rank(scores, tails, relations + graph.num_relations, heads, known, block=scores.block)
+    both = np.concatenate([heads, tails]), np.concatenate([relations, relations + graph.num_relations])
+    ranks = rank(scores, *both, np.concatenate([tails, heads]), known, block=scores.block)
     parts = slices(graph, mine)
     return {
-        name: Ranked(tail, head, RankingMetrics.of(np.concatenate([tail, head]), parts))
-        for name, tail, head in zip(variants, tail_ranks, head_ranks, strict=True)
+        name: Ranked(row[: len(mine)], row[len(mine) :], RankingMetrics.of(row, parts))
+        for name, row in zip(variants, ranks, strict=True)
     }
 
 

@@ -1,5 +1,6 @@
 """Filtered ranking: hand-computed ranks, ties, non-finite scores, chunks, shards, and agreement of all scoring paths."""
 
+from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
@@ -31,8 +32,8 @@ class Table:
         self.table = torch.as_tensor(table)
         self.num_entities = self.table.shape[1]
 
-    def decided(self, heads: torch.Tensor, relations: torch.Tensor) -> torch.Tensor:
-        return self.table[heads][None]
+    def blocks(self, heads: torch.Tensor, relations: torch.Tensor, size: int) -> Iterator[torch.Tensor]:
+        yield from (self.table[part][None] for part in heads.split(size))
 
 
 def ranks(
@@ -181,7 +182,7 @@ def test_decisions_side_by_side_rank_as_each_alone(toy: LinkData, loss: str) -> 
     together = evaluate_decisions(model, graph, graph.valid, graph.known(), variants)
     assert list(together) == list(variants)
     scored: list[int] = []
-    original = model.branch_scores
+    original = model.each_score
     for name, decision in variants.items():
         model.decision = decision
         alone = evaluate(model, graph, graph.valid, graph.known())
@@ -190,11 +191,11 @@ def test_decisions_side_by_side_rank_as_each_alone(toy: LinkData, loss: str) -> 
         assert together[name].metrics == alone.metrics
     assert len({ranked.metrics.mrr for ranked in together.values()}) > 2
 
-    def counted(*args: object) -> list[torch.Tensor]:
+    def counted(*args: object) -> Iterator[torch.Tensor]:
         scored.append(1)
         return original(*args)  # type: ignore[arg-type]
 
-    model.branch_scores = counted  # type: ignore[method-assign]
+    model.each_score = counted  # type: ignore[method-assign]
     evaluate_decisions(model, graph, graph.valid, graph.known(), variants)
     once = len(scored)
     evaluate_decisions(model, graph, graph.valid, graph.known(), {"own": variants["own"], "uniform": variants["uniform"]})
@@ -240,7 +241,9 @@ def test_a_block_of_many_relations_is_cut_to_the_budget(toy: LinkData) -> None:
     assert scores._pieces(asked[:1]) == [slice(0, 1)]
     heads = torch.arange(8)
     wide = ModelScores(model, 2**30)
-    assert torch.allclose(scores.decided(heads, asked), wide.decided(heads, asked), atol=1e-6)
+    with torch.no_grad():
+        found, (expected,) = torch.cat(list(scores.blocks(heads, asked, 2)), dim=1), wide.blocks(heads, asked, 8)
+    assert torch.allclose(found, expected, atol=1e-6)
     assert (scores.block, wide.block) == (8 * 4 * 4 * 8**2 // 4 // (4 * 30 * 2), 1024)
 
 
