@@ -180,6 +180,10 @@ class TrainConfig(_Frozen):
     batch_size: Annotated[int, Tunable(choices=(128, 256, 512))] = Field(
         256, ge=1, description="queries a step, over all workers"
     )
+    relation_run: int | None = Field(
+        None, ge=1, description="queries of a relation that come together, so that a step has few relations; 1: any order; "
+        "null: as many as keep the relations' matrices below a fifth of the work"
+    )
     max_epochs: int = Field(30, ge=1, description="upper bound; early stopping usually ends before")
     patience: int = Field(5, ge=1, description="evaluations without a better validation MRR before stopping")
     eval_every: int = Field(1, ge=1, description="epochs between evaluations")

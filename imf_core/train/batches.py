@@ -64,6 +64,7 @@ class TrainingQueries:
         self.index: KnownAnswers = graph.known(graph.train)
         self.heads, self.relations = self.index.queries()
         self._counts = np.diff(self.index.offsets)
+        self.num_entities = graph.num_entities
 
     def __len__(self) -> int:
         return len(self.heads)
@@ -84,14 +85,21 @@ class TrainingQueries:
         return max(1, min(-(-len(self) // batch_size), len(self) // smallest))
 
     def epoch(
-        self, batch_size: int, seed: int, epoch: int, shard: Shard = Shard(), per_triple: bool = False
+        self, batch_size: int, seed: int, epoch: int, shard: Shard = Shard(), per_triple: bool = False, together: int = 1
     ) -> Iterator[QueryBatch]:
         """The rank's batches of an epoch. Over all ranks each query comes exactly once; all ranks have equally many steps.
 
-        The permuted queries are cut into steps, and each step into ranks, of sizes that differ by at most one: there is
+        The ordered queries are cut into steps, and each step into ranks, of sizes that differ by at most one: there is
         no short last batch.
+
+        Args:
+            batch_size: queries of a step, over all ranks.
+            seed, epoch: on these alone the order depends.
+            shard: this rank.
+            per_triple: weigh the ranks by their answers.
+            together: queries of a relation that come one after the other, see `shuffled`.
         """
-        order = np.random.default_rng((seed, epoch)).permutation(len(self))
+        order = shuffled(self.relations, together, np.random.default_rng((seed, epoch)))
         for step in np.array_split(order, self.num_steps(batch_size, shard.world)):
             mine = np.array_split(step, shard.world)[shard.rank]
             share = self._counts[mine].sum() / self._counts[step].sum() if per_triple else len(mine) / len(step)
@@ -104,3 +112,43 @@ class TrainingQueries:
             torch.from_numpy(rows), torch.from_numpy(tails), torch.from_numpy(self._counts[chosen].astype(np.float32))
         )
         return QueryBatch(torch.from_numpy(self.heads[chosen]), torch.from_numpy(self.relations[chosen]), positives, weight)
+
+
+def shuffled(relations: np.ndarray, together: int, rng: np.random.Generator) -> np.ndarray:
+    """A random order of the queries in which those of a relation stand `together` at a time.
+
+    A relation's queries are shuffled and cut into runs, at a place drawn anew for each relation in each epoch, and the runs
+    of all relations are shuffled. So each query still comes once, and is as likely in one batch as in any other; what a batch
+    gives is still an unbiased gradient. Its noise grows: queries of one relation say more alike than others do.
+
+    Args:
+        relations: (Q,) relation of each query.
+        together: longest run; 1 is a plain permutation.
+        rng: what draws.
+
+    Returns:
+        (Q,) positions.
+    """
+    order = rng.permutation(len(relations))
+    if together <= 1:
+        return order
+    order = order[np.argsort(relations[order], kind="stable")]
+    own = relations[order]
+    starts = np.flatnonzero(np.concatenate(([True], own[1:] != own[:-1])))
+    counts = np.diff(np.append(starts, len(own)))
+    shift = rng.integers(together, size=len(starts))
+    place = np.arange(len(own)) - np.repeat(starts - shift, counts)  # within the relation, from a random place on
+    cut = np.concatenate(([True], (own[1:] != own[:-1]) | (place[1:] // together != place[:-1] // together)))
+    run = np.cumsum(cut) - 1
+    return order[np.argsort(rng.permutation(run[-1] + 1)[run], kind="stable")]
+
+
+def fitting_run(width: int, relation_width: int, candidates: int) -> int:
+    """The shortest run of `shuffled` with which the matrices of the relations cost at most a quarter of the scores.
+
+    A matrix takes `6 r d^2` operations in a step, the scores of a query `6 C d`, in each branch.
+
+    Args:
+        width: d. relation_width: r. candidates: C, of a query.
+    """
+    return max(1, -(-4 * relation_width * width // candidates))

@@ -25,7 +25,7 @@ from imf_core.data.graph import KnowledgeGraph, KnownAnswers
 from imf_core.data.prepared import LinkData
 from imf_core.errors import DataError, DivergedError
 from imf_core.model.imf import Imf
-from imf_core.train.batches import Shard, TrainingQueries
+from imf_core.train.batches import Shard, TrainingQueries, fitting_run
 from imf_core.train.calibrate import calibrate, folds
 from imf_core.train.checkpoint import load_training_state, save_training_state
 from imf_core.train.memory import keep_freed_memory
@@ -186,9 +186,9 @@ def _train_epoch(
     optimizers.set_lr(settings.lr * settings.lr_decay ** (epoch - 1))
     trained.train()
     sums: dict[str, Tensor] = {}
-    for batch in queries.epoch(
-        settings.batch_size, settings.seed, epoch, shard, settings.loss == "ce" and settings.weighting == "triple"
-    ):
+    per_triple = settings.loss == "ce" and settings.weighting == "triple"
+    together = relation_run(config, queries.num_entities)
+    for batch in queries.epoch(settings.batch_size, settings.seed, epoch, shard, per_triple, together):
         moved = batch.to(device)
         parts = trained(moved.heads, moved.relations, moved.positives, settings)
         optimizers.zero_grad()
@@ -197,6 +197,13 @@ def _train_epoch(
         for name, value in parts.items():
             sums[name] = sums[name] + value.detach() if name in sums else value.detach()
     return {name: float(value) for name, value in sums.items()}
+
+
+def relation_run(config: Config, num_entities: int) -> int:
+    """Queries of a relation that come together in training: what is set, or what fits the model and N."""
+    if config.train.relation_run is not None or config.model.scoring != "contextual":
+        return config.train.relation_run or 1
+    return fitting_run(config.model.dim, config.model.relation_dim, num_entities)
 
 
 def _has_bfloat16(device: torch.device) -> bool:

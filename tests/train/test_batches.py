@@ -5,7 +5,7 @@ import pytest
 
 from imf_core.data.graph import KnowledgeGraph, Vocabulary
 from imf_core.errors import DataError
-from imf_core.train.batches import Shard, TrainingQueries
+from imf_core.train.batches import Shard, TrainingQueries, fitting_run, shuffled
 
 
 def chain(num_queries: int) -> TrainingQueries:
@@ -72,3 +72,71 @@ def test_positives_are_the_known_training_answers(toy: object) -> None:
         for row, tail in zip(batch.positives.rows.tolist(), batch.positives.tails.tolist(), strict=True):
             found.add((int(batch.heads[row]), int(batch.relations[row]), tail))
     assert found == truth
+
+
+# --- queries of a relation together ------------------------------------------------------------------------------------
+
+COUNTS = (300, 40, 7, 1, 52)  # queries of each relation
+RELATIONS = np.random.default_rng(1).permutation(np.repeat(np.arange(len(COUNTS)), COUNTS))
+
+
+def orders(together: int, times: int) -> list[np.ndarray]:
+    return [shuffled(RELATIONS, together, np.random.default_rng((0, epoch))) for epoch in range(times)]
+
+
+def runs(order: np.ndarray) -> np.ndarray:
+    """Lengths of the runs of one relation."""
+    own = RELATIONS[order]
+    return np.diff(np.flatnonzero(np.concatenate(([True], own[1:] != own[:-1], [True]))))
+
+
+@pytest.mark.parametrize("together", [1, 2, 8, 1000])
+def test_every_order_is_a_permutation(together: int) -> None:
+    first, second = orders(together, 2)
+    assert sorted(first) == sorted(second) == list(range(len(RELATIONS)))
+    assert (first != second).any()
+
+
+def test_runs_make_batches_of_few_relations() -> None:
+    distinct = {}
+    for together in (1, 16):
+        pieces = np.array_split(orders(together, 1)[0], len(RELATIONS) // 20)
+        distinct[together] = np.mean([len(set(RELATIONS[piece])) for piece in pieces])
+    assert distinct[16] < 0.8 * distinct[1]
+    assert runs(orders(1000, 1)[0]).max() > 100 and runs(orders(1, 1)[0]).mean() < 3
+
+
+def test_one_is_the_plain_permutation() -> None:
+    np.testing.assert_array_equal(orders(1, 1)[0], np.random.default_rng((0, 0)).permutation(len(RELATIONS)))
+
+
+@pytest.mark.parametrize("together", [4, 16])
+def test_a_query_is_as_likely_in_one_batch_as_in_any_other(together: int) -> None:
+    """Over 3,000 epochs: for each query the counts of its five batches pass a chi-squared test, also those at the ends of a
+    relation's runs; and so does the query that follows it, among those of its relation.
+    """
+    epochs, batches = 3000, 5
+    counts = np.zeros((len(RELATIONS), batches))
+    after_first: list[int] = []
+    first = int(np.flatnonzero(RELATIONS == 1)[0])
+    for order in orders(together, epochs):
+        place = np.empty(len(order), np.int64)
+        place[order] = np.arange(len(order))
+        counts[np.arange(len(order)), place * batches // len(order)] += 1
+        following = order[place[first] + 1] if place[first] + 1 < len(order) else -1
+        if following >= 0 and RELATIONS[following] == 1:
+            after_first.append(int(following))
+    expected = epochs / batches
+    statistic = ((counts - expected) ** 2 / expected).sum(axis=1)  # 4 degrees of freedom
+    # Runs have unequal lengths, so that their places are not quite even; 0.1 % of 400 queries may exceed 18.5 by chance.
+    assert np.mean(statistic) < 4.6 and (statistic > 18.5).mean() < 0.02
+    partners = np.bincount(after_first, minlength=len(RELATIONS))[RELATIONS == 1]
+    assert np.count_nonzero(partners) == COUNTS[1] - 1  # every other query of the relation follows it now and then
+    assert partners.max() < 2 * partners[partners > 0].mean()
+
+
+def test_the_run_that_fits() -> None:
+    """Matrices at most a quarter of the scores: 6 r d^2 per relation against 6 N d per query."""
+    assert fitting_run(256, 256, 15_000) == 18
+    assert fitting_run(128, 64, 15_000) == 3
+    assert fitting_run(64, 32, 1_000_000) == 1
