@@ -180,6 +180,10 @@ class TrainConfig(_Frozen):
     batch_size: Annotated[int, Tunable(choices=(128, 256, 512))] = Field(
         256, ge=1, description="queries a step, over all workers"
     )
+    num_negatives: int | None = Field(
+        None, ge=1, description="candidates that a step scores besides the known answers, drawn anew in each step; null or as "
+        "many as there are entities: all (1-N)"
+    )
     relation_run: int | None = Field(
         None, ge=1, description="queries of a relation that come together, so that a step has few relations; 1: any order; "
         "null: as many as keep the relations' matrices below a fifth of the work"

@@ -6,14 +6,13 @@ Shapes: `B` queries, `N` entities, `R` relations (2R with inverses), `M` branche
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import combinations
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from imf_core.config import FUSED, STRUCTURE, ModelConfig, TrainConfig
 from imf_core.data.modality import Modality
@@ -22,7 +21,9 @@ from imf_core.model.fusion import TuckerFusion
 from imf_core.model.initial import start_from
 from imf_core.model.joint_binary import joint_binary_loss
 from imf_core.model.joint_softmax import joint_softmax_loss
-from imf_core.model.losses import Positives, binary_loss, binary_loss_of_probabilities, contrastive_loss, softmax_loss
+from imf_core.model.losses import Positives, binary_loss, binary_loss_of_probabilities, contrastive_over_pairs, softmax_loss
+from imf_core.model.modality_table import ModalityTable
+from imf_core.model.sampled import draw_distinct, sampled_losses
 from imf_core.model.scoring import Scorer, build_scorer, relation_width
 from imf_core.model.target import JointTarget
 
@@ -33,67 +34,6 @@ class Tables:
 
     entities: dict[str, Tensor]
     relations: dict[str, Tensor]
-
-
-class ModalityTable(nn.Module):
-    """A modality's frozen features, projected to d (model section 1).
-
-    Args:
-        modality: features and presence mask of the N entities.
-        width: d.
-        policy: what stands in for a missing row: `learned` (one trained vector), `mean` (of the present ones), `neutral`
-            (1 in the fusion's product; zero elsewhere).
-        finetune: train the projected table itself instead of the projection (the published code's choice).
-    """
-
-    def __init__(self, modality: Modality, width: int, policy: str, finetune: bool) -> None:
-        super().__init__()
-        self.policy = policy
-        mask = torch.from_numpy(modality.mask.copy())
-        self.complete = bool(mask.all())
-        self.register_buffer("mask", mask)
-        self.mask: Tensor
-        features = _shared_tensor(modality.standardised())
-        projection = nn.Linear(modality.width, width)
-        nn.init.normal_(projection.weight, std=(modality.width * width) ** -0.5)  # rows of unit length: first scores of order 1
-        nn.init.zeros_(projection.bias)
-        self.projection: nn.Linear | None = None
-        self.features: Tensor | None
-        self.table: nn.Parameter | None = None
-        if finetune:
-            with torch.no_grad():
-                self.table = nn.Parameter(projection(features))
-            self.register_buffer("features", None)
-        else:
-            self.projection = projection
-            self.register_buffer("features", features)
-        self.missing = nn.Parameter(torch.randn(width) * 0.1) if policy == "learned" and not self.complete else None
-
-    def forward(self) -> Tensor:
-        """(N, d): projected features, missing rows filled after the policy."""
-        if self.projection is not None:
-            projected: Tensor = self.projection(self.features)
-        else:
-            assert self.table is not None
-            projected = self.table
-        if self.complete:
-            return projected
-        filler: Tensor
-        if self.missing is not None:
-            filler = self.missing
-        elif self.policy == "mean":
-            weight = self.mask.to(projected.dtype)
-            filler = (weight @ projected) / weight.sum()
-        else:
-            filler = torch.zeros((), dtype=projected.dtype, device=projected.device)
-        return torch.where(self.mask[:, None], projected, filler)
-
-
-def _shared_tensor(array: np.ndarray) -> Tensor:
-    """A tensor on the array's own memory, read-only or not: features are never written to, and may be a file all trials map."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "The given NumPy array is not writable")
-        return torch.from_numpy(array)
 
 
 class Imf(nn.Module):
@@ -152,13 +92,18 @@ class Imf(nn.Module):
         assert isinstance(table, ModalityTable)
         return None if table.complete else table.mask
 
-    def tables(self) -> Tables:
-        """Compute the vectors of all nodes; once a training step, once an evaluation."""
-        entities = {STRUCTURE: self.structure, **{name: table() for name, table in self.features.items()}}
+    def tables(self, nodes: Tensor | None = None) -> Tables:
+        """Compute the vectors of all nodes; once a training step, once an evaluation.
+
+        Args:
+            nodes: (n,) distinct entities: only theirs, in this order; the trained tables then get sparse gradients.
+        """
+        structure = self.structure if nodes is None else functional.embedding(nodes, self.structure, sparse=True)
+        entities = {STRUCTURE: structure, **{name: table(nodes) for name, table in self.features.items()}}
         relations = {name: self.relations[name] for name in entities}
         if self.modality_names:
             neutral = self.config.missing == "neutral"
-            masks = [self.mask(view) if neutral else None for view in entities]
+            masks = [_rows(self.mask(view), nodes) if neutral else None for view in entities]
             entities[FUSED] = self.fuse_entities(list(entities.values()), masks)
             relations[FUSED] = self.fuse_relations(list(relations.values()))
         return Tables(entities, relations)
@@ -230,16 +175,17 @@ class Imf(nn.Module):
         Returns:
             `total` and its parts (`structure`, ..., `joint`, `contrastive`), scalars in nats.
         """
-        with torch.autocast(heads.device.type, torch.bfloat16, enabled=train.precision == "bf16"):
+        if train.num_negatives is not None and train.num_negatives < self.num_entities:
+            return self._sampled_parts(heads, relations, positives, train, train.num_negatives)
+        with _autocast(heads.device, train):
             tables = self.tables()
-            contexts = [context.float() for context in self.contexts(tables, heads, relations)]
+            contexts = [_at_least_float(context) for context in self.contexts(tables, heads, relations)]
         if self.scores_are_products:
             parts = self._fused_parts(tables, contexts, heads, relations, positives, train)
         else:
             parts = self._plain_parts(self.branch_scores(tables, contexts), heads, relations, positives, train)
         if self.modality_names and self.config.contrastive_weight > 0:
-            parts["contrastive"] = self._contrastive(tables, heads.unique())
-            parts["total"] = parts["total"] + self.config.contrastive_weight * parts["contrastive"]
+            self._add_contrastive(parts, tables, heads.unique(), [self.mask(branch) for branch in self.branches])
         return parts
 
     def _fused_parts(
@@ -286,21 +232,67 @@ class Imf(nn.Module):
             total = total + self.config.joint_weight * parts["joint"]
         return {"total": total, **parts}
 
-    def _contrastive(self, tables: Tables, nodes: Tensor) -> Tensor:
-        """Mean InfoNCE over the pairs of modalities, each over the nodes (B,) that have both."""
-        losses = []
-        for first, second in combinations((STRUCTURE, *self.modality_names), 2):
-            both = nodes
-            for mask in (self.mask(first), self.mask(second)):
-                if mask is not None:
-                    both = both[mask[both]]
-            if len(both) > 1:
-                losses.append(
-                    contrastive_loss(tables.entities[first][both], tables.entities[second][both], self.config.temperature)
-                )
-        return torch.stack(losses).mean() if losses else self.structure.new_zeros(())
+    def _sampled_parts(
+        self, heads: Tensor, relations: Tensor, positives: Positives, train: TrainConfig, count: int
+    ) -> dict[str, Tensor]:
+        """As `forward`, estimated from `count` sampled entities: only the vectors of entities that the batch touches exist."""
+        drawn = draw_distinct(self.num_entities, count, heads.device)
+        nodes, place = torch.cat([heads, positives.tails, drawn]).unique(return_inverse=True)
+        own_heads, tails, negatives = place.split([len(heads), len(positives.tails), count])
+        with _autocast(heads.device, train):
+            tables = self.tables(nodes)
+            contexts = [_at_least_float(context) for context in self.contexts(tables, own_heads, relations)]
+        masks = [_rows(self.mask(branch), nodes) for branch in self.branches]
+        target = JointTarget(
+            Positives(positives.rows, tails, positives.counts), train.label_smoothing, train.weighting == "triple",
+            self.config.joint_weight, self.decision_weights(heads, relations), masks,
+        )
+
+        def block(branch: int, context: Tensor, rows: Tensor) -> Tensor:
+            with _autocast(heads.device, train):
+                return self._scorer(self.branches[branch]).score(context, rows)
+
+        def pairs(branch: int, context: Tensor, rows: Tensor) -> Tensor:
+            return self._scorer(self.branches[branch]).score_pairs(context, rows)
+
+        entities = [tables.entities[branch] for branch in self.branches]
+        total, values = sampled_losses(
+            contexts, entities, target, "ce" if self.loss_kind == "ce" else "bce", negatives, self.num_entities, block, pairs
+        )
+        parts = {"total": total, **dict(zip((*self.branches, "joint"), values, strict=False))}
+        if self.modality_names and self.config.contrastive_weight > 0:
+            self._add_contrastive(parts, tables, own_heads.unique(), masks)
+        return parts
+
+    def _add_contrastive(
+        self, parts: dict[str, Tensor], tables: Tables, nodes: Tensor, masks: Sequence[Tensor | None]
+    ) -> None:
+        """Add the contrastive constraint over the nodes (rows of the tables)."""
+        views = [tables.entities[view] for view in (STRUCTURE, *self.modality_names)]
+        parts["contrastive"] = contrastive_over_pairs(views, masks[: len(views)], nodes, self.config.temperature)
+        parts["total"] = parts["total"] + self.config.contrastive_weight * parts["contrastive"]
+
+    def sparse_parameters(self, train: TrainConfig) -> dict[str, nn.Parameter]:
+        """The trained entity tables by name, where a step touches only some of their rows."""
+        if train.num_negatives is None or train.num_negatives >= self.num_entities:
+            return {}
+        own = dict(self.named_parameters())
+        wanted = ["structure", *(f"features.{name}.table" for name in self.modality_names)]
+        return {name: own[name] for name in wanted if name in own}
 
     def _scorer(self, branch: str) -> Scorer:
         scorer = self.scorers[branch]
         assert isinstance(scorer, Scorer)
         return scorer
+
+
+def _rows(mask: Tensor | None, nodes: Tensor | None) -> Tensor | None:
+    return mask if mask is None or nodes is None else mask[nodes]
+
+
+def _at_least_float(values: Tensor) -> Tensor:
+    return values.float() if values.dtype == torch.bfloat16 else values
+
+
+def _autocast(device: torch.device, train: TrainConfig) -> torch.autocast:
+    return torch.autocast(device.type, torch.bfloat16, enabled=train.precision == "bf16")

@@ -5,7 +5,9 @@ Shapes: `B` queries, `N` entities, `P` positives of the batch.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import combinations
 
 import torch
 from torch import Tensor
@@ -98,3 +100,25 @@ def contrastive_loss(first: Tensor, second: Tensor, temperature: float) -> Tenso
     similarity = functional.normalize(first.float(), dim=1) @ functional.normalize(second.float(), dim=1).T / temperature
     target = torch.arange(len(similarity), device=similarity.device)
     return (functional.cross_entropy(similarity, target) + functional.cross_entropy(similarity.T, target)) / 2
+
+
+def contrastive_over_pairs(
+    views: Sequence[Tensor], masks: Sequence[Tensor | None], nodes: Tensor, temperature: float
+) -> Tensor:
+    """Mean `contrastive_loss` over the pairs of views, each over the nodes that have both; 0 without such nodes.
+
+    Args:
+        views: (n, d) each.
+        masks: (n,) bool for each view, or None where every node has it.
+        nodes: (B,) rows of the views.
+        temperature: tau > 0.
+    """
+    losses = []
+    for (first, first_mask), (second, second_mask) in combinations(zip(views, masks, strict=True), 2):
+        both = nodes
+        for mask in (first_mask, second_mask):
+            if mask is not None:
+                both = both[mask[both]]
+        if len(both) > 1:
+            losses.append(contrastive_loss(first[both], second[both], temperature))
+    return torch.stack(losses).mean() if losses else views[0].new_zeros(())

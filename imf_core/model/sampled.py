@@ -207,3 +207,13 @@ def _binary_loss_of_probabilities(sample: Sample, pairs: Tensor, block: Tensor, 
     if smoothing:
         total = total + sample.over_all(gap, no_block - block.log()).sum() / sample.num_entities
     return total / (len(block) * sample.num_entities)
+
+
+def draw_distinct(num_entities: int, count: int, device: torch.device) -> Tensor:
+    """(count,) distinct entity ids, every set of them equally likely."""
+    if 4 * count >= num_entities:
+        return torch.randperm(num_entities, device=device)[:count]
+    found = torch.empty(0, dtype=torch.long, device=device)
+    while len(found) < count:  # a random part of distinct draws is as good as any other
+        found = torch.randint(num_entities, (count + count // 2 + 16,), device=device).unique()
+    return found[torch.randperm(len(found), device=device)[:count]]

@@ -37,6 +37,10 @@ class Scorer(nn.Module):
         """(B, d) against (C, d) -> (B, C), higher is more plausible."""
         return context @ candidates.T
 
+    def score_pairs(self, context: Tensor, candidates: Tensor) -> Tensor:
+        """(P, d) against (P, d), row by row -> (P,)."""
+        return (context * candidates).sum(dim=1)
+
 
 class Contextual(Scorer):
     """Contextual relational model of IMF: the relation builds the matrix that transforms the head (section 2.3; TuckER).
@@ -83,6 +87,10 @@ class TransE(Scorer):
     def score(self, context: Tensor, candidates: Tensor) -> Tensor:
         """See `Scorer.score`."""
         return self.margin - torch.cdist(context, candidates, p=1.0)
+
+    def score_pairs(self, context: Tensor, candidates: Tensor) -> Tensor:
+        """See `Scorer.score_pairs`."""
+        return self.margin - (context - candidates).abs().sum(dim=1)
 
 
 class DistMult(Scorer):

@@ -134,6 +134,9 @@ def fit(
             on_epoch(run.last)  # the interrupted process may have saved it and not delivered it
     trained: nn.Module = model
     if shard.world > 1:
+        # Sparse gradients are averaged by rows, see `Optimizers`. Names of the outermost module begin with a dot there.
+        apart = [name if "." in name else f".{name}" for name in model.sparse_parameters(settings)]
+        nn.parallel.DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(model, apart)
         trained = nn.parallel.DistributedDataParallel(model, broadcast_buffers=False, gradient_as_bucket_view=True)
     last_save = time.monotonic()
     with closing(optimizers), _bar(progress, settings.max_epochs, run.epoch) as advance:
@@ -193,6 +196,7 @@ def _train_epoch(
         parts = trained(moved.heads, moved.relations, moved.positives, settings)
         optimizers.zero_grad()
         (parts["total"] * batch.weight).backward()
+        optimizers.average_sparse(shard.world)
         optimizers.step()
         for name, value in parts.items():
             sums[name] = sums[name] + value.detach() if name in sums else value.detach()
@@ -217,7 +221,8 @@ def _has_bfloat16(device: torch.device) -> bool:
 def build_optimizers(model: Imf, config: Config, early: bool) -> Optimizers:
     """The optimizers of the configuration, see `Optimizers`."""
     settings = config.train
-    return Optimizers(model, settings.optimizer, settings.lr, settings.weight_decay, early)
+    sparse = model.sparse_parameters(settings).values()
+    return Optimizers(model, settings.optimizer, settings.lr, settings.weight_decay, sparse, early)
 
 
 def _average_buffers(model: Imf, shard: Shard) -> None:

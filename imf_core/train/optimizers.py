@@ -7,10 +7,11 @@ next one is made.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 _LARGE = 2**20  # numbers of a parameter that is stepped by itself: a launch more costs nothing beside its update
@@ -24,20 +25,29 @@ class Optimizers:
         kind: `adam` or `adamw`.
         lr: learning rate, > 0.
         weight_decay: >= 0.
+        sparse: parameters with sparse gradients: SparseAdam updates only the rows that a step touches, moments included, and
+            without weight decay.
         early: step large parameters as soon as their gradient is complete and drop it: only where no other process's
             gradient has to be waited for. `close` ends it.
     """
 
-    def __init__(self, model: nn.Module, kind: str, lr: float, weight_decay: float, early: bool = False) -> None:
+    def __init__(
+        self, model: nn.Module, kind: str, lr: float, weight_decay: float, sparse: Iterable[nn.Parameter] = (),
+        early: bool = False,
+    ) -> None:
         made = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[kind]
-        self._parameters = list(model.parameters())
-        large = [early and parameter.numel() >= _LARGE for parameter in self._parameters]
-        small = [parameter for parameter, is_large in zip(self._parameters, large, strict=True) if not is_large]
-        self._late = [made(small, lr=lr, weight_decay=weight_decay, fused=True)] if small else []
-        self._early = [
-            made([parameter], lr=lr, weight_decay=weight_decay, fused=True)
-            for parameter, is_large in zip(self._parameters, large, strict=True) if is_large
-        ]
+        self._parameters, self._sparse = list(model.parameters()), list(sparse)
+        rows = {id(parameter) for parameter in self._sparse}
+        whole = [parameter for parameter in self._parameters if id(parameter) not in rows]
+        large = [parameter for parameter in whole if early and parameter.numel() >= _LARGE]
+        alone = {id(parameter) for parameter in large}
+        small = [parameter for parameter in whole if id(parameter) not in alone]
+        self._late: list[torch.optim.Optimizer] = []
+        if small:
+            self._late.append(made(small, lr=lr, weight_decay=weight_decay, fused=True))
+        if self._sparse:
+            self._late.append(torch.optim.SparseAdam(self._sparse, lr=lr))
+        self._early = [made([parameter], lr=lr, weight_decay=weight_decay, fused=True) for parameter in large]
         self._hooks = [
             optimizer.param_groups[0]["params"][0].register_post_accumulate_grad_hook(_stepped_by(optimizer))
             for optimizer in self._early
@@ -68,7 +78,7 @@ class Optimizers:
         """Moments and step counts by the position of their parameter in the model."""
         entries = {id(parameter): entry for optimizer in self._all for parameter, entry in optimizer.state.items()}
         return {
-            position: {name: value for name, value in entries[id(parameter)].items() if isinstance(value, Tensor)}
+            position: {name: torch.as_tensor(value) for name, value in entries[id(parameter)].items()}
             for position, parameter in enumerate(self._parameters) if id(parameter) in entries
         }
 
@@ -79,11 +89,36 @@ class Optimizers:
             whole: dict[str, Any] = optimizer.state_dict()
             order = [positions[id(parameter)] for group in optimizer.param_groups for parameter in group["params"]]
             whole["state"] = {own: dict(state[position]) for own, position in enumerate(order) if position in state}
+            if isinstance(optimizer, torch.optim.SparseAdam):  # counts its steps in plain numbers
+                for entry in whole["state"].values():
+                    entry["step"] = int(entry["step"])
             optimizer.load_state_dict(whole)
+
+    def average_sparse(self, world: int) -> None:
+        """Replace the sparse gradients by their mean over the processes of the default group: only touched rows travel."""
+        for parameter in self._sparse if world > 1 else ():
+            grad = parameter.grad
+            assert grad is not None
+            own = grad.coalesce()
+            rows, values = _gathered(own.indices()[0], world), _gathered(own.values(), world)
+            summed = torch.sparse_coo_tensor(rows[None], values / world, own.shape, is_coalesced=False)
+            parameter.grad = summed.coalesce()
 
     @property
     def _all(self) -> tuple[torch.optim.Optimizer, ...]:
         return (*self._late, *self._early)
+
+
+def _gathered(rows: Tensor, world: int) -> Tensor:
+    """The rows of all processes, which may have different numbers of them."""
+    counts = [torch.zeros(1, dtype=torch.long, device=rows.device) for _ in range(world)]
+    dist.all_gather(counts, torch.tensor([len(rows)], device=rows.device))
+    most = int(max(counts))
+    padded = rows.new_zeros(most, *rows.shape[1:])
+    padded[: len(rows)] = rows
+    parts = [torch.empty_like(padded) for _ in range(world)]
+    dist.all_gather(parts, padded)
+    return torch.cat([part[: int(count)] for part, count in zip(parts, counts, strict=True)])
 
 
 def _stepped_by(optimizer: torch.optim.Optimizer) -> Any:

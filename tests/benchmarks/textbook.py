@@ -17,8 +17,9 @@ from torch.nn import functional
 from imf_core.config import FUSED
 from imf_core.data.graph import KnownAnswers
 from imf_core.model.fusion import TuckerFusion
-from imf_core.model.imf import Imf, ModalityTable
+from imf_core.model.imf import Imf
 from imf_core.model.losses import Positives
+from imf_core.model.modality_table import ModalityTable
 from imf_core.model.scoring import Contextual
 
 

@@ -65,3 +65,11 @@ def test_modalities_on_and_off_train_under_ddp(toy: LinkData, tmp_path: Path, mo
     first, second = run(toy, tmp_path / "a", model__modalities=modalities)
     assert len(first["curve"]) == 3
     assert first["bits"] == second["bits"]
+
+
+@pytest.mark.parametrize("finetune", [False, True])
+def test_sparse_gradients_are_averaged_by_rows(toy: LinkData, tmp_path: Path, finetune: bool) -> None:
+    first, second = run(toy, tmp_path / "a", train__num_negatives=5, model__finetune_features=finetune)
+    assert first["bits"] == second["bits"]
+    assert first["curve"] == second["curve"]
+    assert first["losses"] != second["losses"]

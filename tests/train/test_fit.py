@@ -64,9 +64,12 @@ def stop_at(epoch: int) -> Callable[[EpochReport], None]:
     return on_epoch
 
 
+@pytest.mark.parametrize("negatives", [None, 8])
 @pytest.mark.parametrize("killed_at", [1, 3, 5])
-def test_an_interrupted_run_goes_on_to_the_bit(toy: LinkData, tmp_path: Path, killed_at: int) -> None:
-    config = small()
+def test_an_interrupted_run_goes_on_to_the_bit(
+    toy: LinkData, tmp_path: Path, killed_at: int, negatives: int | None
+) -> None:
+    config = small().updated({"train.num_negatives": negatives})
     unbroken = build_model(config, toy)
     expected = fit(unbroken, toy, config)
     saving = Saving(tmp_path / "state", seconds=0)

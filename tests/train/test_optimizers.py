@@ -37,7 +37,7 @@ def test_equals_the_optimizer_of_torch(
 ) -> None:
     monkeypatch.setattr(module, "_LARGE", 100)  # two of the four parameters
     ours, reference = network(), network()
-    made, plain = Optimizers(ours, kind, 0.01, 0.1, early), theirs(reference.parameters(), lr=0.01, weight_decay=0.1)
+    made, plain = Optimizers(ours, kind, 0.01, 0.1, early=early), theirs(reference.parameters(), lr=0.01, weight_decay=0.1)
     train(ours, made)
     train(reference, plain)
     made.set_lr(0.05)
@@ -79,3 +79,35 @@ def test_the_state_is_numbered_by_the_parameters_of_the_model(monkeypatch: pytes
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc has mallopt")
 def test_the_c_library_keeps_freed_memory() -> None:
     assert keep_freed_memory()
+
+
+def rows_network(sparse: bool) -> nn.Embedding:
+    torch.manual_seed(0)
+    return nn.Embedding(50, 3, sparse=sparse)
+
+
+def train_rows(net: nn.Embedding, made: Optimizers, times: int) -> None:
+    for step in range(times):
+        net(torch.tensor([1, 4, 4 + step])).square().sum().backward()
+        made.step()
+        made.zero_grad()
+
+
+def test_sparse_rows_move_as_under_adam_and_the_others_do_not() -> None:
+    whole, rows = rows_network(False), rows_network(True)
+    train_rows(whole, Optimizers(whole, "adam", 0.01, 0.0), 1)
+    train_rows(rows, Optimizers(rows, "adam", 0.01, 0.0, rows.parameters()), 1)
+    assert torch.allclose(whole.weight, rows.weight, atol=1e-7)
+    moved = (rows.weight != rows_network(True).weight).any(dim=1)
+    assert moved.nonzero()[:, 0].tolist() == [1, 4]
+
+
+def test_sparse_moments_are_restored() -> None:
+    net, copy = rows_network(True), rows_network(True)
+    made, other = (Optimizers(part, "adamw", 0.01, 0.5, part.parameters()) for part in (net, copy))
+    train_rows(net, made, 3)
+    copy.load_state_dict(net.state_dict())
+    other.load_state({place: {name: value.clone() for name, value in entry.items()} for place, entry in made.state().items()})
+    train_rows(net, made, 2)
+    train_rows(copy, other, 2)
+    assert torch.equal(net.weight, copy.weight)

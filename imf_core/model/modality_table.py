@@ -1,0 +1,113 @@
+"""The view that a feature modality gives of the entities.
+
+Shapes: `N` entities, `n` of them, `d` entity width, `f` feature width.
+"""
+
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from imf_core.data.modality import Modality
+
+
+class ModalityTable(nn.Module):
+    """A modality's frozen features, projected to d (model section 1).
+
+    Args:
+        modality: features and presence mask of the N entities.
+        width: d.
+        policy: what stands in for a missing row: `learned` (one trained vector), `mean` (of the present ones), `neutral`
+            (1 in the fusion's product; zero elsewhere).
+        finetune: train the projected table itself instead of the projection (the published code's choice).
+    """
+
+    def __init__(self, modality: Modality, width: int, policy: str, finetune: bool) -> None:
+        super().__init__()
+        self.policy = policy
+        mask = torch.from_numpy(modality.mask.copy())
+        self.complete = bool(mask.all())
+        self.register_buffer("mask", mask)
+        self.mask: Tensor
+        features = _shared_tensor(modality.standardised())
+        projection = nn.Linear(modality.width, width)
+        nn.init.normal_(projection.weight, std=(modality.width * width) ** -0.5)  # rows of unit length: first scores of order 1
+        nn.init.zeros_(projection.bias)
+        self.projection: nn.Linear | None = None
+        self.features: Tensor | None
+        self.table: nn.Parameter | None = None
+        if finetune:
+            with torch.no_grad():
+                self.table = nn.Parameter(projection(features))
+            self.register_buffer("features", None)
+        else:
+            self.projection = projection
+            self.register_buffer("features", features)
+        self._mean_features: Tensor | None = None
+        self.missing = nn.Parameter(torch.randn(width) * 0.1) if policy == "learned" and not self.complete else None
+
+    def forward(self, nodes: Tensor | None = None) -> Tensor:
+        """(N, d): projected features, missing rows filled after the policy; or (n, d), the rows of the given nodes (n,).
+
+        Of some rows, a trained table gets a sparse gradient, and the mean that fills missing rows none.
+        """
+        if nodes is not None:
+            return self._rows(nodes)
+        if self.projection is not None:
+            projected: Tensor = self.projection(self.features)
+        else:
+            assert self.table is not None
+            projected = self.table
+        if self.complete:
+            return projected
+        filler: Tensor | None = self.missing
+        if filler is None and self.policy == "mean":
+            filler = _mean_row(projected, self.mask)
+        return _filled(projected, self.mask, filler)
+
+    def _rows(self, nodes: Tensor) -> Tensor:
+        if self.projection is not None:
+            assert self.features is not None
+            projected: Tensor = self.projection(self.features[nodes])
+        else:
+            assert self.table is not None
+            projected = functional.embedding(nodes, self.table, sparse=True)
+        if self.complete:
+            return projected
+        filler: Tensor | None = self.missing
+        if filler is None and self.policy == "mean":
+            with torch.no_grad():
+                filler = self._mean()
+        return _filled(projected, self.mask[nodes], filler)
+
+    def _mean(self) -> Tensor:
+        """(d,) what `mean` fills missing rows with."""
+        if self.projection is None:
+            assert self.table is not None
+            return _mean_row(self.table, self.mask)
+        if self._mean_features is None:  # of frozen features: once
+            assert self.features is not None
+            self._mean_features = _mean_row(self.features, self.mask)
+        mean: Tensor = self.projection(self._mean_features)
+        return mean
+
+
+def _mean_row(table: Tensor, mask: Tensor) -> Tensor:
+    weight = mask.to(table.dtype)
+    return (weight @ table) / weight.sum()
+
+
+def _filled(rows: Tensor, mask: Tensor, filler: Tensor | None) -> Tensor:
+    """The filler, or zero, where the mask is False."""
+    return torch.where(mask[:, None], rows, torch.zeros((), dtype=rows.dtype, device=rows.device) if filler is None else filler)
+
+
+def _shared_tensor(array: np.ndarray) -> Tensor:
+    """A tensor on the array's own memory, read-only or not: features are never written to, and may be a file all trials map."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The given NumPy array is not writable")
+        return torch.from_numpy(array)
