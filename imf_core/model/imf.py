@@ -23,7 +23,8 @@ from imf_core.model.joint_binary import joint_binary_loss
 from imf_core.model.joint_softmax import joint_softmax_loss
 from imf_core.model.losses import Positives, binary_loss, binary_loss_of_probabilities, contrastive_over_pairs, softmax_loss
 from imf_core.model.modality_table import ModalityTable
-from imf_core.model.sampled import draw_distinct, sampled_losses
+from imf_core.model.sample import draw_distinct
+from imf_core.model.sampled import sampled_losses
 from imf_core.model.scoring import Scorer, build_scorer, relation_width
 from imf_core.model.target import JointTarget
 
@@ -257,7 +258,8 @@ class Imf(nn.Module):
 
         entities = [tables.entities[branch] for branch in self.branches]
         total, values = sampled_losses(
-            contexts, entities, target, "ce" if self.loss_kind == "ce" else "bce", negatives, self.num_entities, block, pairs
+            contexts, entities, target, "ce" if self.loss_kind == "ce" else "bce", negatives, self.num_entities, block, pairs,
+            [parameter for branch in self.branches for parameter in self._scorer(branch).score_parameters()],
         )
         parts = {"total": total, **dict(zip((*self.branches, "joint"), values, strict=False))}
         if self.modality_names and self.config.contrastive_weight > 0:

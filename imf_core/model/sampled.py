@@ -16,77 +16,25 @@ Shapes: `B` queries, `N` entities of the graph, `n` touched ones (rows of the ta
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 from imf_core.model.decision import combine, present_weights
 from imf_core.model.losses import Positives
+from imf_core.model.sample import Sample
 from imf_core.model.target import JointTarget
 
 ScoreRows = Callable[[int, Tensor, Tensor], Tensor]  # (branch, contexts, rows of its table) -> scores
 
+_AT_A_TIME = 2**18  # scores of a branch that a CPU works on at a time
+_ON_GPU = 2**26
 _LEAST = 1e-7  # as in `binary_loss_of_probabilities`
-
-
-@dataclass(frozen=True)
-class Sample:
-    """The sampled entities as each query sees them. Values of the answers are (P,), of the sampled entities (B, k).
-
-    Args:
-        positives: known answers of the B queries, each once; `tails` are rows of the tables.
-        num_entities: N.
-        hidden: (B, k) bool, the sampled entity is an answer of the query. All False where the sample holds nothing else: that
-            row's factor is 0, and older versions of PyTorch make NaN of the gradient of a row that is masked throughout.
-        factors: (B,) number of entities that each sampled one stands for; 0 where all of them are answers.
-    """
-
-    positives: Positives
-    num_entities: int
-    hidden: Tensor
-    factors: Tensor
-
-    @classmethod
-    def of(cls, negatives: Tensor, positives: Positives, num_rows: int, num_entities: int) -> Sample:
-        """Find the answers among the sampled entities.
-
-        Args:
-            negatives: (k,) int64, rows of the sampled entities in the tables, each once.
-            positives: all known answers; the dtype of `counts` becomes that of `factors`.
-            num_rows: n.
-            num_entities: N.
-        """
-        counts = positives.counts
-        columns = negatives.new_full((num_rows,), -1)
-        columns[negatives] = torch.arange(len(negatives), device=negatives.device)
-        found = columns[positives.tails]
-        inside = found >= 0
-        hidden = torch.zeros(len(counts), len(negatives), dtype=torch.bool, device=counts.device)
-        hidden[positives.rows[inside], found[inside]] = True
-        kept = len(negatives) - torch.zeros_like(counts).index_add(0, positives.rows, inside.to(counts.dtype))
-        some = kept > 0
-        hidden &= some[:, None]
-        factors = torch.where(some, (num_entities - counts) / kept.clamp_min(1), 0.0)
-        return cls(positives, num_entities, hidden, factors)
-
-    def over_answers(self, pairs: Tensor) -> Tensor:
-        """(P,) -> (B,): sum over each query's answers."""
-        return torch.zeros_like(self.factors).index_add(0, self.positives.rows, pairs)
-
-    def over_all(self, pairs: Tensor, block: Tensor) -> Tensor:
-        """(P,), (B, k) -> (B,): estimated sum over all N entities."""
-        return self.over_answers(pairs) + self.factors * block.masked_fill(self.hidden, 0.0).sum(dim=1)
-
-    def log_norm(self, pairs: Tensor, block: Tensor) -> Tensor:
-        """(P,), (B, k) -> (B,): logarithm of the estimated sum of `exp` over all N entities."""
-        rows = self.positives.rows
-        top = torch.full_like(self.factors, -torch.inf).scatter_reduce(0, rows, pairs.detach(), "amax")
-        answers = top + self.over_answers((pairs - top[rows]).exp()).log()
-        others = torch.logsumexp(block.masked_fill(self.hidden, -torch.inf), dim=1)
-        return torch.logaddexp(answers, others + self.factors.log())
 
 
 def sampled_losses(
@@ -98,6 +46,7 @@ def sampled_losses(
     num_entities: int,
     score_block: ScoreRows,
     score_pairs: ScoreRows,
+    parameters: Sequence[Tensor] = (),
 ) -> tuple[Tensor, Tensor]:
     """Sum of the branches' losses and of the decision's, estimated; the full forms are `joint_softmax_loss` and
     `joint_binary_loss`.
@@ -115,24 +64,101 @@ def sampled_losses(
         num_entities: N.
         score_block: (branch, context (B, d), rows (k, d)) -> (B, k), as `Scorer.score`.
         score_pairs: (branch, context (P, d), rows (P, d)) -> (P,), the same for row i of both.
+        parameters: trained numbers that the two functions use.
 
     Returns:
         The differentiable total, and its parts, for display: M branches, then the decision if it counts.
     """
-    weights = target.weights.detach()
-    exact = weights.dtype
-    positives = Positives(target.positives.rows, target.positives.tails, target.positives.counts.to(exact))
-    sample = Sample.of(negatives, positives, len(tables[0]), num_entities)
-    pairs, blocks = [], []
-    for branch, (context, table) in enumerate(zip(contexts, tables, strict=True)):
-        answering = context.index_select(0, positives.rows), table.index_select(0, positives.tails)
-        pairs.append(score_pairs(branch, *answering).to(exact))
-        blocks.append(score_block(branch, context, table.index_select(0, negatives)).to(exact))
-    decision = _Decision(sample, weights, target.masks, negatives) if len(tables) > 1 and target.joint_weight > 0 else None
-    losses = (_softmax_losses if loss == "ce" else _binary_losses)(sample, pairs, blocks, target, decision)
-    parts = torch.stack(losses)
-    total = parts[: len(tables)].sum() + target.joint_weight * parts[len(tables) :].sum()
-    return total, parts.detach()
+    exact = target.weights.dtype
+    whole = target.positives
+    order = torch.argsort(whole.rows, stable=True)
+    positives = Positives(whole.rows[order], whole.tails[order], whole.counts.to(exact))
+    made = _Losses(
+        replace(target, positives=positives, weights=target.weights.detach()), loss, negatives, len(tables[0]), num_entities,
+        score_block, score_pairs,
+    )
+    drawn = [table.index_select(0, negatives) for table in tables]
+    answers = [table.index_select(0, positives.tails) for table in tables]
+    total, parts = _Blockwise.apply(made, len(tables), *contexts, *drawn, *answers, *parameters)
+    return total, parts
+
+
+@dataclass(frozen=True)
+class _Losses:
+    """The losses of a block of queries; what it is made of is described at `sampled_losses`."""
+
+    target: JointTarget
+    loss: Literal["ce", "bce"]
+    negatives: Tensor
+    num_rows: int
+    num_entities: int
+    score_block: ScoreRows
+    score_pairs: ScoreRows
+
+    def blocks(self) -> list[tuple[slice, slice]]:
+        """Queries, and their answers, of which the scores of one branch stay in the cache."""
+        queries, rows = len(self.target.weights), self.target.positives.rows
+        step = max(1, (_AT_A_TIME if rows.device.type == "cpu" else _ON_GPU) // len(self.negatives))
+        lows = [*range(0, queries, step), queries]
+        cuts = torch.searchsorted(rows, torch.tensor(lows, device=rows.device)).tolist()
+        return [(slice(*both), slice(*cut)) for both, cut in zip(pairwise(lows), pairwise(cuts), strict=True)]
+
+    def of(self, queries: slice, contexts: Sequence[Tensor], drawn: Sequence[Tensor], answers: Sequence[Tensor]) -> Tensor:
+        """Share of a block in each of the losses.
+
+        Args:
+            queries: which.
+            contexts: M tensors (b, d). drawn: M tensors (k, d). answers: M tensors (p, d), of the block's positives.
+        """
+        block = self.target.block(queries.start, queries.stop)
+        exact, positives = block.weights.dtype, block.positives
+        sample = Sample.of(self.negatives, positives, self.num_rows, self.num_entities)
+        pairs, blocks = [], []
+        for branch, (context, rows, own) in enumerate(zip(contexts, drawn, answers, strict=True)):
+            pairs.append(self.score_pairs(branch, context.index_select(0, positives.rows), own).to(exact))
+            blocks.append(self.score_block(branch, context, rows).to(exact))
+        joint = len(contexts) > 1 and block.joint_weight > 0
+        decision = _Decision(sample, block.weights, block.masks, self.negatives) if joint else None
+        losses = (_softmax_losses if self.loss == "ce" else _binary_losses)(sample, pairs, blocks, block, decision)
+        even = len(block.weights) / len(self.target.weights)
+        return torch.stack(losses) * (self.target.row_weights()[queries].sum() if self.loss == "ce" else even)
+
+
+class _Blockwise(torch.autograd.Function):
+    """Autograd, one block of queries after the other: what it keeps and passes over is that of one block."""
+
+    @staticmethod
+    def forward(ctx: Any, losses: _Losses, count: int, *tensors: Tensor) -> tuple[Tensor, Tensor]:
+        contexts, drawn, answers = (tensors[place * count : (place + 1) * count] for place in range(3))
+        parameters = tensors[3 * count :]
+        grads = [torch.zeros_like(tensor) for tensor in tensors]
+        parts: Tensor | None = None
+        fixed = [_leaf(rows) for rows in drawn]
+        for queries, pairs in losses.blocks():
+            own = [_leaf(context[queries]) for context in contexts], [_leaf(rows[pairs]) for rows in answers]
+            with torch.enable_grad():
+                found = losses.of(queries, own[0], fixed, own[1])
+                total = found[:count].sum() + losses.target.joint_weight * found[count:].sum()
+            leaves = [*own[0], *fixed, *own[1], *parameters]
+            places = [*(grad[queries] for grad in grads[:count]), *grads[count : 2 * count],
+                      *(grad[pairs] for grad in grads[2 * count : 3 * count]), *grads[3 * count :]]
+            for place, grad in zip(places, torch.autograd.grad(total, leaves, allow_unused=True), strict=True):
+                if grad is not None:
+                    place += grad
+            parts = found.detach() if parts is None else parts + found.detach()
+        assert parts is not None
+        ctx.save_for_backward(*grads)
+        ctx.mark_non_differentiable(parts)
+        return parts[:count].sum() + losses.target.joint_weight * parts[count:].sum(), parts
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_total: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+        return (None, None, *(grad * grad_total for grad in ctx.saved_tensors))
+
+
+def _leaf(values: Tensor) -> Tensor:
+    return values.detach().requires_grad_()
 
 
 class _Decision:
@@ -207,13 +233,3 @@ def _binary_loss_of_probabilities(sample: Sample, pairs: Tensor, block: Tensor, 
     if smoothing:
         total = total + sample.over_all(gap, no_block - block.log()).sum() / sample.num_entities
     return total / (len(block) * sample.num_entities)
-
-
-def draw_distinct(num_entities: int, count: int, device: torch.device) -> Tensor:
-    """(count,) distinct entity ids, every set of them equally likely."""
-    if 4 * count >= num_entities:
-        return torch.randperm(num_entities, device=device)[:count]
-    found = torch.empty(0, dtype=torch.long, device=device)
-    while len(found) < count:  # a random part of distinct draws is as good as any other
-        found = torch.randint(num_entities, (count + count // 2 + 16,), device=device).unique()
-    return found[torch.randperm(len(found), device=device)[:count]]

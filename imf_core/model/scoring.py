@@ -37,6 +37,10 @@ class Scorer(nn.Module):
         """(B, d) against (C, d) -> (B, C), higher is more plausible."""
         return context @ candidates.T
 
+    def score_parameters(self) -> list[Tensor]:
+        """What is trained and used by `score` itself."""
+        return []
+
     def score_pairs(self, context: Tensor, candidates: Tensor) -> Tensor:
         """(P, d) against (P, d), row by row -> (P,)."""
         return (context * candidates).sum(dim=1)
@@ -87,6 +91,10 @@ class TransE(Scorer):
     def score(self, context: Tensor, candidates: Tensor) -> Tensor:
         """See `Scorer.score`."""
         return self.margin - torch.cdist(context, candidates, p=1.0)
+
+    def score_parameters(self) -> list[Tensor]:
+        """See `Scorer.score_parameters`."""
+        return [self.margin]
 
     def score_pairs(self, context: Tensor, candidates: Tensor) -> Tensor:
         """See `Scorer.score_pairs`."""

@@ -8,9 +8,10 @@ from torch import Tensor
 
 from imf_core.config import Config
 from imf_core.data.prepared import LinkData
+from imf_core.model import sampled
 from imf_core.model.imf import Imf
 from imf_core.model.losses import Positives
-from imf_core.model.sampled import draw_distinct
+from imf_core.model.sample import draw_distinct
 from imf_core.train.batches import QueryBatch, TrainingQueries
 from imf_core.train.fit import build_model
 
@@ -46,21 +47,24 @@ def gradients(model: Imf, loss: Tensor) -> dict[str, Tensor]:
         (["text"], "mean", True),
     ],
 )
+@pytest.mark.parametrize("at_a_time", [1, 200, 10**6])
 def test_with_all_candidates_it_is_the_full_loss(
-    toy: LinkData, loss: str, scoring: str, modalities: list[str] | None, missing: str, finetune: bool
+    toy: LinkData, loss: str, scoring: str, modalities: list[str] | None, missing: str, finetune: bool, at_a_time: int,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(sampled, "_AT_A_TIME", at_a_time)
     model, config, batch = made(
         toy, train__loss=loss, model__scoring=scoring, model__modalities=modalities, model__missing=missing,
         model__finetune_features=finetune, train__label_smoothing=0.1,
     )
     arguments = (batch.heads, batch.relations, batch.positives, config.train)
-    full, sampled = model(*arguments), model._sampled_parts(*arguments, model.num_entities)
-    assert full.keys() == sampled.keys()
+    full, estimated = model(*arguments), model._sampled_parts(*arguments, model.num_entities)
+    assert full.keys() == estimated.keys()
     for name, value in full.items():
-        torch.testing.assert_close(sampled[name], value, rtol=1e-9, atol=1e-9)
+        torch.testing.assert_close(estimated[name], value, rtol=1e-9, atol=1e-9)
     if missing == "mean" and modalities is None:
         return  # the mean that fills missing images is a constant of the sampled loss
-    expected, found = gradients(model, full["total"]), gradients(model, sampled["total"])
+    expected, found = gradients(model, full["total"]), gradients(model, estimated["total"])
     assert expected.keys() == found.keys()
     for name, value in expected.items():
         torch.testing.assert_close(found[name], value, rtol=1e-8, atol=1e-10)
