@@ -186,7 +186,7 @@ class TrainConfig(_Frozen):
     )
     relation_run: int | None = Field(
         None, ge=1, description="queries of a relation that come together, so that a step has few relations; 1: any order; "
-        "null: as many as keep the relations' matrices below a fifth of the work"
+        "null: so many that the relations' matrices cost no more than the scores"
     )
     max_epochs: int = Field(30, ge=1, description="upper bound; early stopping usually ends before")
     patience: int = Field(5, ge=1, description="evaluations without a better validation MRR before stopping")

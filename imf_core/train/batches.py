@@ -144,11 +144,11 @@ def shuffled(relations: np.ndarray, together: int, rng: np.random.Generator) -> 
 
 
 def fitting_run(width: int, relation_width: int, candidates: int) -> int:
-    """The shortest run of `shuffled` with which the matrices of the relations cost at most a quarter of the scores.
+    """The shortest run of `shuffled` with which the matrices of the relations cost no more than the scores.
 
     A matrix takes `6 r d^2` operations in a step, the scores of a query `6 C d`, in each branch.
 
     Args:
         width: d. relation_width: r. candidates: C, of a query.
     """
-    return max(1, -(-4 * relation_width * width // candidates))
+    return max(1, -(-relation_width * width // candidates))

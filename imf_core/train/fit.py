@@ -204,10 +204,11 @@ def _train_epoch(
 
 
 def relation_run(config: Config, num_entities: int) -> int:
-    """Queries of a relation that come together in training: what is set, or what fits the model and N."""
-    if config.train.relation_run is not None or config.model.scoring != "contextual":
-        return config.train.relation_run or 1
-    return fitting_run(config.model.dim, config.model.relation_dim, num_entities)
+    """Queries of a relation that come together in training: what is set, or what fits the model and the candidates."""
+    settings, model = config.train, config.model
+    if settings.relation_run is not None or model.scoring != "contextual":
+        return settings.relation_run or 1
+    return fitting_run(model.dim, model.relation_dim, min(num_entities, settings.num_negatives or num_entities))
 
 
 def _has_bfloat16(device: torch.device) -> bool:
