@@ -94,6 +94,7 @@ class _Fuse(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, how: _How, *tensors: Tensor) -> Tensor:
+        """Views, weights, biases -> (N, d)."""
         count = len(tensors) // 3
         views, layers, biases = tensors[:count], tensors[count : 2 * count], tensors[2 * count :]
         cast, shifts = [layer.to(how.kind) for layer in layers], [bias.to(how.kind) for bias in biases]
@@ -121,6 +122,7 @@ class _Fuse(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        """Gradients of views, weights and biases."""
         how, count = ctx.how, ctx.count
         saved = ctx.saved_tensors
         views, layers, kept = saved[:count], saved[count : 2 * count], saved[2 * count :]

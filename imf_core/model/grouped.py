@@ -10,6 +10,8 @@ Shapes: `B` queries, `U` distinct relations, `d` entity width, `r` relation widt
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -22,34 +24,69 @@ _COLUMNS = 8192  # columns of a core that are cast at a time: they stay in a CPU
 _PADDED = 32  # queries of one relation in a batched product on a GPU
 
 
-@dataclass(frozen=True)
-class Groups:
-    """Queries ordered by relation.
+class Grouping:
+    """The queries of a batch by relation; made once for all branches.
 
     Args:
-        counts: queries of each of the U relations, at least 1, in their order.
+        relations: (B,) ids.
+
+    Attributes:
+        distinct: (U,) ids. order: (B,) queries, those of a relation together. back: (B,) the place of each query in `order`.
+        counts: queries of each of the U relations.
+    """
+
+    def __init__(self, relations: Tensor) -> None:
+        self.distinct, position, counts = relations.unique(return_inverse=True, return_counts=True)
+        self.order = torch.argsort(position, stable=True)
+        self.back = torch.empty_like(self.order)
+        self.back[self.order] = torch.arange(len(relations), device=relations.device)
+        self.counts: list[int] = counts.tolist()
+
+    @cached_property
+    def bounds(self) -> list[tuple[int, int]]:
+        """First and last + 1 of the ordered queries of each relation."""
+        stops = list(accumulate(self.counts))
+        return [(stop - count, stop) for stop, count in zip(stops, self.counts, strict=True)]
+
+    @cached_property
+    def blocks(self) -> tuple[Tensor, Tensor]:
+        """The ordered queries cut into b blocks of 32 of one relation each, the last of a relation filled up.
+
+        Returns:
+            (b,) position of each block's relation in `distinct`, and (B,) place of each ordered query among all b * 32.
+        """
+        counts = torch.tensor(self.counts)
+        needed = -(-counts // _PADDED)
+        owner = torch.arange(len(counts)).repeat_interleave(needed)
+        starts = (needed.cumsum(0) - needed) * _PADDED - (counts.cumsum(0) - counts)
+        place = torch.arange(len(self.order)) + starts.repeat_interleave(counts)
+        device = self.order.device
+        return owner.to(device, non_blocking=True), place.to(device, non_blocking=True)
+
+
+@dataclass(frozen=True)
+class Groups:
+    """How a branch multiplies.
+
+    Args:
+        grouping: which queries share a relation.
         dropped: what is dropped from the (U, d * d) matrices.
         kind: type of the products.
     """
 
-    counts: list[int]
+    grouping: Grouping
     dropped: Mask | None
     kind: torch.dtype
-
-    def bounds(self) -> list[tuple[int, int]]:
-        """First and last + 1 query of each relation."""
-        stops = torch.tensor(self.counts).cumsum(0).tolist()
-        return [(stop - count, stop) for stop, count in zip(stops, self.counts, strict=True)]
 
 
 def grouped_products(heads: Tensor, vectors: Tensor, core: Tensor, groups: Groups) -> Tensor:
     """`h (drop(W x_1 w))` of each query with its relation's vector w.
 
     Args:
-        heads: (B, d), ordered by relation.
+        heads: (B, d), ordered as `grouping.order`.
         vectors: (U, r) of the distinct relations.
         core: W, (r, d, d).
-        groups: which queries share a relation.
+        groups: which queries share a relation, and how.
 
     Returns:
         (B, d).
@@ -61,6 +98,7 @@ def grouped_products(heads: Tensor, vectors: Tensor, core: Tensor, groups: Group
 class _Grouped(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, groups: Groups, heads: Tensor, vectors: Tensor, core: Tensor) -> Tensor:
+        """Build the matrices and keep them."""
         kind, flat = groups.kind, core.flatten(1)
         cast, weights = heads.to(kind), vectors.to(kind)
         matrices = torch.empty(len(vectors), flat.shape[1], dtype=kind, device=core.device)
@@ -75,6 +113,7 @@ class _Grouped(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        """Gradients of the heads, the relation vectors and the core."""
         groups, (heads, vectors, core, matrices) = ctx.groups, ctx.saved_tensors
         kind, flat = groups.kind, core.flatten(1)
         moved = grad.to(kind)
@@ -106,10 +145,10 @@ def _columns(flat: Tensor, kind: torch.dtype) -> list[slice]:
 def _products(rows: Tensor, matrices: Tensor, groups: Groups) -> Tensor:
     """(B, d) rows times the (U, d, d) matrix of each row's group."""
     if _batched(rows):
-        blocks, owner, place = _padded(rows, groups)
-        return (blocks @ matrices[owner]).flatten(0, 1)[place]
+        owner, place = groups.grouping.blocks
+        return (_padded(rows, owner, place) @ matrices[owner]).flatten(0, 1)[place]
     made = torch.empty_like(rows)
-    for (low, high), matrix in zip(groups.bounds(), matrices.unbind(0), strict=True):
+    for (low, high), matrix in zip(groups.grouping.bounds, matrices.unbind(0), strict=True):
         torch.mm(rows[low:high], matrix, out=made[low:high])
     return made
 
@@ -117,10 +156,10 @@ def _products(rows: Tensor, matrices: Tensor, groups: Groups) -> Tensor:
 def _outer_products(left: Tensor, right: Tensor, out: Tensor, groups: Groups) -> None:
     """Write `left_g^T right_g` of each group g into (U, d, d) out."""
     if _batched(left):
-        (lefts, owner, _), (rights, _, _) = _padded(left, groups), _padded(right, groups)
-        out.zero_().index_add_(0, owner, lefts.mT @ rights)
+        owner, place = groups.grouping.blocks
+        out.zero_().index_add_(0, owner, _padded(left, owner, place).mT @ _padded(right, owner, place))
         return
-    for (low, high), matrix in zip(groups.bounds(), out.unbind(0), strict=True):
+    for (low, high), matrix in zip(groups.grouping.bounds, out.unbind(0), strict=True):
         torch.mm(left[low:high].T, right[low:high], out=matrix)
 
 
@@ -129,15 +168,8 @@ def _batched(rows: Tensor) -> bool:
     return rows.device.type != "cpu"
 
 
-def _padded(rows: Tensor, groups: Groups) -> tuple[Tensor, Tensor, Tensor]:
-    """Rows cut into blocks of one group each, (b, 32, d), padded with zeros; the group of each block; the place of each row
-    among all b * 32.
-    """
-    counts = torch.tensor(groups.counts)
-    blocks = -(-counts // _PADDED)
-    starts = (blocks.cumsum(0) - blocks) * _PADDED - (counts.cumsum(0) - counts)
-    place = (torch.arange(len(rows)) + starts.repeat_interleave(counts)).to(rows.device, non_blocking=True)
-    owner = torch.arange(len(counts)).repeat_interleave(blocks).to(rows.device, non_blocking=True)
+def _padded(rows: Tensor, owner: Tensor, place: Tensor) -> Tensor:
+    """(B, d) rows -> (b, 32, d), zeros between."""
     padded = rows.new_zeros(len(owner) * _PADDED, rows.shape[1])
     padded[place] = rows
-    return padded.view(len(owner), _PADDED, -1), owner, place
+    return padded.view(len(owner), _PADDED, -1)

@@ -18,6 +18,7 @@ from imf_core.config import FUSED, STRUCTURE, ModelConfig, TrainConfig
 from imf_core.data.modality import Modality
 from imf_core.model.decision import Decision, combine, present_weights
 from imf_core.model.fusion import TuckerFusion
+from imf_core.model.grouped import Grouping
 from imf_core.model.initial import start_from
 from imf_core.model.joint_binary import joint_binary_loss
 from imf_core.model.joint_softmax import joint_softmax_loss
@@ -117,8 +118,9 @@ class Imf(nn.Module):
             heads: (B,) entity ids.
             relations: (B,) relation ids below 2R.
         """
+        grouping = Grouping(relations) if self.config.scoring == "contextual" else None
         return [
-            self._scorer(branch).context(tables.entities[branch][heads], tables.relations[branch], relations)
+            self._scorer(branch).context(tables.entities[branch][heads], tables.relations[branch], relations, grouping)
             for branch in self.branches
         ]
 

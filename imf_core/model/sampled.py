@@ -129,6 +129,7 @@ class _Blockwise(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, losses: _Losses, count: int, *tensors: Tensor) -> tuple[Tensor, Tensor]:
+        """Contexts, sampled rows, rows of the answers, parameters -> total and parts; the gradients are formed here."""
         contexts, drawn, answers = (tensors[place * count : (place + 1) * count] for place in range(3))
         parameters = tensors[3 * count :]
         grads = [torch.zeros_like(tensor) for tensor in tensors]

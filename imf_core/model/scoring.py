@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from imf_core.config import ModelConfig
 from imf_core.model.dropout import Dropout
-from imf_core.model.grouped import Groups, grouped_products
+from imf_core.model.grouped import Grouping, Groups, grouped_products
 from imf_core.model.precision import compute_dtype
 
 
@@ -20,13 +20,14 @@ class Scorer(nn.Module):
 
     relation_width: int
 
-    def context(self, heads: Tensor, relation_table: Tensor, relations: Tensor) -> Tensor:
+    def context(self, heads: Tensor, relation_table: Tensor, relations: Tensor, grouping: Grouping | None = None) -> Tensor:
         """Context vectors.
 
         Args:
             heads: (B, d) head vectors.
             relation_table: (2R, r) all relation vectors of this branch.
             relations: (B,) ids.
+            grouping: of these relations, where it is already known.
 
         Returns:
             (B, d).
@@ -62,17 +63,14 @@ class Contextual(Scorer):
         self.norm_context = nn.BatchNorm1d(width)
         self.drop_head, self.drop_relation, self.drop_context = (Dropout(p) for p in dropouts)
 
-    def context(self, heads: Tensor, relation_table: Tensor, relations: Tensor) -> Tensor:
+    def context(self, heads: Tensor, relation_table: Tensor, relations: Tensor, grouping: Grouping | None = None) -> Tensor:
         """See `Scorer.context`."""
-        distinct, position, counts = relations.unique(return_inverse=True, return_counts=True)
-        order = torch.argsort(position, stable=True)
-        vectors = relation_table[distinct]
-        dropped = self.drop_relation.draw_for((len(distinct), self.width * self.width), heads.device)
-        groups = Groups(counts.tolist(), dropped, compute_dtype(self.core))
-        products = grouped_products(self.drop_head(self.norm_head(heads))[order], vectors, self.core, groups)
-        back = torch.empty_like(order)
-        back[order] = torch.arange(len(order), device=order.device)
-        return self.drop_context(self.norm_context(products[back]))
+        grouping = grouping or Grouping(relations)
+        dropped = self.drop_relation.draw_for((len(grouping.distinct), self.width * self.width), heads.device)
+        ordered = self.drop_head(self.norm_head(heads))[grouping.order]
+        groups = Groups(grouping, dropped, compute_dtype(self.core))
+        products = grouped_products(ordered, relation_table[grouping.distinct], self.core, groups)
+        return self.drop_context(self.norm_context(products[grouping.back]))
 
 
 class TransE(Scorer):
@@ -84,7 +82,7 @@ class TransE(Scorer):
         self.margin = nn.Parameter(torch.tensor(6.0))
         self.drop_head, self.drop_context = Dropout(dropouts[0]), Dropout(dropouts[2])
 
-    def context(self, heads: Tensor, relation_table: Tensor, relations: Tensor) -> Tensor:
+    def context(self, heads: Tensor, relation_table: Tensor, relations: Tensor, grouping: Grouping | None = None) -> Tensor:
         """See `Scorer.context`."""
         return self.drop_context(self.drop_head(heads) + relation_table[relations])
 
@@ -111,7 +109,7 @@ class DistMult(Scorer):
         self.norm_context = nn.BatchNorm1d(width)
         self.drop_head, self.drop_context = Dropout(dropouts[0]), Dropout(dropouts[2])
 
-    def context(self, heads: Tensor, relation_table: Tensor, relations: Tensor) -> Tensor:
+    def context(self, heads: Tensor, relation_table: Tensor, relations: Tensor, grouping: Grouping | None = None) -> Tensor:
         """See `Scorer.context`."""
         heads = self.drop_head(self.norm_head(heads))
         return self.drop_context(self.norm_context(self.combine(heads, relation_table[relations])))

@@ -126,7 +126,7 @@ def fit(
     queries = TrainingQueries(graph)
     steps = queries.num_steps(settings.batch_size, shard.world)
     known = graph.known()
-    optimizers = build_optimizers(model, config, early=shard.world == 1)
+    optimizers = build_optimizers(model, config, early=shard.world == 1 and device.type == "cpu")
     run = RunProgress()
     if saving is not None and (saving.folder / "progress.json").exists():
         run = RunProgress.from_json(*load_training_state(saving.folder, model, optimizers))

@@ -56,7 +56,7 @@ def epoch(source: str, precision: str, batch: int, preset: str) -> Figures:
     graph = load(source)
     config = (published() if preset == "published" else Config()).updated({"train.precision": precision})
     model = model_of(config, graph, _CUDA).train()
-    queries, optimizer = TrainingQueries(graph), Optimizers(model, "adam", 1e-3, 0.0, early=True)
+    queries, optimizer = TrainingQueries(graph), Optimizers(model, "adam", 1e-3, 0.0)
     run = fitting_run(config.model.dim, config.model.relation_dim, graph.num_entities)
     times = []
     for number in (1, 2):

@@ -134,7 +134,7 @@ def step(
     model = model_of(config, graph, place).train()
     if mode == "ours" and device == "cpu":
         keep_freed_memory()
-    optimizer: Optimizers | torch.optim.Optimizer = Optimizers(model, "adam", 5e-4, 0.0, early=True)
+    optimizer: Optimizers | torch.optim.Optimizer = Optimizers(model, "adam", 5e-4, 0.0, early=device == "cpu")
     if mode == "textbook":
         optimizer = torch.optim.Adam(model.parameters(), lr=5e-4)
     run = fitting_run(config.model.dim, config.model.relation_dim, graph.num_entities) if together is None else together

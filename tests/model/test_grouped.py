@@ -8,9 +8,12 @@ from torch import Tensor
 
 from imf_core.model import grouped
 from imf_core.model.dropout import Dropout, Mask
-from imf_core.model.grouped import Groups, grouped_products
+from imf_core.model.grouped import Grouping, Groups, grouped_products
 
 COUNTS = [1, 40, 3, 70]  # under and over the 32 rows of a padded block
+
+
+RELATIONS = torch.tensor([7, 3, 9, 4]).sort().values.repeat_interleave(torch.tensor(COUNTS))
 
 
 def drawn(width: int = 6, narrow: int = 5, kind: torch.dtype = torch.float64) -> tuple[Tensor, Tensor, Tensor]:
@@ -39,7 +42,7 @@ def test_products_and_gradients_equal_the_textbook(batched: bool, dropout: bool,
     monkeypatch.setattr(grouped, "_batched", lambda rows: batched)
     inputs, dropped = drawn(), mask(dropout)
     expected = textbook(*inputs, dropped)
-    found = grouped_products(*inputs, Groups(COUNTS, dropped, torch.float64))
+    found = grouped_products(*inputs, Groups(Grouping(RELATIONS), dropped, torch.float64))
     assert torch.allclose(found, expected, atol=1e-12)
     towards = torch.randn(found.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
     pairs = zip(torch.autograd.grad((found * towards).sum(), inputs), torch.autograd.grad((expected * towards).sum(), inputs),
@@ -54,7 +57,7 @@ def test_bfloat16_is_as_near_as_its_digits_allow(batched: bool, monkeypatch: pyt
     monkeypatch.setattr(grouped, "_COLUMNS", 10)
     inputs, dropped = drawn(kind=torch.float32), mask(True)
     expected = textbook(*inputs, dropped)
-    found = grouped_products(*inputs, Groups(COUNTS, dropped, torch.bfloat16))
+    found = grouped_products(*inputs, Groups(Grouping(RELATIONS), dropped, torch.bfloat16))
     assert found.dtype == torch.float32 and not torch.equal(found, expected)
     ours, theirs = torch.autograd.grad(found.square().sum(), inputs), torch.autograd.grad(expected.square().sum(), inputs)
     for one, other in ((found, expected), *zip(ours, theirs, strict=True)):
@@ -63,6 +66,17 @@ def test_bfloat16_is_as_near_as_its_digits_allow(batched: bool, monkeypatch: pyt
 
 def test_gradients_can_be_asked_for_twice() -> None:
     inputs = drawn()
-    found = grouped_products(*inputs, Groups(COUNTS, mask(True), torch.float64)).sum()
+    found = grouped_products(*inputs, Groups(Grouping(RELATIONS), mask(True), torch.float64)).sum()
     first = torch.autograd.grad(found, inputs, retain_graph=True)
     assert all(torch.equal(one, other) for one, other in zip(first, torch.autograd.grad(found, inputs), strict=True))
+
+
+def test_grouping_orders_and_finds_back() -> None:
+    relations = RELATIONS[torch.randperm(len(RELATIONS), generator=torch.Generator().manual_seed(0))]
+    grouping = Grouping(relations)
+    assert torch.equal(relations[grouping.order], RELATIONS) and torch.equal(RELATIONS[grouping.back], relations)
+    assert grouping.counts == COUNTS and grouping.bounds == [(0, 1), (1, 41), (41, 44), (44, 114)]
+    owner, place = grouping.blocks
+    assert owner.tolist() == [0, 1, 1, 2, 3, 3, 3]
+    assert torch.equal(owner[place // 32], torch.arange(4).repeat_interleave(torch.tensor(COUNTS)))
+    assert len(place.unique()) == len(place)
