@@ -17,6 +17,7 @@ DEV := .venv/.installed-dev
 
 DEMO_FLAGS ?= --data unicode --trials 12 --seeds 2 --grace 1 --set model.dim=64 --set train.batch_size=512 --set train.max_epochs=5 --set train.precision=auto --budget 240s
 PYTEST_FLAGS ?=
+BENCH_FLAGS ?=
 
 .PHONY: help demo test slow bench lint types clean
 
@@ -32,9 +33,9 @@ test: $(DEV)  ## install, then run the tests
 slow: $(DEV)  ## the long tests that `make test` leaves out
 	$(VENV_PYTHON) -m pytest -m slow $(PYTEST_FLAGS)
 
-bench: $(DEV)  ## time the hot paths
-	@if ! ls tests/benchmarks/*.py >/dev/null 2>&1; then echo "there are no benchmarks in tests/benchmarks yet"; exit 0; fi; \
-	$(VENV_PYTHON) -m pytest -m "slow or not slow" --durations=0 -s tests/benchmarks $(PYTEST_FLAGS)
+bench: $(DEV)  ## measure speed and memory anew (about an hour); writes results/benchmarks.md
+	$(VENV_PYTHON) -m pytest -m "slow or not slow" tests/benchmarks/test_speed.py $(PYTEST_FLAGS)
+	$(VENV_PYTHON) -m tests.benchmarks.run_speed $(BENCH_FLAGS)
 
 lint: $(DEV)  ## ruff
 	$(VENV_PYTHON) -m ruff check .

@@ -39,7 +39,7 @@ def probabilities(model: Imf, heads: Tensor, relations: Tensor) -> list[Tensor]:
 
 def loss(model: Imf, heads: Tensor, relations: Tensor, positives: Positives, smoothing: float) -> Tensor:
     """Sum of the branches' binary cross entropies on dense, smoothed labels; a scalar in nats."""
-    labels = torch.zeros(len(heads), model.num_entities, device=heads.device)
+    labels = model.structure.new_zeros(len(heads), model.num_entities)
     labels[positives.rows, positives.tails] = 1.0
     labels = (1 - smoothing) * labels + 1.0 / model.num_entities
     parts = [functional.binary_cross_entropy(part, labels) for part in probabilities(model, heads, relations)]
