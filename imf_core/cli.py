@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
@@ -20,11 +21,14 @@ from imf_core.config import Config, parse_overrides, preset
 from imf_core.data.audit_report import certain_hits
 from imf_core.data.prepared import LinkData, graph_of, prepare
 from imf_core.errors import CheckpointError, ConfigError, ImfError
+from imf_core.model.decision import alternatives
 from imf_core.predict import Answer, Predictor
 from imf_core.train.checkpoint import Checkpoint, check_vocabulary, load_checkpoint, load_state, save_checkpoint
+from imf_core.train.estimate import estimate_of
 from imf_core.train.fit import EpochReport, build_model, fit
+from imf_core.train.memory import MemoryBudget
 from imf_core.train.metrics import RankingMetrics
-from imf_core.train.ranking import evaluate
+from imf_core.train.ranking import evaluate_decisions
 
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
@@ -42,6 +46,7 @@ def train(
     config: Annotated[Path | None, typer.Option("--config", help="YAML settings.")] = None,
     preset_name: Annotated[str, typer.Option("--preset", help="paper or published.")] = "paper",
     start: Annotated[Path | None, typer.Option("--from", help="Continue from the weights of this checkpoint.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Tell what would be trained and its memory, and stop.")] = False,
     settings: SetOption = None,
 ) -> None:
     """Train one model; the best validation epoch is kept.
@@ -54,6 +59,12 @@ def train(
     # A continued model brings its own vectors: no table is made for it.
     ready = prepare(chosen.data, chosen.structure if loaded is None else None, progress=True)
     _describe(console, ready)
+    memory = estimate_of(chosen, ready)
+    console.print(f"  memory: {memory.describe()}")
+    if shortage := memory.shortage():
+        console.print(f"  [bold yellow]warning[/]: {shortage}")
+    if dry_run:
+        return
     model = build_model(chosen, ready)
     if loaded is not None:
         check_vocabulary(loaded.description, ready.graph.entities, ready.graph.relations, loaded.path)
@@ -67,6 +78,8 @@ def train(
         )
 
     result = fit(model, ready, chosen, show, progress=True)
+    for note in result.notes:
+        console.print(f"  {note}")
     metrics = {"validation": result.metrics.as_dict(), "best_epoch": result.best_epoch, "fingerprint": ready.graph.fingerprint}
     save_checkpoint(out, model, chosen, ready.graph.entities, ready.graph.relations, metrics)
     console.print(
@@ -81,6 +94,9 @@ def evaluate_command(
     split: Annotated[
         str, typer.Option(help="valid or test. Test is for final figures: whoever chooses with it has none left.")
     ] = "valid",
+    decisions: Annotated[
+        bool, typer.Option("--decisions", help="Also the plain mean, each branch alone and all but one, from the same scores.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Filtered ranking of a split: MRR, mean rank, Hits@1/3/10, with all slices."""
@@ -94,13 +110,20 @@ def evaluate_command(
         known = graph.known(graph.train, graph.valid, triples)
     else:
         raise ConfigError(f"unknown split {split!r}", remedy="choose valid or test", key="split", value=split)
-    metrics = evaluate(loaded.model, graph, triples, known, budget_mb=loaded.config.train.memory_budget_mb).metrics
+    memory = MemoryBudget.of(loaded.config.train.memory_budget_mb)
+    own = loaded.model.decision
+    variants = {own.mode: own, **(alternatives(own) if decisions else {})}
+    found = evaluate_decisions(loaded.model, graph, triples, known, variants, memory=memory)
+    metrics = found[own.mode].metrics
     if as_json:
-        print(json.dumps(metrics.as_dict(), indent=1))
-    else:
-        terminal().print(_metrics_table(metrics, f"{checkpoint}: {split}"))
-        if certain := certain_hits(graph.num_entities):
-            terminal().print(certain)
+        others = {name: ranked.metrics.flat() for name, ranked in found.items()}
+        print(json.dumps(metrics.as_dict() | ({"decisions": others} if decisions else {}), indent=1))
+        return
+    terminal().print(_metrics_table({"all": metrics, **metrics.slices}, f"{checkpoint}: {split}"))
+    if decisions:
+        terminal().print(_metrics_table({name: ranked.metrics for name, ranked in found.items()}, "decisions", "decision"))
+    if certain := certain_hits(graph.num_entities):
+        terminal().print(certain)
 
 
 @app.command()
@@ -181,11 +204,11 @@ def _describe(console: Console, data: LinkData) -> None:
         console.print(f"  {note}")
 
 
-def _metrics_table(metrics: RankingMetrics, title: str) -> Table:
+def _metrics_table(rows: Mapping[str, RankingMetrics], title: str, first: str = "slice") -> Table:
     table = Table(title=title)
-    for column in ("slice", "ranks", "MRR", "MR", "H@1", "H@3", "H@10"):
-        table.add_column(column, justify="left" if column == "slice" else "right")
-    for name, part in (("all", metrics), *metrics.slices.items()):
+    for column in (first, "ranks", "MRR", "MR", "H@1", "H@3", "H@10"):
+        table.add_column(column, justify="left" if column == first else "right")
+    for name, part in rows.items():
         if part.count:
             hits = (f"{part.hits_at(k):.4f}" for k in (1, 3, 10))
             table.add_row(name, f"{part.count:,}", f"{part.mrr:.4f}", f"{part.mean_rank:.1f}", *hits)

@@ -192,7 +192,10 @@ class TrainConfig(_Frozen):
     patience: int = Field(5, ge=1, description="evaluations without a better validation MRR before stopping")
     eval_every: int = Field(1, ge=1, description="epochs between evaluations")
     seed: int = Field(0, ge=0, lt=2**31)
-    memory_budget_mb: int = Field(512, ge=8, description="memory for the score chunk of an evaluation, MiB")
+    memory_budget_mb: int | None = Field(
+        None, ge=8, description="memory for the scores of a step or an evaluation, MiB; null: an eighth of what is free, up to "
+        "1 GiB (8 GiB on a GPU); where it runs out it is halved"
+    )
 
 
 class StructureConfig(_Frozen):

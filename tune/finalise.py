@@ -16,6 +16,7 @@ from imf_core.config import Config
 from imf_core.data.baseline import BaselineMetrics
 from imf_core.errors import ImfError
 from imf_core.train.checkpoint import load_checkpoint, save_checkpoint
+from imf_core.train.memory import MemoryBudget
 from imf_core.train.ranking import evaluate
 from tune.data_check import baseline_of
 from tune.plan import Plan
@@ -116,9 +117,9 @@ def _open_test(
     for note in graph.test_notes:
         console.print(f"  {escape(note)}", highlight=False)
     known = graph.known(graph.train, graph.valid, triples)
-    budget = plan.base.train.memory_budget_mb
+    memory = MemoryBudget.of(plan.base.train.memory_budget_mb)
     models = (load_checkpoint(path).model for path in checkpoints)
-    metrics = [evaluate(model, graph, triples, known, budget_mb=budget).metrics.flat() for model in models]
+    metrics = [evaluate(model, graph, triples, known, memory=memory).metrics.flat() for model in models]
     return metrics, baseline_of(graph, triples, known)
 
 

@@ -14,8 +14,9 @@ from imf_core.data.audit import AuditReport
 from imf_core.data.prepared import LinkData, prepare, save_prepared
 from imf_core.errors import ConfigError
 from imf_core.train.batches import TrainingQueries
+from imf_core.train.estimate import MemoryEstimate, estimate_of
 from tune.data_check import audited, baseline_of, with_baseline, write_audit
-from tune.resources import ClusterResources, ResourcePlan, estimate_memory, plan_resources
+from tune.resources import ClusterResources, ResourcePlan, plan_resources
 from tune.schedule import default_grace
 from tune.settings import SearchConfig
 from tune.space import SearchSpace
@@ -33,7 +34,7 @@ class Plan:
         branches: the model's branches.
         space: what is searched.
         resources: trials at a time and what each takes.
-        memory: rough peak of one worker, bytes.
+        memory: peak of one worker.
     """
 
     settings: SearchConfig
@@ -43,7 +44,7 @@ class Plan:
     branches: tuple[str, ...]
     space: SearchSpace
     resources: ResourcePlan
-    memory: int
+    memory: MemoryEstimate
 
     @property
     def prepared(self) -> Path:
@@ -76,7 +77,7 @@ def make_plan(settings: SearchConfig, cluster: ClusterResources) -> Plan:
         settings.workers, settings.cpus_per_worker, settings.gpus_per_worker, settings.concurrency, settings.trials, cluster
     )
     TrainingQueries(data.graph).num_steps(base.train.batch_size, settings.workers)  # refuses too few queries a worker
-    memory = estimate_memory(data.graph.num_entities, data.graph.num_relations, space.base, branches)
+    memory = estimate_of(space.base, data)
     return Plan(settings, space.base, data, report, branches, space, resources, memory)
 
 
@@ -114,7 +115,10 @@ def show_plan(console: Console, plan: Plan) -> None:
         early = f"ASHA from epoch {plan.grace}, one in {settings.reduction_factor:g} passes a rung"
     budget = f", at most {settings.budget_seconds:.0f} s" if settings.budget_seconds else ""
     console.print(f"  {settings.trials} trials of up to {plan.base.train.max_epochs} epochs{budget}; {early}", highlight=False)
-    console.print(f"  about {plan.memory / 2**30:.1f} GiB for each worker; results in {settings.study_dir}", highlight=False)
+    console.print(f"  {plan.memory.describe()}", highlight=False)
+    if not settings.address and (shortage := plan.memory.shortage(plan.resources.concurrency * plan.resources.workers)):
+        console.print(f"  [bold yellow]warning[/]: {escape(shortage)}", highlight=False)
+    console.print(f"  results in {settings.study_dir}", highlight=False)
 
 
 def show_space(console: Console, space: SearchSpace) -> None:

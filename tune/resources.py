@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from imf_core.config import FUSED, Config
 from imf_core.errors import ResourceError
 
 TRIAL_SLOT = "trial"  # custom resource: the driver of a trial with several workers takes one of these and no CPU
 TRIAL_SLOTS = 100
-_PROCESS_BYTES = 400 * 2**20  # a Ray worker with torch imported
 
 
 @dataclass(frozen=True)
@@ -139,35 +137,6 @@ def plan_resources(
     shape = "in the trial's own process" if workers == 1 else f"as {workers} workers"
     notes.append(f"{chosen} trial{'s' if chosen > 1 else ''} at a time, each {shape} of {cpus} CPU and {cpus} threads")
     return ResourcePlan(chosen, workers, cpus, gpus_per_worker, cpus, tuple(notes))
-
-
-def estimate_memory(num_entities: int, num_relations: int, config: Config, branches: Sequence[str]) -> int:
-    """Rough peak of one worker in bytes, for the plan: right within a factor of about two, and rather too high.
-
-    Counted, in float32: the weights five times (with gradient, two moments of Adam, best copy); the features; each branch's
-    entity table and the fusion's factors with their gradients; a step's scores (three times for each branch and twice for the
-    decision) and relation matrices; or the evaluation's chunk where that is larger; and 400 MiB for the process.
-
-    Args:
-        num_entities: N. num_relations: R, without inverses.
-        branches: structure, each modality, fused.
-    """
-    model, train = config.model, config.train
-    views = [branch for branch in branches if branch != FUSED]
-    width, rank, batch = model.dim, model.fusion_rank, train.batch_size
-    narrow = model.relation_dim if model.scoring == "contextual" else width
-    contextual = model.scoring == "contextual"
-    fused = len(branches) > 1
-    feature_width = {"text": config.data.text_width, "image": config.data.image_width}
-    features = sum(num_entities * feature_width.get(view, 128) for view in views[1:])
-    weights = num_entities * width + 2 * num_relations * narrow * len(views)
-    weights += len(branches) * (narrow * width * width if contextual else 0)
-    weights += len(views) * rank * (width * width + narrow * narrow) if fused else 0
-    weights += num_entities * width * len(views[1:]) if model.finetune_features else 0
-    tables = 2 * num_entities * width * len(branches) + (2 * num_entities * width * rank * len(views) if fused else 0)
-    step = batch * num_entities * (3 * len(branches) + 2) + (2 * batch * width * width * len(branches) if contextual else 0)
-    peak = max(4 * step, train.memory_budget_mb * 2**20)
-    return int(4 * (5 * weights + features + tables) + peak + _PROCESS_BYTES)
 
 
 def _refuse_impossible(workers: int, cpus: int, gpus: float, cluster: ClusterResources) -> None:

@@ -85,7 +85,7 @@ def run_trial(params: dict[str, Any], spec: TrialSpec) -> None:
         job = spec.job(params, trial_id)
         if spec.workers == 1:
             result = run_job(job, ray_tune.report)
-            write_outcome(folder, TrialState.COMPLETED, result.reason, epochs=result.epochs)
+            write_outcome(folder, TrialState.COMPLETED, "; ".join((result.reason, *result.notes)), epochs=result.epochs)
         else:
             _run_distributed(job, spec, trial_id)
             write_outcome(folder, TrialState.COMPLETED, "the workers ended by themselves")

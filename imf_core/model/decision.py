@@ -68,6 +68,22 @@ class Decision(nn.Module):
         return torch.softmax(logits, dim=1)
 
 
+def alternatives(own: Decision) -> dict[str, Decision]:
+    """Decisions beside a model's own, from the same branches: the plain mean, each branch alone, all but one branch.
+
+    Example:
+        {"uniform": ..., "structure alone": ..., "without structure": ..., ...}
+    """
+    branches = own.branches
+    if len(branches) < 2:
+        return {}
+    weights: dict[str, dict[str, float] | None] = {"uniform": None}
+    weights.update({f"{branch} alone": {branch: 1.0} for branch in branches})
+    if len(branches) > 2:
+        weights.update({f"without {branch}": {other: 1.0 for other in branches if other != branch} for branch in branches})
+    return {name: Decision("fixed", branches, 0, fixed).to(own.constant.device) for name, fixed in weights.items()}
+
+
 def combine(values: Sequence[Tensor], weights: Tensor, candidate_masks: Sequence[Tensor | None]) -> Tensor:
     """Weighted mean of the branches, renormalised where a candidate lacks a modality.
 

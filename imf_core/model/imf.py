@@ -204,7 +204,7 @@ class Imf(nn.Module):
         target = JointTarget(
             positives, train.label_smoothing, train.weighting == "triple", self.config.joint_weight,
             self.decision_weights(heads, relations), [self.mask(branch) for branch in self.branches], train.precision,
-            train.memory_budget_mb * 2**20,
+            (train.memory_budget_mb or 512) * 2**20,
         )
         joint_loss = joint_softmax_loss if self.loss_kind == "ce" else joint_binary_loss
         total, values = joint_loss(contexts, [tables.entities[branch] for branch in self.branches], target)

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from imf_core.data.graph import KnowledgeGraph, KnownAnswers
 from imf_core.model.imf import Imf, Tables
+from imf_core.train.memory import MemoryBudget
 
 _MAX_TRIPLES = 1000  # more hardly move M - 1 numbers
 _PER_BRANCH = 24  # strongest wrong answers of each branch
@@ -68,7 +69,7 @@ def folds(triples: np.ndarray) -> np.ndarray:
 
 @torch.no_grad()
 def cache_scores(
-    model: Imf, graph: KnowledgeGraph, triples: np.ndarray, known: KnownAnswers, budget_mb: int = 512
+    model: Imf, graph: KnowledgeGraph, triples: np.ndarray, known: KnownAnswers, budget: int = 2**29
 ) -> CachedScores:
     """Score held-out triples in both directions and keep, for each, the candidates that can matter.
 
@@ -76,7 +77,7 @@ def cache_scores(
         model: put into evaluation mode.
         triples: (T, 3); at most 1,000 of them are used, drawn by a fixed seed.
         known: other known answers are no competitors.
-        budget_mb: memory for scores, MiB.
+        budget: bytes that scores may take.
     """
     rng = np.random.default_rng(0)
     if len(triples) > _MAX_TRIPLES:
@@ -86,7 +87,7 @@ def cache_scores(
     targets = np.concatenate([triples[:, 2], triples[:, 0]])
     # All scores of a block at once are needed for the strongest candidates; the block follows from the budget.
     each = 4 * graph.num_entities * (3 * len(model.branches) + 2)  # bytes of a query: scores, values, what is sorted
-    block = max(1, min(256, budget_mb * 2**20 // each))
+    block = max(1, min(256, budget // each))
     tables = model.eval().tables()
     parts = [
         _cache_block(
@@ -211,13 +212,14 @@ class Calibration:
 
 
 def calibrate(
-    model: Imf, graph: KnowledgeGraph, triples: np.ndarray, known: KnownAnswers, budget_mb: int = 512
+    model: Imf, graph: KnowledgeGraph, triples: np.ndarray, known: KnownAnswers, memory: MemoryBudget | None = None
 ) -> Calibration | None:
     """Fit the decision logits of a model that learns them; None for the other modes."""
     current = model.decision.logits
     if current is None:
         return None
-    cached = cache_scores(model, graph, triples, known, budget_mb)
+    memory = memory or MemoryBudget.of(None, model.structure.device)
+    cached = memory.within(lambda budget: cache_scores(model, graph, triples, known, budget))
     start = current.mean(dim=0, keepdim=True).cpu()
     crosswise = []
     for fold in (0, 1):

@@ -13,7 +13,6 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 import torch.distributed as dist
 from rich.console import Console
@@ -25,10 +24,11 @@ from imf_core.data.graph import KnowledgeGraph, KnownAnswers
 from imf_core.data.prepared import LinkData
 from imf_core.errors import DataError, DivergedError
 from imf_core.model.imf import Imf
-from imf_core.train.batches import Shard, TrainingQueries, fitting_run
+from imf_core.train.batches import Shard, TrainingQueries
 from imf_core.train.calibrate import calibrate, folds
 from imf_core.train.checkpoint import load_training_state, save_training_state
-from imf_core.train.memory import keep_freed_memory
+from imf_core.train.epoch import train_epoch
+from imf_core.train.memory import MemoryBudget, keep_freed_memory
 from imf_core.train.metrics import RankingMetrics
 from imf_core.train.optimizers import Optimizers
 from imf_core.train.progress import EpochReport, RunProgress
@@ -45,6 +45,7 @@ class FitResult:
         epochs: epochs trained.
         reason: why it ended: `max_epochs` or `no better validation MRR for <patience> evaluations`.
         curve: (epoch, validation MRR) of each evaluation.
+        notes: what happened on the way: memory that ran out.
     """
 
     best_mrr: float
@@ -53,6 +54,7 @@ class FitResult:
     epochs: int
     reason: str
     curve: tuple[tuple[int, float], ...]
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -113,6 +115,7 @@ def fit(
     Raises:
         DataError: too few queries, or no validation triples.
         DivergedError: a loss or score became non-finite.
+        ResourceError: a step or the ranking does not fit the memory, however little of it scores may take.
     """
     settings, graph = config.train, data.graph
     if not len(graph.valid):
@@ -122,6 +125,8 @@ def fit(
     keep_freed_memory()
     if settings.precision == "auto":
         settings = settings.model_copy(update={"precision": "bf16" if _has_bfloat16(device) else "fp32"})
+    memory = MemoryBudget.of(settings.memory_budget_mb, device)
+    settings = settings.model_copy(update={"memory_budget_mb": memory.size >> 20})
     config = config.model_copy(update={"train": settings})
     queries = TrainingQueries(graph)
     steps = queries.num_steps(settings.batch_size, shard.world)
@@ -145,7 +150,7 @@ def fit(
             sums: dict[str, float] = {}
             stop = min(run.epoch + settings.eval_every, settings.max_epochs)
             for epoch in range(run.epoch + 1, stop + 1):
-                for name, value in _train_epoch(trained, queries, config, epoch, shard, optimizers, device).items():
+                for name, value in train_epoch(trained, queries, config, epoch, shard, optimizers, device, memory).items():
                     sums[name] = sums.get(name, 0.0) + value
             losses = {name: value / (steps * (stop - run.epoch)) for name, value in sums.items()}
             if not math.isfinite(losses["total"]):
@@ -156,7 +161,7 @@ def fit(
                     quantity="loss",
                 )
             _average_buffers(model, shard)
-            metrics = _validate(model, graph, known, settings.memory_budget_mb, shard, device)
+            metrics = _validate(model, graph, known, memory, shard, device)
             run.record(stop, metrics, model)
             seconds = time.monotonic() - started
             run.last = EpochReport(stop, losses["total"], losses, metrics, run.best_mrr, run.best_epoch, seconds)
@@ -171,44 +176,8 @@ def fit(
     if run.best_state is not None:
         model.load_state_dict(run.best_state, strict=False)
     model.eval()
-    return FitResult(run.best_mrr, run.best_epoch, run.best_metrics, run.epoch, run.reason, tuple(run.curve))
-
-
-def _train_epoch(
-    trained: nn.Module,
-    queries: TrainingQueries,
-    config: Config,
-    epoch: int,
-    shard: Shard,
-    optimizers: Optimizers,
-    device: torch.device,
-) -> dict[str, float]:
-    """One pass over this rank's queries; returns the sum of each loss over the steps."""
-    settings = config.train
-    torch.manual_seed(int(np.random.SeedSequence((settings.seed, epoch, shard.rank)).generate_state(1)[0]))
-    optimizers.set_lr(settings.lr * settings.lr_decay ** (epoch - 1))
-    trained.train()
-    sums: dict[str, Tensor] = {}
-    per_triple = settings.loss == "ce" and settings.weighting == "triple"
-    together = relation_run(config, queries.num_entities)
-    for batch in queries.epoch(settings.batch_size, settings.seed, epoch, shard, per_triple, together):
-        moved = batch.to(device)
-        parts = trained(moved.heads, moved.relations, moved.positives, settings)
-        optimizers.zero_grad()
-        (parts["total"] * batch.weight).backward()
-        optimizers.average_sparse(shard.world)
-        optimizers.step()
-        for name, value in parts.items():
-            sums[name] = sums[name] + value.detach() if name in sums else value.detach()
-    return {name: float(value) for name, value in sums.items()}
-
-
-def relation_run(config: Config, num_entities: int) -> int:
-    """Queries of a relation that come together in training: what is set, or what fits the model and the candidates."""
-    settings, model = config.train, config.model
-    if settings.relation_run is not None or model.scoring != "contextual":
-        return settings.relation_run or 1
-    return fitting_run(model.dim, model.relation_dim, min(num_entities, settings.num_negatives or num_entities))
+    curve, notes = tuple(run.curve), tuple(memory.notes)
+    return FitResult(run.best_mrr, run.best_epoch, run.best_metrics, run.epoch, run.reason, curve, notes)
 
 
 def _has_bfloat16(device: torch.device) -> bool:
@@ -236,18 +205,18 @@ def _average_buffers(model: Imf, shard: Shard) -> None:
 
 
 def _validate(
-    model: Imf, graph: KnowledgeGraph, known: KnownAnswers, budget_mb: int, shard: Shard, device: torch.device
+    model: Imf, graph: KnowledgeGraph, known: KnownAnswers, memory: MemoryBudget, shard: Shard, device: torch.device
 ) -> RankingMetrics:
     """Rank the validation triples. Learned decision weights are fitted to them crosswise: no triple is ranked by weights
     that saw it; the model keeps the weights fitted to all of them.
     """
-    fitted = calibrate(model, graph, graph.valid, known, budget_mb)
+    fitted = calibrate(model, graph, graph.valid, known, memory)
     if fitted is None:
-        return _reduced(evaluate(model, graph, graph.valid, known, budget_mb=budget_mb, shard=shard).metrics, shard, device)
+        return _reduced(evaluate(model, graph, graph.valid, known, memory=memory, shard=shard).metrics, shard, device)
     own, total = folds(graph.valid), RankingMetrics()
     for fold, logits in enumerate(fitted.crosswise):
         _set_logits(model, logits, shard)
-        total = total + evaluate(model, graph, graph.valid[own == fold], known, budget_mb=budget_mb, shard=shard).metrics
+        total = total + evaluate(model, graph, graph.valid[own == fold], known, memory=memory, shard=shard).metrics
     _set_logits(model, fitted.final, shard)
     return _reduced(total, shard, device)
 

@@ -7,7 +7,7 @@ next one is made.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -48,8 +48,9 @@ class Optimizers:
         if self._sparse:
             self._late.append(torch.optim.SparseAdam(self._sparse, lr=lr))
         self._early = [made([parameter], lr=lr, weight_decay=weight_decay, fused=True) for parameter in large]
+        self.stepped = False  # whether a parameter was updated since `zero_grad`
         self._hooks = [
-            optimizer.param_groups[0]["params"][0].register_post_accumulate_grad_hook(_stepped_by(optimizer))
+            optimizer.param_groups[0]["params"][0].register_post_accumulate_grad_hook(self._stepped_by(optimizer))
             for optimizer in self._early
         ]
 
@@ -60,6 +61,7 @@ class Optimizers:
 
     def zero_grad(self) -> None:
         """Drop all gradients."""
+        self.stepped = False
         for parameter in self._parameters:
             parameter.grad = None
 
@@ -104,6 +106,14 @@ class Optimizers:
             summed = torch.sparse_coo_tensor(rows[None], values / world, own.shape, is_coalesced=False)
             parameter.grad = summed.coalesce()
 
+    def _stepped_by(self, optimizer: torch.optim.Optimizer) -> Callable[[Tensor], None]:
+        def step(parameter: Tensor) -> None:
+            self.stepped = True
+            optimizer.step()
+            parameter.grad = None
+
+        return step
+
     @property
     def _all(self) -> tuple[torch.optim.Optimizer, ...]:
         return (*self._late, *self._early)
@@ -119,11 +129,3 @@ def _gathered(rows: Tensor, world: int) -> Tensor:
     parts = [torch.empty_like(padded) for _ in range(world)]
     dist.all_gather(parts, padded)
     return torch.cat([part[: int(count)] for part, count in zip(parts, counts, strict=True)])
-
-
-def _stepped_by(optimizer: torch.optim.Optimizer) -> Any:
-    def step(parameter: Tensor) -> None:
-        optimizer.step()
-        parameter.grad = None
-
-    return step

@@ -19,6 +19,7 @@ from imf_core.model.decided import decided_scores
 from imf_core.model.decision import Decision, present_weights
 from imf_core.model.imf import Imf
 from imf_core.train.batches import Shard
+from imf_core.train.memory import MemoryBudget
 from imf_core.train.metrics import RankingMetrics
 
 _MOST = 1024  # queries of a block: more gain nothing
@@ -167,7 +168,7 @@ def evaluate(
     triples: np.ndarray,
     known: KnownAnswers,
     *,
-    budget_mb: int = 512,
+    memory: MemoryBudget | None = None,
     shard: Shard = Shard(),  # noqa: B008
 ) -> Ranked:
     """Rank a split in both directions with all slices.
@@ -177,10 +178,14 @@ def evaluate(
         graph: for slices (relation categories and cold entities, both from train).
         triples: (T, 3) triples to rank.
         known: what is filtered: train and valid while searching; all three splits for test.
-        budget_mb: memory for scores, MiB.
+        memory: for scores; None: a share of what is free. Where it runs out, the ranking is done again with less.
         shard: this rank ranks the triples rank, rank + world, ...; the metrics of all ranks add up.
+
+    Raises:
+        DivergedError: a score is not finite.
+        ResourceError: not even a query at a time fits the memory.
     """
-    return evaluate_decisions(model, graph, triples, known, {"": model.decision}, budget_mb=budget_mb, shard=shard)[""]
+    return evaluate_decisions(model, graph, triples, known, {"": model.decision}, memory=memory, shard=shard)[""]
 
 
 def evaluate_decisions(
@@ -190,7 +195,7 @@ def evaluate_decisions(
     known: KnownAnswers,
     variants: Mapping[str, Decision],
     *,
-    budget_mb: int = 512,
+    memory: MemoryBudget | None = None,
     shard: Shard = Shard(),  # noqa: B008
 ) -> dict[str, Ranked]:
     """As `evaluate`, under several decisions by name; the branches are scored once for all of them.
@@ -199,10 +204,16 @@ def evaluate_decisions(
         {"structure alone": Decision("fixed", model.branches, 2 * model.num_relations, {"structure": 1.0})}
     """
     mine = triples[shard.rank :: shard.world]
-    scores = ModelScores(model, budget_mb * 2**20, list(variants.values()))
     heads, relations, tails = mine[:, 0], mine[:, 1], mine[:, 2]
     both = np.concatenate([heads, tails]), np.concatenate([relations, relations + graph.num_relations])
-    ranks = rank(scores, *both, np.concatenate([tails, heads]), known, block=scores.block)
+    targets = np.concatenate([tails, heads])
+
+    def ranked(budget: int) -> np.ndarray:
+        scores = ModelScores(model, budget, list(variants.values()))
+        return rank(scores, *both, targets, known, block=scores.block)
+
+    memory = memory or MemoryBudget.of(None, model.structure.device)
+    ranks = memory.within(ranked)
     parts = slices(graph, mine)
     return {
         name: Ranked(row[: len(mine)], row[len(mine) :], RankingMetrics.of(row, parts))

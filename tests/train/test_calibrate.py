@@ -208,7 +208,7 @@ def test_usable_says_who_has_the_modality(toy: LinkData) -> None:
 
 def test_the_budget_changes_no_number(toy: LinkData) -> None:
     model = build_model(Config().updated(SMALL), toy)
-    wide, narrow = (cache_scores(model, toy.graph, toy.graph.train, toy.graph.known(), mb) for mb in (512, 0))
+    wide, narrow = (cache_scores(model, toy.graph, toy.graph.train, toy.graph.known(), size) for size in (2**29, 0))
     assert torch.allclose(wide.values[:, 0], narrow.values[:, 0], atol=1e-5)
 
 

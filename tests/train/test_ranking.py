@@ -18,6 +18,7 @@ from imf_core.model.decision import Decision
 from imf_core.train import ranking
 from imf_core.train.batches import Shard
 from imf_core.train.fit import build_model
+from imf_core.train.memory import MemoryBudget
 from imf_core.train.metrics import RankingMetrics
 from imf_core.train.ranking import ModelScores, evaluate, evaluate_decisions, rank
 
@@ -220,7 +221,7 @@ def test_equal_vectors_of_a_model_tie_exactly(
         model.structure.copy_(torch.randn(40) * 0.1)
     known = KnownAnswers.build([], graph.num_relations)
     for budget in (512, 0):
-        found = evaluate(model, graph, graph.valid, known, budget_mb=budget)
+        found = evaluate(model, graph, graph.valid, known, memory=MemoryBudget(budget * 2**20))
         assert set(found.tail_ranks) == set(found.head_ranks) == {(entities + 1) / 2}
 
 
@@ -260,6 +261,6 @@ def test_shards_add_up_to_the_whole_without_counting_a_triple_twice(toy: LinkDat
 def test_a_small_budget_gives_the_same_numbers(toy: LinkData) -> None:
     model = build_model(Config().updated({"model.dim": 8, "model.relation_dim": 4}), toy)
     known = toy.graph.known()
-    wide = evaluate(model, toy.graph, toy.graph.valid, known, budget_mb=512)
-    narrow = evaluate(model, toy.graph, toy.graph.valid, known, budget_mb=0)  # one query at a time
+    wide = evaluate(model, toy.graph, toy.graph.valid, known, memory=MemoryBudget(2**29))
+    narrow = evaluate(model, toy.graph, toy.graph.valid, known, memory=MemoryBudget(0))  # one query at a time
     np.testing.assert_allclose(narrow.metrics.vector(), wide.metrics.vector(), rtol=1e-6)

@@ -1,0 +1,102 @@
+"""One pass over the training queries; a step that runs out of memory is undone and done again with less of it."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from imf_core.config import Config, TrainConfig
+from imf_core.train.batches import QueryBatch, Shard, TrainingQueries, fitting_run
+from imf_core.train.memory import MemoryBudget
+from imf_core.train.optimizers import Optimizers
+
+
+def relation_run(config: Config, num_entities: int) -> int:
+    """Queries of a relation that come together in training: what is set, or what fits the model and the candidates."""
+    settings, model = config.train, config.model
+    if settings.relation_run is not None or model.scoring != "contextual":
+        return settings.relation_run or 1
+    return fitting_run(model.dim, model.relation_dim, min(num_entities, settings.num_negatives or num_entities))
+
+
+def train_epoch(
+    trained: nn.Module,
+    queries: TrainingQueries,
+    config: Config,
+    epoch: int,
+    shard: Shard,
+    optimizers: Optimizers,
+    device: torch.device,
+    memory: MemoryBudget,
+) -> dict[str, float]:
+    """One pass over this rank's queries.
+
+    Args:
+        trained: the model, or the model in DDP.
+        queries: what is asked.
+        config: its `train` part rules the pass.
+        epoch: counted from 1; with the seed and the rank it determines all random numbers.
+        shard: this process's part.
+        optimizers: update the model.
+        device: where the model is.
+        memory: for scores.
+
+    Returns:
+        Sum of each loss over the steps, nats.
+
+    Raises:
+        ResourceError: a step does not fit the memory.
+    """
+    settings = config.train
+    torch.manual_seed(int(np.random.SeedSequence((settings.seed, epoch, shard.rank)).generate_state(1)[0]))
+    optimizers.set_lr(settings.lr * settings.lr_decay ** (epoch - 1))
+    trained.train()
+    sums: dict[str, Tensor] = {}
+    per_triple = settings.loss == "ce" and settings.weighting == "triple"
+    together = relation_run(config, queries.num_entities)
+    for batch in queries.epoch(settings.batch_size, settings.seed, epoch, shard, per_triple, together):
+        step = _Step(trained, batch.to(device), settings, optimizers, shard.world)
+        parts = memory.within(step.run, step.undo)
+        optimizers.average_sparse(shard.world)
+        optimizers.step()
+        for name, value in parts.items():
+            sums[name] = sums[name] + value.detach() if name in sums else value.detach()
+    return {name: float(value) for name, value in sums.items()}
+
+
+class _Step:
+    """Forward and backward pass of a batch, repeatable: what the forward pass changes besides its results is put back."""
+
+    def __init__(
+        self, trained: nn.Module, batch: QueryBatch, settings: TrainConfig, optimizers: Optimizers, world: int
+    ) -> None:
+        self.trained, self.batch, self.settings, self.optimizers, self.world = trained, batch, settings, optimizers, world
+        self.statistics = [buffer for name, buffer in trained.named_buffers() if "running_" in name or "num_batches" in name]
+        self.before = [buffer.clone() for buffer in self.statistics]
+        self.on_gpu = batch.heads.device.type == "cuda"
+        self.random = torch.get_rng_state(), torch.cuda.get_rng_state() if self.on_gpu else None
+        self.backward = False
+
+    def run(self, budget: int) -> dict[str, Tensor]:
+        """The losses; their gradients are in the parameters, and large parameters may be updated already."""
+        settings = self.settings
+        if settings.memory_budget_mb != budget >> 20:
+            settings = settings.model_copy(update={"memory_budget_mb": budget >> 20})
+        parts: dict[str, Tensor] = self.trained(self.batch.heads, self.batch.relations, self.batch.positives, settings)
+        self.optimizers.zero_grad()
+        self.backward = True
+        (parts["total"] * self.batch.weight).backward()
+        return parts
+
+    def undo(self) -> bool:
+        """Put back random state and statistics. No once a parameter was updated or other processes wait for gradients."""
+        if self.backward and (self.world > 1 or self.optimizers.stepped):
+            return False
+        self.optimizers.zero_grad()
+        for buffer, before in zip(self.statistics, self.before, strict=True):
+            buffer.copy_(before)
+        torch.set_rng_state(self.random[0])
+        if self.random[1] is not None:
+            torch.cuda.set_rng_state(self.random[1])
+        return True

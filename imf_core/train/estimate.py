@@ -1,0 +1,115 @@
+"""How much memory a training process will take, before it is started."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+
+from imf_core.config import Config
+from imf_core.data.prepared import LinkData
+from imf_core.model.scoring import relation_width
+from imf_core.train.memory import MemoryBudget, free_memory
+
+_PROCESS = 450 * 2**20  # a process with torch imported that has multiplied some matrices
+_WORKING = 64 * 2**20  # tiles, batches, what the C library keeps
+_EXACT = 4  # bytes of an fp32 number
+
+
+@dataclass(frozen=True)
+class MemoryEstimate:
+    """Peak of one worker, in bytes by what takes them.
+
+    Args:
+        parts: name -> bytes.
+    """
+
+    parts: Mapping[str, int]
+
+    @property
+    def total(self) -> int:
+        """All of it."""
+        return sum(self.parts.values())
+
+    def describe(self) -> str:
+        """One line: the total and its parts in GiB, the largest first."""
+        parts = sorted(self.parts.items(), key=lambda item: -item[1])
+        listed = ", ".join(f"{name} {size / 2**30:.2f}" for name, size in parts if size)
+        return f"about {self.total / 2**30:.1f} GiB for each worker ({listed})"
+
+    def shortage(self, processes: int = 1) -> str | None:
+        """A warning where so many workers on this machine need more than is free; None where they fit or nothing tells."""
+        free = free_memory()
+        if free is None or processes * self.total <= free:
+            return None
+        return (
+            f"{processes} worker{'s' if processes > 1 else ''} of about {self.total / 2**30:.1f} GiB each, but "
+            f"{free / 2**30:.1f} GiB are free: lower train.batch_size, model.dim or the trials at a time, or train with "
+            "train.num_negatives"
+        )
+
+
+def estimate_memory(
+    config: Config, num_entities: int, num_relations: int, feature_widths: Mapping[str, int], num_triples: int = 0,
+    device: torch.device = torch.device("cpu"),  # noqa: B008
+) -> MemoryEstimate:
+    """Peak of one worker that trains and evaluates; for one that uses a GPU, what it takes there and here together.
+
+    Args:
+        config: its model and train parts count.
+        num_entities: N. num_relations: R, without inverses.
+        feature_widths: numbers of a feature vector, by the modalities that the model uses.
+        num_triples: of training and validation.
+        device: whose free memory rules a budget that is not set.
+    """
+    model, train = config.model, config.train
+    width, rank, batch = model.dim, model.fusion_rank, train.batch_size
+    contextual = model.scoring == "contextual"
+    narrow = relation_width(model)
+    views = 1 + len(feature_widths)
+    branches = views + 1 if views > 1 else 1
+    sampled = train.num_negatives is not None and train.num_negatives < num_entities
+    budget = MemoryBudget.of(train.memory_budget_mb, device).size
+
+    trained_tables = num_entities * width * (views if model.finetune_features else 1)
+    others = 2 * num_relations * narrow * views
+    others += branches * (narrow * width * width if contextual else 0)
+    others += views * rank * (width * width + narrow * narrow) if views > 1 else 0
+    others += 0 if model.finetune_features else sum(size * width for size in feature_widths.values())
+    # Value, two moments of Adam, best copy. The gradients of large parameters never exist together, see `Optimizers`.
+    weights = 4 * (trained_tables + others) + (others if sampled else max(num_entities * width, others))
+
+    features = 0 if model.finetune_features else num_entities * sum(feature_widths.values())
+    if sampled:
+        touched = min(num_entities, train.num_negatives + 3 * batch) if train.num_negatives else num_entities
+        # Rows of each branch with gradients, the fusion's factors, the rows' gradients sparse and dense.
+        rows = touched * width * (4 * branches + 2 * rank * views)
+        scores = 3 * batch * (train.num_negatives or 0)
+        tables = num_entities * width * (branches - 1)  # of the evaluation
+    else:
+        rows = 0
+        # Each branch's table and its gradient (structure's and a trained one's are parameters), the fusion's factors.
+        tables = num_entities * width * (2 * branches + rank * views if views > 1 else 2)
+        scores = min(budget // _EXACT, batch * num_entities * (branches + 1)) if train.loss == "ce" else 0
+        if not contextual and model.scoring == "transe":
+            scores = batch * num_entities * (3 * branches + 2)  # distances go through autograd as a whole
+    matrices = branches * min(2 * num_relations, batch) * width * width if contextual else 0
+    # Ranking and calibration stay within the budget; their tables are there without gradients.
+    evaluated = min(budget // _EXACT, 1024 * num_entities * 2)
+    return MemoryEstimate({
+        "process": _PROCESS + _WORKING,
+        "weights and optimizer": _EXACT * weights,
+        "features": _EXACT * features,
+        "entity tables": _EXACT * (tables + rows),
+        "scores": _EXACT * max(scores, evaluated),
+        "relation matrices": _EXACT * min(matrices, 2**26),
+        "triples": 8 * num_triples * 3 * 3,  # the graph, the queries of both directions, the filter
+    })
+
+
+def estimate_of(config: Config, data: LinkData) -> MemoryEstimate:
+    """`estimate_memory` of a configuration on its data."""
+    graph = data.graph
+    widths = {modality.name: modality.width for modality in data.select(config.model.modalities)}
+    return estimate_memory(config, graph.num_entities, graph.num_relations, widths, len(graph.train) + len(graph.valid))
