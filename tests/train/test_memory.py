@@ -19,7 +19,6 @@ from imf_core.config import Config
 from imf_core.data.prepared import LinkData
 from imf_core.errors import ResourceError
 from imf_core.model.imf import Imf
-from imf_core.train.estimate import estimate_of
 from imf_core.train.fit import build_model, fit
 from imf_core.train.memory import MemoryBudget, free_memory, is_out_of_memory
 from imf_core.train.ranking import ModelScores, evaluate
@@ -86,7 +85,7 @@ def test_the_least_budget_is_the_end() -> None:
         raise RuntimeError("[enforce fail at alloc_cpu.cpp:121] . DefaultCPUAllocator: can't allocate memory: you tried ...")
 
     budget = MemoryBudget(20 * MIB)
-    with pytest.raises(ResourceError, match="out of memory .*8 MiB for scores") as caught:
+    with pytest.raises(ResourceError, match=r"out of memory .*8 MiB for scores") as caught:
         budget.within(work)
     assert "train.batch_size" in caught.value.remedy and "train.num_negatives" in caught.value.remedy
     assert caught.value.asked == 8 * MIB
@@ -99,7 +98,7 @@ def test_what_cannot_be_repeated_is_not() -> None:
         tried.append(size)
         raise MemoryError
 
-    with pytest.raises(ResourceError, match="out of memory .MemoryError. with 64 MiB"):
+    with pytest.raises(ResourceError, match=r"out of memory .MemoryError. with 64 MiB"):
         MemoryBudget(64 * MIB).within(work, lambda: False)
     assert tried == [64 * MIB]
 

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from imf_core.config import Config
 from imf_core.errors import ResourceError
-from tune.resources import ClusterResources, Node, estimate_memory, plan_resources
+from tune.resources import ClusterResources, Node, plan_resources
 
 TWO = ClusterResources((Node(2),))
 
@@ -78,13 +77,3 @@ def test_cluster_from_ray_nodes() -> None:
     cluster = ClusterResources.of_nodes(nodes)
     assert (cluster.cpus, cluster.gpus) == (4.0, 1.0)
     assert ClusterResources.local().cpus >= 1
-
-
-def test_memory_estimate_grows_with_what_it_counts() -> None:
-    branches = ("structure", "image", "text", "fused")
-    base = estimate_memory(6016, 30, Config(), branches)
-    assert 0.5 * 2**30 < base < 4 * 2**30
-    assert estimate_memory(6016, 30, Config(), ("structure",)) < base
-    assert estimate_memory(60160, 30, Config(), branches) > 1.5 * base
-    assert estimate_memory(6016, 30, Config().updated({"model.dim": 512}), branches) > base
-    assert estimate_memory(6016, 30, Config().updated({"train.batch_size": 2048}), branches) > base
