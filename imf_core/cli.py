@@ -62,7 +62,7 @@ def train(
     memory = estimate_of(chosen, ready)
     console.print(f"  memory: {memory.describe()}")
     if shortage := memory.shortage():
-        console.print(f"  [bold yellow]warning[/]: {shortage}")
+        console.print(f"  warning: {shortage}", style="yellow")
     if dry_run:
         return
     model = build_model(chosen, ready)

@@ -93,6 +93,18 @@ def test_train_tells_what_it_does(graph: Path, tmp_path: Path) -> None:
     assert len(loaded.metrics["fingerprint"]) == 64
 
 
+def test_dry_run_tells_the_memory_and_trains_nothing(graph: Path, tmp_path: Path) -> None:
+    told = run("train", str(tmp_path / "out"), "--data", str(graph), "--dry-run", *QUICK)
+    assert "24 entities" in told and "GiB for each worker (process" in told
+    assert "epoch" not in told and not (tmp_path / "out").exists()
+
+
+def test_a_run_that_will_not_fit_is_warned_of(graph: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("imf_core.train.estimate.free_memory", lambda: 2**20)
+    told = " ".join(run("train", str(tmp_path / "out"), "--data", str(graph), "--dry-run", *QUICK).split())
+    assert "warning: 1 worker of about" in told and "0.0 GiB are free" in told
+
+
 def test_damaged_pictures_are_shown(graph: Path, tmp_path: Path) -> None:
     other = write_graph(tmp_path / "graph")
     (other / "images").mkdir()
@@ -164,6 +176,21 @@ def test_evaluate_validation_gives_the_stored_count_and_a_table(graph: Path, che
     table = run("evaluate", str(checkpoint))
     assert f"{found['mrr']:.4f}" in table
     assert "MRR" in table and "warm" in table
+
+
+def test_evaluate_compares_decisions(graph: Path, checkpoint: Path) -> None:
+    """The own decision gives what `evaluate` gives without; a branch alone is that branch's ranking."""
+    plain = json.loads(run("evaluate", str(checkpoint), "--json"))
+    found = json.loads(run("evaluate", str(checkpoint), "--json", "--decisions"))
+    decisions = found.pop("decisions")
+    assert found == plain
+    own = load_checkpoint(checkpoint).config.model.decision
+    branches = ("structure", "sound", "text", "fused")
+    assert set(decisions) >= {own, "uniform", *(f"{branch} alone" for branch in branches), "without fused"}
+    assert decisions[own]["mrr"] == plain["mrr"]
+    assert len({round(decisions[f"{branch} alone"]["mrr"], 6) for branch in branches}) > 1
+    table = run("evaluate", str(checkpoint), "--decisions")
+    assert "structure alone" in table and "without fused" in table
 
 
 def test_evaluate_test_reads_the_test_file(graph: Path, checkpoint: Path) -> None:

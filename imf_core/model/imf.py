@@ -22,8 +22,9 @@ from imf_core.model.grouped import Grouping
 from imf_core.model.initial import start_from
 from imf_core.model.joint_binary import joint_binary_loss
 from imf_core.model.joint_softmax import joint_softmax_loss
-from imf_core.model.losses import Positives, binary_loss, binary_loss_of_probabilities, contrastive_over_pairs, softmax_loss
+from imf_core.model.losses import Positives, contrastive_over_pairs
 from imf_core.model.modality_table import ModalityTable
+from imf_core.model.plain import plain_losses
 from imf_core.model.sample import draw_distinct
 from imf_core.model.sampled import sampled_losses
 from imf_core.model.scoring import Scorer, build_scorer, relation_width
@@ -183,57 +184,29 @@ class Imf(nn.Module):
         with _autocast(heads.device, train):
             tables = self.tables()
             contexts = [_at_least_float(context) for context in self.contexts(tables, heads, relations)]
-        if self.scores_are_products:
-            parts = self._fused_parts(tables, contexts, heads, relations, positives, train)
-        else:
-            parts = self._plain_parts(self.branch_scores(tables, contexts), heads, relations, positives, train)
-        if self.modality_names and self.config.contrastive_weight > 0:
-            self._add_contrastive(parts, tables, heads.unique(), [self.mask(branch) for branch in self.branches])
-        return parts
-
-    def _fused_parts(
-        self,
-        tables: Tables,
-        contexts: Sequence[Tensor],
-        heads: Tensor,
-        relations: Tensor,
-        positives: Positives,
-        train: TrainConfig,
-    ) -> dict[str, Tensor]:
-        """Losses of the branches and the decision in one pass (the scores are products of context and table)."""
         target = JointTarget(
             positives, train.label_smoothing, train.weighting == "triple", self.config.joint_weight,
             self.decision_weights(heads, relations), [self.mask(branch) for branch in self.branches], train.precision,
             (train.memory_budget_mb or 512) * 2**20,
         )
-        joint_loss = joint_softmax_loss if self.loss_kind == "ce" else joint_binary_loss
-        total, values = joint_loss(contexts, [tables.entities[branch] for branch in self.branches], target)
-        names = (*self.branches, "joint")
-        return {"total": total, **dict(zip(names, values, strict=False))}
+        total, values = (self._fused_losses if self.scores_are_products else self._plain_losses)(tables, contexts, target)
+        parts = {"total": total, **dict(zip((*self.branches, "joint"), values, strict=False))}
+        if self.modality_names and self.config.contrastive_weight > 0:
+            self._add_contrastive(parts, tables, heads.unique(), [self.mask(branch) for branch in self.branches])
+        return parts
 
-    def _plain_parts(
-        self, scores: Sequence[Tensor], heads: Tensor, relations: Tensor, positives: Positives, train: TrainConfig
-    ) -> dict[str, Tensor]:
-        """Losses by autograd, for distances; the one-pass form is tested against it."""
-        parts: dict[str, Tensor] = {}
-        log_norms: list[Tensor] = []
-        for branch, score in zip(self.branches, scores, strict=True):
-            if self.loss_kind == "ce":
-                log_norms.append(torch.logsumexp(score, dim=1))
-                parts[branch] = softmax_loss(
-                    score, positives, train.label_smoothing, log_norms[-1], train.weighting == "triple"
-                )
-            else:
-                parts[branch] = binary_loss(score, positives, train.label_smoothing)
-        total = torch.stack(list(parts.values())).sum()
-        if len(scores) > 1 and self.config.joint_weight > 0:
-            decided = self.decide(scores, log_norms, self.decision_weights(heads, relations))
-            if self.loss_kind == "ce":
-                parts["joint"] = softmax_loss(decided, positives, train.label_smoothing, None, train.weighting == "triple")
-            else:
-                parts["joint"] = binary_loss_of_probabilities(decided, positives, train.label_smoothing)
-            total = total + self.config.joint_weight * parts["joint"]
-        return {"total": total, **parts}
+    def _fused_losses(self, tables: Tables, contexts: Sequence[Tensor], target: JointTarget) -> tuple[Tensor, Tensor]:
+        """Losses of the branches and the decision in one pass: the scores are products of context and table."""
+        joint_loss = joint_softmax_loss if self.loss_kind == "ce" else joint_binary_loss
+        return joint_loss(contexts, [tables.entities[branch] for branch in self.branches], target)
+
+    def _plain_losses(self, tables: Tables, contexts: Sequence[Tensor], target: JointTarget) -> tuple[Tensor, Tensor]:
+        """The same by autograd, for distances; the one-pass form is tested against it."""
+
+        def score(block: Sequence[Tensor]) -> list[Tensor]:
+            return self.branch_scores(tables, block)
+
+        return plain_losses(score, self.decide, contexts, self.num_entities, target, self.loss_kind)
 
     def _sampled_parts(
         self, heads: Tensor, relations: Tensor, positives: Positives, train: TrainConfig, count: int

@@ -9,6 +9,7 @@ import torch
 
 from imf_core.config import Config
 from imf_core.data.prepared import LinkData
+from imf_core.model.plain import bytes_of_query
 from imf_core.model.scoring import relation_width
 from imf_core.train.memory import MemoryBudget, free_memory
 
@@ -89,22 +90,26 @@ def estimate_memory(
         tables = num_entities * width * (branches - 1)  # of the evaluation
     else:
         rows = 0
-        # Each branch's table and its gradient (structure's and a trained one's are parameters), the fusion's factors.
-        tables = num_entities * width * (2 * branches + rank * views if views > 1 else 2)
+        # Each branch's table, its gradient and what comes to it from the losses, heads and constraint; the fusion's factors.
+        tables = num_entities * width * (4 * branches + rank * views if views > 1 else 3)
         scores = min(budget // _EXACT, batch * num_entities * (branches + 1)) if train.loss == "ce" else 0
-        if not contextual and model.scoring == "transe":
-            scores = batch * num_entities * (3 * branches + 2)  # distances go through autograd as a whole
+        if model.scoring == "transe":
+            scores = min(budget, batch * bytes_of_query(num_entities, branches)) // _EXACT
     matrices = branches * min(2 * num_relations, batch) * width * width if contextual else 0
     # Ranking and calibration stay within the budget; their tables are there without gradients.
     evaluated = min(budget // _EXACT, 1024 * num_entities * 2)
-    return MemoryEstimate({
-        "process": _PROCESS + _WORKING,
-        "weights and optimizer": _EXACT * weights,
+    coming_and_going = {
         "features": _EXACT * features,
         "entity tables": _EXACT * (tables + rows),
         "scores": _EXACT * max(scores, evaluated),
         "relation matrices": _EXACT * min(matrices, 2**26),
+    }
+    return MemoryEstimate({
+        "process": _PROCESS + _WORKING,
+        "weights and optimizer": _EXACT * weights,
+        **coming_and_going,
         "triples": 8 * num_triples * 3 * 3,  # the graph, the queries of both directions, the filter
+        "between them": sum(coming_and_going.values()) // 10,  # what the allocator cannot use
     })
 
 

@@ -24,7 +24,8 @@ KEYS = {
     "memory_ratio": ("peak memory of the step's process, MKG-Y, against the textbook's", "<= 0.40"),
     "gemm_share": ("FLOP/s of the fp32 step against a product of 4096 x 4096 matrices", ">= 0.70"),
     "ddp_ratio": ("queries a second, 2 workers of 1 thread against 1 worker of 1 thread", ">= 1.7"),
-    "seconds_to_mrr_030": ("seconds of training and validation until validation MRR 0.30, MKG-Y, all branches", "< 40"),
+    "seconds_to_mrr_030": ("seconds until validation MRR 0.30, MKG-Y, all branches, settings for speed", "< 40"),
+    "seconds_to_mrr_030_default": ("the same with the default settings, which are made for the best final figure", ""),
     "million_entities_peak_gb": ("peak memory, GB: 1,000,000 entities, 5,000,000 triples, an epoch and a ranking", "< 8"),
 }
 _ENTITY_COLUMNS = ("size", "step_seconds", "peak_gib", "ranking_queries_per_second")

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from imf_core.errors import ConfigError
-from imf_core.model.decision import Decision, combine, present_weights
+from imf_core.model.decision import Decision, alternatives, combine, present_weights
 
 BRANCHES = ("structure", "image", "text", "fused")
 ASKED = torch.tensor([0, 3, 1])
@@ -135,3 +135,24 @@ def test_masked_values_are_never_read() -> None:
 def test_nothing_to_combine() -> None:
     with pytest.raises(ValueError, match="nothing"):
         combine([], torch.ones(1, 0), [])
+
+
+# --- alternatives -------------------------------------------------------------------------------------------------------
+
+
+def test_alternatives_are_the_mean_each_branch_and_all_but_one() -> None:
+    own = Decision("relation", BRANCHES, 6)
+    found = alternatives(own)
+    assert list(found) == [
+        "uniform", *(f"{branch} alone" for branch in BRANCHES), *(f"without {branch}" for branch in BRANCHES),
+    ]
+    assert found["uniform"].weights(ASKED)[0].tolist() == [0.25] * 4
+    # A weight of 0 is 0.0003: it decides where nothing else is there.
+    torch.testing.assert_close(found["text alone"].weights(ASKED)[1], torch.tensor([0.0, 0, 1, 0]), rtol=0, atol=1e-3)
+    expected = torch.tensor([1 / 3, 0, 1 / 3, 1 / 3])
+    torch.testing.assert_close(found["without image"].weights(ASKED)[2], expected, rtol=0, atol=1e-3)
+
+
+def test_two_branches_have_no_all_but_one_and_a_single_branch_no_alternative() -> None:
+    assert list(alternatives(Decision("learned", ("structure", "text"), 6))) == ["uniform", "structure alone", "text alone"]
+    assert alternatives(Decision("uniform", ("structure",), 6)) == {}

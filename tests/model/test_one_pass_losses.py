@@ -6,7 +6,7 @@ import torch
 
 from imf_core.config import Config
 from imf_core.data.prepared import LinkData
-from imf_core.model import joint_binary, joint_softmax, target
+from imf_core.model import joint_binary, joint_softmax, plain, target
 from imf_core.model.losses import Positives, binary_loss
 from imf_core.model.target import JointTarget
 from imf_core.train.batches import TrainingQueries
@@ -50,18 +50,54 @@ def test_equals_the_plain_loss(
     batch.positives.counts.data = batch.positives.counts.double()
     tables = model.tables()
     contexts = model.contexts(tables, batch.heads, batch.relations)
-    arguments = (batch.heads, batch.relations, batch.positives, config.train)
-    plain = model._plain_parts(model.branch_scores(tables, contexts), *arguments)
-    fused = model._fused_parts(tables, contexts, *arguments)
-    assert plain.keys() == fused.keys()
-    assert ("joint" in fused) == (joint > 0 and modalities != [])
-    for name, value in plain.items():
-        torch.testing.assert_close(fused[name], value, rtol=1e-10, atol=1e-10)
+    towards = JointTarget(
+        batch.positives, smoothing, weighting == "triple", joint, model.decision_weights(batch.heads, batch.relations),
+        [model.mask(branch) for branch in model.branches],
+    )
+    expected_total, plain_parts = model._plain_losses(tables, contexts, towards)
+    fused, fused_parts = model._fused_losses(tables, contexts, towards)
+    assert len(plain_parts) == len(fused_parts) == len(model.branches) + (joint > 0 and modalities != [])
+    torch.testing.assert_close(fused, expected_total, rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(fused_parts, plain_parts, rtol=1e-10, atol=1e-10)
     parameters = [parameter for name, parameter in model.named_parameters()]
-    expected = torch.autograd.grad(plain["total"], parameters, retain_graph=True)
-    got = torch.autograd.grad(fused["total"], parameters)
+    expected = torch.autograd.grad(expected_total, parameters, retain_graph=True)
+    got = torch.autograd.grad(fused, parameters)
     for name, first, second in zip(dict(model.named_parameters()), expected, got, strict=True):
         torch.testing.assert_close(second, first, rtol=1e-8, atol=1e-10, msg=name)
+
+
+@pytest.mark.parametrize("loss", ["ce", "bce"])
+@pytest.mark.parametrize("weighting", ["triple", "query"])
+def test_distances_in_blocks_are_the_distances_at_once(toy: LinkData, loss: str, weighting: str) -> None:
+    """TransE: with a budget for three queries at a time the loss, its parts and all gradients stay."""
+    config = Config().updated({
+        **FREE_OF_CHANCE, "model.dim": 8, "model.scoring": "transe", "model.decision": "relation", "train.loss": loss,
+        "train.weighting": weighting, "train.label_smoothing": 0.1,
+    })
+    model = build_model(config, toy).double()
+    batch = next(iter(TrainingQueries(toy.graph).epoch(24, 0, 1)))
+    batch.positives.counts.data = batch.positives.counts.double()
+    found = []
+    for budget in (2**30, 3 * plain.bytes_of_query(toy.graph.num_entities, len(model.branches), 8)):
+        tables = model.tables()
+        contexts = model.contexts(tables, batch.heads, batch.relations)
+        towards = JointTarget(
+            batch.positives, 0.1, weighting == "triple", 0.7, model.decision_weights(batch.heads, batch.relations),
+            [model.mask(branch) for branch in model.branches], budget=budget,
+        )
+        calls = []
+        real = model.branch_scores
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(model, "branch_scores", lambda *given, real=real, calls=calls: calls.append(1) or real(*given))
+            total, parts = model._plain_losses(tables, contexts, towards)
+            grads = torch.autograd.grad(total, list(model.parameters()), allow_unused=True)
+        found.append((len(calls), total, parts, [grad for grad in grads if grad is not None]))
+    (once, total, parts, grads), (often, *others) = found
+    assert (once, often) == (1, 16)  # eight blocks, each scored again in the backward pass
+    torch.testing.assert_close(others[0], total, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(others[1], parts, rtol=1e-12, atol=1e-12)
+    assert len(grads) > 5
+    torch.testing.assert_close(others[2], grads, rtol=1e-10, atol=1e-12)
 
 
 def test_scores_of_a_certain_model_keep_their_loss() -> None:

@@ -19,6 +19,7 @@ from imf_core.config import Config
 from imf_core.data.prepared import LinkData
 from imf_core.errors import ResourceError
 from imf_core.model.imf import Imf
+from imf_core.train.estimate import estimate_memory
 from imf_core.train.fit import build_model, fit
 from imf_core.train.memory import MemoryBudget, free_memory, is_out_of_memory
 from imf_core.train.ranking import ModelScores, evaluate
@@ -205,6 +206,71 @@ def test_a_ranking_that_runs_out_of_memory_goes_on_with_less(toy: LinkData, toy_
     assert budget.size == 64 * MIB and len(budget.notes) == 3
     np.testing.assert_array_equal(found.tail_ranks, expected.tail_ranks)
     np.testing.assert_array_equal(found.head_ranks, expected.head_ranks)
+
+
+@pytest.mark.parametrize(
+    ("changed", "factor"),
+    [({"model.modalities": []}, 0.9), ({"model.dim": 512}, 1.2), ({"train.batch_size": 2048}, 1.05),
+     ({"model.scoring": "transe"}, 1.05), ({"train.num_negatives": 500, "train.batch_size": 2048}, 0.9)],
+)
+def test_the_estimate_follows_what_it_counts(changed: dict[str, Any], factor: float) -> None:
+    base = Config().updated({"train.batch_size": 256, "train.memory_budget_mb": 1024})
+    widths = {"image": 64, "text": 64}
+    first = estimate_memory(base, 30_000, 50, widths)
+    then = estimate_memory(base.updated(changed), 30_000, 50, {} if "model.modalities" in changed else widths)
+    ratio = then.total / first.total
+    assert ratio < factor if factor < 1 else ratio > factor
+    assert estimate_memory(base, 300_000, 50, widths).total > 2 * first.total
+    line = first.describe()
+    assert f"about {first.total / 2**30:.1f} GiB for each worker (" in line and "scores" in line
+
+
+def test_a_shortage_is_told_in_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
+    import imf_core.train.estimate as estimate_module
+
+    estimate = estimate_memory(Config(), 30_000, 50, {"text": 64})
+    monkeypatch.setattr(estimate_module, "free_memory", lambda: 2 * estimate.total + 1)
+    assert estimate.shortage(2) is None
+    told = estimate.shortage(3)
+    assert told is not None
+    each, free = estimate.total / 2**30, 2 * estimate.total / 2**30
+    assert told.startswith(f"3 workers of about {each:.1f} GiB each, but {free:.1f} GiB are free")
+    assert "train.num_negatives" in told
+    monkeypatch.setattr(estimate_module, "free_memory", lambda: None)
+    assert estimate.shortage(99) is None
+
+
+_PEAK = r"""
+import json, sys
+import torch
+from imf_core.config import Config
+from imf_core.data.prepared import LinkData
+from imf_core.train.estimate import estimate_of
+from imf_core.train.fit import build_model, fit
+from tests.benchmarks.speed import generated, modalities, peak_gib
+entities, changed = int(sys.argv[1]), json.loads(sys.argv[2])
+data = LinkData(graph=generated(entities, 20, 700, 100), modalities=tuple(modalities(entities)))
+config = Config().updated({"train.max_epochs": 1, "model.dim": 64, **changed})
+estimate = estimate_of(config, data).total
+fit(build_model(config, data), data, config)
+print(json.dumps({"estimate": estimate / 2**30, "peak": peak_gib()}))
+"""
+
+
+@pytest.mark.parametrize(
+    ("entities", "changed"),
+    [(60_000, {}), (15_000, {"model.scoring": "transe", "train.batch_size": 512}), (60_000, {"train.num_negatives": 256})],
+    ids=["1-N", "distances", "sampled"],
+)
+def test_the_estimate_is_near_the_measured_peak(entities: int, changed: dict[str, Any]) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", _PEAK, str(entities), json.dumps(changed)], capture_output=True, text=True, check=False,
+        cwd=Path(__file__).resolve().parents[2], timeout=300,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    found = json.loads(done.stdout.strip().splitlines()[-1])
+    assert found["peak"] > 0.7  # more than the bare process: there is something to estimate
+    assert 0.75 < found["estimate"] / found["peak"] < 1.4, found
 
 
 _LIMITED = r"""
