@@ -18,13 +18,15 @@ from imf_core.model.target import partial_columns, renormalised, tile_width
 
 # Equal rows of a table get equal scores only where a matrix product has no edge: there its kernel is another one, which sums
 # in another order. So the products are filled up to whole multiples of this many queries and candidates.
-_ROWS, _COLUMNS = 32, 64
+ROWS, _COLUMNS = 32, 64
 _GRAIN = 32768  # numbers that torch gives to one thread at least
 _REGISTERS = 64
 
 
 @torch.no_grad()
-def decided_scores(model: Imf, tables: Tables, contexts: Sequence[Tensor], weights: Tensor) -> Tensor:
+def decided_scores(
+    model: Imf, tables: Tables, contexts: Sequence[Tensor], weights: Tensor, room: Tensor | None = None
+) -> Tensor:
     """Scores by which the candidates of each query are ordered under V decisions.
 
     Under `bce` they are `Imf.decide`'s probabilities. Under `ce` they are its log-probabilities plus a number that is the same
@@ -36,17 +38,25 @@ def decided_scores(model: Imf, tables: Tables, contexts: Sequence[Tensor], weigh
         tables: from `model.tables()`.
         contexts: M tensors (B, d).
         weights: (V, B, M), 0 where the head lacks the modality.
+        room: at least `room_for` numbers, which are overwritten; None: the scores get memory of their own.
 
     Returns:
         (V, B, N), to be changed by the caller at will.
     """
     queries = len(contexts[0])
-    fill = -queries % _ROWS
+    fill = -queries % ROWS
     contexts = [functional.pad(context, (0, 0, 0, fill)) for context in contexts]
     weights = torch.cat([weights, weights[:, -1:].expand(-1, fill, -1)], dim=1)
-    made = contexts[0].new_zeros(len(weights), len(contexts[0]), model.num_entities + -model.num_entities % _COLUMNS)
+    needed = room_for(model, len(weights), queries)
+    room = contexts[0].new_empty(needed) if room is None else room[:needed]
+    made = room.zero_().view(len(weights), len(contexts[0]), -1)
     (_log_probabilities if model.loss_kind == "ce" else _probabilities)(model, tables, contexts, weights, made)
     return made[:, :queries, : model.num_entities]
+
+
+def room_for(model: Imf, variants: int, queries: int) -> int:
+    """Numbers that the scores of V decisions for B queries take while they are made."""
+    return variants * (queries + -queries % ROWS) * (model.num_entities + -model.num_entities % _COLUMNS)
 
 
 def _pieces(model: Imf, tables: Tables, contexts: Sequence[Tensor]) -> Iterator[tuple[slice, Tables]]:

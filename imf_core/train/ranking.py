@@ -15,7 +15,7 @@ from torch import Tensor
 
 from imf_core.data.graph import CATEGORY_NAMES, KnowledgeGraph, KnownAnswers
 from imf_core.errors import DivergedError
-from imf_core.model.decided import decided_scores
+from imf_core.model.decided import ROWS, decided_scores, room_for
 from imf_core.model.decision import Decision, present_weights
 from imf_core.model.imf import Imf
 from imf_core.train.batches import Shard
@@ -37,7 +37,10 @@ class Scores(Protocol):
     device: torch.device
 
     def blocks(self, heads: Tensor, relations: Tensor, size: int) -> Iterator[Tensor]:
-        """(V, B, N) scores of `size` queries after the other, higher is more plausible; the caller may overwrite them."""
+        """(V, B, N) scores of `size` queries after the other, higher is more plausible.
+
+        The caller may overwrite them, and is done with them when it asks for the next.
+        """
         ...
 
 
@@ -60,15 +63,18 @@ class ModelScores:
 
     @property
     def block(self) -> int:
-        """B: as many queries as the budget allows, at least one."""
+        """B: as many queries as the budget allows, at least one; in whole rows of a matrix product, which are computed anyway."""
         each = 4 * self.num_entities * (self.num_variants + 1)
-        return max(1, min(_MOST, self.budget // each))
+        fitting = max(1, min(_MOST, self.budget // each))
+        return fitting - fitting % ROWS if fitting > ROWS else fitting
 
     def blocks(self, heads: Tensor, relations: Tensor, size: int) -> Iterator[Tensor]:
         """See `Scores.blocks`. Queries ordered by relation cost least: a relation's matrix is built once for all of them."""
         model = self.model
         each = 4 * model.config.dim * len(model.branches)  # bytes of a query's contexts
         ahead = size * max(1, min(_AHEAD, self.budget // (4 * each)) // size)
+        # One place for all blocks: the kernel takes as long to hand out the pages of a fresh one as it takes to fill them.
+        room = self.tables.entities[model.branches[0]].new_empty(room_for(model, self.num_variants, min(size, len(heads))))
         for low in range(0, len(heads), ahead):
             head, relation = heads[low : low + ahead], relations[low : low + ahead]
             contexts = self._contexts(head, relation)
@@ -76,7 +82,7 @@ class ModelScores:
             weights = torch.stack([present_weights(variant.weights(relation), masks) for variant in self.variants])
             for start in range(0, len(head), size):
                 part = slice(start, start + size)
-                yield decided_scores(model, self.tables, [context[part] for context in contexts], weights[:, part])
+                yield decided_scores(model, self.tables, [context[part] for context in contexts], weights[:, part], room)
 
     def _contexts(self, heads: Tensor, relations: Tensor) -> list[Tensor]:
         """M tensors (B, d)."""

@@ -215,7 +215,7 @@ def sizes(lab: Lab) -> Figures:
     for count in (10, 100, 1000):
         source = f"generated:{int(15_000 * lab.scale)},{count},{int(100_000 * lab.scale)}"
         step = lab.measure("step", {"source": source, "batch": 1024, "steps": 9})
-        ranking = lab.measure("ranking", {"source": source, "limit": 1000})
+        ranking = lab.measure("ranking", {"source": source, "limit": 10_000})
         found["relations"].append({
             "size": count, "step_seconds": step["seconds"], "relations_of_a_step": step["relations"],
             "ranking_queries_per_second": ranking["queries_per_second"],

@@ -68,7 +68,7 @@ def load(source: str) -> KnowledgeGraph:
     """A graph folder, a `.npz` file of `train`, `valid` and counts `sizes` (N, R), or `generated:N,R,T`."""
     if source.startswith("generated:"):
         entities, relations, triples = (int(float(part)) for part in source.removeprefix("generated:").split(","))
-        return generated(entities, relations, triples, min(1000, triples // 10))
+        return generated(entities, relations, triples, min(10_000, triples // 10))
     if source.endswith(".npz"):
         with np.load(source) as arrays:
             train, valid, (entities, relations) = arrays["train"], arrays["valid"], arrays["sizes"].tolist()

@@ -243,9 +243,19 @@ def test_a_block_of_many_relations_is_cut_to_the_budget(toy: LinkData) -> None:
     heads = torch.arange(8)
     wide = ModelScores(model, 2**30)
     with torch.no_grad():
-        found, (expected,) = torch.cat(list(scores.blocks(heads, asked, 2)), dim=1), wide.blocks(heads, asked, 8)
+        blocks = [block.clone() for block in scores.blocks(heads, asked, 2)]  # the next block takes the same memory
+        found, (expected,) = torch.cat(blocks, dim=1), wide.blocks(heads, asked, 8)
     assert torch.allclose(found, expected, atol=1e-6)
     assert (scores.block, wide.block) == (8 * 4 * 4 * 8**2 // 4 // (4 * 30 * 2), 1024)
+    assert ModelScores(model, 4 * 30 * 2 * 100).block == 96  # whole rows of a product: 100 queries cost as much as 128
+
+
+def test_all_blocks_of_a_ranking_share_one_place(toy: LinkData) -> None:
+    model = build_model(Config().updated({"model.dim": 8, "model.relation_dim": 4}), toy)
+    heads = torch.arange(10)
+    with torch.no_grad():
+        places = {block.untyped_storage().data_ptr() for block in ModelScores(model, 2**30).blocks(heads, heads % 3, 4)}
+    assert len(places) == 1
 
 
 def test_shards_add_up_to_the_whole_without_counting_a_triple_twice(toy: LinkData) -> None:
