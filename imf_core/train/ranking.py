@@ -63,7 +63,7 @@ class ModelScores:
 
     @property
     def block(self) -> int:
-        """B: as many queries as the budget allows, at least one; in whole rows of a matrix product, which are computed anyway."""
+        """B: as many queries as the budget allows, at least one; whole rows of a matrix product, which are computed anyway."""
         each = 4 * self.num_entities * (self.num_variants + 1)
         fitting = max(1, min(_MOST, self.budget // each))
         return fitting - fitting % ROWS if fitting > ROWS else fitting
