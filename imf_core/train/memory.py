@@ -20,7 +20,7 @@ Made = TypeVar("Made")
 logger = logging.getLogger(__name__)
 
 _MMAP_THRESHOLD, _TRIM_THRESHOLD = -3, -1  # M_MMAP_THRESHOLD, M_TRIM_THRESHOLD of malloc.h
-_KEPT, _NEVER = 2**30 - 1, -1
+_KEPT = 2**30 - 1
 _SHARE = 8  # scores may take one part in so many of what is free: other trials and processes want some too
 _LEAST, _MOST, _MOST_ON_GPU = 8 * 2**20, 2**30, 2**33  # more makes nothing faster
 _CGROUP = Path("/sys/fs/cgroup")
@@ -29,7 +29,7 @@ _OUT_OF_MEMORY = re.compile(r"out of memory|can't allocate memory|not enough mem
 
 
 def keep_freed_memory() -> bool:
-    """Let the C library keep all freed blocks up to 1 GiB for the next tensor, instead of giving them back at once.
+    """Let the C library keep freed blocks up to 1 GiB for the next tensor, instead of giving them back at once.
 
     A training step frees and asks for the same large blocks again and again. Each time the kernel would have to find and
     clear their pages: a quarter of a bf16 step.
@@ -40,7 +40,7 @@ def keep_freed_memory() -> bool:
     if platform.libc_ver()[0] != "glibc":
         return False
     libc = ctypes.CDLL(None)
-    return bool(libc.mallopt(_MMAP_THRESHOLD, _KEPT) and libc.mallopt(_TRIM_THRESHOLD, _NEVER))
+    return bool(libc.mallopt(_MMAP_THRESHOLD, _KEPT) and libc.mallopt(_TRIM_THRESHOLD, 2**31 - 1))
 
 
 def free_memory(device: torch.device = torch.device("cpu")) -> int | None:  # noqa: B008

@@ -321,32 +321,3 @@ def test_a_real_allocation_that_fails_halves_the_budget() -> None:
     np.testing.assert_allclose([mrr for _, mrr in tight["curve"]], [mrr for _, mrr in free["curve"]], rtol=0.02)
     hopeless = _limited(40_000, 5, 512)
     assert hopeless["error"] == "ResourceError" and "8 MiB for scores" in hopeless["message"]
-
-
-_FAULTS = r"""
-import resource, torch
-from imf_core.train.memory import keep_freed_memory
-
-def faults():
-    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-
-def step():
-    return [torch.zeros(2**27) for _ in range(5)]  # 2.5 GiB
-
-print(keep_freed_memory())
-held = step()
-del held
-before = faults()
-held = step()
-print(faults() - before)
-"""
-
-
-def test_freed_memory_is_kept_for_the_next_step_however_much_it_is() -> None:
-    if (free_memory() or 0) < 4 * 2**30:
-        pytest.skip("needs 4 GiB of free memory")
-    done = subprocess.run([sys.executable, "-c", _FAULTS], capture_output=True, text=True, check=True, timeout=120)
-    kept, faults = done.stdout.split()
-    if kept == "False":
-        pytest.skip("the C library is not glibc")
-    assert int(faults) < 100  # given back and asked for again: 655,360 of 4 KiB, or 1,280 of 2 MiB
