@@ -16,6 +16,8 @@ from imf_core.commands.audit import audit_command
 from imf_core.commands.convert import convert
 from imf_core.commands.convert_features import convert_features
 from imf_core.commands.encode import encode
+from imf_core.commands.export import export
+from imf_core.commands.predict_file import predict_file
 from imf_core.commands.terminal import show_error, terminal
 from imf_core.config import Config, parse_overrides, preset
 from imf_core.data.audit_report import certain_hits
@@ -129,16 +131,29 @@ def evaluate_command(
 @app.command()
 def predict(
     checkpoint: Annotated[Path, typer.Argument(help="Checkpoint folder, for example results/<study>/best.")],
-    relation: Annotated[str, typer.Option("--relation", "-r", help="Relation name.")],
+    relation: Annotated[str | None, typer.Option("--relation", "-r", help="Relation name.")] = None,
     head: Annotated[str | None, typer.Option("--head", help="Head entity: asks for tails.")] = None,
     tail: Annotated[str | None, typer.Option("--tail", help="Tail entity: asks for heads.")] = None,
     k: Annotated[int, typer.Option("-k", "--top", min=1, help="Number of answers.")] = 5,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    file: Annotated[
+        Path | None, typer.Option("--file", help="Questions, one a line: head<TAB>relation<TAB>?, or ?<TAB>relation<TAB>tail.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="Answers to --file: OUT.tsv or OUT.jsonl.")] = None,
 ) -> None:
-    """Answer (head, relation, ?) or (?, relation, tail) by name.
+    """Answer (head, relation, ?) or (?, relation, tail) by name; or a file of such questions.
 
     Example: imf predict results/demo/best --head "LATIN SMALL LETTER E WITH ACUTE" -r canonical_base
     """
+    if file is not None or out is not None:
+        if file is None or out is None or relation is not None or head is not None or tail is not None:
+            remedy = "write --file QUESTIONS.tsv --out ANSWERS.tsv"
+            raise ConfigError("--file needs --out and nothing else to ask", remedy=remedy)
+        count = predict_file(Predictor.load(checkpoint), file, out, k)
+        terminal().print(f"{count:,} questions answered: {out}", soft_wrap=True)
+        return
+    if relation is None:
+        raise ConfigError("no relation to ask about", remedy="give --relation, or questions in a file: --file and --out")
     if (head is None) == (tail is None):
         raise ConfigError("give either --head or --tail", remedy="--head asks for tails, --tail asks for heads")
     predictor = Predictor.load(checkpoint)
@@ -164,6 +179,7 @@ def show_config(preset_name: Annotated[str, typer.Option("--preset", help="paper
 app.command("audit")(audit_command)
 app.command()(encode)
 app.command()(convert)
+app.command()(export)
 app.command("convert-features")(convert_features)
 
 

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 
-from imf_core.errors import ImfError
+from imf_core.errors import ConfigError, ImfError
 from imf_core.train.checkpoint import Checkpoint, load_checkpoint
+
+_MOST, _BUDGET = 256, 2**28  # questions of a block; bytes that their scores take
 
 
 @dataclass(frozen=True)
@@ -26,6 +30,15 @@ class Answer:
     score: float
     branch_scores: dict[str, float]
     weights: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Question:
+    """(head, relation, ?) or (?, relation, tail): exactly one of head and tail is None."""
+
+    head: str | None
+    relation: str
+    tail: str | None
 
 
 class Predictor:
@@ -54,7 +67,7 @@ class Predictor:
         Raises:
             VocabularyError: unknown name; the nearest known one is proposed.
         """
-        return self._answers(head, relation, k, inverse=False)
+        return next(self.answers([Question(head, relation, None)], k))
 
     def heads(self, tail: str, relation: str, k: int = 10) -> list[Answer]:
         """The k most plausible heads of (?, relation, tail).
@@ -62,30 +75,84 @@ class Predictor:
         Raises:
             VocabularyError: unknown name; the nearest known one is proposed.
         """
-        return self._answers(tail, relation, k, inverse=True)
+        return next(self.answers([Question(None, relation, tail)], k))
 
-    @torch.no_grad()
-    def _answers(self, entity: str, relation: str, k: int, inverse: bool) -> list[Answer]:
+    def answers(self, questions: Sequence[Question], k: int = 10) -> Iterator[list[Answer]]:
+        """The k most plausible answers to each question, in the order of the questions, block by block.
+
+        Raises:
+            VocabularyError: an unknown name, before anything is scored; the nearest known one is proposed.
+            ImfError: k below 1, or a question that leaves both ends open or none.
+        """
         if k < 1:
             raise ImfError(f"k must be at least 1, found {k}", remedy="ask for one answer or more", value=k)
-        model, entities = self.checkpoint.model, self.checkpoint.entities
-        head = torch.tensor([entities.id(entity)])
-        asked = torch.tensor([self.checkpoint.relations.id(relation) + (model.num_relations if inverse else 0)])
-        scores = model.branch_scores(self._tables, model.contexts(self._tables, head, asked))
-        norms = [torch.logsumexp(score, dim=1) for score in scores]
-        weights = model.decision_weights(head, asked)
-        decided = model.decide(scores, norms, weights)[0]
-        if model.loss_kind == "ce":
-            probability = torch.softmax(decided, dim=0)
-            alone = [torch.softmax(score[0], dim=0) for score in scores]
-        else:
-            probability, alone = decided, [score[0].sigmoid() for score in scores]
-        order = torch.topk(decided, min(k, len(entities))).indices.tolist()
-        shares = dict(zip(model.branches, weights[0].tolist(), strict=True))
-        return [
-            Answer(
-                entities.names[place], float(probability[place]),
-                {branch: float(score[place]) for branch, score in zip(model.branches, alone, strict=True)}, shares,
+        known, asked = zip(*map(self.ids, questions), strict=True) if questions else ((), ())
+        heads, relations = torch.tensor(known, dtype=torch.long), torch.tensor(asked, dtype=torch.long)
+        model = self.checkpoint.model
+        block = max(1, min(_MOST, _BUDGET // (4 * model.num_entities * (2 * len(model.branches) + 2))))
+        return (
+            answers
+            for low in range(0, len(questions), block)
+            for answers in self._block(heads[low : low + block], relations[low : low + block], k)
+        )
+
+    def ids(self, question: Question) -> tuple[int, int]:
+        """Entity and relation that the model is asked; the relation is the inverse one where the head is sought.
+
+        Raises:
+            VocabularyError: an unknown name.
+            ImfError: both ends open, or none.
+        """
+        if (question.head is None) == (question.tail is None):
+            raise ImfError(
+                f"({question.head}, {question.relation}, {question.tail}) leaves not exactly one end open",
+                remedy="give the head or the tail, and leave the other one open", value=question,
             )
-            for place in order
+        inverse = question.head is None
+        known = self.checkpoint.entities.id(str(question.tail if inverse else question.head))
+        relation = self.checkpoint.relations.id(question.relation)
+        return known, relation + (self.checkpoint.model.num_relations if inverse else 0)
+
+    def embeddings(self, branch: str) -> np.ndarray:
+        """(N, d) float32: the vectors of all entities in a branch, as they are scored, in the order of the vocabulary.
+
+        Args:
+            branch: `structure`, a modality or `fused`.
+
+        Raises:
+            ConfigError: the model has no such branch.
+        """
+        found = self._tables.entities.get(branch)
+        if found is None:
+            raise ConfigError(
+                f"the model has no branch {branch!r}", remedy=f"choose {' or '.join(self._tables.entities)}", key="branch",
+                value=branch,
+            )
+        return found.detach().float().numpy()
+
+    @torch.no_grad()
+    def _block(self, heads: torch.Tensor, relations: torch.Tensor, k: int) -> list[list[Answer]]:
+        model, names = self.checkpoint.model, self.checkpoint.entities.names
+        scores = model.branch_scores(self._tables, model.contexts(self._tables, heads, relations))
+        norms = [torch.logsumexp(score, dim=1) for score in scores]
+        weights = model.decision_weights(heads, relations)
+        decided = model.decide(scores, norms, weights)
+        best = torch.topk(decided, min(k, len(names)), dim=1).indices
+        picked = [score.gather(1, best) for score in scores]
+        if model.loss_kind == "ce":
+            total = torch.logsumexp(decided, dim=1, keepdim=True)
+            probabilities = (decided.gather(1, best) - total).exp()
+            alone = [(score - norm[:, None]).exp() for score, norm in zip(picked, norms, strict=True)]
+        else:
+            probabilities, alone = decided.gather(1, best), [score.sigmoid() for score in picked]
+        parts = torch.stack(alone, dim=2).tolist()
+        return [
+            [
+                Answer(names[place], probability, dict(zip(model.branches, part, strict=True)), shares)
+                for place, probability, part in zip(*columns, strict=True)
+            ]
+            for *columns, shares in zip(
+                best.tolist(), probabilities.tolist(), parts,
+                [dict(zip(model.branches, row, strict=True)) for row in weights.tolist()], strict=True,
+            )
         ]

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 from imf_core.cli import app, main
 from imf_core.config import Config, published
-from imf_core.data.modality import Modality
+from imf_core.data.modality import Modality, load_modality
 from imf_core.errors import ImfError
 from imf_core.train.checkpoint import load_checkpoint
 
@@ -225,6 +225,61 @@ def test_predict_as_a_table(checkpoint: Path) -> None:
 def test_predict_needs_one_side(checkpoint: Path) -> None:
     for sides in ([], ["--head", "e1", "--tail", "e2"]):
         assert "either --head or --tail" in fails("predict", str(checkpoint), "-r", "next", *sides).problem
+
+
+def test_predict_answers_a_file(checkpoint: Path, tmp_path: Path) -> None:
+    questions = tmp_path / "questions.tsv"
+    questions.write_bytes(b"e3\tnext\t?\r\n\n?\t[rest]\te2\n")
+    for name in ("answers.jsonl", "answers.tsv"):
+        shown = run("predict", str(checkpoint), "--file", str(questions), "--out", str(tmp_path / "new" / name), "-k", "4")
+        assert "2 questions answered" in shown
+    records = [json.loads(line) for line in (tmp_path / "new" / "answers.jsonl").read_text().splitlines()]
+    assert [(r["head"], r["relation"], r["tail"]) for r in records] == [("e3", "next", None), (None, "[rest]", "e2")]
+    alone = json.loads(run("predict", str(checkpoint), "--tail", "e2", "-r", "[rest]", "-k", "4", "--json"))
+    assert [answer["entity"] for answer in records[1]["answers"]] == [answer["entity"] for answer in alone]
+    rows = [line.split("\t") for line in (tmp_path / "new" / "answers.tsv").read_text().splitlines()]
+    assert rows[0] == ["head", "relation", "tail", "rank", "entity", "score"]
+    assert [row[:5] for row in rows[5:]] == [["?", "[rest]", "e2", str(n), a["entity"]] for n, a in enumerate(alone, 1)]
+    assert sorted(file.name for file in (tmp_path / "new").iterdir()) == ["answers.jsonl", "answers.tsv"]
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("e3\tnext\t?\ne3\tnext\n", "line 2: 2 columns instead of 3"),
+        ("e3\tnext\t?\n\ne99\tnext\t?\n", "line 3: 'e99' is no entity"),
+        ("e3\tnxt\t?\n", "line 1: 'nxt' is no relation of this graph (2 known); did you mean 'next'?"),
+        ("e3\tnext\te4\n", "line 1: (e3, next, e4) leaves not exactly one end open"),
+        ("\n", "holds no question"),
+    ],
+)
+def test_a_wrong_question_is_named_and_nothing_is_written(checkpoint: Path, tmp_path: Path, text: str, problem: str) -> None:
+    questions, out = tmp_path / "questions.tsv", tmp_path / "answers.tsv"
+    questions.write_text(text)
+    error = fails("predict", str(checkpoint), "--file", str(questions), "--out", str(out))
+    assert problem in error.problem and str(questions) in error.problem and error.remedy
+    assert not out.exists()
+
+
+def test_predict_refuses_half_a_question(checkpoint: Path, tmp_path: Path) -> None:
+    questions = tmp_path / "questions.tsv"
+    questions.write_text("e3\tnext\t?\n")
+    assert "--file needs --out" in fails("predict", str(checkpoint), "--file", str(questions)).problem
+    assert "no relation" in fails("predict", str(checkpoint), "--head", "e3").problem
+    wrong = fails("predict", str(checkpoint), "--file", str(questions), "--out", str(tmp_path / "answers.csv"))
+    assert "the answers are .tsv or .jsonl" in wrong.problem
+
+
+def test_exported_vectors_are_a_modality_of_another_graph(checkpoint: Path, tmp_path: Path) -> None:
+    file = tmp_path / "modalities" / "learned.safetensors"
+    assert "24 entities, 16 wide" in run("export", str(checkpoint), str(file), "--branch", "fused")
+    found = load_modality(file, ["e5", "unknown", "e3"])
+    loaded = load_checkpoint(checkpoint)
+    vectors = loaded.model.tables().entities["fused"].detach().numpy()
+    np.testing.assert_array_equal(found.matrix[[0, 2]], vectors[[loaded.entities.id("e5"), loaded.entities.id("e3")]])
+    assert found.mask.tolist() == [True, False, True] and found.encoder == "imf fused"
+    assert "no branch 'x'" in fails("export", str(checkpoint), str(file), "--branch", "x").problem
+    assert "the output is safetensors" in fails("export", str(checkpoint), str(tmp_path / "x.npy")).problem
 
 
 # --- config -------------------------------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ import torch
 from imf_core.config import Config
 from imf_core.data.prepared import LinkData
 from imf_core.errors import CheckpointError, ImfError, VocabularyError
-from imf_core.predict import Predictor
+from imf_core.predict import Predictor, Question
 from imf_core.train.checkpoint import save_checkpoint
 from imf_core.train.fit import build_model, fit
 from imf_core.train.ranking import ModelScores
@@ -124,3 +124,37 @@ def test_structure_alone_has_one_branch(toy: LinkData, tmp_path: Path) -> None:
 def test_no_checkpoint(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"config.json is missing"):
         Predictor.load(tmp_path)
+
+
+def test_many_questions_are_answered_as_one_by_one(predictor: Predictor, monkeypatch: pytest.MonkeyPatch) -> None:
+    questions = [Question(f"entity {number}", relation, None) for number in (1, 8, 3) for relation in ("next", "half")]
+    questions += [Question(None, "jump", f"entity {number}") for number in (5, 3)]
+    single = [
+        predictor.heads(asked.tail, asked.relation, 4) if asked.tail else predictor.tails(str(asked.head), asked.relation, 4)
+        for asked in questions
+    ]
+    monkeypatch.setattr("imf_core.predict._MOST", 3)  # three blocks, both directions in one
+    together = list(predictor.answers(questions, 4))
+    assert [[a.entity for a in found] for found in together] == [[a.entity for a in found] for found in single]
+    for many, one in zip(together, single, strict=True):
+        for a, b in zip(many, one, strict=True):
+            assert a.score == pytest.approx(b.score, abs=1e-6)
+            assert a.weights == pytest.approx(b.weights, abs=1e-6)
+            assert a.branch_scores == pytest.approx(b.branch_scores, abs=1e-6)
+    assert list(predictor.answers([])) == []
+
+
+@pytest.mark.parametrize("ends", [(None, None), ("entity 1", "entity 2")])
+def test_a_question_leaves_one_end_open(predictor: Predictor, ends: tuple[str | None, str | None]) -> None:
+    with pytest.raises(ImfError, match="not exactly one end open"):
+        predictor.answers([Question(ends[0], "next", ends[1])])
+
+
+def test_embeddings_are_the_vectors_that_are_scored(predictor: Predictor, toy: LinkData) -> None:
+    model = predictor.checkpoint.model
+    for branch in model.branches:
+        found = predictor.embeddings(branch)
+        assert found.shape == (toy.graph.num_entities, 16) and found.dtype == "float32"
+        assert (found == model.tables().entities[branch].detach().numpy()).all()
+    with pytest.raises(ImfError, match="no branch 'audio'"):
+        predictor.embeddings("audio")

@@ -1,0 +1,103 @@
+"""`imf predict --file`: questions from a file, answers to a file; every line is checked before the first one is answered."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+from imf_core.data.lines import read_lines
+from imf_core.errors import DataError, ImfError, VocabularyError
+from imf_core.predict import Answer, Predictor, Question
+
+OPEN = "?"  # stands for the end that is sought
+_HEAD = ("head", "relation", "tail", "rank", "entity", "score")
+
+
+def read_questions(path: Path, check: Callable[[Question], object]) -> list[Question]:
+    """Read `head<TAB>relation<TAB>?` or `?<TAB>relation<TAB>tail`, one a line.
+
+    Args:
+        path: the file.
+        check: raises where a name is unknown.
+
+    Raises:
+        DataError: a line without three columns, with both ends open or none, or with an unknown name; or no line at all.
+    """
+    questions = []
+    for number, line in read_lines(path):
+        columns = line.split("\t")
+        remedy = f"write head<TAB>relation<TAB>{OPEN} or {OPEN}<TAB>relation<TAB>tail"
+        if len(columns) != 3:
+            raise DataError.at(path, number, f"{len(columns)} columns instead of 3", value=line, remedy=remedy)
+        head, relation, tail = columns
+        question = Question(None if head == OPEN else head, relation, None if tail == OPEN else tail)
+        try:
+            check(question)
+        except VocabularyError as error:
+            raise DataError.at(path, number, error.problem, remedy=error.remedy) from error
+        except ImfError as error:
+            raise DataError.at(path, number, error.problem, remedy=remedy) from error
+        questions.append(question)
+    if not questions:
+        raise DataError.at(path, None, "holds no question", remedy=f"write head<TAB>relation<TAB>{OPEN}, one a line")
+    return questions
+
+
+def write_answers(path: Path, questions: Iterable[Question], answers: Iterable[list[Answer]]) -> int:
+    """Write `.tsv` (one answer a line) or `.jsonl` (one question a line, with weights and the scores of the branches).
+
+    Returns:
+        How many questions were answered. The file appears when all are.
+
+    Raises:
+        DataError: another suffix, or a place that cannot be written.
+    """
+    if path.suffix not in (".tsv", ".jsonl"):
+        remedy = "name it OUT.tsv or OUT.jsonl"
+        raise DataError.at(path, None, "the answers are .tsv or .jsonl", value=path.suffix, remedy=remedy)
+    count = 0
+    with _replacing(path) as stream:
+        if path.suffix == ".tsv":
+            stream.write("\t".join(_HEAD) + "\n")
+        for question, found in zip(questions, answers, strict=True):
+            count += 1
+            if path.suffix == ".tsv":
+                head, tail = (OPEN if end is None else end for end in (question.head, question.tail))
+                for rank, answer in enumerate(found, 1):
+                    row = (head, question.relation, tail, str(rank), answer.entity, f"{answer.score:.6g}")
+                    stream.write("\t".join(row) + "\n")  # names hold neither tab nor line feed
+            else:
+                stream.write(json.dumps({**vars(question), "answers": [vars(answer) for answer in found]}) + "\n")
+    return count
+
+
+def predict_file(predictor: Predictor, source: Path, out: Path, k: int) -> int:
+    """Answer the questions of a file; returns how many there were.
+
+    Raises:
+        DataError: a wrong line, see `read_questions`; or a place that cannot be written.
+    """
+    questions = read_questions(source, predictor.ids)
+    return write_answers(out, questions, predictor.answers(questions, k))
+
+
+@contextmanager
+def _replacing(path: Path) -> Iterator[IO[str]]:
+    """A text file that takes its name when it is complete."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    except OSError as error:
+        raise DataError(f"{path} cannot be written: {error.strerror}", remedy="choose another place", path=str(path)) from error
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8", errors="surrogateescape", newline="") as stream:
+            yield stream
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    finally:
+        Path(temporary).unlink(missing_ok=True)
