@@ -268,6 +268,9 @@ def test_predict_refuses_half_a_question(checkpoint: Path, tmp_path: Path) -> No
     assert "no relation" in fails("predict", str(checkpoint), "--head", "e3").problem
     wrong = fails("predict", str(checkpoint), "--file", str(questions), "--out", str(tmp_path / "answers.csv"))
     assert "the answers are .tsv or .jsonl" in wrong.problem
+    under_a_file = questions / "answers.tsv"
+    lost = fails("predict", str(checkpoint), "--file", str(questions), "--out", str(under_a_file))
+    assert f"{under_a_file} cannot be written" in lost.problem
 
 
 def test_exported_vectors_are_a_modality_of_another_graph(checkpoint: Path, tmp_path: Path) -> None:

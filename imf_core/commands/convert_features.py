@@ -10,8 +10,9 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 
+from imf_core.commands.outputs import check_safetensors, write_features
 from imf_core.commands.terminal import terminal
-from imf_core.data.features import PICKLED, Features, save_features
+from imf_core.data.features import PICKLED, Features
 from imf_core.data.lines import read_lines
 from imf_core.encode.weights import read_torch
 from imf_core.errors import DataError
@@ -29,8 +30,7 @@ def convert_features(
 
     Example: imf convert-features img.pth mygraph/modalities/image.safetensors --names entities.txt
     """
-    if out.suffix != ".safetensors":
-        raise DataError.at(out, None, "the output is safetensors", value=out.suffix, remedy="name it OUT.safetensors")
+    check_safetensors(out)
     matrix, own = _read(source, key)
     listed = [line for _, line in read_lines(names)] if names is not None else own
     if listed is None:
@@ -43,11 +43,7 @@ def convert_features(
         raise DataError.at(
             source, None, f"{len(matrix):,} rows but {len(listed):,} names", remedy="one name for each row, in their order"
         )
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        save_features(out, Features(tuple(listed), matrix.astype(np.float32, copy=False)))
-    except OSError as error:
-        raise DataError(f"{out} cannot be written: {error.strerror}", remedy="choose another place", path=str(out)) from error
+    write_features(out, Features(tuple(listed), matrix.astype(np.float32, copy=False)))
     terminal().print(f"{len(matrix):,} rows, {matrix.shape[1]:,} wide: {out}", soft_wrap=True)
 
 

@@ -7,9 +7,9 @@ from typing import Annotated
 
 import typer
 
+from imf_core.commands.outputs import check_safetensors, write_features
 from imf_core.commands.terminal import terminal
-from imf_core.data.features import Features, save_features
-from imf_core.errors import DataError
+from imf_core.data.features import Features
 from imf_core.predict import Predictor
 
 
@@ -22,14 +22,9 @@ def export(
 
     Example: imf export results/demo/best mygraph/modalities/learned.safetensors --branch fused
     """
-    if out.suffix != ".safetensors":
-        raise DataError.at(out, None, "the output is safetensors", value=out.suffix, remedy="name it OUT.safetensors")
+    check_safetensors(out)
     predictor = Predictor.load(checkpoint)
     matrix = predictor.embeddings(branch)
     names = predictor.checkpoint.entities.names
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        save_features(out, Features(names, matrix, {"encoder": f"imf {branch}", "checkpoint": str(checkpoint)}))
-    except OSError as error:
-        raise DataError(f"{out} cannot be written: {error.strerror}", remedy="choose another place", path=str(out)) from error
+    write_features(out, Features(names, matrix, {"encoder": f"imf {branch}", "checkpoint": str(checkpoint)}))
     terminal().print(f"{len(names):,} entities, {matrix.shape[1]} wide: {out}", soft_wrap=True)

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
-import tempfile
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import IO
 
+from imf_core.commands.outputs import new_file
 from imf_core.data.lines import read_lines
 from imf_core.errors import DataError, ImfError, VocabularyError
 from imf_core.predict import Answer, Predictor, Question
@@ -61,7 +58,7 @@ def write_answers(path: Path, questions: Iterable[Question], answers: Iterable[l
         remedy = "name it OUT.tsv or OUT.jsonl"
         raise DataError.at(path, None, "the answers are .tsv or .jsonl", value=path.suffix, remedy=remedy)
     count = 0
-    with _replacing(path) as stream:
+    with new_file(path) as scratch, scratch.open("w", encoding="utf-8", errors="surrogateescape", newline="") as stream:
         if path.suffix == ".tsv":
             stream.write("\t".join(_HEAD) + "\n")
         for question, found in zip(questions, answers, strict=True):
@@ -84,20 +81,3 @@ def predict_file(predictor: Predictor, source: Path, out: Path, k: int) -> int:
     """
     questions = read_questions(source, predictor.ids)
     return write_answers(out, questions, predictor.answers(questions, k))
-
-
-@contextmanager
-def _replacing(path: Path) -> Iterator[IO[str]]:
-    """A text file that takes its name when it is complete."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    except OSError as error:
-        raise DataError(f"{path} cannot be written: {error.strerror}", remedy="choose another place", path=str(path)) from error
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8", errors="surrogateescape", newline="") as stream:
-            yield stream
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    finally:
-        Path(temporary).unlink(missing_ok=True)
