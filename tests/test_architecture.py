@@ -26,11 +26,13 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("imf_core.train",),
     ("imf_core.predict", "imf_core.ensemble"),
     ("imf_core.cli", "imf_core.commands"),
-    ("tune", "tune.settings", "tune.options", "tune.space", "tune.parameter", "tune.resources", "tune.records", "tune.outcome"),
-    ("tune.study", "tune.schedule", "tune.tracking", "tune.tracking_callback", "tune.tracking_text", "tune.data_check"),
+    ("tune", "tune.settings", "tune.options", "tune.space", "tune.parameter", "tune.resources", "tune.records", "tune.outcome",
+     "tune.journal"),
+    ("tune.study", "tune.sampler", "tune.warm_start", "tune.schedule", "tune.tracking", "tune.tracking_callback",
+     "tune.tracking_text", "tune.data_check"),
     ("tune.worker",),
     ("tune.trial", "tune.decide"),
-    ("tune.plan", "tune.runner", "tune.finalise"),
+    ("tune.plan", "tune.continuation", "tune.runner", "tune.finalise"),
     ("tune.report", "tune.report_plots", "tune.closing", "tune.reference"),
     ("tune.search",),
 )
@@ -40,7 +42,7 @@ PACKAGES = ("imf_core", "tune")
 # library -> where it may be imported: a folder (ends in "/") or a file
 GATES: dict[str, tuple[str, ...]] = {
     "ray": ("tune/",),
-    "optuna": ("tune/space.py", "tune/study.py", "tune/report.py"),
+    "optuna": ("tune/space.py", "tune/study.py", "tune/sampler.py", "tune/report.py"),
     "mlflow": ("tune/tracking.py",),
     "transformers": ("imf_core/encode/",),
     "torchvision": ("imf_core/encode/",),

@@ -5,6 +5,7 @@ This is the only place of the search that reads test triples. Everything was cho
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from imf_core.errors import ImfError
 from imf_core.train.checkpoint import load_checkpoint, save_checkpoint
 from imf_core.train.memory import MemoryBudget
 from imf_core.train.ranking import evaluate
+from tune.continuation import OpenStudy
 from tune.data_check import baseline_of
 from tune.plan import Plan
 from tune.records import TrialRecord
@@ -38,7 +40,7 @@ class Final:
         structure_only: validation MRR of the winner's settings without any modality; None where there is none.
         checkpoint: the seed with the best validation MRR.
         example: a validation head and relation to ask about.
-        test_opened: how often the test split was read, 0 or 1.
+        test_opened: how often the study has read the test split: 1, and once more for each winner that an extension brings.
         test_baseline: what the baseline without training reaches on test; None where there is none.
     """
 
@@ -59,44 +61,64 @@ class Final:
         }
 
 
-def finalise(plan: Plan, winner: TrialRecord, tracker: Tracker, console: Console) -> Final:
-    """Retrain the winner and open the test split.
+def finalise(plan: Plan, study: OpenStudy, winner: TrialRecord, tracker: Tracker, console: Console) -> Final:
+    """Retrain the winner and open the test split; what an earlier session has done of it is not done again.
 
     Args:
         plan: the study's plan; its graph knows where the test split is, its prepared data does not hold it.
+        study: keeps what was found.
         winner: the trial with the best validation MRR.
 
     Raises:
         ImfError: no seed could be trained to its end.
     """
-    chosen = plan.space.config_for(winner.params)
     seeds = [plan.settings.seed + offset for offset in range(plan.settings.seeds)]
-    variants = {_name(seed): chosen.updated({"train.seed": seed}) for seed in seeds}
+    for event in reversed(study.journal.events):
+        if event["event"] == "final" and event["winner"] == winner.trial_id and event["asked"] == seeds:
+            console.print(f"trial {winner.number} was finalised already", highlight=False)
+            return _known(plan, event, _times_opened(study))
+    chosen = plan.space.config_for(winner.params)
+    names = {seed: f"{winner.trial_id}-seed-{seed}" for seed in seeds}
+    variants = {name: chosen.updated({"train.seed": seed}) for seed, name in names.items()}
+    alone = f"{winner.trial_id}-{STRUCTURE_ONLY}"
     if len(plan.branches) > 1:
-        variants[STRUCTURE_ONLY] = structure_only(chosen, seeds[0])
-    beside = ", and its settings on structure alone" if STRUCTURE_ONLY in variants else ""
+        variants[alone] = structure_only(chosen, seeds[0])
+    beside = ", and its settings on structure alone" if alone in variants else ""
     console.print(f"finalising: trial {winner.number} with {len(seeds)} seed(s){beside}", highlight=False)
-    runs = run_variants(plan, variants, plan.settings.study_dir / "final", tracker, console)
-    done = [seed for seed in seeds if _usable(runs.get(_name(seed)))]
+    runs = run_variants(plan, study, variants, plan.settings.study_dir / "final", tracker, console)
+    done = [seed for seed in seeds if _usable(runs.get(names[seed]))]
     if not done:
         reasons = "; ".join(f"{name}: {record.reason}" for name, (record, _) in runs.items())
         raise ImfError(
             f"no seed of the winner could be trained to its end ({reasons})",
             remedy=f"see the error files in {plan.settings.study_dir / 'final'}",
         )
-    validation = [float(runs[_name(seed)][0].best_mrr or 0.0) for seed in done]
-    test, rules = _open_test(plan, [runs[_name(seed)][1] for seed in done], console)
+    validation = [float(runs[names[seed]][0].best_mrr or 0.0) for seed in done]
+    test, rules = _open_test(plan, study, [runs[names[seed]][1] for seed in done], console)
     best = max(range(len(done)), key=lambda position: validation[position])
-    target = plan.settings.study_dir / "best"
-    _publish(runs[_name(done[best])][1], target, test[best] if test else None)
-    alone, graph = runs.get(STRUCTURE_ONLY), plan.data.graph
+    _publish(runs[names[done[best]]][1], plan.settings.study_dir / "best", test[best] if test else None)
+    found = study.journal.append(
+        "final", winner=winner.trial_id, asked=seeds, seeds=done, validation=validation, test=test,
+        structure_only=runs[alone][0].best_mrr if _usable(runs.get(alone)) else None,
+        baseline=rules.as_dict() if rules is not None else None,
+    )
+    return _known(plan, found, _times_opened(study))
+
+
+def _known(plan: Plan, event: Mapping[str, Any], opened: int) -> Final:
+    """What a journal says of a finalised winner."""
+    graph = plan.data.graph
     head, relation, _ = graph.valid[0]
     return Final(
-        seeds=tuple(done), validation=tuple(validation), test=tuple(test),
-        structure_only=alone[0].best_mrr if alone is not None and _usable(alone) else None, checkpoint=target,
-        example=(graph.entities.names[head], graph.relations.names[relation]),
-        test_opened=int(rules is not None), test_baseline=rules,
+        seeds=tuple(event["seeds"]), validation=tuple(event["validation"]), test=tuple(event["test"]),
+        structure_only=event["structure_only"], checkpoint=plan.settings.study_dir / "best",
+        example=(graph.entities.names[head], graph.relations.names[relation]), test_opened=opened,
+        test_baseline=BaselineMetrics(**event["baseline"]) if event["baseline"] is not None else None,
     )
+
+
+def _times_opened(study: OpenStudy) -> int:
+    return sum(event["event"] == "test" for event in study.journal.events)
 
 
 def structure_only(config: Config, seed: int) -> Config:
@@ -106,13 +128,14 @@ def structure_only(config: Config, seed: int) -> Config:
 
 
 def _open_test(
-    plan: Plan, checkpoints: list[Path], console: Console
+    plan: Plan, study: OpenStudy, checkpoints: list[Path], console: Console
 ) -> tuple[list[dict[str, float]], BaselineMetrics | None]:
     """Rank the test triples with each checkpoint and without training; nothing else in a search scores them."""
     graph = plan.data.graph
     if graph.test_reader is None:
         console.print("the graph has no test split: validation figures only")
         return [], None
+    study.journal.append("test", checkpoints=[str(path) for path in checkpoints])  # before: it counts, whatever happens then
     triples = graph.open_test()
     for note in graph.test_notes:
         console.print(f"  {escape(note)}", highlight=False)
@@ -132,7 +155,3 @@ def _publish(source: Path, target: Path, test: dict[str, float] | None) -> None:
 
 def _usable(run: tuple[TrialRecord, Path] | None) -> bool:
     return run is not None and run[0].state.usable and run[0].best_mrr is not None and run[1].is_dir()
-
-
-def _name(seed: int) -> str:
-    return f"seed-{seed}"

@@ -51,6 +51,7 @@ class Option:
 OPTIONS = (
     Option("data", str, WHAT), Option("space", Path, WHAT), Option("overrides", list[str], WHAT, "set"),
     Option("config", Path, WHAT), Option("preset", str, WHAT), Option("warm_start", Path, WHAT),
+    Option("resume", bool, HOW), Option("extend", int, HOW),
     Option("trials", int, HOW), Option("budget_seconds", str, HOW, "budget"), Option("seed", int, HOW),
     Option("seeds", int, HOW), Option("scheduler", str, HOW), Option("grace_epochs", int, HOW, "grace"),
     Option("reduction_factor", float, HOW, "reduction"), Option("max_failures", int, HOW),

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
+import shutil
 import tempfile
 from collections.abc import Mapping
 from enum import StrEnum
@@ -12,6 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from ray.tune.result import AUTO_RESULT_KEYS
+
+from imf_core.errors import ResourceError
+from tune.journal import DISK_FULL
 
 OUTCOME_FILE, ERROR_FILE = "outcome.json", "error.txt"
 _RAY_KEYS = frozenset(AUTO_RESULT_KEYS) | {"trial_id", "done", "experiment_tag", "should_checkpoint", "epoch"}
@@ -65,6 +70,12 @@ def classify(
     if budget_over:
         return TrialState.STOPPED, f"the time budget ran out at epoch {epochs} of {max_epochs}"
     return TrialState.PRUNED, f"stopped early at epoch {epochs} of {max_epochs}: behind the other trials"
+
+
+def name_of(trial: Any) -> str:
+    """The name of a Ray trial, the same in every session: of its folder, its record and its MLflow run."""
+    config = getattr(trial, "config", None) or {}
+    return str(config.get("name") or config.get("run") or trial.trial_id)
 
 
 def trial_params(trial: Any) -> dict[str, Any]:
@@ -151,6 +162,15 @@ def last_error(text: str) -> str:
         return ""
     traceback = any(line.startswith(("Traceback", "ray::")) for line in lines)
     return (lines[-1] if traceback else lines[0])[:500]
+
+
+def full_disk(error: BaseException, folder: Path) -> ResourceError | None:
+    """The error of a trial in words, if it is that the disk of its folder is full."""
+    full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+    if not full and os.strerror(errno.ENOSPC) not in str(error):  # the libraries have types of their own for it
+        return None
+    free = shutil.disk_usage(folder).free
+    return ResourceError(f"{folder}: {DISK_FULL}, {free / 2**20:.1f} MiB free", remedy="make room", available=free)
 
 
 def atomic_write_text(path: Path | str, text: str) -> Path:

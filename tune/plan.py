@@ -11,11 +11,10 @@ from rich.table import Table
 
 from imf_core.config import FUSED, STRUCTURE, Config
 from imf_core.data.audit import AuditReport
-from imf_core.data.prepared import LinkData, prepare, save_prepared
-from imf_core.errors import ConfigError
+from imf_core.data.prepared import LinkData, prepare
 from imf_core.train.batches import TrainingQueries
 from imf_core.train.estimate import MemoryEstimate, estimate_of
-from tune.data_check import audited, baseline_of, with_baseline, write_audit
+from tune.data_check import audited, baseline_of, with_baseline
 from tune.resources import ClusterResources, ResourcePlan, plan_resources
 from tune.schedule import default_grace
 from tune.settings import SearchConfig
@@ -79,24 +78,6 @@ def make_plan(settings: SearchConfig, cluster: ClusterResources) -> Plan:
     TrainingQueries(data.graph).num_steps(base.train.batch_size, settings.workers)  # refuses too few queries a worker
     memory = estimate_of(space.base, data)
     return Plan(settings, space.base, data, report, branches, space, resources, memory)
-
-
-def write_prepared(plan: Plan) -> None:
-    """Put the data where every worker reads it.
-
-    Raises:
-        ConfigError: the study's folder holds an earlier search; two searches are never mixed.
-    """
-    if any((plan.settings.study_dir / name).exists() for name in ("trials", "summary.json")):
-        name = plan.settings.study
-        raise ConfigError(
-            f"the study {name!r} exists: {plan.settings.study_dir}",
-            remedy=f"choose another --study, or begin with its best points: --warm-start {plan.settings.study_dir}",
-            key="study", value=name,
-        )
-    plan.settings.study_dir.mkdir(parents=True, exist_ok=True)
-    write_audit(plan.audit, plan.settings.study_dir)
-    save_prepared(plan.data, plan.prepared)
 
 
 def show_plan(console: Console, plan: Plan) -> None:

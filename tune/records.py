@@ -13,11 +13,13 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import ray.tune as ray_tune
 
 from imf_core.errors import DataError
+from tune.journal import History, Journal, TrialHistory
 from tune.outcome import (
     ERROR_FILE,
     TrialState,
@@ -25,6 +27,7 @@ from tune.outcome import (
     classify,
     first_path,
     last_error,
+    name_of,
     read_first,
     read_outcome,
     reported_numbers,
@@ -41,8 +44,8 @@ class TrialRecord:
     """One trial, ended.
 
     Args:
-        number: order of creation from 0, the same as Optuna's trial number.
-        trial_id: Ray Tune's id.
+        number: order of creation from 0.
+        trial_id: the trial's name (`trial-003`), the same in every session: of its folder, its journal entries, its MLflow run.
         state: how it ended.
         params: the searched settings, flat with dotted names.
         best_mrr: highest finite validation MRR reported; None if there was none.
@@ -144,19 +147,24 @@ class _Progress:
     retries: int = 0
     told_to_stop: bool = False
     stale_outcome: int | None = None
+    before: float = 0.0  # seconds of earlier sessions
 
     @classmethod
-    def of(cls, record: TrialRecord) -> _Progress:  # a trial that goes on after it had ended in an earlier process
-        return cls(
-            record.number, record.params, record.started, record.epochs, record.seconds, record.best_mrr, record.best_epoch,
-            dict(record.metrics), dict(record.curve), record.retries,
-        )
+    def of(cls, trial: TrialHistory) -> _Progress:
+        """What the journal knows of a trial that an earlier session began."""
+        made = cls(trial.number, trial.params, retries=trial.retries)
+        for epoch, event in sorted(trial.reports.items()):
+            made.started = made.started or float(event["at"]) - float(event["seconds"])
+            made.add({**event["numbers"], "epoch": epoch, "time_total_s": event["seconds"]})
+        made.before = made.seconds
+        made.told_to_stop = bool(trial.told and trial.told.get("stopped"))
+        return made
 
     def add(self, result: Mapping[str, Any]) -> None:
         """Take in a report; an epoch that comes again after a retry counts once."""
         epoch = int(result.get("epoch", self.epochs + 1))
         self.epochs = max(self.epochs, epoch)
-        self.seconds = max(self.seconds, float(result.get("time_total_s", 0.0)))
+        self.seconds = max(self.seconds, self.before + float(result.get("time_total_s", 0.0)))
         self.told_to_stop = bool(result.get("done", False))  # Tune marks the result on which a scheduler says stop
         numbers = {name: number for name, number in reported_numbers(result).items() if math.isfinite(number)}
         if "mrr" in numbers:
@@ -177,22 +185,38 @@ class Ledger(ray_tune.Callback):
         folder: the study's folder.
         max_epochs: the most epochs a trial may run.
         budget_s: time budget of the search in seconds, from `setup`.
-        records: trials of an earlier part of the same study; a trial with the same id replaces its record.
-        trials: each trial's own folder is below this one, named by its id; default `folder/trials`.
+        records: trials of an earlier part of the same study.
+        trials: each trial's own folder is below this one, by its name; default `folder/trials`.
+        history: the journal so far. A trial that has no end in it goes on, whatever its record says; one that ended and has no
+            record, because the process was killed in between, gets one.
+        journal: told of retries.
     """
 
     def __init__(
         self, folder: Path | str, max_epochs: int, budget_s: float | None = None, records: Sequence[TrialRecord] = (),
-        trials: Path | str | None = None,
+        trials: Path | str | None = None, history: History | None = None, journal: Journal | None = None,
     ) -> None:
         self.folder, self.trials = Path(folder), Path(trials or Path(folder) / "trials")
         self.max_epochs = max_epochs
         self.budget_s = budget_s
-        self._records = {record.trial_id: record for record in records}
-        self._open: dict[str, _Progress] = {}
-        self._numbers = {record.trial_id: record.number for record in records}
+        self._journal = journal
+        begun = history.trials if history is not None else {}
+        self._records = {
+            record.trial_id: record for record in records
+            if record.trial_id not in begun or begun[record.trial_id].told is not None
+        }
+        self._open = {name: _Progress.of(trial) for name, trial in begun.items() if name not in self._records}
+        self._numbers = {record.trial_id: record.number for record in records} | {name: begun[name].number for name in begun}
         self._deadline = math.inf
         self._warned = False
+        for name, trial in begun.items():
+            if trial.told is not None and name in self._open:
+                self.close(SimpleNamespace(trial_id=name, config={}), "ERROR" if trial.told["error"] else "TERMINATED")
+
+    @property
+    def over(self) -> bool:
+        """Whether the time budget has run out."""
+        return time.time() >= self._deadline - 1.0  # Tune's own clock started a moment earlier
 
     @property
     def records(self) -> list[TrialRecord]:
@@ -200,10 +224,10 @@ class Ledger(ray_tune.Callback):
         return sorted(self._records.values(), key=lambda record: record.number)
 
     def number_of(self, trial: Any, trials: Iterable[Any] = ()) -> int:
-        """The trial's number; trials are numbered in the order in which Tune created them."""
+        """The trial's number; trials are numbered in the order in which Tune created them, in their first session."""
         for other in (*trials, trial):
-            self._numbers.setdefault(other.trial_id, max(self._numbers.values(), default=-1) + 1)
-        return self._numbers[trial.trial_id]
+            self._numbers.setdefault(name_of(other), max(self._numbers.values(), default=-1) + 1)
+        return self._numbers[name_of(trial)]
 
     def setup(self, *args: Any, **info: Any) -> None:
         self._deadline = time.time() + self.budget_s if self.budget_s is not None else math.inf
@@ -216,7 +240,9 @@ class Ledger(ray_tune.Callback):
     def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         progress = self._progress(trial, trials)
         progress.retries += 1
-        progress.stale_outcome = read_outcome(trial, self.trials / trial.trial_id)[1]  # written by the attempt that failed
+        if self._journal is not None:
+            self._journal.append("retry", trial=name_of(trial))
+        progress.stale_outcome = read_outcome(trial, self.trials / name_of(trial))[1]  # written by the attempt that failed
 
     def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any) -> None:
         self._progress(trial, trials).add(result)
@@ -235,22 +261,25 @@ class Ledger(ray_tune.Callback):
     def end(self, trials: Iterable[Any]) -> list[TrialRecord]:
         """Close every trial that started and has not ended; returns all records. A second call changes nothing."""
         for trial in trials:
-            if trial.trial_id in self._open:
+            if name_of(trial) in self._open:
                 self.close(trial, "RUNNING")
+        for name in list(self._open):  # of an earlier session, and not begun again in this one
+            self.close(SimpleNamespace(trial_id=name, config={}), "RUNNING")
         return self.records
 
     def close(self, trial: Any, ray_status: str) -> TrialRecord:
         """End a trial once and write the file; it is TERMINATED or ERROR for Tune, or RUNNING (the search ended first)."""
-        if trial.trial_id not in self._open and trial.trial_id in self._records:
-            return self._records[trial.trial_id]
-        progress, own = self._progress(trial), self.trials / trial.trial_id
+        name = name_of(trial)
+        if name not in self._open and name in self._records:
+            return self._records[name]
+        progress, own = self._progress(trial), self.trials / name
         outcome, _ = read_outcome(trial, own, progress.stale_outcome)
         epochs = max(progress.epochs, int((outcome or {}).get("epochs") or 0))
         if outcome is None and epochs and ray_status == "TERMINATED" and not progress.told_to_stop:
             outcome = {"state": "completed", "reason": "its function returned"}  # on a node whose files cannot be seen
-        budget_over = ray_status == "RUNNING" or time.time() >= self._deadline
+        budget_over = ray_status == "RUNNING" or self.over
         state, reason = classify(outcome, ray_status, epochs, self.max_epochs, budget_over)
-        if state is TrialState.STOPPED and epochs and time.time() < self._deadline:
+        if state is TrialState.STOPPED and epochs and not self.over:
             reason = f"the search was ended at epoch {epochs} of {self.max_epochs}"
         log_path = first_path(trial, own)
         if state in (TrialState.FAILED, TrialState.DIVERGED):
@@ -259,28 +288,21 @@ class Ledger(ray_tune.Callback):
         now = time.time()
         seconds = progress.seconds or now - (progress.started or now)
         record = TrialRecord(
-            number=progress.number, trial_id=trial.trial_id, state=state, params=progress.params, best_mrr=progress.best_mrr,
+            number=progress.number, trial_id=name, state=state, params=progress.params, best_mrr=progress.best_mrr,
             best_epoch=progress.best_epoch, epochs=epochs, seconds=round(seconds, 3),
             metrics=progress.metrics, reason=reason, log_path=log_path, retries=progress.retries, started=progress.started,
             ended=now, curve=tuple(sorted(progress.curve.items())),
         )
-        self._records[trial.trial_id] = record
-        del self._open[trial.trial_id]
+        self._records[name] = record
+        del self._open[name]
         self._write(TRIALS_FILE, json.dumps([item.to_json() for item in self.records], indent=1, ensure_ascii=False) + "\n")
         return record
 
-    def get_state(self) -> dict[str, Any]:
-        return {"records": dict(self._records), "open": dict(self._open), "numbers": dict(self._numbers)}
-
-    def set_state(self, state: dict[str, Any]) -> None:
-        self._records, self._open, self._numbers = dict(state["records"]), dict(state["open"]), dict(state["numbers"])
-
     def _progress(self, trial: Any, trials: Iterable[Any] = ()) -> _Progress:
-        if trial.trial_id not in self._open:
-            earlier = self._records.get(trial.trial_id)
-            number = self.number_of(trial, trials)
-            self._open[trial.trial_id] = _Progress.of(earlier) if earlier else _Progress(number, trial_params(trial))
-        return self._open[trial.trial_id]
+        name = name_of(trial)
+        if name not in self._open:
+            self._open[name] = _Progress(self.number_of(trial, trials), trial_params(trial))
+        return self._open[name]
 
     def _keep_error(self, trial: Any, number: int) -> tuple[str, str]:
         """Copy Ray's error text, which lies in a temporary folder, into the study; returns its gist and the copy's path."""

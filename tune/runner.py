@@ -14,10 +14,14 @@ from rich.console import Console
 from rich.markup import escape
 
 from imf_core.config import Config
+from imf_core.errors import ImfError, ResourceError
+from tune.continuation import OpenStudy
+from tune.journal import Journal
+from tune.outcome import TrialState, name_of
 from tune.plan import Plan
-from tune.records import Ledger, TrialRecord
+from tune.records import TRIALS_FILE, Ledger, TrialRecord, load_records
 from tune.resources import ClusterResources, ResourcePlan
-from tune.schedule import make_scheduler
+from tune.schedule import FiniteAsha, make_scheduler
 from tune.settings import SearchConfig, environment
 from tune.study import StudySearch
 from tune.tracking import MlflowCallback, Tracker
@@ -90,39 +94,100 @@ class TrialLines(ray_tune.Callback):
         return f"  {done}: {name} {record.state} after {spent}: {score}{ahead}{escape(why)}"
 
 
-def run_search(plan: Plan, search: StudySearch, tracker: Tracker, console: Console) -> list[TrialRecord]:
-    """Run the searched trials; returns one record a trial, whatever became of it."""
-    settings, max_epochs = plan.settings, plan.base.train.max_epochs
-    ledger = Ledger(settings.study_dir, max_epochs, settings.budget_seconds, trials=settings.trials_dir)
-    spec = _spec(plan, settings.trials_dir, space=plan.space)
-    tuner = _tuner(
-        plan, spec, settings.trials_dir,
-        [ledger, MlflowCallback(tracker, ledger), TrialLines(console, ledger, settings.trials)],
-        search_alg=search, num_samples=settings.trials, time_budget_s=settings.budget_seconds,
-        scheduler=make_scheduler(settings.scheduler, max_epochs, plan.grace, settings.reduction_factor),
+class SearchInterrupted(ImfError):
+    """The search was ended (Ctrl-C) before its trials; it can go on. Facts: ended, trials."""
+
+
+def run_search(plan: Plan, study: OpenStudy, search: StudySearch, tracker: Tracker, console: Console) -> list[TrialRecord]:
+    """Run the searched trials that the study still lacks; returns one record a trial, whatever became of it.
+
+    Raises:
+        SearchInterrupted: it was ended from outside.
+        ImfError: the journal cannot be written, or Ray has ended.
+    """
+    settings, max_epochs, history = plan.settings, plan.base.train.max_epochs, study.history
+    ledger = Ledger(
+        settings.study_dir, max_epochs, study.seconds_left, load_records(settings.study_dir) if history.trials else (),
+        settings.trials_dir, history, study.journal,
     )
-    tuner.fit()
-    search.fail_unfinished()
-    return ledger.records
+    tracker.settle(ledger.records)
+    missing = study.trials - len(ledger.records)
+    if missing > 0 and study.seconds_left != 0.0:
+        scheduler = make_scheduler(settings.scheduler, max_epochs, plan.grace, settings.reduction_factor)
+        if isinstance(scheduler, FiniteAsha):
+            scheduler.replay(history)
+        lines = TrialLines(console, ledger, study.trials)
+        tuner = _tuner(
+            plan, _spec(plan, settings.trials_dir, space=plan.space), settings.trials_dir,
+            [ledger, MlflowCallback(tracker, ledger), lines],
+            search_alg=search, num_samples=missing, time_budget_s=study.seconds_left, scheduler=scheduler,
+        )
+        _fit(tuner, study.journal)
+        over = ledger.over or search.exhausted
+        if not over and (search.open or len(ledger.records) < study.trials):
+            raise SearchInterrupted(
+                f"the search was ended with {sum(record.state is not TrialState.STOPPED for record in ledger.records)} of "
+                f"{study.trials} trials at their end; nothing is lost",
+                remedy=f"go on with: {settings.resume_command}",
+            )
+    search.end_unfinished()
+    return ledger.end([])
 
 
 def run_variants(
-    plan: Plan, variants: Mapping[str, Config], folder: Path, tracker: Tracker, console: Console
+    plan: Plan, study: OpenStudy, variants: Mapping[str, Config], folder: Path, tracker: Tracker, console: Console
 ) -> dict[str, tuple[TrialRecord, Path]]:
     """Run whole configurations by name, each to its own end, and keep the best epoch's checkpoint of each.
 
+    Those that an earlier session has run are not run again.
+
     Returns:
-        record and checkpoint folder (`<folder>/<trial id>/best`) by name; a failed run has no checkpoint there.
+        record and checkpoint folder (`<folder>/<name>/best`) by name; a failed run has no checkpoint there.
+
+    Raises:
+        SearchInterrupted: it was ended from outside.
     """
     longest = max(config.train.max_epochs for config in variants.values())
-    ledger = Ledger(folder, longest, trials=folder)
-    spec = _spec(plan, folder, variants={name: config.model_dump() for name, config in variants.items()}, keep=True)
-    tuner = _tuner(
-        plan, spec, folder, [ledger, MlflowCallback(tracker, ledger), TrialLines(console, ledger, len(variants))],
-        param_space={"run": ray_tune.grid_search(list(variants))}, scheduler=make_scheduler("none", longest),
-    )
-    tuner.fit()
-    return {str(record.params["run"]): (record, folder / record.trial_id / "best") for record in ledger.records}
+    earlier = load_records(folder) if (folder / TRIALS_FILE).exists() else []
+    done = [record for record in earlier if _kept(record, folder) and record.trial_id in variants]
+    left = [name for name in variants if name not in {record.trial_id for record in done}]
+    ledger = Ledger(folder, longest, records=done, trials=folder)
+    if left:
+        spec = _spec(plan, folder, variants={name: config.model_dump() for name, config in variants.items()}, keep=True)
+        tuner = _tuner(
+            plan, spec, folder, [ledger, MlflowCallback(tracker, ledger), TrialLines(console, ledger, len(variants))],
+            param_space={"run": ray_tune.grid_search(left)}, scheduler=make_scheduler("none", longest),
+        )
+        _fit(tuner, study.journal)
+        if any(record.state is TrialState.STOPPED for record in ledger.records) or len(ledger.records) < len(variants):
+            raise SearchInterrupted(
+                "finalising was ended before its runs; nothing is lost", remedy=f"go on with: {plan.settings.resume_command}",
+            )
+    return {record.trial_id: (record, folder / record.trial_id / "best") for record in ledger.records}
+
+
+def _kept(record: TrialRecord, folder: Path) -> bool:
+    usable = record.state.usable and record.state is not TrialState.STOPPED
+    return usable and (folder / record.trial_id / "best").is_dir()
+
+
+def _fit(tuner: ray_tune.Tuner, journal: Journal) -> None:
+    """Run Tune to its end.
+
+    Raises:
+        ImfError: the journal could not be written, or Ray is gone; instead of Ray's own traceback of it.
+    """
+    try:
+        tuner.fit()
+    except (ray_tune.TuneError, ray.exceptions.RayError, ConnectionError) as error:
+        if journal.failure is not None:
+            raise journal.failure from error
+        gist = (str(error).strip().splitlines() or [repr(error)])[-1]
+        raise ResourceError(
+            f"Ray has ended the search: {gist}", remedy="run the same command again: it goes on from the last epoch"
+        ) from error
+    if journal.failure is not None:
+        raise journal.failure
 
 
 def _spec(plan: Plan, folder: Path, **own: Any) -> TrialSpec:
@@ -152,5 +217,5 @@ def _tuner(
 
 
 def folder_of(trial: Any) -> str:
-    """A trial's folder is its id."""
-    return str(trial.trial_id)
+    """A trial's folder is its name."""
+    return name_of(trial)

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import math
 import numbers
+from types import SimpleNamespace
 from typing import Any
 
 from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, TrialScheduler
 
 from imf_core.errors import ConfigError
+from tune.journal import History
+from tune.outcome import name_of
 from tune.settings import METRIC, MODE, TIME_ATTR
 
 
@@ -21,8 +24,22 @@ def is_finite(result: dict[str, Any], metric: str = METRIC) -> bool:
 class FiniteAsha(AsyncHyperBandScheduler):
     """ASHA that ends a trial at its first non-finite report and keeps that report out of the rungs.
 
-    A trial that reaches `max_epochs` ends by itself: stopping it there would cut off its last save.
+    A trial that reaches `max_epochs` ends by itself: stopping it there would cut off its last save. Rungs know trials by name,
+    so that a trial that goes on after an interruption is not judged again where it was judged.
     """
+
+    def replay(self, history: History) -> None:
+        """Fill the rungs from a journal, in the order of then; what was decided is not decided again."""
+        for event in history.events:
+            if event["event"] in ("report", "tell") and METRIC in event.get("numbers", {}) and not event.get("diverged"):
+                # One bracket. A report goes no rung further once the trial is over, and a full trial was not judged at all.
+                value, epoch = float(event["numbers"][METRIC]), int(event["epoch"])
+                if epoch < self._max_t or event["event"] == "tell":
+                    self._brackets[0].on_result(_named(event["trial"]), epoch, value)
+
+    def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
+        """A trial begins, or begins again."""
+        super().on_trial_add(tune_controller, _named(name_of(trial)))
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         """CONTINUE or STOP after a report; a report without a finite metric is STOP."""
@@ -30,18 +47,27 @@ class FiniteAsha(AsyncHyperBandScheduler):
             return str(TrialScheduler.STOP)
         if result.get(TIME_ATTR, 0) >= self._max_t:
             return str(TrialScheduler.CONTINUE)
-        return str(super().on_trial_result(tune_controller, trial, result))
+        return str(super().on_trial_result(tune_controller, _named(name_of(trial)), result))
 
     def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:
         """Record the last report of a trial in its rung, if it is finite."""
         if is_finite(result):
-            super().on_trial_complete(tune_controller, trial, result)
+            super().on_trial_complete(tune_controller, _named(name_of(trial)), result)
         else:
             self.on_trial_remove(tune_controller, trial)
 
+    def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
+        """Forget a trial that failed."""
+        self.on_trial_remove(tune_controller, trial)
+
     def on_trial_remove(self, tune_controller: Any, trial: Any) -> None:
         """Forget a trial that never started or was removed."""
-        self._trial_info.pop(trial.trial_id, None)
+        self._trial_info.pop(name_of(trial), None)
+
+
+def _named(name: str) -> Any:
+    """A trial as the rungs know it: by its name, which a resumed trial keeps."""
+    return SimpleNamespace(trial_id=name)
 
 
 class FiniteFifo(FIFOScheduler):

@@ -23,23 +23,26 @@ environment()  # before anything imports ray
 
 from tune import options
 from tune.closing import closing_table, write_report
+from tune.continuation import OpenStudy, open_study
 from tune.data_check import AUDIT_FILE, with_baseline, write_audit
 from tune.finalise import Final, finalise
-from tune.plan import Plan, make_plan, show_plan, show_space, write_prepared
+from tune.journal import History
+from tune.plan import Plan, make_plan, show_plan, show_space
 from tune.records import TrialRecord, winner
 from tune.report import StudyResult, plots, save_picture, write_leaderboard, write_summary
 from tune.resources import ClusterResources
-from tune.runner import ray_cluster, run_search
-from tune.study import StudySearch, export_study, load_points, sampler_settings
+from tune.runner import SearchInterrupted, ray_cluster, run_search
+from tune.sampler import export_study, sampler_settings
+from tune.study import StudySearch
 from tune.tracking import Tracker
 
 EXIT_NO_RESULT = 3  # every trial failed or diverged, or the winner could not be retrained
+EXIT_INTERRUPTED = 130  # as a shell says of Ctrl-C
 ARTIFACTS = ("report.md", AUDIT_FILE, "leaderboard.csv", "leaderboard.md", "summary.json", "history.png", "curves.png")
 
 
 def search(settings: SearchConfig, console: Console) -> int:
     """plan -> study -> run -> finalise -> report; returns the exit status."""
-    started = time.monotonic()
     plan = make_plan(settings, ClusterResources.local())
     if settings.show_space:
         show_space(console, plan.space)
@@ -48,30 +51,49 @@ def search(settings: SearchConfig, console: Console) -> int:
     if settings.dry_run:
         show_space(console, plan.space)
         return 0
-    write_prepared(plan)
-    points = load_points(settings.warm_start, plan.space) if settings.warm_start else []
-    study = StudySearch(plan.space, seed=settings.seed, points=points, name=settings.study)
-    tracker = open_tracker(plan)
+    with open_study(plan) as study:
+        return run(plan, study, console)
+
+
+def run(plan: Plan, study: OpenStudy, console: Console) -> int:
+    """Run what the study still lacks; returns the exit status."""
+    settings = plan.settings
+    search = StudySearch(
+        plan.space, seed=settings.seed, points=study.points, known=study.known, name=settings.study, journal=study.journal,
+        trials=settings.trials_dir,
+    )
+    if said := study.describe():
+        console.print(escape(said), highlight=False)
+    search.replay(study.history)
+    tracker = open_tracker(plan, study)
     status = "FAILED"
     try:
         with ray_cluster(settings, plan.resources):
-            records = run_search(plan, study, tracker, console)
-            final = finalised(plan, records, tracker, console)
-        export_study(study, settings.study_dir / "optuna.db", {record.trial_id: record.state for record in records})
-        report(plan, records, final, tracker, time.monotonic() - started, console)
+            records = run_search(plan, study, search, tracker, console)
+            final = finalised(plan, study, records, tracker, console)
+        export_study(search.study, settings.study_dir / "optuna.db", {record.trial_id: record.state for record in records})
+        report(plan, study, records, final, tracker, console)
         status = "FINISHED" if final is not None else "FAILED"
+    except SearchInterrupted as interruption:
+        status = "KILLED"
+        console.print(f"[bold yellow]interrupted[/]: {escape(str(interruption))}", highlight=False, soft_wrap=True)
+        return EXIT_INTERRUPTED
     finally:
         tracker.finish(status)
     return 0 if final is not None else EXIT_NO_RESULT
 
 
-def finalised(plan: Plan, records: list[TrialRecord], tracker: Tracker, console: Console) -> Final | None:
+def finalised(
+    plan: Plan, study: OpenStudy, records: list[TrialRecord], tracker: Tracker, console: Console
+) -> Final | None:
     """Finalise the winner; whatever goes wrong there, the trials are reported."""
     best = winner(records)
     if best is None:
         return None
     try:
-        return finalise(plan, best, tracker, console)
+        return finalise(plan, study, best, tracker, console)
+    except SearchInterrupted:
+        raise
     except ImfError as error:
         console.print(f"[bold red]finalising failed[/]: {escape(str(error))}", highlight=False)
         return None
@@ -82,21 +104,25 @@ def described(plan: Plan) -> dict[str, object]:
     settings = plan.settings
     sampler = sampler_settings(settings.seed, concurrency=plan.resources.concurrency)
     return {
-        **settings.model_dump(mode="json", exclude={"overrides", "dry_run", "show_space"}), **plan.base.flat(),
+        **settings.model_dump(mode="json", exclude={"overrides", "dry_run", "show_space", "resume", "extend"}),
+        **plan.base.flat(),
         **{f"sampler.{key}": value for key, value in sampler.items()},
         "data_fingerprint": plan.data.graph.fingerprint, "space_fingerprint": plan.space.fingerprint,
         "data_problems": len(plan.audit.problems),
     }
 
 
-def open_tracker(plan: Plan) -> Tracker:
+def open_tracker(plan: Plan, study: OpenStudy) -> Tracker:
     """The study's runs in MLflow, made before any trial."""
     settings = plan.settings
-    return Tracker.open(settings.tracking_uri, "imf-search", settings.storage / "mlartifacts", settings.study, described(plan))
+    return Tracker.open(
+        settings.tracking_uri, "imf-search", settings.storage / "mlartifacts", settings.study, described(plan),
+        resume=study.resumed,
+    )
 
 
 def report(
-    plan: Plan, records: list[TrialRecord], final: Final | None, tracker: Tracker, seconds: float, console: Console
+    plan: Plan, study: OpenStudy, records: list[TrialRecord], final: Final | None, tracker: Tracker, console: Console
 ) -> None:
     """Leaderboard, plots, summary, MLflow, closing table."""
     settings = plan.settings
@@ -105,7 +131,7 @@ def report(
         audit = with_baseline(audit, "test", final.test_baseline)
     result = StudyResult(
         study=settings.study, folder=settings.study_dir, data=settings.data, data_fingerprint=plan.data.graph.fingerprint,
-        records=tuple(records), wall_seconds=seconds, command=shlex.join(["python", *sys.argv]),
+        records=tuple(records), wall_seconds=time_of(study), command=shlex.join(["python", *sys.argv]),
         tracking_uri=settings.tracking_uri, budget_seconds=settings.budget_seconds, settings=described(plan), audit=audit,
         **(final.for_report() if final is not None else {}),
     )
@@ -120,6 +146,12 @@ def report(
         tracker.register_model(final.checkpoint, settings.study)
     closing_table(console, result)
     save_picture(console, settings.study_dir / "terminal.svg", result.command)
+
+
+def time_of(study: OpenStudy) -> float:
+    """Seconds of all sessions of a study, from the beginning of each to its last event; of this one until now."""
+    now = {"event": "now", "at": time.time()}
+    return History.of([*study.journal.events, now]).seconds()
 
 
 if __name__ == "__main__":

@@ -9,15 +9,17 @@ from __future__ import annotations
 import math
 import os
 import re
+import shlex
 from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, model_validator
 
 from imf_core.config import PRESETS, Config, nearest, preset
 from imf_core.errors import ConfigError
+from tune.journal import JOURNAL_FILE, read_events
 
 METRIC, MODE = "best_mrr", "max"  # what the searcher and the scheduler maximise: the best validation MRR so far
 TIME_ATTR = "epoch"  # real epochs: Tune's own counter starts again when a trial is retried
@@ -33,6 +35,7 @@ _ENVIRONMENT = {
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     "GIT_PYTHON_REFRESH": "quiet",
 }
+_OF_A_SESSION = {"trials", "resume", "extend", "dry_run", "show_space", "address", "storage", "study"}
 _SERVERS = ("http", "https", "databricks", "databricks-uc", "postgresql", "mysql", "mssql")
 _UNITS = {"d": 86400.0, "h": 3600.0, "m": 60.0, "s": 1.0}
 
@@ -120,6 +123,7 @@ class SearchConfig(BaseModel):
     """One search. Build it with `SearchConfig.build`, which reports every fault as a `ConfigError`."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+    _given: frozenset[str] = PrivateAttr(frozenset())
 
     data: str = Field("", description="graph folder, or bundled data set; default: that of --config or --set, else unicode")
     study: str = Field(
@@ -139,12 +143,14 @@ class SearchConfig(BaseModel):
     config: Path | None = Field(None, description="YAML file of the settings that are not searched")
     preset: Literal["paper", "published"] | None = Field(None, description="a built-in base instead of a file")
     overrides: dict[str, Any] = Field(default_factory=dict, description="flat settings; they are fixed, hence not searched")
-    warm_start: Path | None = Field(None, description="folder of an earlier study whose best points are tried first")
+    warm_start: Path | None = Field(None, description="earlier study, or its leaderboard.csv, whose best points come first")
     scheduler: Literal["asha", "none"] = Field("asha", description="stop weak trials early, or not at all")
     grace_epochs: int | None = Field(None, ge=1, description="epochs before a trial may be stopped; null: from max_epochs")
     reduction_factor: float = Field(3.0, gt=1, le=100, description="one in so many trials passes each rung")
     max_failures: int = Field(1, ge=0, le=100, description="retries of a trial whose worker died")
     save_seconds: float = Field(20.0, ge=0, description="least time between two saves of a trial's training state")
+    resume: bool = Field(False, description="go on with --study; what is not given is as it was")
+    extend: int | None = Field(None, ge=1, description="as --resume, with so many trials more")
     address: str | None = Field(None, description="Ray cluster to join (auto, host:port); null: one of our own")
     strict: bool = Field(False, description="end here where the audit of the data finds a problem, instead of saying so")
     dry_run: bool = Field(False, description="print the plan and stop")
@@ -163,7 +169,7 @@ class SearchConfig(BaseModel):
             remedy = "name a folder that every node can see"
             raise ConfigError(f"storage {storage!r} is no folder", remedy=remedy, key="storage", value=storage)
         values["storage"] = Path(_absolute(storage))
-        for name, kind in (("space", "file"), ("config", "file"), ("warm_start", "folder")):
+        for name, kind in (("space", "file"), ("config", "file"), ("warm_start", "study folder or leaderboard.csv")):
             if name in values:
                 values[name] = _existing(name, values[name], kind)
         values["data"] = _data_path(values)
@@ -188,14 +194,32 @@ class SearchConfig(BaseModel):
                     f"unknown search setting {name!r}{nearest(name, cls.model_fields)}",
                     remedy=f"known: {', '.join(cls.model_fields)}", key=name, value=values[name],
                 )
+        given = {name: value for name, value in values.items() if not (value is None or value is False or value == {})}
+        if "resume" in given or "extend" in given:
+            given = {**_settings_of(given), **given}
         try:
-            return cls.model_validate(dict(values))
+            made = cls.model_validate(given)
         except ValidationError as error:
             first = error.errors()[0]
             key = ".".join(str(part) for part in first["loc"]) or "search"
             value = first.get("input")
             problem = f"{key} = {value!r} is refused: {first['msg']}"
             raise ConfigError(problem, remedy=f"correct {key}", key=key, value=value) from error
+        made._given = frozenset(given)
+        return made
+
+    def given(self, name: str) -> bool:
+        """Whether a field was given, instead of left to its default."""
+        return name in self._given
+
+    def asked(self) -> dict[str, Any]:
+        """What was given, as plain values, for `--resume`; without what belongs to one session or to the place."""
+        return self.model_dump(mode="json", include=set(self._given - _OF_A_SESSION))
+
+    @property
+    def resume_command(self) -> str:
+        """How to go on with this study from any folder."""
+        return shlex.join(["python", "tune/search.py", "--storage", str(self.storage), "--study", self.study, "--resume"])
 
     @property
     def study_dir(self) -> Path:
@@ -221,13 +245,33 @@ class SearchConfig(BaseModel):
         return chosen.model_copy(update={"data": chosen.data.absolute()})
 
 
+def _settings_of(values: Mapping[str, Any]) -> dict[str, Any]:
+    """What the study was begun with, from its journal.
+
+    Raises:
+        ConfigError: no study was named, or it is not there.
+        DataError: its journal is damaged.
+    """
+    storage = Path(_absolute(values.get("storage") or "results"))
+    if not values.get("study"):
+        there = sorted(file.parent.name for file in storage.glob(f"*/{JOURNAL_FILE}"))
+        remedy = f"name it: --study NAME; in {storage} there are {', '.join(there) or 'none'}"
+        raise ConfigError("no study was named to go on with", remedy=remedy, key="study")
+    file = storage / str(values["study"]) / JOURNAL_FILE
+    if not file.is_file():
+        remedy = "name its --study and --storage, or leave out --resume and --extend to begin it"
+        raise ConfigError(f"there is no study {file.parent.name!r} in {storage}", remedy=remedy, key="study")
+    events, _ = read_events(file)
+    return dict(events[0]["settings"]) if events else {}
+
+
 def _absolute(path: str | Path) -> str:
     return os.path.abspath(os.path.expanduser(str(path)))
 
 
 def _existing(name: str, path: Any, kind: str) -> Path:
     found = Path(_absolute(path))
-    if not (found.is_file() if kind == "file" else found.is_dir()):
+    if not (found.is_file() or (kind != "file" and found.is_dir())):
         raise ConfigError(f"{name}: {found} is no {kind}", remedy=f"give an existing {kind}", key=name, value=str(path))
     return found
 

@@ -190,6 +190,10 @@ class SearchSpace:
                     clean[name] = value
         return clean
 
+    def is_complete(self, point: Mapping[str, Any]) -> bool:
+        """Whether nothing is left to the sampler."""
+        return all(parameter.name in point for parameter in self.parameters if self._active(parameter, point))
+
     def to_config_values(self, point: Mapping[str, Any]) -> dict[str, Any]:
         """Flat settings for `Config.updated`: choices decoded, the branches' weights put on the simplex.
 

@@ -1,66 +1,39 @@
-"""The Optuna side of a search: sampler, searcher, export and warm start.
+"""The Optuna side of a search: the searcher that Tune asks.
 
-The study lives in memory and is saved with Tune's own snapshot, so that both are rolled back together after a crash;
-`export_study` copies it to SQLite. Counts of trials by outcome come from `tune.records`: Optuna knows no early stop of Tune's.
+The study lives in memory. What happens to it is written to the journal before Tune goes on, and an interrupted search plays the
+journal to a fresh study: the sampler then stands where it stood, to the bit. Counts of trials by
+outcome come from `tune.records`: Optuna knows no early stop of Tune's.
 """
 
 from __future__ import annotations
 
 import math
-import os
-import warnings
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import optuna
-from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
-from optuna.exceptions import ExperimentalWarning, UpdateFinishedTrialError
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import TrialState
+from ray.tune.search import Searcher
 from ray.tune.search.optuna import OptunaSearch
 
 from imf_core.errors import ConfigError
-from tune.parameter import Parameter
-from tune.records import load_records, ranked
+from tune.journal import History, Journal, finite, trial_name
+from tune.outcome import reported_numbers
+from tune.sampler import STARTUP, distribution, make_sampler
 from tune.schedule import is_finite
 from tune.settings import METRIC, MODE, TIME_ATTR
 from tune.space import SearchSpace
 
-STARTUP = 10  # random draws before TPE has enough to go by; these do not depend on the order in which trials finish
-_CANDIDATES = 24
-
-
-def make_sampler(seed: int, startup: int = STARTUP) -> optuna.samplers.TPESampler:
-    """TPE with every option that matters written out, so that a new Optuna does not change the draws.
-
-    Args:
-        seed: equal seeds draw equal points, one trial at a time.
-        startup: random draws until so many trials have finished with a value, >= 1.
-    """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ExperimentalWarning)  # `group`, which conditional parameters need
-        return optuna.samplers.TPESampler(
-            seed=seed, n_startup_trials=startup, n_ei_candidates=_CANDIDATES, multivariate=True, group=True, constant_liar=True,
-        )
-
-
-def sampler_settings(seed: int, startup: int = STARTUP, concurrency: int = 1) -> dict[str, Any]:
-    """What `make_sampler` was told, with Optuna's version, for the log; and what can be repeated."""
-    if concurrency == 1:
-        note = "one trial at a time: the same seed repeats every draw"
-    else:
-        note = f"{concurrency} trials at a time: the first {startup} draws repeat, later ones depend on the order of finishing"
-    return {
-        "sampler": "TPE", "optuna": optuna.__version__, "seed": seed, "startup": startup, "candidates": _CANDIDATES,
-        "multivariate": True, "group": True, "constant_liar": True, "note": note,
-    }
+_TRIES = 100  # draws for a setting that was not tried; a space that gives none by then is exhausted
 
 
 class StudySearch(OptunaSearch):
-    """Ray's `OptunaSearch` around a `SearchSpace`, with an end for every trial.
+    """Ray's `OptunaSearch` around a `SearchSpace`: each trial has a name and an end, and no setting is trained twice.
 
     A trial without a finite value is FAIL in the study, never RUNNING and never a number; one that the scheduler stopped counts
-    with its best value so far. Metric and mode are its own: leave both out of `ray.tune.TuneConfig`.
+    with its best value so far. A setting that was tried already is told its value again and another one is drawn. Metric and
+    mode are its own: leave both out of `ray.tune.TuneConfig`.
 
     Args:
         space: what is searched.
@@ -68,6 +41,8 @@ class StudySearch(OptunaSearch):
         points: tried right after the space's default point, in this order; repeats are dropped.
         known: points whose value is known already; they inform the sampler and are not trained.
         name: name of the study.
+        journal: told of every draw, report and end; None: nothing can be resumed.
+        trials: folder of the trials' folders.
 
     Raises:
         ConfigError: a point does not fit the space, with parameter, value and range; or a known value is not finite.
@@ -75,7 +50,8 @@ class StudySearch(OptunaSearch):
 
     def __init__(
         self, space: SearchSpace, *, seed: int = 0, startup: int = STARTUP, points: Iterable[Mapping[str, Any]] = (),
-        known: Iterable[tuple[Mapping[str, Any], float]] = (), name: str = "search",
+        known: Iterable[tuple[Mapping[str, Any], float]] = (), name: str = "search", journal: Journal | None = None,
+        trials: Path = Path(),
     ) -> None:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         first: list[dict[str, Any]] = []
@@ -83,10 +59,17 @@ class StudySearch(OptunaSearch):
             clean = space.validate_point(point)
             if clean not in first:
                 first.append(clean)
+        self.exhausted = False
         self._best: dict[str, float] = {}
         self._last_epoch: dict[str, int] = {}
         self._diverged: set[str] = set()
+        self._names: dict[str, str] = {}  # Ray's id -> name
+        self._points: dict[str, dict[str, Any]] = {}
+        self._values: dict[str, float | None] = {}  # of the ended trials; None: failed or diverged
+        self._known: list[tuple[dict[str, Any], float]] = []
+        self._waiting: list[str] = []
         self._typed_space = space
+        self._journal, self._trials = journal, trials
         super().__init__(
             space=space, metric=METRIC, mode=MODE, points_to_evaluate=first, sampler=make_sampler(seed, startup),
             study_name=name,
@@ -106,6 +89,11 @@ class StudySearch(OptunaSearch):
         """The points that are trials 1 to k."""
         return [dict(point) for point in self._points_to_evaluate]
 
+    @property
+    def open(self) -> list[str]:
+        """Names of the trials that were begun and have no end."""
+        return [name for name in self._points if name not in self._completed_trials]
+
     def add_known(self, point: Mapping[str, Any], value: float) -> None:
         """Tell the sampler of a result without training it.
 
@@ -117,153 +105,143 @@ class StudySearch(OptunaSearch):
         params = self._typed_space.validate_point(point)
         ranges = {name: distribution(self._typed_space[name]) for name in params}
         self.study.add_trial(optuna.trial.create_trial(value=value, params=params, distributions=ranges))
+        self._known.append((params, value))
 
-    def suggest(self, trial_id: str) -> dict[str, Any]:
-        """The point of a trial: flat, dotted names; parameters whose condition is false are absent."""
-        point = super().suggest(trial_id) or {}
-        self._ot_trials[trial_id].set_user_attr("trial_id", trial_id)
-        return point
+    def replay(self, history: History) -> None:
+        """Bring a fresh study to where the journal's ended; trials that were interrupted are handed out first.
+
+        Raises:
+            ConfigError: the sampler draws another point than then.
+        """
+        for event in history.events:
+            if event["event"] == "ask":
+                drawn = self._draw()
+                if drawn != (event["trial"], event["params"]):
+                    raise ConfigError(
+                        f"the sampler does not repeat what it drew: for {event['trial']} it draws {drawn and drawn[1]}, "
+                        f"then it was {event['params']}", remedy="begin a new study with --warm-start on this one's folder",
+                        key="study", value=self.study.study_name,
+                    )
+            elif event["event"] == "report":
+                self._hear(event["trial"], event["numbers"]["best_mrr"], event["epoch"])
+            elif event["event"] == "tell":
+                if "best_mrr" in event.get("numbers", {}):
+                    self._hear(event["trial"], event["numbers"]["best_mrr"], event["epoch"])
+                self._diverged |= {event["trial"]} if event["diverged"] else set()
+                self._end(event["trial"], event["value"])
+        self._waiting = [trial.name for trial in history.interrupted]
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | str:  # type: ignore[override]
+        """A trial's name and its point: flat, dotted names; parameters whose condition is false are absent."""
+        if trial_id not in self._names:
+            if self._waiting:
+                self._names[trial_id] = self._waiting.pop(0)
+            else:
+                drawn = self._draw()
+                if drawn is None:
+                    self.exhausted = True
+                    return Searcher.FINISHED
+                name, point = drawn
+                self._write("ask", name, params=point)
+                self._names[trial_id] = name
+        name = self._names[trial_id]
+        return {"name": name, "params": dict(self._points[name])}
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         """Note a report; one that is not finite marks the trial as diverged."""
-        if trial_id not in self._ot_trials or trial_id in self._completed_trials:
+        name = self._names.get(trial_id)
+        if name is None or name in self._completed_trials:
             return
         if not is_finite(result):
-            self._diverged.add(trial_id)
-            return
-        self._best[trial_id] = max(float(result[METRIC]), self._best.get(trial_id, -math.inf))
-        epoch = int(result.get(TIME_ATTR, result.get("training_iteration", 0)))
-        if epoch <= self._last_epoch.get(trial_id, -1):
-            return  # a retried trial repeats epochs
-        self._last_epoch[trial_id] = epoch
-        try:
-            self._ot_trials[trial_id].report(self._best[trial_id], epoch)
-        except UpdateFinishedTrialError:
-            self._completed_trials.add(trial_id)
+            self._diverged.add(name)
+        elif self._hear(name, float(result[METRIC]), _epoch(result)):
+            self._write("report", name, **_described(result))
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """End a trial: COMPLETE with its best value so far, or FAIL if it erred, diverged or reported nothing."""
-        if trial_id not in self._ot_trials or trial_id in self._completed_trials:
+        name = self._names.get(trial_id)
+        if name is None or name in self._completed_trials:
             return
-        if result and METRIC in result:
-            self.on_trial_result(trial_id, result)  # the report on which the scheduler says stop does not come alone
-        value = None if error or trial_id in self._diverged else self._best.get(trial_id)
-        self._end(trial_id, value)
+        if error and self._journal is not None:
+            self._journal.refuse_full_disk(self._trials / name)
+        last: dict[str, Any] = {}
+        if result and METRIC in result:  # the report on which the scheduler says stop does not come alone
+            last = {"stopped": _epoch(result) > self._last_epoch.get(name, 0), **_described(result)}
+            if is_finite(result):
+                self._hear(name, float(result[METRIC]), _epoch(result))
+            else:
+                self._diverged.add(name)
+        value = None if error or name in self._diverged else self._best.get(name)
+        self._write("tell", name, value=value, error=error, diverged=name in self._diverged, **last)
+        self._end(name, value)
 
-    def restore(self, checkpoint_path: str) -> None:
-        """Load a saved state; trials of the study that Tune does not know are failed.
+    def save_to_dir(self, checkpoint_dir: str, session_str: str = "default") -> None:
+        """Nothing: a search goes on from its journal."""
 
-        Raises:
-            ConfigError: the file is cut short.
-        """
-        try:
-            super().restore(checkpoint_path)
-        except EOFError as error:
-            raise ConfigError(
-                f"the saved search {checkpoint_path} is damaged: it ends too early",
-                remedy="start a new study with --warm-start on this one's folder", path=str(checkpoint_path),
-            ) from error
-        mine = {trial.number for trial in self._ot_trials.values()}
-        for trial in self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-            if trial.number not in mine:
-                self.study.tell(trial.number, state=TrialState.FAIL, skip_if_finished=True)
-
-    def fail_unfinished(self, live: Collection[str] = ()) -> list[str]:
-        """End every trial that is still RUNNING, for the end of a search.
-
-        Args:
-            live: ids of trials that go on.
+    def end_unfinished(self) -> list[str]:
+        """End every trial that is still RUNNING in the study, for its export; the journal keeps it open, so it can go on.
 
         Returns:
-            ids of those ended; each keeps its best value so far, or is FAIL without one.
+            their names; each keeps its best value so far, or is FAIL without one.
         """
-        open_ids = [trial_id for trial_id in self._ot_trials if trial_id not in self._completed_trials and trial_id not in live]
-        for trial_id in open_ids:
-            self.on_trial_complete(trial_id)
-        return open_ids
+        names = self.open
+        for name in names:
+            self._end(name, None if name in self._diverged else self._best.get(name))
+        return names
 
-    def _end(self, trial_id: str, value: float | None) -> None:
-        trial = self._ot_trials[trial_id]
-        try:
-            trial.set_user_attr("epochs", self._last_epoch.get(trial_id, 0))
-            trial.set_user_attr("diverged", trial_id in self._diverged)
-            self.study.tell(
-                trial, value, state=TrialState.FAIL if value is None else TrialState.COMPLETE, skip_if_finished=True
-            )
-        except UpdateFinishedTrialError:
-            pass  # a study that is ahead of Tune's snapshot: the trial has its end already
-        self._completed_trials.add(trial_id)
+    def _draw(self) -> tuple[str, dict[str, Any]] | None:
+        """The next trial: its name and a point that was not tried; None where there is none."""
+        name = trial_name(len(self._points))
+        for _ in range(_TRIES):
+            point = super().suggest(name) or {}
+            found = self._earlier(point)
+            if found is None:
+                self._ot_trials[name].set_user_attr("trial_id", name)
+                self._points[name] = point
+                return name, point
+            value = found[1]
+            self.study.tell(self._ot_trials.pop(name), value, TrialState.FAIL if value is None else TrialState.COMPLETE)
+        return None
 
+    def _earlier(self, point: Mapping[str, Any]) -> tuple[str, float | None] | None:
+        """Who tried a point, and its value: None while it runs or where it has none."""
+        for params, value in self._known:
+            if params == point:
+                return "", value
+        for name, params in self._points.items():
+            if params == point:
+                return name, self._values.get(name)
+        return None
 
-def distribution(parameter: Parameter) -> BaseDistribution:
-    """Optuna's form of a parameter's range."""
-    if parameter.kind == "categorical":
-        return CategoricalDistribution(parameter.labels)
-    if parameter.kind == "int":
-        return IntDistribution(int(parameter.low), int(parameter.high), log=parameter.log, step=int(parameter.step or 1))
-    return FloatDistribution(parameter.low, parameter.high, log=parameter.log, step=parameter.step)
+    def _hear(self, name: str, value: float, epoch: int) -> bool:
+        """Take in a finite report; whether its epoch is new (a retried trial repeats some)."""
+        self._best[name] = max(value, self._best.get(name, -math.inf))
+        if epoch <= self._last_epoch.get(name, -1):
+            return False
+        self._last_epoch[name] = epoch
+        self._ot_trials[name].report(self._best[name], epoch)
+        return True
 
+    def _end(self, name: str, value: float | None) -> None:
+        trial = self._ot_trials[name]
+        trial.set_user_attr("epochs", self._last_epoch.get(name, 0))
+        trial.set_user_attr("diverged", name in self._diverged)
+        self.study.tell(trial, value, state=TrialState.FAIL if value is None else TrialState.COMPLETE)
+        self._completed_trials.add(name)
+        self._values[name] = value
 
-def export_study(search: StudySearch, path: Path | str, outcomes: Mapping[str, str] | None = None) -> Path:
-    """Copy the finished trials into an SQLite file that Optuna's own tools read; an older export is replaced in one step.
-
-    Args:
-        path: for example `results/<study>/optuna.db`; its folder is made.
-        outcomes: state of each trial by Tune's trial id (`tune.records`); `pruned` and `stopped` become Optuna's PRUNED.
-    """
-    path = Path(path).absolute()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}")
-    part.unlink(missing_ok=True)
-    trials = [_with_outcome(trial, outcomes or {}) for trial in search.study.trials if trial.state.is_finished()]
-    try:
-        storage = optuna.storages.RDBStorage(f"sqlite:///{part}")
-        copy = optuna.create_study(storage=storage, study_name=search.study.study_name, direction="maximize")
-        for key, value in search.study.user_attrs.items():
-            copy.set_user_attr(key, value)
-        copy.add_trials(trials)
-        storage.remove_session()
-        storage.engine.dispose()
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
-    return path
+    def _write(self, event: str, name: str, **values: Any) -> None:
+        if self._journal is not None:
+            self._journal.append(event, trial=name, **values)
 
 
-def load_points(results_dir: Path | str, space: SearchSpace, k: int = 5) -> list[dict[str, Any]]:
-    """The best points of an earlier study, best first.
-
-    Args:
-        results_dir: folder of the study, with its `trials.json`.
-        k: at most so many.
-
-    Raises:
-        DataError: no readable `trials.json`.
-        ConfigError: no trial with a finite value, or a point that does not fit the space.
-    """
-    records = ranked(load_records(results_dir))
-    usable = [record for record in records if record.state.usable and is_finite({METRIC: record.best_mrr})]
-    if not usable:
-        raise ConfigError(
-            f"warm start: no trial in {results_dir} has a finite value", remedy="name a study that finished a trial",
-            key="warm_start", value=str(results_dir),
-        )
-    points: list[dict[str, Any]] = []
-    for record in usable[:k]:
-        try:
-            points.append(space.validate_point(record.params))
-        except ConfigError as error:
-            raise ConfigError(
-                f"warm start: trial {record.number} of {results_dir} does not fit this search: {error.problem}",
-                remedy=f"{error.remedy}; or search the same parameters as then", **error.facts,
-            ) from error
-    return points
+def _epoch(result: Mapping[str, Any]) -> int:
+    return int(result.get(TIME_ATTR, result.get("training_iteration", 0)))
 
 
-def _with_outcome(trial: FrozenTrial, outcomes: Mapping[str, str]) -> FrozenTrial:
-    outcome = outcomes.get(str(trial.user_attrs.get("trial_id")))
-    if outcome is not None:
-        trial.user_attrs = {**trial.user_attrs, "outcome": str(outcome)}
-        if outcome in ("pruned", "stopped") and trial.state == TrialState.COMPLETE:
-            trial.state = TrialState.PRUNED
-    return trial
+def _described(result: Mapping[str, Any]) -> dict[str, Any]:
+    """What the journal keeps of a report."""
+    return {
+        "epoch": _epoch(result), "seconds": round(float(result.get("time_total_s", 0.0)), 3),
+        "numbers": finite(reported_numbers(result)),
+    }

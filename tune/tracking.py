@@ -13,7 +13,7 @@ import re
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -129,6 +129,10 @@ class Tracker:
         """Make or find a trial's run (role `final` if it has a setting `run`); run id, last logged epoch; None: not logged."""
         return self._attempt(self._start_trial, trial_id, number, params)
 
+    def settle(self, records: Iterable[TrialRecord]) -> None:
+        """Give the run of each ended trial its end, where a killed process could not."""
+        self._attempt(self._settle, {record.trial_id: record for record in records}, always=True)
+
     def log_params(self, run_id: str, params: Mapping[str, Any]) -> None:
         """Log flat settings once. A value that differs from the logged one becomes the tag `effective_<name>`."""
         self._attempt(self._log_params, run_id, params)
@@ -210,8 +214,15 @@ class Tracker:
             self.client.log_batch(run.info.run_id, tags=[RunTag("reason", "left running by a search that was ended")])
             self.client.set_terminated(run.info.run_id, "KILLED")
 
+    def _settle(self, records: Mapping[str, TrialRecord]) -> None:
+        for run in self._runs(f"tags.`mlflow.parentRunId` = {text.quoted(self.parent_id)}"):
+            record = records.get(run.data.tags.get("trial_id", ""))
+            if record is not None and (run.info.status != RUN_STATUS[record.state] or "state" not in run.data.tags):
+                self._end_trial(run.info.run_id, record)
+
     def _start_trial(self, trial_id: str, number: int, params: Mapping[str, Any]) -> tuple[str, int]:
-        found = self._runs(f"tags.trial_id = {text.quoted(trial_id)} and tags.study = {text.quoted(self.study)}")
+        own_study = f"tags.`mlflow.parentRunId` = {text.quoted(self.parent_id)}"
+        found = self._runs(f"tags.trial_id = {text.quoted(trial_id)} and {own_study}")
         if found:
             run_id = found[0].info.run_id
             self.client.update_run(run_id, status="RUNNING")

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import ray.tune as ray_tune
 
-from tune.outcome import reported_numbers, trial_params
+from tune.outcome import name_of, reported_numbers, trial_params
 from tune.records import Ledger, TrialRecord
 
 if TYPE_CHECKING:
@@ -31,14 +31,14 @@ class MlflowCallback(ray_tune.Callback):
         self._ended: set[str] = set()
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        self._ended.discard(trial.trial_id)
+        self._ended.discard(name_of(trial))
         self._start(trial, trials)
 
     def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any) -> None:
-        run_id = self._runs.get(trial.trial_id) or self._start(trial, trials)
+        run_id = self._runs.get(name_of(trial)) or self._start(trial, trials)
         epoch = int(result.get("epoch", result.get("training_iteration", 0)))
-        if run_id and epoch > self._logged[trial.trial_id] and self.tracker.log_epoch(run_id, epoch, reported_numbers(result)):
-            self._logged[trial.trial_id] = epoch
+        if run_id and epoch > self._logged[name_of(trial)] and self.tracker.log_epoch(run_id, epoch, reported_numbers(result)):
+            self._logged[name_of(trial)] = epoch
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         self.ledger.number_of(trial, trials)
@@ -52,24 +52,18 @@ class MlflowCallback(ray_tune.Callback):
         """End the trials of which Tune says nothing (time budget, Ctrl-C) and those whose end could not be logged."""
         ended = {record.trial_id: record for record in self.ledger.end(trials)}
         for trial in trials:
-            if trial.trial_id in ended and trial.trial_id not in self._ended:
-                self._end(trial, ended[trial.trial_id])
-
-    def get_state(self) -> dict[str, Any]:
-        return {"runs": dict(self._runs), "logged": dict(self._logged), "ended": set(self._ended)}
-
-    def set_state(self, state: dict[str, Any]) -> None:
-        self._runs, self._logged, self._ended = dict(state["runs"]), dict(state["logged"]), set(state["ended"])
+            if name_of(trial) in ended and name_of(trial) not in self._ended:
+                self._end(trial, ended[name_of(trial)])
 
     def _start(self, trial: Any, trials: list[Any]) -> str | None:
         number = self.ledger.number_of(trial, trials)
-        started = self.tracker.start_trial(trial.trial_id, number, trial_params(trial))
+        started = self.tracker.start_trial(name_of(trial), number, trial_params(trial))
         if started is None:
-            return self._runs.get(trial.trial_id)
-        self._runs[trial.trial_id], self._logged[trial.trial_id] = started
+            return self._runs.get(name_of(trial))
+        self._runs[name_of(trial)], self._logged[name_of(trial)] = started
         return started[0]
 
     def _end(self, trial: Any, record: TrialRecord) -> None:
-        run_id = self._runs.get(trial.trial_id) or self._start(trial, [])
+        run_id = self._runs.get(name_of(trial)) or self._start(trial, [])
         if run_id and self.tracker.end_trial(run_id, record):
-            self._ended.add(trial.trial_id)
+            self._ended.add(name_of(trial))

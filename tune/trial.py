@@ -19,7 +19,7 @@ from ray.tune.integration.ray_train import TuneReportCallback
 
 from imf_core.config import Config
 from imf_core.errors import DivergedError
-from tune.outcome import OUTCOME_FILE, TrialState
+from tune.outcome import OUTCOME_FILE, TrialState, full_disk
 from tune.space import SearchSpace
 from tune.worker import Job, run_job, train_worker, write_outcome, written_state
 
@@ -32,7 +32,7 @@ class TrialSpec:
 
     Args:
         prepared: folder of the prepared data.
-        folder: folder of the trials; each has its own below, named by its id.
+        folder: folder of the trials; each has its own below, by its name.
         space: turns searched values into settings; None where `variants` name whole configurations.
         variants: configurations by name, for runs that are not searched (`{"run": name}`).
         workers: processes of a trial.
@@ -59,10 +59,10 @@ class TrialSpec:
         assert self.space is not None
         return self.space.config_for(params)
 
-    def job(self, params: Mapping[str, Any], trial_id: str) -> Job:
+    def job(self, params: Mapping[str, Any], name: str) -> Job:
         """The training run of a trial."""
         return Job(
-            self.configure(params).model_dump(), self.prepared, str(Path(self.folder) / trial_id), self.threads, self.gpus > 0,
+            self.configure(params).model_dump(), self.prepared, str(Path(self.folder) / name), self.threads, self.gpus > 0,
             self.keep, self.save_seconds,
         )
 
@@ -71,35 +71,35 @@ def run_trial(params: dict[str, Any], spec: TrialSpec) -> None:
     """The Tune function: train, report every epoch, leave `outcome.json`.
 
     Args:
-        params: searched values, or `{"run": name}`.
+        params: `{"name": name, "params": searched values}`, or `{"run": name}`.
         spec: what all trials share.
     """
-    trial_id = str(ray_tune.get_context().get_trial_id())
-    folder = Path(spec.folder) / trial_id
+    name = str(params.get("name") or params["run"])
+    folder = Path(spec.folder) / name
     folder.mkdir(parents=True, exist_ok=True)
     state, reason = written_state(folder)
     if state is TrialState.DIVERGED:
         raise DivergedError(reason)  # the same settings and seed would diverge again
     (folder / OUTCOME_FILE).unlink(missing_ok=True)
     try:
-        job = spec.job(params, trial_id)
+        job = spec.job(params.get("params", params), name)
         if spec.workers == 1:
             result = run_job(job, ray_tune.report)
             write_outcome(folder, TrialState.COMPLETED, "; ".join((result.reason, *result.notes)), epochs=result.epochs)
         else:
-            _run_distributed(job, spec, trial_id)
+            _run_distributed(job, spec)
             write_outcome(folder, TrialState.COMPLETED, "the workers ended by themselves")
     except DivergedError as error:
         write_outcome(folder, TrialState.DIVERGED, error)
         raise
     except Exception as error:
         if written_state(folder)[0] is not TrialState.DIVERGED:  # a worker has said so already; Ray wraps its exception
-            write_outcome(folder, TrialState.FAILED, error)
+            write_outcome(folder, TrialState.FAILED, full_disk(error, folder) or error)
         raise
 
 
-def _run_distributed(job: Job, spec: TrialSpec, trial_id: str) -> None:
-    """A worker group for this trial alone; its folder and run name hold the trial's id, so nothing is shared by mistake."""
+def _run_distributed(job: Job, spec: TrialSpec) -> None:
+    """A worker group for this trial alone; its folder and run name are its own, so nothing is shared by mistake."""
     callback = TuneReportCallback()
     trainer = TorchTrainer(
         train_worker,
@@ -109,7 +109,7 @@ def _run_distributed(job: Job, spec: TrialSpec, trial_id: str) -> None:
             resources_per_worker={"CPU": spec.threads, **({"GPU": spec.gpus} if spec.gpus else {})},
         ),
         run_config=RunConfig(
-            name=f"workers-{trial_id}", storage_path=str(Path(job.folder)), callbacks=[callback],  # type: ignore[list-item]
+            name=f"workers-{ray_tune.get_context().get_trial_id()}", storage_path=str(Path(job.folder)), callbacks=[callback],  # type: ignore[list-item]
             # One level of retries only, Tune's: two levels would multiply.
             failure_config=FailureConfig(max_failures=0, controller_failure_limit=0),  # type: ignore[call-arg]
         ),

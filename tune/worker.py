@@ -1,14 +1,18 @@
 """What trains one trial: the whole trial in process, or one rank of it under Ray Train.
 
 A trial is a folder. `outcome.json` says how it ended, `state/` is what a retry goes on from, `reported.json` keeps a retry
-from reporting again what is known, `best/` is the checkpoint of a run whose weights are wanted.
+from reporting again what is known, `best/` is the checkpoint of a run whose weights are wanted, `lock` is held by the process
+that trains.
 """
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -19,12 +23,13 @@ import torch
 
 from imf_core.config import Config
 from imf_core.data.prepared import LinkData, load_prepared
-from imf_core.errors import DivergedError
+from imf_core.errors import DivergedError, ResourceError
 from imf_core.train.batches import Shard
 from imf_core.train.checkpoint import save_checkpoint
 from imf_core.train.fit import EpochReport, FitResult, Saving, build_model, fit
 from tune.outcome import OUTCOME_FILE, TrialState, atomic_write_text
 
+_WAIT_SECONDS = 120.0
 Report = Callable[[dict[str, Any]], None]
 
 
@@ -80,17 +85,42 @@ def run_job(job: Job, report: Report, shard: Shard = Shard()) -> FitResult:  # n
     data = shared_data(job.prepared)
     model = build_model(config, data)
     device = torch.device("cuda" if job.gpu and torch.cuda.is_available() else "cpu")
-    reporter = _Reporter(folder, report, model.num_parameters, shard)
-    result = fit(
-        model, data, config, reporter, shard=shard, saving=Saving(folder / "state", job.save_seconds), device=device
-    )
-    if job.keep and shard.rank == 0:
-        metrics = {
-            "validation": result.metrics.as_dict(), "best_epoch": result.best_epoch, "epochs": result.epochs,
-            "seed": config.train.seed, "fingerprint": data.graph.fingerprint,
-        }
-        save_checkpoint(folder / "best", model, config, data.graph.entities, data.graph.relations, metrics)
+    with _alone(folder) if shard.rank == 0 else nullcontext():
+        reporter = _Reporter(folder, report, model.num_parameters, shard)
+        result = fit(
+            model, data, config, reporter, shard=shard, saving=Saving(folder / "state", job.save_seconds), device=device
+        )
+        if job.keep and shard.rank == 0:
+            metrics = {
+                "validation": result.metrics.as_dict(), "best_epoch": result.best_epoch, "epochs": result.epochs,
+                "seed": config.train.seed, "fingerprint": data.graph.fingerprint,
+            }
+            save_checkpoint(folder / "best", model, config, data.graph.entities, data.graph.relations, metrics)
     return result
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Hold the trial's folder. The worker of a killed search lives on for some seconds and may be at its last save.
+
+    Raises:
+        ResourceError: another process holds it and does not end.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "lock").open("ab") as stream:
+        deadline = time.monotonic() + _WAIT_SECONDS
+        while True:
+            try:
+                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except OSError as error:
+                if time.monotonic() > deadline:
+                    raise ResourceError(
+                        f"another process has trained in {folder} for {_WAIT_SECONDS:.0f} s",
+                        remedy="end the worker that an earlier search left behind",
+                    ) from error
+                time.sleep(0.1)
+        yield
 
 
 @dataclass
@@ -102,6 +132,7 @@ class _Reporter:
     num_parameters: int
     shard: Shard
     reported: int = field(init=False)
+    began: int | None = field(init=False, default=None)  # first epoch that this process had: 1, or where it went on
 
     def __post_init__(self) -> None:
         file = self.folder / "reported.json"
@@ -109,12 +140,14 @@ class _Reporter:
         self.reported = int(json.loads(file.read_text())["epoch"]) - 1 if file.exists() else 0
 
     def __call__(self, epoch: EpochReport) -> None:
+        self.began = self.began or epoch.epoch
         if epoch.epoch <= self.reported:
             return
         self.report({**epoch.flat(), "num_parameters": self.num_parameters})
         self.reported = epoch.epoch
         if self.shard.rank == 0:  # after the report: one that was lost is repeated, and the driver counts an epoch once
-            atomic_write_text(self.folder / "reported.json", json.dumps({"epoch": epoch.epoch, "pid": os.getpid()}))
+            said = {"pid": os.getpid(), "began": self.began}
+            atomic_write_text(self.folder / "reported.json", json.dumps({**said, "epoch": epoch.epoch}))
 
 
 def train_worker(job: Mapping[str, Any]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -40,11 +41,13 @@ def write_graph(folder: Path) -> Path:
     return folder
 
 
-def run_search(repository: Path, cwd: Path, *arguments: str, timeout: int = 280) -> subprocess.CompletedProcess[str]:
-    settings = [part for setting in SMALL for part in ("--set", setting)]
+def run_search(
+    repository: Path, cwd: Path, *arguments: str, timeout: int = 280, settings: Sequence[str] = SMALL
+) -> subprocess.CompletedProcess[str]:
+    fixed = [part for setting in settings for part in ("--set", setting)]
     environment = {**os.environ, "COLUMNS": "120", "HOME": str(cwd)}
     return subprocess.run(
-        [sys.executable, str(repository / "tune" / "search.py"), *settings, *arguments],
+        [sys.executable, str(repository / "tune" / "search.py"), *fixed, *arguments],
         cwd=cwd,
         env=environment,
         capture_output=True,

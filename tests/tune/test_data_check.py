@@ -12,8 +12,9 @@ from small_search import run_search, write_graph
 
 from imf_core.commands.audit import audit_command
 from imf_core.errors import DataError
+from tune.continuation import open_study
 from tune.data_check import AUDIT_FILE
-from tune.plan import Plan, make_plan, show_plan, write_prepared
+from tune.plan import Plan, make_plan, show_plan
 from tune.resources import ClusterResources, Node
 from tune.settings import SearchConfig
 
@@ -82,7 +83,8 @@ def test_the_audit_is_in_the_study_from_its_start_and_agrees_with_the_command(
 ) -> None:
     leak(graph)
     plan = planned(graph, storage=tmp_path / "results", study="x")
-    write_prepared(plan)
+    with open_study(plan):
+        pass
     kept = json.loads((tmp_path / "results" / "x" / AUDIT_FILE).read_text())
     audit_command(str(graph), as_json=True)
     said = json.loads(capsys.readouterr().out)

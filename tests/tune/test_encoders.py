@@ -15,7 +15,8 @@ from imf_core.data.prepared import load_prepared
 from imf_core.encode.pretrained_text import TransformersTextEncoder
 from imf_core.errors import DataError
 from imf_core.train.fit import build_model, fit
-from tune.plan import Plan, make_plan, write_prepared
+from tune.continuation import open_study
+from tune.plan import Plan, make_plan
 from tune.resources import ClusterResources
 from tune.settings import SearchConfig
 
@@ -59,7 +60,8 @@ def test_features_are_extracted_once_and_trials_need_no_model(home: Path, monkey
     monkeypatch.setattr(TransformersTextEncoder, "encode_part", counted)
     model = tiny_bert(home / "bert")
     plan = planned(home, "one", str(model))
-    write_prepared(plan)
+    with open_study(plan):
+        pass
     planned(home, "two", str(model))
     assert sum(encoded) == len((home / "graph" / "descriptions.tsv").read_text().splitlines())
     for folder in (model, home / "cache", home / "graph"):

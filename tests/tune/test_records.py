@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import math
 import os
@@ -14,6 +13,7 @@ import pytest
 
 from imf_core.errors import DataError
 from tune import records as records_module
+from tune.journal import History
 from tune.records import (
     Ledger,
     TrialRecord,
@@ -182,7 +182,7 @@ def test_a_trial_with_a_folder_of_its_own(tmp_path: Path) -> None:
     assert elsewhere.records[0].reason == "KeyError: 'x'"
 
 
-def test_a_second_end_changes_nothing_and_a_restart_goes_on(tmp_path: Path) -> None:
+def test_a_second_end_changes_nothing(tmp_path: Path) -> None:
     ledger = Ledger(tmp_path, max_epochs=5)
     trial = make_trial(tmp_path, "t0", x=1)
     ledger.on_trial_start(iteration=0, trials=[trial], trial=trial)
@@ -192,27 +192,62 @@ def test_a_second_end_changes_nothing_and_a_restart_goes_on(tmp_path: Path) -> N
     ledger.on_experiment_end(trials=[trial])
     assert ledger.records == [first]
 
-    later = Ledger(tmp_path, max_epochs=5, records=load_records(tmp_path / "trials.json"))
-    newer = make_trial(tmp_path, "t1")
-    later.on_trial_start(iteration=0, trials=[newer, trial], trial=trial)  # Tune restores trials in another order
-    report(later, trial, [newer, trial], 0.4, first=2)
-    write_outcome(trial, "completed", 2)
-    later.on_trial_complete(iteration=0, trials=[newer, trial], trial=trial)
-    (record,) = later.records
-    assert (record.number, record.state, record.best_mrr, record.epochs) == (0, TrialState.COMPLETED, 0.5, 2)
-    assert later.number_of(newer) == 1
+
+def history(*told: tuple[str, str, dict[str, Any]]) -> History:
+    return History.of([{"event": "study"}, *({"event": kind, "trial": name, "at": 50.0, **more} for kind, name, more in told)])
 
 
-def test_state_survives_a_snapshot(tmp_path: Path) -> None:
-    ledger = Ledger(tmp_path, max_epochs=5)
-    trials = [make_trial(tmp_path, "t0"), make_trial(tmp_path, "t1")]
-    report(ledger, trials[0], trials, 0.5)
-    state = copy.deepcopy(ledger.get_state())  # as Tune's snapshot does
-    report(ledger, trials[0], trials, 0.9, first=2)
-    other = Ledger(tmp_path, max_epochs=5)
-    other.set_state(state)
-    other.end(trials)
-    assert [(record.number, record.best_mrr, record.epochs) for record in other.records] == [(0, 0.5, 1)]
+def heard(epoch: int, mrr: float) -> dict[str, Any]:
+    return {"epoch": epoch, "seconds": 2.0 * epoch, "numbers": {"mrr": mrr, "best_mrr": mrr, "mean_rank": 9.0}}
+
+
+def test_a_trial_that_was_interrupted_goes_on_where_the_journal_left_it(tmp_path: Path) -> None:
+    """Its stopped record is replaced at its end; epochs, curve, retries and seconds go on."""
+    trial = make_trial(tmp_path, "trial-000", **{"train.lr": 0.1})
+    before = Ledger(tmp_path, max_epochs=5)
+    before.on_trial_start(iteration=0, trials=[trial], trial=trial)
+    report(before, trial, [trial], 0.3)
+    before.on_experiment_end(trials=[trial])
+    assert [record.state for record in load_records(tmp_path)] == [TrialState.STOPPED]
+    told = history(
+        ("ask", "trial-000", {"params": {"train.lr": 0.1}}), ("report", "trial-000", heard(1, 0.3)), ("retry", "trial-000", {}),
+        ("report", "trial-000", heard(2, 0.4)), ("ask", "trial-001", {"params": {"train.lr": 0.2}}),
+    )
+    later = Ledger(tmp_path, max_epochs=5, records=load_records(tmp_path), history=told)
+    assert later.records == []
+    newer = make_trial(tmp_path, "another id", **{"train.lr": 0.1})
+    newer.config["name"] = "trial-000"
+    later.on_trial_start(iteration=0, trials=[newer], trial=newer)
+    report(later, newer, [newer], 0.35, first=3)
+    write_outcome(newer, "completed", 3)
+    later.on_trial_complete(iteration=0, trials=[newer], trial=newer)
+    later.on_experiment_end(trials=[newer])
+    first, second = load_records(tmp_path)
+    assert (first.number, first.state, first.best_mrr, first.best_epoch) == (0, TrialState.COMPLETED, 0.4, 2)
+    assert (first.epochs, first.curve, first.retries) == (3, ((1, 0.3), (2, 0.4), (3, 0.35)), 1)
+    assert first.seconds == 4.0 + 6.0  # two epochs then, and what this session says of its own time
+    assert first.params == {"train.lr": 0.1}
+    # Begun, and not begun again before this session ended.
+    assert (second.trial_id, second.state, second.epochs) == ("trial-001", TrialState.STOPPED, 0)
+
+
+@pytest.mark.parametrize("how", ["pruned", "completed", "failed"])
+def test_an_end_that_the_kill_kept_from_the_records_is_made_up_for(tmp_path: Path, how: str) -> None:
+    make_trial(tmp_path, "trial-000")
+    last = {} if how == "failed" else {**heard(2, 0.4), "stopped": how == "pruned"}
+    if how != "pruned":
+        values = {"state": how, "reason": "said so", "error_type": None, "epochs": 2 if how == "completed" else 0}
+        (tmp_path / "trials" / "trial-000" / "outcome.json").write_text(json.dumps(values))
+    told = history(
+        ("ask", "trial-000", {"params": {"a": 1}}), ("report", "trial-000", heard(1, 0.3)),
+        ("tell", "trial-000", {"value": 0.4, "error": how == "failed", "diverged": False, **last}),
+    )
+    ledger = Ledger(tmp_path, max_epochs=5, history=told)
+    (record,) = load_records(tmp_path)
+    assert [record] == ledger.records
+    assert (record.state, record.epochs) == (TrialState(how), 1 if how == "failed" else 2)
+    again = Ledger(tmp_path, max_epochs=5, records=[record], history=told)
+    assert again.records == [record]
 
 
 def test_a_full_disk_does_not_end_the_search(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: Any) -> None:

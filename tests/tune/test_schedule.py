@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from imf_core.errors import ConfigError
+from tune.journal import History
 from tune.schedule import default_grace, is_finite, make_scheduler
 
 
@@ -56,6 +57,50 @@ def test_a_non_finite_report_ends_the_trial_at_once(kind: str, value: float) -> 
     assert report(scheduler, "t1", 1, 0.01) == "CONTINUE"  # +inf would have raised the rung's cut-off above it
     if kind == "asha":
         assert [list(recorded.values()) for _, recorded in scheduler._brackets[0]._rungs] == [[], [], [0.01]]
+
+
+def played(*told: tuple[str, str, int, float]) -> History:
+    return History.of([
+        {"event": "study"},
+        *({"event": "ask", "trial": name, "params": {}} for name in dict.fromkeys(name for _, name, _, _ in told)),
+        *({"event": kind, "trial": name, "epoch": epoch, "numbers": {"best_mrr": value}} for kind, name, epoch, value in told),
+    ])
+
+
+def test_a_resumed_search_keeps_its_rungs() -> None:
+    """TUNE-2: rung 1 holds 0.9 and 0.8 when the driver is killed; the next trial reports 0.1 and is stopped."""
+    scheduler = started(trials=0, max_epochs=4, grace=1, reduction=2)
+    scheduler.replay(played(("report", "a", 1, 0.9), ("report", "b", 1, 0.8)))
+    for name in ("b", "c"):
+        scheduler.on_trial_add(None, SimpleNamespace(trial_id="other id", config={"name": name}))
+    (rung,) = [recorded for milestone, recorded in scheduler._brackets[0]._rungs if milestone == 1]
+    assert np.median(list(rung.values())) == pytest.approx(0.85)
+    assert report(scheduler, "c", 1, 0.1) == "STOP"
+    # A trial that goes on is not judged again where it was, and is judged at its next rung.
+    assert report(scheduler, "b", 1, 0.0) == "CONTINUE"
+    assert report(scheduler, "b", 2, 0.8) == "CONTINUE"
+
+
+@pytest.mark.parametrize("cut", range(1, 12))
+def test_rungs_after_a_replay_are_those_of_the_unbroken_run(cut: int) -> None:
+    values = {"a": (0.3, 0.4, 0.5, 0.6), "b": (0.2, 0.5, 0.5, 0.5), "c": (0.4, 0.45, 0.5, 0.55)}
+    order = [(name, epoch) for epoch in range(1, 5) for name in values]
+    whole, told = started(trials=0, max_epochs=4, grace=1, reduction=2), []
+    for name in values:
+        whole.on_trial_add(None, SimpleNamespace(trial_id=name))
+    stopped: set[str] = set()
+    rungs = []
+    for name, epoch in order:
+        if name not in stopped:
+            value = values[name][epoch - 1]
+            stop = report(whole, name, epoch, value) == "STOP"
+            told.append(("tell" if stop else "report", name, epoch, value))
+            stopped |= {name} if stop else set()
+            rungs.append([dict(recorded) for _, recorded in whole._brackets[0]._rungs])
+    assert stopped
+    again = started(trials=0, max_epochs=4, grace=1, reduction=2)
+    again.replay(played(*told[:cut]))
+    assert [recorded for _, recorded in again._brackets[0]._rungs] == rungs[min(cut, len(rungs)) - 1]
 
 
 def test_a_trial_without_reports_can_end() -> None:

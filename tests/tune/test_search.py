@@ -240,5 +240,6 @@ def test_an_existing_study_is_never_mixed_with_another(study: tuple, repository:
     before = (folder / "trials.json").read_bytes()
     done = run_search(repository, folder.parents[1], "--data", "graph", "--study", "small", timeout=60)
     assert done.returncode == 2
-    assert "the study 'small' exists" in " ".join(done.stderr.split())
+    assert "the study 'small' was begun with something else" in " ".join(done.stderr.split())
+    assert "reduction: 2.0 then, 3.0 now" in " ".join(done.stderr.split())
     assert (folder / "trials.json").read_bytes() == before

@@ -10,8 +10,9 @@ from small_search import SMALL, write_graph
 
 from imf_core.config import parse_overrides
 from imf_core.data.prepared import load_prepared
+from tune.continuation import open_study
 from tune.parameter import marks
-from tune.plan import make_plan, write_prepared
+from tune.plan import make_plan
 from tune.resources import ClusterResources
 from tune.settings import SearchConfig
 
@@ -34,7 +35,8 @@ def graph(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_table_is_in_the_prepared_data(tmp_path: Path) -> None:
     plan = make_plan(settings(tmp_path, *QUICK), ClusterResources.local())
     assert plan.base.structure.init == "gat"
-    write_prepared(plan)
+    with open_study(plan):
+        pass
     found = load_prepared(plan.prepared).structure
     assert found is not None and plan.data.structure is not None
     assert np.array_equal(found, plan.data.structure) and found.shape == (plan.data.graph.num_entities, 8)

@@ -13,11 +13,11 @@ import pytest
 from optuna.trial import TrialState
 
 from imf_core.config import Config
-from imf_core.errors import ConfigError, DataError
-from tune.records import TrialRecord
-from tune.records import TrialState as Ended
+from imf_core.errors import ConfigError
+from tune.journal import History, Journal
+from tune.sampler import distribution, export_study, make_sampler, sampler_settings
 from tune.space import SearchSpace
-from tune.study import StudySearch, distribution, export_study, load_points, make_sampler, sampler_settings
+from tune.study import StudySearch
 
 BRANCHES = ("structure", "image", "text", "fused")
 LR = {"train.lr": {"low": 1e-4, "high": 1e-1, "log": True}, "model.dim": {"choices": [64, 128]}}
@@ -40,16 +40,22 @@ def run(search: StudySearch, trial_id: str, *values: float) -> None:
     search.on_trial_complete(trial_id, {"best_mrr": values[-1], "epoch": len(values), "done": True} if values else None)
 
 
+def point(search: StudySearch, trial_id: str) -> dict[str, Any]:
+    suggested = search.suggest(trial_id)
+    assert isinstance(suggested, dict)
+    return dict(suggested["params"])
+
+
 def states(search: StudySearch) -> list[str]:
     return [trial.state.name for trial in search.study.trials]
 
 
 def test_trial_one_is_the_default_and_names_keep_their_dots(space: SearchSpace) -> None:
     search = StudySearch(space, seed=0)
-    point = search.suggest("a")
-    assert point == space.default_point()
-    assert all("." in name and "/" not in name and not isinstance(value, dict) for name, value in point.items())
-    assert search.suggest("a") == point  # asked again for the same trial: the same answer
+    suggested = search.suggest("a")
+    assert suggested == {"name": "trial-000", "params": space.default_point()}
+    assert all("." in name and "/" not in name and not isinstance(value, dict) for name, value in point(search, "a").items())
+    assert search.suggest("a") == suggested  # asked again for the same trial: the same answer
 
 
 @pytest.mark.parametrize("concurrency", [1, 2])
@@ -57,7 +63,7 @@ def test_equal_seeds_draw_equal_points(space: SearchSpace, concurrency: int) -> 
     def draws(seed: int, trials: int, at_once: int) -> list[dict[str, Any]]:
         search, found, running = StudySearch(space, seed=seed), [], []
         for number in range(trials):
-            found.append(search.suggest(f"t{number}"))
+            found.append(point(search, f"t{number}"))
             running.append(number)
             if len(running) == at_once:
                 done = running.pop(0) if seed % 2 else running.pop()  # any order of finishing
@@ -77,10 +83,10 @@ def test_conditional_space_works_beyond_the_start_up(space: SearchSpace) -> None
         search = StudySearch(space, seed=3, startup=4)
         decisions = set()
         for number in range(25):
-            point = search.suggest(f"t{number}")
-            config = space.config_for(point)
+            drawn = point(search, f"t{number}")
+            config = space.config_for(drawn)
             decisions.add(config.model.decision)
-            assert (config.model.decision == "fixed") == ("model.decision_weights.text" in point)
+            assert (config.model.decision == "fixed") == ("model.decision_weights.text" in drawn)
             run(search, f"t{number}", 0.5 - abs(math.log10(config.train.lr) + 3))
     assert "fixed" in decisions
     assert len(decisions) > 1
@@ -119,7 +125,7 @@ def test_an_early_stopped_trial_counts_with_its_best(small: SearchSpace) -> None
     search.on_trial_result("a", {"best_mrr": 0.3, "epoch": 1})
     search.on_trial_complete("a", {"best_mrr": 0.2, "epoch": 2})  # a metric that fell
     assert search.study.trials[0].value == 0.3
-    assert search.study.trials[0].user_attrs == {"trial_id": "a", "epochs": 2, "diverged": False}
+    assert search.study.trials[0].user_attrs == {"trial_id": "trial-000", "epochs": 2, "diverged": False}
 
 
 def test_errors_and_missing_results_fail(small: SearchSpace) -> None:
@@ -130,22 +136,14 @@ def test_errors_and_missing_results_fail(small: SearchSpace) -> None:
     search.on_trial_complete("a", error=True)
     search.on_trial_complete("b")
     search.on_trial_complete("c", {"done": True})
-    assert search.fail_unfinished(live=["d"]) == []
     assert states(search) == ["FAIL", "FAIL", "FAIL", "RUNNING"]
     search.on_trial_result("d", {"best_mrr": 0.25, "epoch": 1})
-    assert search.fail_unfinished() == ["d"]
+    assert search.open == search.end_unfinished() == ["trial-003"]
+    assert search.open == []
     assert states(search)[3] == "COMPLETE"
     search.on_trial_complete("a", {"best_mrr": 0.9, "epoch": 3})  # too late: changes nothing
     search.on_trial_result("unknown", {"best_mrr": 0.9, "epoch": 3})
     assert states(search) == ["FAIL", "FAIL", "FAIL", "COMPLETE"]
-
-
-def test_a_study_ahead_of_tune_is_tolerated(small: SearchSpace) -> None:
-    search = StudySearch(small)
-    search.suggest("a")
-    search.study.tell(0, 0.7)
-    run(search, "a", 0.1, 0.2)
-    assert search.study.trials[0].value == 0.7
 
 
 def test_a_retried_trial_may_repeat_epochs(small: SearchSpace) -> None:
@@ -169,7 +167,7 @@ def test_points_come_first_and_are_checked(small: SearchSpace) -> None:
             StudySearch(small, points=[bad])
     points = [{"train.lr": 0.05, "model.dim": 64}, small.default_point(), {"train.lr": 0.01, "model.dim": 128}]
     search = StudySearch(small, points=points)
-    drawn = [search.suggest(f"t{number}") for number in range(4)]
+    drawn = [point(search, f"t{number}") for number in range(4)]
     assert drawn[:3] == [small.default_point(), points[0], points[2]] == search.first_points
     assert drawn[3] not in drawn[:3]
 
@@ -177,42 +175,123 @@ def test_points_come_first_and_are_checked(small: SearchSpace) -> None:
 def test_a_partial_point_is_completed(small: SearchSpace) -> None:
     search = StudySearch(small, points=[{"train.lr": 0.05}])
     search.suggest("a")
-    point = search.suggest("b")
-    assert point["train.lr"] == 0.05
-    assert point["model.dim"] in (64, 128)
+    drawn = point(search, "b")
+    assert drawn["train.lr"] == 0.05
+    assert drawn["model.dim"] in (64, 128)
 
 
 def test_a_known_score_is_stored_without_training(space: SearchSpace) -> None:
     fixed = {**space.default_point(), "model.decision": "fixed", "model.decision_weights.text": 0.5}
     search = StudySearch(space, known=[({"train.lr": 0.001, "model.dim": 128}, 0.31), (fixed, 0.2)])
     assert [trial.value for trial in search.study.get_trials(states=(TrialState.COMPLETE,))] == [0.31, 0.2]
-    assert search.suggest("a") == space.default_point()
+    assert point(search, "a") == space.default_point()
     with pytest.raises(ConfigError, match="not finite"):
         search.add_known({"train.lr": 0.001}, math.nan)
     with pytest.raises(ConfigError, match=r"train\.lr"):
         search.add_known({"train.lr": 5.0}, 0.1)
 
 
-def test_save_and_restore_go_on_as_unbroken_and_fail_orphans(space: SearchSpace, tmp_path: Path) -> None:
+def test_a_journal_played_to_a_fresh_study_goes_on_as_unbroken(space: SearchSpace, tmp_path: Path) -> None:
+    """Wherever a search is cut, its journal brings a fresh study to where it stood: the same draws, values and states."""
+
+    def told(search: StudySearch, number: int) -> None:
+        run(search, f"t{number}", 0.1 + (number * 7 % 11) / 100, 0.1 + (number * 5 % 13) / 100)
+
+    with Journal(tmp_path / "whole") as journal:
+        journal.append("study")
+        unbroken = StudySearch(space, seed=0, journal=journal)
+        for number in range(16):
+            unbroken.suggest(f"t{number}")
+            if number != 5:
+                told(unbroken, number)
+        lines = journal.path.read_bytes().splitlines(keepends=True)
+    names = [json.loads(line).get("trial") for line in lines]
+    for cut in (1, 2, 3, 4, 9, len(lines) // 2, len(lines) - 1, len(lines)):
+        broken = tmp_path / f"cut-{cut}"
+        broken.mkdir()
+        (broken / "journal.jsonl").write_bytes(b"".join(lines[:cut]) + b'{"event": "ask", "tri')  # killed while it wrote
+        with Journal(broken) as journal:
+            history = History.of(journal.events)
+            again = StudySearch(space, seed=0, journal=journal)
+            again.replay(history)
+            interrupted = [trial.name for trial in history.interrupted]
+            for number in range(16):
+                name = f"trial-{number:03d}"
+                if name in history.trials and name not in interrupted:
+                    continue
+                given = again.suggest(f"again {name}")
+                assert given == {"name": name, "params": point(unbroken, f"t{number}")}
+                if number != 5:
+                    run(again, f"again {name}", 0.1 + (number * 7 % 11) / 100, 0.1 + (number * 5 % 13) / 100)
+            told_by_both = [json.loads(line) for line in journal.path.read_bytes().splitlines()]
+        assert sorted(states(again)) == sorted(states(unbroken))
+        if "trial-005" not in names[:cut]:  # otherwise the interrupted one ran first, which is an order of its own
+            assert [trial.value for trial in again.study.trials] == [trial.value for trial in unbroken.study.trials]
+            assert [(e["event"], e.get("trial")) for e in told_by_both] == [
+                (e["event"], e.get("trial")) for e in map(json.loads, lines)
+            ]
+
+
+def test_a_sampler_that_draws_otherwise_is_refused(space: SearchSpace, tmp_path: Path) -> None:
+    with Journal(tmp_path) as journal:
+        journal.append("study")
+        search = StudySearch(space, seed=0, journal=journal)
+        for number in range(3):
+            search.suggest(f"t{number}")
+        history = History.of(journal.events)
+    with pytest.raises(ConfigError, match="the sampler does not repeat what it drew: for trial-001"):
+        StudySearch(space, seed=1).replay(history)
+
+
+def test_the_draws_of_an_unbroken_run(tmp_path: Path) -> None:
+    """TUNE-1: x ~ U(-5, 5), seed 0, six trials, killed after three."""
+    space = SearchSpace.from_values({"model.dropout_input": {"low": 0.0, "high": 0.5}}, Config(), BRANCHES)
+    expected = [0.488135, 2.151894, 1.027634, 0.448832, -0.763452, 1.458941]
+    with Journal(tmp_path) as journal:
+        journal.append("study")
+        search = StudySearch(space, seed=0, journal=journal)
+        search.suggest("default")
+        run(search, "default", 0.1)
+        for number in range(3):
+            search.suggest(f"t{number}")
+            run(search, f"t{number}", 0.1)
+    with Journal(tmp_path) as journal:
+        again = StudySearch(space, seed=0, journal=journal)
+        again.replay(History.of(journal.events))
+        for number in range(3, 6):
+            again.suggest(f"t{number}")
+            run(again, f"t{number}", 0.1)
+        asked = [event["params"]["model.dropout_input"] for event in journal.events if event["event"] == "ask"]
+    assert [20 * value - 5 for value in asked[1:]] == pytest.approx(expected, abs=1e-5)
+
+
+def test_no_setting_is_trained_twice_and_a_space_can_be_exhausted() -> None:
+    space = SearchSpace.from_values({"model.dim": {"choices": [32, 64, 128]}}, Config(), BRANCHES)
+    search = StudySearch(space, seed=0, known=[({"model.dim": 64}, 0.3)])
+    drawn = []
+    for number in range(2):
+        drawn.append(point(search, f"t{number}")["model.dim"])
+        run(search, f"t{number}", 0.1 * (number + 1))
+    assert sorted(drawn) == [32, 128]
+    assert search.suggest("t2") == "FINISHED"
+    assert search.exhausted
+    # Each repeated draw got the value that its setting has already.
+    values = {trial.params["model.dim"]: set() for trial in search.study.trials}
+    for trial in search.study.trials:
+        values[trial.params["model.dim"]].add(trial.value)
+    assert all(len(found) == 1 for found in values.values())
+
+
+def test_a_setting_that_runs_is_not_begun_again() -> None:
+    space = SearchSpace.from_values({"model.dim": {"choices": [64, 128]}}, Config(), BRANCHES)
     search = StudySearch(space, seed=0)
-    for number in range(12):
-        search.suggest(f"t{number}")
-        if number != 4:
-            run(search, f"t{number}", 0.1 + number / 100)
-    search.study.ask()  # a trial that Tune never heard of
-    search.save(str(tmp_path / "state"))
-    again = StudySearch(space, seed=99)
-    again.restore(str(tmp_path / "state"))
-    assert states(again)[4] == "RUNNING"  # Tune goes on with this one
-    assert states(again)[12] == "FAIL"
-    assert states(search)[12] == "RUNNING"
-    search.study.tell(12, state=TrialState.FAIL)
-    assert again.suggest("next") == search.suggest("next")
-    run(again, "t4", 0.9)
-    assert again.study.best_trial.number == 4
-    (tmp_path / "state").write_bytes(b"")
-    with pytest.raises(ConfigError, match="state is damaged"):
-        again.restore(str(tmp_path / "state"))
+    drawn = [point(search, f"t{number}")["model.dim"] for number in range(2)]
+    assert sorted(drawn) == [64, 128]
+    assert search.suggest("t2") == "FINISHED"
+    assert set(states(search)) == {"RUNNING", "FAIL"}
+    run(search, "t0", 0.1)
+    run(search, "t1", 0.2)
+    assert "RUNNING" not in states(search)
 
 
 def test_export_is_readable_by_optuna_and_replaces_itself(space: SearchSpace, tmp_path: Path) -> None:
@@ -224,13 +303,14 @@ def test_export_is_readable_by_optuna_and_replaces_itself(space: SearchSpace, tm
     search.on_trial_complete("t2", error=True)
     path = tmp_path / "unicode-1" / "optuna.db"
     for _ in range(2):
-        assert export_study(search, path, {"t0": "completed", "t1": "pruned", "t2": "failed"}) == path
+        outcomes = {"trial-000": "completed", "trial-001": "pruned", "trial-002": "failed"}
+        assert export_study(search.study, path, outcomes) == path
     assert [file.name for file in path.parent.iterdir()] == ["optuna.db"]
     study = optuna.load_study(study_name="unicode-1", storage=f"sqlite:///{path}")
     assert [trial.state.name for trial in study.trials] == ["COMPLETE", "PRUNED", "FAIL"]  # the running one is not copied
     assert [trial.params for trial in study.trials] == [trial.params for trial in search.study.trials[:3]]
     assert study.trials[1].value == pytest.approx(0.3)
-    assert study.trials[1].user_attrs["trial_id"] == "t1"
+    assert study.trials[1].user_attrs["trial_id"] == "trial-001"
     assert study.user_attrs["space"] == space.fingerprint
     assert states(search) == ["COMPLETE", "COMPLETE", "FAIL", "RUNNING"]  # the study in memory is untouched
 
@@ -240,41 +320,6 @@ def test_two_searches_in_one_process_do_not_share_a_study(small: SearchSpace, sp
     first.suggest("a")
     assert len(first.study.get_trials(states=(TrialState.RUNNING,))) == 1
     assert len(second.study.get_trials(states=(TrialState.RUNNING,))) == 0
-
-
-def record(number: int, state: Ended, best: float | None, **params: Any) -> dict[str, Any]:
-    named = {name.replace("_", ".", 1): value for name, value in params.items()}
-    return TrialRecord(number, f"id{number}", state, named, best, 1, 1, 1.0).to_json()
-
-
-def test_warm_start_takes_the_best_finite_points(small: SearchSpace, tmp_path: Path) -> None:
-    rows = [
-        record(0, Ended.COMPLETED, 0.1, train_lr=0.01, model_dim=64),
-        record(1, Ended.PRUNED, 0.3, train_lr=0.02, model_dim=64),
-        record(2, Ended.DIVERGED, 0.9, train_lr=0.03, model_dim=64),
-        record(3, Ended.COMPLETED, None, train_lr=0.04, model_dim=64),
-        record(4, Ended.COMPLETED, 0.2, train_lr=0.05, model_dim=128),
-        record(5, Ended.FAILED, 0.8, train_lr=0.06, model_dim=64),
-    ]
-    (tmp_path / "trials.json").write_text(json.dumps(rows))
-    assert [point["train.lr"] for point in load_points(tmp_path, small)] == [0.02, 0.05, 0.01]
-    points = load_points(tmp_path, small, k=2)
-    assert points == [{"train.lr": 0.02, "model.dim": 64}, {"train.lr": 0.05, "model.dim": 128}]
-    search = StudySearch(small, points=points)
-    assert [search.suggest(name) for name in "abc"] == [small.default_point(), *points]
-
-
-def test_warm_start_refuses_what_does_not_fit(small: SearchSpace, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"trials\.json"):
-        load_points(tmp_path, small)
-    for row, words in (
-        (record(3, Ended.COMPLETED, 0.1, train_lrr=0.01), "trial 3 .*train.lrr is unknown; did you mean 'train.lr'"),
-        (record(3, Ended.COMPLETED, 0.1, train_lr=0.5), r"trial 3 .*train.lr = 0.5 is outside \[0.0001, 0.1\]"),
-        (record(3, Ended.FAILED, None, train_lr=0.01), "no trial in .* has a finite value"),
-    ):
-        (tmp_path / "trials.json").write_text(json.dumps([row]))
-        with pytest.raises(ConfigError, match=words):
-            load_points(tmp_path, small)
 
 
 def test_sampler_options_are_explicit_and_logged() -> None:

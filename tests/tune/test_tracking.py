@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import logging
 import math
@@ -13,7 +12,8 @@ from typing import Any
 import pytest
 from mlflow.exceptions import MlflowException
 
-from tune.records import Ledger
+from tune.journal import History
+from tune.records import Ledger, load_records
 from tune.tracking import MlflowCallback, Tracker
 from tune.tracking_text import config_text, param_text
 
@@ -38,8 +38,8 @@ def outcome(trial: Any, state: str) -> None:
 class Search:
     """The part of Tune's loop that calls callbacks, ledger first or last."""
 
-    def __init__(self, tracker: Tracker, folder: Path, *trials: Any) -> None:
-        self.ledger = Ledger(folder, max_epochs=5)
+    def __init__(self, tracker: Tracker, folder: Path, *trials: Any, ledger: Ledger | None = None) -> None:
+        self.ledger = ledger or Ledger(folder, max_epochs=5)
         self.logged = MlflowCallback(tracker, self.ledger)
         self.callbacks = (self.logged, self.ledger)
         self.trials = list(trials)
@@ -109,12 +109,18 @@ def test_one_run_a_trial_whatever_is_retried(place: Path, tmp_path: Path) -> Non
         search.report(trials[0], epoch, 0.1 * epoch)
     search.tell("complete", trials[1])
 
-    resumed = open_study(place, "retried", resume=True)  # the driver died; Tune restores the callbacks' state
+    resumed = open_study(place, "retried", resume=True)  # the driver died
     assert resumed.parent_id == tracker.parent_id
     assert child(tracker, "retried_0").info.status == "KILLED"
-    later = Search(resumed, tmp_path, *trials)
-    for callback, old in zip(later.callbacks, search.callbacks):
-        callback.set_state(copy.deepcopy(old.get_state()))
+    told = [
+        {"event": "study"}, *({"event": "ask", "trial": trial.trial_id, "params": trial.config["params"]} for trial in trials),
+        *({"event": "report", "trial": "retried_0", "epoch": epoch, "at": 9.0, "seconds": 1.0, "numbers": {"mrr": 0.1 * epoch}}
+          for epoch in (1, 2, 3)),
+        {"event": "retry", "trial": "retried_0"}, {"event": "tell", "trial": "retried_1", "error": False},
+    ]
+    ended = load_records(tmp_path)
+    resumed.settle(ended)
+    later = Search(resumed, tmp_path, *trials, ledger=Ledger(tmp_path, 5, records=ended, history=History.of(told)))
     later.tell("start", trials[0])
     assert child(tracker, "retried_0").info.status == "RUNNING"
     for epoch in (3, 4):

@@ -1,0 +1,89 @@
+"""Optuna's sampler with every option written out, the ranges in its form, and the export that its own tools read."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.exceptions import ExperimentalWarning
+from optuna.trial import FrozenTrial, TrialState
+
+from tune.parameter import Parameter
+
+STARTUP = 10  # random draws before TPE has enough to go by; these do not depend on the order in which trials finish
+_CANDIDATES = 24
+
+
+def make_sampler(seed: int, startup: int = STARTUP) -> optuna.samplers.TPESampler:
+    """TPE with every option that matters written out, so that a new Optuna does not change the draws.
+
+    Args:
+        seed: equal seeds draw equal points, one trial at a time.
+        startup: random draws until so many trials have finished with a value, >= 1.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ExperimentalWarning)  # `group`, which conditional parameters need
+        return optuna.samplers.TPESampler(
+            seed=seed, n_startup_trials=startup, n_ei_candidates=_CANDIDATES, multivariate=True, group=True, constant_liar=True,
+        )
+
+
+def sampler_settings(seed: int, startup: int = STARTUP, concurrency: int = 1) -> dict[str, Any]:
+    """What `make_sampler` was told, with Optuna's version, for the log; and what can be repeated."""
+    if concurrency == 1:
+        note = "one trial at a time: the same seed repeats every draw"
+    else:
+        note = f"{concurrency} trials at a time: the first {startup} draws repeat, later ones depend on the order of finishing"
+    return {
+        "sampler": "TPE", "optuna": optuna.__version__, "seed": seed, "startup": startup, "candidates": _CANDIDATES,
+        "multivariate": True, "group": True, "constant_liar": True, "note": note,
+    }
+
+
+def distribution(parameter: Parameter) -> BaseDistribution:
+    """Optuna's form of a parameter's range."""
+    if parameter.kind == "categorical":
+        return CategoricalDistribution(parameter.labels)
+    if parameter.kind == "int":
+        return IntDistribution(int(parameter.low), int(parameter.high), log=parameter.log, step=int(parameter.step or 1))
+    return FloatDistribution(parameter.low, parameter.high, log=parameter.log, step=parameter.step)
+
+
+def export_study(study: optuna.Study, path: Path | str, outcomes: Mapping[str, str] | None = None) -> Path:
+    """Copy the finished trials into an SQLite file that Optuna's own tools read; an older export is replaced in one step.
+
+    Args:
+        path: for example `results/<study>/optuna.db`; its folder is made.
+        outcomes: state of each trial by Tune's trial id (`tune.records`); `pruned` and `stopped` become Optuna's PRUNED.
+    """
+    path = Path(path).absolute()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.{os.getpid()}")
+    part.unlink(missing_ok=True)
+    trials = [_with_outcome(trial, outcomes or {}) for trial in study.trials if trial.state.is_finished()]
+    try:
+        storage = optuna.storages.RDBStorage(f"sqlite:///{part}")
+        copy = optuna.create_study(storage=storage, study_name=study.study_name, direction="maximize")
+        for key, value in study.user_attrs.items():
+            copy.set_user_attr(key, value)
+        copy.add_trials(trials)
+        storage.remove_session()
+        storage.engine.dispose()
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+    return path
+
+
+def _with_outcome(trial: FrozenTrial, outcomes: Mapping[str, str]) -> FrozenTrial:
+    outcome = outcomes.get(str(trial.user_attrs.get("trial_id")))
+    if outcome is not None:
+        trial.user_attrs = {**trial.user_attrs, "outcome": str(outcome)}
+        if outcome in ("pruned", "stopped") and trial.state == TrialState.COMPLETE:
+            trial.state = TrialState.PRUNED
+    return trial
