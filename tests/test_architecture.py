@@ -32,7 +32,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
      "tune.tracking_text", "tune.data_check"),
     ("tune.worker",),
     ("tune.trial", "tune.decide"),
-    ("tune.plan", "tune.continuation", "tune.runner", "tune.finalise"),
+    ("tune.plan", "tune.continuation", "tune.watch", "tune.runner", "tune.finalise"),
     ("tune.report", "tune.report_plots", "tune.closing", "tune.reference"),
     ("tune.search",),
 )

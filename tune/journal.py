@@ -109,6 +109,10 @@ class Journal:
     def __reduce__(self) -> tuple[Any, ...]:
         return type(None), ()  # it stays in the driver: what Tune copies into its snapshots has none
 
+    def lost(self, failure: ImfError) -> None:
+        """Note why the search cannot go on; it is raised as soon as Tune lets go."""
+        self.failure = failure
+
     def refuse_full_disk(self, trial: Path) -> None:
         """Called when a trial has failed: where the disk is full, that is no fault of its settings.
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -26,25 +26,30 @@ from tune.settings import SearchConfig, environment
 from tune.study import StudySearch
 from tune.tracking import MlflowCallback, Tracker
 from tune.trial import TrialSpec, trainable
+from tune.watch import watching
 
 
 @contextmanager
-def ray_cluster(settings: SearchConfig, resources: ResourcePlan) -> Iterator[None]:
+def ray_cluster(settings: SearchConfig, resources: ResourcePlan, lost: Callable[[ResourceError], None]) -> Iterator[None]:
     """Ray for the length of the block: the cluster at `settings.address`, or one of our own with the planned resources.
+
+    `lost` is told when a cluster of our own has died; then the block is interrupted as by Ctrl-C.
 
     The dashboard process runs with worker groups only: Ray Train gives the resources of an early-stopped group back through
     its state API, and without it the next trial would wait for ever. It listens on loopback.
     """
     variables = environment(settings.address)
     arguments: dict[str, Any] = {"address": settings.address}
-    if settings.address in (None, "local"):
+    own = settings.address in (None, "local")
+    if own:
         arguments = {
             "address": "local", "num_cpus": int(ClusterResources.local().cpus), "include_dashboard": settings.workers > 1,
             "resources": resources.custom_resources,
         }
     ray.init(**arguments, runtime_env={"env_vars": variables}, log_to_driver=False, logging_level=logging.ERROR)
     try:
-        yield
+        with watching(lost) if own else nullcontext():
+            yield
     finally:
         ray.shutdown()
 
@@ -106,9 +111,9 @@ def run_search(plan: Plan, study: OpenStudy, search: StudySearch, tracker: Track
         ImfError: the journal cannot be written, or Ray has ended.
     """
     settings, max_epochs, history = plan.settings, plan.base.train.max_epochs, study.history
+    earlier = load_records(settings.study_dir) if (settings.study_dir / TRIALS_FILE).exists() else ()
     ledger = Ledger(
-        settings.study_dir, max_epochs, study.seconds_left, load_records(settings.study_dir) if history.trials else (),
-        settings.trials_dir, history, study.journal,
+        settings.study_dir, max_epochs, study.seconds_left, earlier, settings.trials_dir, history, study.journal
     )
     tracker.settle(ledger.records)
     missing = study.trials - len(ledger.records)

@@ -68,7 +68,7 @@ def run(plan: Plan, study: OpenStudy, console: Console) -> int:
     tracker = open_tracker(plan, study)
     status = "FAILED"
     try:
-        with ray_cluster(settings, plan.resources):
+        with ray_cluster(settings, plan.resources, study.journal.lost):
             records = run_search(plan, study, search, tracker, console)
             final = finalised(plan, study, records, tracker, console)
         export_study(search.study, settings.study_dir / "optuna.db", {record.trial_id: record.state for record in records})
@@ -77,6 +77,12 @@ def run(plan: Plan, study: OpenStudy, console: Console) -> int:
     except SearchInterrupted as interruption:
         status = "KILLED"
         console.print(f"[bold yellow]interrupted[/]: {escape(str(interruption))}", highlight=False, soft_wrap=True)
+        return EXIT_INTERRUPTED
+    except KeyboardInterrupt:  # outside of Tune, or for the second time
+        if study.journal.failure is not None:
+            raise study.journal.failure from None
+        status = "KILLED"
+        console.print(f"[bold yellow]interrupted[/]: go on with {escape(settings.resume_command)}", highlight=False)
         return EXIT_INTERRUPTED
     finally:
         tracker.finish(status)
@@ -95,6 +101,8 @@ def finalised(
     except SearchInterrupted:
         raise
     except ImfError as error:
+        if study.journal.failure is not None:
+            raise
         console.print(f"[bold red]finalising failed[/]: {escape(str(error))}", highlight=False)
         return None
 

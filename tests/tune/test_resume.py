@@ -159,22 +159,26 @@ def test_a_damaged_study_is_named_and_never_silently_begun_anew(unbroken: Path, 
 
 
 @pytest.mark.slow
-def test_ten_kills_at_random_moments(unbroken: Path, tmp_path: Path) -> None:
-    write_graph(tmp_path / "graph")
-    rng, kills = random.Random(0), 0
-    for _ in range(10):
-        search = start(REPOSITORY, tmp_path, *ARGUMENTS)
-        target = len(events(tmp_path)) + 1 + rng.randint(1, 5)  # a session, and some events
-        if not run_until(search, tmp_path, target):
-            break
-        time.sleep(rng.random())
+def test_ten_kills_at_random_moments(tmp_path: Path) -> None:
+    arguments = (*ARGUMENTS, "--trials", "12", "--set", "train.max_epochs=16", "--set", "train.patience=16")
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    for home in (whole, broken):
+        write_graph(home / "graph")
+    done = run_search(REPOSITORY, whole, *arguments)
+    assert done.returncode == 0, done.stdout + done.stderr
+    lines = len(events(whole))
+    rng = random.Random(0)
+    for kill in range(10):
+        search = start(REPOSITORY, broken, *arguments)
+        target = min(lines - 4, len(events(broken)) + 2 + rng.randrange(lines // 10))
+        assert run_until(search, broken, target), f"it ended before kill {kill}"
+        time.sleep(0.1 * rng.random())  # anywhere between two lines, too
         search.kill()
         search.wait()
-        kills += 1
-    done = run_search(REPOSITORY, tmp_path, *ARGUMENTS)
+    done = run_search(REPOSITORY, broken, *arguments)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert kills >= 5
-    assert_as_unbroken(tmp_path, unbroken)
+    assert_as_unbroken(broken, whole)
+    assert len([event for event in events(broken) if event["event"] == "session"]) == 11
 
 
 @pytest.mark.slow
@@ -192,7 +196,8 @@ def test_a_part_of_ray_is_killed(unbroken: Path, tmp_path: Path, victim: str) ->
         assert sum(trial["retries"] for trial in json.loads((tmp_path / "results/s/trials.json").read_text())) == 1
     else:
         next(process for process in own if process.name() == victim).kill()
-        assert finish(search, tmp_path, 300) != 0
+        assert finish(search, tmp_path, 200) not in (0, 130)
+        assert "Ray has died" in (tmp_path / "log").read_text()
         done = run_search(REPOSITORY, tmp_path, *ARGUMENTS)
         assert done.returncode == 0, done.stdout + done.stderr
     assert_as_unbroken(tmp_path, unbroken)
