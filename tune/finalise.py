@@ -5,7 +5,7 @@ This is the only place of the search that reads test triples. Everything was cho
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,6 +38,7 @@ class Final:
         validation: best validation MRR of each.
         test: test metrics of each; empty where the graph has no test split.
         structure_only: validation MRR of the winner's settings without any modality; None where there is none.
+        without: validation MRR of the winner's settings without one modality, by its name; only where there are several.
         checkpoint: the seed with the best validation MRR.
         example: a validation head and relation to ask about.
         test_opened: how often the study has read the test split: 1, and once more for each winner that an extension brings.
@@ -48,6 +49,7 @@ class Final:
     validation: tuple[float, ...]
     test: tuple[dict[str, float], ...]
     structure_only: float | None
+    without: dict[str, float]
     checkpoint: Path
     example: tuple[str, str]
     test_opened: int
@@ -56,7 +58,7 @@ class Final:
     def for_report(self) -> dict[str, Any]:
         """As fields of `StudyResult`."""
         return {
-            "structure_only_mrr": self.structure_only, "winner_seed_mrr": self.validation, "test_runs": self.test,
+            "structure_only_mrr": self.structure_only, "without": self.without, "winner_seed_mrr": self.validation, "test_runs": self.test,
             "seeds": self.seeds, "checkpoint": self.checkpoint, "example": self.example, "test_opened": self.test_opened,
         }
 
@@ -81,9 +83,13 @@ def finalise(plan: Plan, study: OpenStudy, winner: TrialRecord, tracker: Tracker
     names = {seed: f"{winner.trial_id}-seed-{seed}" for seed in seeds}
     variants = {name: chosen.updated({"train.seed": seed}) for seed, name in names.items()}
     alone = f"{winner.trial_id}-{STRUCTURE_ONLY}"
+    used = _modalities(plan, chosen)
+    removed = {name: f"{winner.trial_id}-without-{name}" for name in used} if len(used) > 1 else {}
+    variants |= {run: without(chosen, name, used, seeds[0]) for name, run in removed.items()}
     if len(plan.branches) > 1:
         variants[alone] = structure_only(chosen, seeds[0])
     beside = ", and its settings on structure alone" if alone in variants else ""
+    beside += " and without each modality" if removed else ""
     console.print(f"finalising: trial {winner.number} with {len(seeds)} seed(s){beside}", highlight=False)
     runs = run_variants(plan, study, variants, plan.settings.study_dir / "final", tracker, console)
     done = [seed for seed in seeds if _usable(runs.get(names[seed]))]
@@ -100,6 +106,7 @@ def finalise(plan: Plan, study: OpenStudy, winner: TrialRecord, tracker: Tracker
     found = study.journal.append(
         "final", winner=winner.trial_id, asked=seeds, seeds=done, validation=validation, test=test,
         structure_only=runs[alone][0].best_mrr if _usable(runs.get(alone)) else None,
+        without={name: runs[run][0].best_mrr for name, run in removed.items() if _usable(runs.get(run))},
         baseline=rules.as_dict() if rules is not None else None,
     )
     return _known(plan, found, _times_opened(study))
@@ -111,7 +118,7 @@ def _known(plan: Plan, event: Mapping[str, Any], opened: int) -> Final:
     head, relation, _ = graph.valid[0]
     return Final(
         seeds=tuple(event["seeds"]), validation=tuple(event["validation"]), test=tuple(event["test"]),
-        structure_only=event["structure_only"], checkpoint=plan.settings.study_dir / "best",
+        structure_only=event["structure_only"], without=dict(event["without"]), checkpoint=plan.settings.study_dir / "best",
         example=(graph.entities.names[head], graph.relations.names[relation]), test_opened=opened,
         test_baseline=BaselineMetrics(**event["baseline"]) if event["baseline"] is not None else None,
     )
@@ -125,6 +132,19 @@ def structure_only(config: Config, seed: int) -> Config:
     """The same settings without any modality."""
     flat: dict[str, Any] = {"model.modalities": [], "model.decision": "uniform", "model.decision_weights": None}
     return config.updated({**flat, "train.seed": seed})
+
+
+def without(config: Config, name: str, used: Sequence[str], seed: int) -> Config:
+    """The same settings without one of the modalities `used`; the weights of the others keep their proportions."""
+    rest = [modality for modality in used if modality != name]
+    flat: dict[str, Any] = {"model.modalities": rest, "train.seed": seed}
+    if config.model.decision_weights is not None:
+        flat["model.decision_weights"] = {key: value for key, value in config.model.decision_weights.items() if key != name}
+    return config.updated(flat)
+
+
+def _modalities(plan: Plan, config: Config) -> tuple[str, ...]:
+    return tuple(modality.name for modality in plan.data.select(config.model.modalities))
 
 
 def _open_test(

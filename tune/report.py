@@ -41,6 +41,8 @@ class StudyResult:
         wall_seconds: of the whole command.
         command: as typed, to repeat it.
         structure_only_mrr: validation MRR of the winner's settings without any modality; None if not run.
+        without: validation MRR of the winner's settings retrained without one modality, by its name; empty where there is one
+            modality, whose removal is structure alone.
         test_runs: test metrics of the retrained winner, one mapping a seed.
         seeds: of those runs.
         checkpoint: folder of the best checkpoint; None if nothing was trained to an end.
@@ -61,6 +63,7 @@ class StudyResult:
     wall_seconds: float
     command: str
     structure_only_mrr: float | None = None
+    without: Mapping[str, float] = field(default_factory=dict)
     test_runs: tuple[Mapping[str, float], ...] = ()
     seeds: tuple[int, ...] = ()
     checkpoint: Path | None = None
@@ -148,6 +151,7 @@ def summary(result: StudyResult) -> dict[str, Any]:
         "study": result.study, "data": result.data, "data_fingerprint": result.data_fingerprint,
         "trials": count_states(result.records), "best_validation_mrr": best.best_mrr if best else None,
         "structure_only_validation_mrr": result.structure_only_mrr, "points_over_structure_only": result.points_over_structure,
+        "validation_mrr_without": dict(result.without),
         "winner": won,
         "points_over_baseline": {split: result.points_over_baseline(split) for split in ("valid", "test")},
         "audit": result.audit.to_json() if result.audit is not None else None,
