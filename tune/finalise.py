@@ -58,7 +58,8 @@ class Final:
     def for_report(self) -> dict[str, Any]:
         """As fields of `StudyResult`."""
         return {
-            "structure_only_mrr": self.structure_only, "without": self.without, "winner_seed_mrr": self.validation, "test_runs": self.test,
+            "structure_only_mrr": self.structure_only, "without": self.without,
+            "winner_seed_mrr": self.validation, "test_runs": self.test,
             "seeds": self.seeds, "checkpoint": self.checkpoint, "example": self.example, "test_opened": self.test_opened,
         }
 

@@ -15,6 +15,7 @@ from imf_core.data.prepared import LinkData, prepare
 from imf_core.train.batches import TrainingQueries
 from imf_core.train.estimate import MemoryEstimate, estimate_of
 from tune.data_check import audited, baseline_of, with_baseline
+from tune.disk import DiskEstimate, disk_estimate
 from tune.resources import ClusterResources, ResourcePlan, plan_resources
 from tune.schedule import default_grace
 from tune.settings import SearchConfig
@@ -44,6 +45,12 @@ class Plan:
     space: SearchSpace
     resources: ResourcePlan
     memory: MemoryEstimate
+
+    @property
+    def disk(self) -> DiskEstimate:
+        """Most disk that the study takes."""
+        settings = self.settings
+        return disk_estimate(self.data, self.memory, self.resources.concurrency, settings.seeds, settings.storage)
 
     @property
     def prepared(self) -> Path:
@@ -99,6 +106,10 @@ def show_plan(console: Console, plan: Plan) -> None:
     console.print(f"  {plan.memory.describe()}", highlight=False)
     if not settings.address and (shortage := plan.memory.shortage(plan.resources.concurrency * plan.resources.workers)):
         console.print(f"  [bold yellow]warning[/]: {escape(shortage)}", highlight=False)
+    disk = plan.disk
+    console.print(f"  {disk.describe()}", highlight=False)
+    if short := disk.shortage():
+        console.print(f"  [bold yellow]warning[/]: {escape(short)}", highlight=False)
     console.print(f"  results in {settings.study_dir}", highlight=False)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+import shutil
 import time
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -33,6 +34,7 @@ from tune.outcome import (
     reported_numbers,
     trial_params,
 )
+from tune.smaller import kills_for_memory, mark_killed, ran_out
 
 logger = logging.getLogger(__name__)
 
@@ -208,7 +210,7 @@ class Ledger(ray_tune.Callback):
         self._open = {name: _Progress.of(trial) for name, trial in begun.items() if name not in self._records}
         self._numbers = {record.trial_id: record.number for record in records} | {name: begun[name].number for name in begun}
         self._deadline = math.inf
-        self._warned = False
+        self._warned, self._kills = False, kills_for_memory()
         for name, trial in begun.items():
             if trial.told is not None and name in self._open:
                 self.close(SimpleNamespace(trial_id=name, config={}), "ERROR" if trial.told["error"] else "TERMINATED")
@@ -242,6 +244,9 @@ class Ledger(ray_tune.Callback):
         progress.retries += 1
         if self._journal is not None:
             self._journal.append("retry", trial=name_of(trial))
+        kills, self._kills = self._kills, kills_for_memory()
+        if ran_out(read_first(trial, ERROR_FILE)) or self._kills > kills:
+            mark_killed(self.trials / name_of(trial))
         progress.stale_outcome = read_outcome(trial, self.trials / name_of(trial))[1]  # written by the attempt that failed
 
     def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any) -> None:
@@ -295,6 +300,8 @@ class Ledger(ray_tune.Callback):
         )
         self._records[name] = record
         del self._open[name]
+        if state is not TrialState.STOPPED:  # that one may go on from its training state; of the others it is only in the way
+            shutil.rmtree(own / "state", ignore_errors=True)
         self._write(TRIALS_FILE, json.dumps([item.to_json() for item in self.records], indent=1, ensure_ascii=False) + "\n")
         return record
 

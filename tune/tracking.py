@@ -262,6 +262,7 @@ class Tracker:
     def _end_trial(self, run_id: str, record: TrialRecord) -> None:
         tags = {"state": str(record.state), "reason": text.cut(record.reason), "log_path": record.log_path}
         tags["retries"] = str(record.retries)
+        tags |= {name: f"{value:g}" for name, value in record.metrics.items() if name.startswith("effective_")}
         if record.state in (TrialState.PRUNED, TrialState.DIVERGED):
             tags[str(record.state)] = "true"
         self.client.log_batch(run_id, tags=[RunTag(key, value) for key, value in tags.items()])

@@ -6,6 +6,7 @@ re-raises, so that Ray counts the failure and the other trials go on.
 
 from __future__ import annotations
 
+import gc
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -20,6 +21,7 @@ from ray.tune.integration.ray_train import TuneReportCallback
 from imf_core.config import Config
 from imf_core.errors import DivergedError
 from tune.outcome import OUTCOME_FILE, TrialState, full_disk
+from tune.smaller import ran_out, said, shrink, smaller_settings, was_killed
 from tune.space import SearchSpace
 from tune.worker import Job, run_job, train_worker, write_outcome, written_state
 
@@ -60,10 +62,12 @@ class TrialSpec:
         return self.space.config_for(params)
 
     def job(self, params: Mapping[str, Any], name: str) -> Job:
-        """The training run of a trial."""
+        """The training run of a trial, smaller than its settings where memory ran out."""
+        folder = Path(self.folder) / name
+        changed = smaller_settings(folder)
         return Job(
-            self.configure(params).model_dump(), self.prepared, str(Path(self.folder) / name), self.threads, self.gpus > 0,
-            self.keep, self.save_seconds,
+            self.configure(params).updated(changed).model_dump(), self.prepared, str(folder), self.threads, self.gpus > 0,
+            self.keep, self.save_seconds, changed,
         )
 
 
@@ -81,21 +85,37 @@ def run_trial(params: dict[str, Any], spec: TrialSpec) -> None:
     if state is TrialState.DIVERGED:
         raise DivergedError(reason)  # the same settings and seed would diverge again
     (folder / OUTCOME_FILE).unlink(missing_ok=True)
+    settings = params.get("params", params)
+    if was_killed(folder):
+        shrink(folder, spec.configure(settings))
+    if not _attempt(settings, name, spec):
+        gc.collect()  # what the failed attempt held
+        _attempt(settings, name, spec)
+
+
+def _attempt(settings: Mapping[str, Any], name: str, spec: TrialSpec) -> bool:
+    """Train; False where memory ran out and the trial was made smaller, to be tried again."""
+    folder = Path(spec.folder) / name
     try:
-        job = spec.job(params.get("params", params), name)
+        job = spec.job(settings, name)
         if spec.workers == 1:
             result = run_job(job, ray_tune.report)
-            write_outcome(folder, TrialState.COMPLETED, "; ".join((result.reason, *result.notes)), epochs=result.epochs)
+            notes, epochs = (result.reason, *result.notes), result.epochs
         else:
             _run_distributed(job, spec)
-            write_outcome(folder, TrialState.COMPLETED, "the workers ended by themselves")
+            notes, epochs = ("the workers ended by themselves",), 0
+        reason = "; ".join(part for part in (*notes, said(job.changed)) if part)
+        write_outcome(folder, TrialState.COMPLETED, reason, epochs=epochs)
     except DivergedError as error:
         write_outcome(folder, TrialState.DIVERGED, error)
         raise
     except Exception as error:
+        if ran_out(error) and shrink(folder, Config.build(job.config)):
+            return False
         if written_state(folder)[0] is not TrialState.DIVERGED:  # a worker has said so already; Ray wraps its exception
             write_outcome(folder, TrialState.FAILED, full_disk(error, folder) or error)
         raise
+    return True
 
 
 def _run_distributed(job: Job, spec: TrialSpec) -> None:

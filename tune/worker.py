@@ -45,6 +45,7 @@ class Job:
         gpu: train on the GPU that Ray assigned.
         keep: save the best epoch's checkpoint in `folder/best`.
         save_seconds: least time between two saves of the training state.
+        changed: settings in `config` that replace the trial's own since memory ran out.
     """
 
     config: dict[str, Any]
@@ -54,6 +55,7 @@ class Job:
     gpu: bool = False
     keep: bool = False
     save_seconds: float = 20.0
+    changed: dict[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
@@ -86,7 +88,7 @@ def run_job(job: Job, report: Report, shard: Shard = Shard()) -> FitResult:  # n
     model = build_model(config, data)
     device = torch.device("cuda" if job.gpu and torch.cuda.is_available() else "cpu")
     with _alone(folder) if shard.rank == 0 else nullcontext():
-        reporter = _Reporter(folder, report, model.num_parameters, shard)
+        reporter = _Reporter(folder, report, {"num_parameters": model.num_parameters, **_effective(job.changed)}, shard)
         result = fit(
             model, data, config, reporter, shard=shard, saving=Saving(folder / "state", job.save_seconds), device=device
         )
@@ -123,13 +125,18 @@ def _alone(folder: Path) -> Iterator[None]:
         yield
 
 
+def _effective(changed: Mapping[str, Any]) -> dict[str, Any]:
+    """`{"effective_batch_size": 128}`, so that what a trial says it was is what it was."""
+    return {f"effective_{name.rpartition('.')[2]}": value for name, value in changed.items()}
+
+
 @dataclass
 class _Reporter:
     """Reports each epoch, and a known one not again, although a retry trains again what came after the last save."""
 
     folder: Path
     report: Report
-    num_parameters: int
+    always: dict[str, Any]  # numbers of every report
     shard: Shard
     reported: int = field(init=False)
     began: int | None = field(init=False, default=None)  # first epoch that this process had: 1, or where it went on
@@ -143,7 +150,7 @@ class _Reporter:
         self.began = self.began or epoch.epoch
         if epoch.epoch <= self.reported:
             return
-        self.report({**epoch.flat(), "num_parameters": self.num_parameters})
+        self.report({**epoch.flat(), **self.always})
         self.reported = epoch.epoch
         if self.shard.rank == 0:  # after the report: one that was lost is repeated, and the driver counts an epoch once
             said = {"pid": os.getpid(), "began": self.began}
