@@ -33,7 +33,8 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("tune.worker",),
     ("tune.trial", "tune.decide"),
     ("tune.plan", "tune.continuation", "tune.watch", "tune.runner", "tune.finalise"),
-    ("tune.report", "tune.report_plots", "tune.closing", "tune.reference"),
+    ("tune.report", "tune.report_plots", "tune.report_svg", "tune.report_table", "tune.report_winner", "tune.report_html",
+     "tune.closing", "tune.reference"),
     ("tune.search",),
 )
 FLOOR_OF = {module: level for level, floor in enumerate(FLOORS) for module in floor}

@@ -18,6 +18,7 @@ from tune.records import TrialState, atomic_write_text, count_states, ranked
 from tune.report import StudyResult, cell, short
 
 _SHOWN = 10  # trials and failures on the terminal; the leaderboard has all
+_MORE = 10  # trials, in the printed command that extends a study
 _WORDS = {"valid": "validation", "test": "test"}
 
 
@@ -31,6 +32,11 @@ def next_commands(result: StudyResult) -> list[tuple[str, str]]:
     if result.tracking_uri:
         store = shlex.join(["mlflow", "ui", "--backend-store-uri", result.tracking_uri])
         commands.append(("see every run", result.tracking_uri if result.tracking_uri.startswith("http") else store))
+    folder = result.folder.absolute()
+    commands.append(("look at it in Optuna's dashboard", shlex.join(["optuna-dashboard", f"sqlite:///{folder / 'optuna.db'}"])))
+    study = ["python", "tune/search.py", "--storage", str(folder.parent), "--study", result.study]
+    commands.append(("go on where it was interrupted", shlex.join([*study, "--resume"])))
+    commands.append((f"{_MORE} trials more", shlex.join([*study, "--extend", str(_MORE)])))
     again = ["python", "tune/search.py", "--data", result.data, "--warm-start", str(result.folder)]
     return [*commands, ("search on from here", shlex.join(again))]
 
@@ -38,7 +44,7 @@ def next_commands(result: StudyResult) -> list[tuple[str, str]]:
 def closing_table(console: Console, result: StudyResult) -> None:
     """Print what was tried, pruned, failed and why; the winner; its worth; and the next commands."""
     counts = ", ".join(f"{number} {state}" for state, number in count_states(result.records).items() if number)
-    title = f"{result.study}: {len(result.records)} trials ({counts or 'none'}) in {_duration(result.wall_seconds)}"
+    title = f"{result.study}: {len(result.records)} trials ({counts or 'none'}) in {duration(result.wall_seconds)}"
     console.print(Panel(Group(*_closing_parts(result)), title=Text(title), title_align="left"))
     for purpose, command in next_commands(result):
         console.print(Text(f"{purpose}:", style="bold"), Text(command), soft_wrap=True)
@@ -70,7 +76,7 @@ def _closing_parts(result: StudyResult) -> Iterable[Table | Text]:
     placed = [record for record in ranked(result.records) if record.state.usable and record.best_mrr is not None]
     for rank, record in enumerate(placed[:_SHOWN], start=1):
         row = [str(rank), str(record.number), str(record.state), f"{record.best_mrr:.4f}", str(record.epochs)]
-        table.add_row(*row, _duration(record.seconds), Text(_settings(record.params)), style="bold" if rank == 1 else None)
+        table.add_row(*row, duration(record.seconds), Text(_settings(record.params)), style="bold" if rank == 1 else None)
     if placed:
         yield table
     if len(placed) > _SHOWN:
@@ -101,11 +107,11 @@ def _verdict(result: StudyResult) -> Iterable[Text]:
         worth = f"{abs(points):.1f} points {word} structure alone ({result.structure_only_mrr:.4f}) with the same settings"
         if count := len(result.winner_seed_mrr):
             retrained = f"mean of {count} seeds" if count > 1 else "1 seed"
-            worth += f"; retrained winner {_plus_minus(result.winner_validation())}, {retrained}"
+            worth += f"; retrained winner {plus_minus(result.winner_validation())}, {retrained}"
         yield Text(f"validation: {worth}", style="green" if points > 0 else "yellow")
     test = {name: value for name, value in result.test().items() if value["mean"] is not None}
     if test:
-        numbers = ", ".join(f"{name} {_plus_minus(value)}" for name, value in test.items())
+        numbers = ", ".join(f"{name} {plus_minus(value)}" for name, value in test.items())
         count = len(result.test_runs)
         yield Text(f"test ({count} seed{'s' if count > 1 else ', so no deviation'}): {numbers}")
     yield from _without_training(result)
@@ -125,7 +131,8 @@ def _without_training(result: StudyResult) -> Iterable[Text]:
             yield Text(below, style="bold red")
 
 
-def _plus_minus(value: Mapping[str, float | None]) -> str:
+def plus_minus(value: Mapping[str, float | None]) -> str:
+    """`0.4900 ± 0.0100`, or the mean alone; a mean rank has one digit."""
     digits = 1 if (value["mean"] or 0.0) > 1 else 4  # a mean rank, not a share
     spread = f" ± {value['std']:.{digits}f}" if value["std"] is not None else ""
     return f"{value['mean']:.{digits}f}{spread}"
@@ -136,7 +143,8 @@ def _settings(params: Mapping[str, Any]) -> str:
     return "  ".join(f"{name}={text}" for name, text in texts.items())
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """`1h05m`, `5m01s` or `12s`."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}h{minutes:02d}m" if hours else f"{minutes}m{rest:02d}s" if minutes else f"{rest}s"

@@ -18,6 +18,7 @@ from imf_core.data.baseline import BaselineMetrics
 from imf_core.errors import ImfError
 from imf_core.train.checkpoint import load_checkpoint, save_checkpoint
 from imf_core.train.memory import MemoryBudget
+from imf_core.train.metrics import RankingMetrics
 from imf_core.train.ranking import evaluate
 from tune.continuation import OpenStudy
 from tune.data_check import baseline_of
@@ -58,9 +59,9 @@ class Final:
     def for_report(self) -> dict[str, Any]:
         """As fields of `StudyResult`."""
         return {
-            "structure_only_mrr": self.structure_only, "without": self.without,
-            "winner_seed_mrr": self.validation, "test_runs": self.test,
-            "seeds": self.seeds, "checkpoint": self.checkpoint, "example": self.example, "test_opened": self.test_opened,
+            "structure_only_mrr": self.structure_only, "without": self.without, "winner_seed_mrr": self.validation,
+            "test_runs": self.test, "seeds": self.seeds, "checkpoint": self.checkpoint, "example": self.example,
+            "test_opened": self.test_opened,
         }
 
 
@@ -103,9 +104,10 @@ def finalise(plan: Plan, study: OpenStudy, winner: TrialRecord, tracker: Tracker
     validation = [float(runs[names[seed]][0].best_mrr or 0.0) for seed in done]
     test, rules = _open_test(plan, study, [runs[names[seed]][1] for seed in done], console)
     best = max(range(len(done)), key=lambda position: validation[position])
-    _publish(runs[names[done[best]]][1], plan.settings.study_dir / "best", test[best] if test else None)
+    _publish(runs[names[done[best]]][1], plan.settings.study_dir / "best", test[best].as_dict() if test else None)
     found = study.journal.append(
-        "final", winner=winner.trial_id, asked=seeds, seeds=done, validation=validation, test=test,
+        "final", winner=winner.trial_id, asked=seeds, seeds=done, validation=validation,
+        test=[metrics.flat() for metrics in test],
         structure_only=runs[alone][0].best_mrr if _usable(runs.get(alone)) else None,
         without={name: runs[run][0].best_mrr for name, run in removed.items() if _usable(runs.get(run))},
         baseline=rules.as_dict() if rules is not None else None,
@@ -150,7 +152,7 @@ def _modalities(plan: Plan, config: Config) -> tuple[str, ...]:
 
 def _open_test(
     plan: Plan, study: OpenStudy, checkpoints: list[Path], console: Console
-) -> tuple[list[dict[str, float]], BaselineMetrics | None]:
+) -> tuple[list[RankingMetrics], BaselineMetrics | None]:
     """Rank the test triples with each checkpoint and without training; nothing else in a search scores them."""
     graph = plan.data.graph
     if graph.test_reader is None:
@@ -163,12 +165,12 @@ def _open_test(
     known = graph.known(graph.train, graph.valid, triples)
     memory = MemoryBudget.of(plan.base.train.memory_budget_mb)
     models = (load_checkpoint(path).model for path in checkpoints)
-    metrics = [evaluate(model, graph, triples, known, memory=memory).metrics.flat() for model in models]
+    metrics = [evaluate(model, graph, triples, known, memory=memory).metrics for model in models]
     return metrics, baseline_of(graph, triples, known)
 
 
-def _publish(source: Path, target: Path, test: dict[str, float] | None) -> None:
-    """Write the best checkpoint where the user finds it, with its test figures inside."""
+def _publish(source: Path, target: Path, test: dict[str, object] | None) -> None:
+    """Write the best checkpoint where the user finds it, with its test figures and their slices inside."""
     loaded = load_checkpoint(source)
     metrics = {**loaded.metrics, **({"test": test} if test is not None else {})}
     save_checkpoint(target, loaded.model, loaded.config, loaded.entities, loaded.relations, metrics)

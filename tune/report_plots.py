@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from tune.records import TrialRecord, winner
+from tune.records import TrialRecord, TrialState, winner
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
-_COLOURS = {"completed": "#1b7f5c", "pruned": "#8a8f98", "stopped": "#b08900", "failed": "#c0392b", "diverged": "#8e44ad"}
+COLOURS = {"completed": "#1b7f5c", "pruned": "#8a8f98", "stopped": "#b08900", "failed": "#c0392b", "diverged": "#8e44ad"}
+BEST = "#1f4e9c"  # the winner, and the best so far
+_FEW = 60  # trials up to which each epoch has a mark and each pruned trial its number
 
 
 def plots(records: Sequence[TrialRecord], folder: Path | str) -> tuple[Path, Path]:
@@ -27,12 +28,14 @@ def plots(records: Sequence[TrialRecord], folder: Path | str) -> tuple[Path, Pat
     place = Path(folder)
     place.mkdir(parents=True, exist_ok=True)
     drawn = []
-    for name, draw in (("history.png", _draw_history), ("curves.png", _draw_curves)):
+    for name, draw in (("history.png", draw_history), ("curves.png", draw_curves)):
         figure = Figure(figsize=(8, 4.5), layout="constrained")
         FigureCanvasAgg(figure)
         axes = figure.subplots()
         draw(axes, records)
-        drawn.append(_save(figure, axes, place / name))
+        finish(axes)
+        figure.savefig(place / name, dpi=120)
+        drawn.append(place / name)
     return drawn[0], drawn[1]
 
 
@@ -50,8 +53,9 @@ def save_picture(console: Console, path: Path, title: str) -> Path:
     return path
 
 
-def _draw_history(axes: Axes, records: Sequence[TrialRecord]) -> None:
-    timed = all(record.ended is not None for record in records)
+def draw_history(axes: Axes, records: Sequence[TrialRecord], timed: bool = True) -> None:
+    """Each trial's best validation MRR, and the best so far, over the minutes (where they are known) or over the trials."""
+    timed = timed and all(record.ended is not None for record in records)
     begin = min((record.started or record.ended or 0.0 for record in records), default=0.0)
     points = sorted(((record.ended or 0.0) - begin) / 60 if timed else record.number for record in records)
     order = sorted(records, key=lambda record: ((record.ended or 0.0) if timed else record.number, record.number))
@@ -61,22 +65,29 @@ def _draw_history(axes: Axes, records: Sequence[TrialRecord]) -> None:
         best = max(best, value if usable and value is not None else -math.inf)
         line.append(best if math.isfinite(best) else math.nan)
         marker = "o" if usable and value is not None else "x"
-        axes.plot([at], [value or 0.0], marker, color=_COLOURS[record.state], label=str(record.state))
-    axes.step(points, line, where="post", color="#1f4e9c", label="best so far", zorder=0)
+        axes.plot([at], [value or 0.0], marker, color=COLOURS[record.state], label=str(record.state))
+    axes.step(points, line, where="post", color=BEST, label="best so far", zorder=0)
     axes.set(xlabel="minutes" if timed else "trial", ylabel="best validation MRR", title="Search history")
 
 
-def _draw_curves(axes: Axes, records: Sequence[TrialRecord]) -> None:
-    best = winner(records)
+def draw_curves(axes: Axes, records: Sequence[TrialRecord]) -> None:
+    """Validation MRR of each trial over its epochs; where one was pruned its curve ends in a cross and its number."""
+    best, few = winner(records), len(records) <= _FEW
     for record in records:
         if record.curve and record is not best:
-            axes.plot(*zip(*record.curve), ".-", color=_COLOURS[record.state], alpha=0.6, linewidth=1, label=str(record.state))
+            colour, name = COLOURS[record.state], str(record.state)
+            axes.plot(*zip(*record.curve), ".-" if few else "-", color=colour, alpha=0.6, linewidth=1, label=name)
+            if record.state is TrialState.PRUNED:
+                axes.plot(*record.curve[-1], "x", color=colour, markersize=6)
+                if few:
+                    axes.annotate(str(record.number), record.curve[-1], (4, -3), textcoords="offset points", fontsize=7)
     if best and best.curve:
-        axes.plot(*zip(*best.curve), "-o", color="#1f4e9c", linewidth=2, markersize=3, label=f"winner (trial {best.number})")
+        axes.plot(*zip(*best.curve), "-o", color=BEST, linewidth=2, markersize=3, label=f"winner (trial {best.number})")
     axes.set(xlabel="epoch", ylabel="validation MRR", title="Learning curves")
 
 
-def _save(figure: Figure, axes: Axes, path: Path) -> Path:
+def finish(axes: Axes) -> None:
+    """Legend and grid; in words where there is nothing to see."""
     handles, labels = axes.get_legend_handles_labels()
     unique = dict(zip(labels, handles))
     if unique:
@@ -84,5 +95,3 @@ def _save(figure: Figure, axes: Axes, path: Path) -> Path:
     else:
         axes.text(0.5, 0.5, "no trial reported a value", ha="center", va="center", transform=axes.transAxes)
     axes.grid(alpha=0.25)
-    figure.savefig(path, dpi=120)
-    return path

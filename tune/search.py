@@ -30,15 +30,19 @@ from tune.journal import History
 from tune.plan import Plan, make_plan, show_plan, show_space
 from tune.records import TrialRecord, winner
 from tune.report import StudyResult, plots, save_picture, write_leaderboard, write_summary
+from tune.report_html import HTML_FILE, write_html
+from tune.report_winner import relation_counts
 from tune.resources import ClusterResources
 from tune.runner import SearchInterrupted, ray_cluster, run_search
-from tune.sampler import export_study, sampler_settings
+from tune.sampler import export_study, importances, sampler_settings
 from tune.study import StudySearch
 from tune.tracking import Tracker
 
 EXIT_NO_RESULT = 3  # every trial failed or diverged, or the winner could not be retrained
 EXIT_INTERRUPTED = 130  # as a shell says of Ctrl-C
-ARTIFACTS = ("report.md", AUDIT_FILE, "leaderboard.csv", "leaderboard.md", "summary.json", "history.png", "curves.png")
+ARTIFACTS = (
+    HTML_FILE, "report.md", AUDIT_FILE, "leaderboard.csv", "leaderboard.md", "summary.json", "history.png", "curves.png",
+)
 
 
 def search(settings: SearchConfig, console: Console) -> int:
@@ -72,7 +76,7 @@ def run(plan: Plan, study: OpenStudy, console: Console) -> int:
             records = run_search(plan, study, search, tracker, console)
             final = finalised(plan, study, records, tracker, console)
         export_study(search.study, settings.study_dir / "optuna.db", {record.trial_id: record.state for record in records})
-        report(plan, study, records, final, tracker, console)
+        report(plan, study, search, records, final, tracker, console)
         status = "FINISHED" if final is not None else "FAILED"
     except SearchInterrupted as interruption:
         status = "KILLED"
@@ -130,9 +134,10 @@ def open_tracker(plan: Plan, study: OpenStudy) -> Tracker:
 
 
 def report(
-    plan: Plan, study: OpenStudy, records: list[TrialRecord], final: Final | None, tracker: Tracker, console: Console
+    plan: Plan, study: OpenStudy, search: StudySearch, records: list[TrialRecord], final: Final | None, tracker: Tracker,
+    console: Console,
 ) -> None:
-    """Leaderboard, plots, summary, MLflow, closing table."""
+    """Leaderboard, plots, summary, page, MLflow, closing table."""
     settings = plan.settings
     audit = plan.audit
     if final is not None and final.test_baseline is not None:
@@ -148,6 +153,8 @@ def report(
     write_summary(result)
     write_audit(audit, settings.study_dir)
     write_report(result)
+    counts = relation_counts(plan.data.graph)
+    write_html(result, space=plan.space.describe(), importance=importances(search.study), relation_counts=counts)
     for name in ARTIFACTS:
         tracker.log_artifact(settings.study_dir / name)
     if final is not None:

@@ -164,7 +164,12 @@ def test_the_commands(result: StudyResult) -> None:
     assert commands["see every run"] == "mlflow ui --backend-store-uri sqlite:////x/mlflow.db"
     assert f"--warm-start {result.folder}" in commands["search on from here"]
     assert dict(next_commands(replace(result, tracking_uri="http://h:5000")))["see every run"] == "http://h:5000"
-    assert list(dict(next_commands(replace(result, checkpoint=None, tracking_uri=None)))) == ["search on from here"]
+    study = f"python tune/search.py --storage {result.folder.parent} --study demo"
+    assert commands["go on where it was interrupted"] == f"{study} --resume"
+    assert commands["10 trials more"] == f"{study} --extend 10"
+    assert commands["look at it in Optuna's dashboard"] == f"optuna-dashboard sqlite:///{result.folder}/optuna.db"
+    bare = dict(next_commands(replace(result, checkpoint=None, tracking_uri=None)))
+    assert bare.keys() == commands.keys() - {"ask the winner", "see every run"}
 
 
 def test_a_study_that_lost_or_found_little(result: StudyResult) -> None:

@@ -67,6 +67,15 @@ def test_summary_counts_every_trial_once(study: tuple) -> None:
     assert (folder / "leaderboard.csv").read_text().count("\n") == 8
 
 
+def test_the_page_tells_of_space_slices_and_weights(study: tuple) -> None:
+    folder, _ = study
+    page = (folder / "report.html").read_text(encoding="utf-8")
+    for name in ("space", "importances", "test", "comparison", "leaderboard", "slices-validation", "slices-test", "weights"):
+        assert f'<table id="{name}">' in page
+    metrics = json.loads((folder / "best" / "config.json").read_text())["metrics"]
+    assert metrics["test"]["slices"].keys() == metrics["validation"]["slices"].keys()
+
+
 def test_closing_table_names_winner_worth_and_next_commands(study: tuple) -> None:
     _, done = study
     for words in ("winner: trial", "structure alone", "test (2 seeds)", "imf predict", "mlflow ui", "--warm-start"):
