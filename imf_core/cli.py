@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from imf_core.commands.audit import audit_command
+from imf_core.commands.card import card
 from imf_core.commands.compare import compare
 from imf_core.commands.convert import convert
 from imf_core.commands.convert_features import convert_features
@@ -172,6 +173,7 @@ def show_config(preset_name: Annotated[str, typer.Option("--preset", help="paper
 
 app.command("audit")(audit_command)
 app.command()(compare)
+app.command()(card)
 app.command()(encode)
 app.command()(convert)
 app.command()(export)
