@@ -20,6 +20,7 @@ from imf_core.commands.convert_features import convert_features
 from imf_core.commands.encode import encode
 from imf_core.commands.export import export
 from imf_core.commands.predict_file import predict_file
+from imf_core.commands.serve import serve
 from imf_core.commands.splits import TEST_WORDS, open_split
 from imf_core.commands.terminal import show_error, terminal
 from imf_core.config import Config, parse_overrides, preset
@@ -174,6 +175,7 @@ def show_config(preset_name: Annotated[str, typer.Option("--preset", help="paper
 app.command("audit")(audit_command)
 app.command()(compare)
 app.command()(card)
+app.command()(serve)
 app.command()(encode)
 app.command()(convert)
 app.command()(export)

@@ -104,8 +104,8 @@ def limits(loaded: Checkpoint) -> list[str]:
         "test ranks by all three splits, so that the two are not the same scale.",
         "- Ties count with their mean rank (realistic): a model that says nothing gains nothing by it.",
         "- MRR is over both directions, tails and heads together; the slices have them apart, and one is often much easier.",
-        "- An entity that no training triple holds (*cold*) is ranked by what its modalities say, or by chance where it has none; "
-        "the slice `cold` has the figures of triples with one, and says nothing where it is empty.",
+        "- An entity that no training triple holds (*cold*) is ranked by what its modalities say, or by chance where it has "
+        "none; the slice `cold` has the figures of triples with one, and says nothing where it is empty.",
         "- A score is a probability in this model's own distribution over the known entities, not the chance of being true.",
         "- What the training data lacks or gets wrong, the model lacks and gets wrong too.",
         *([f"- {certain}."] if certain else []),
