@@ -13,11 +13,15 @@ from rich.console import Console
 from rich.table import Table
 
 from imf_core.commands.audit import audit_command
+from imf_core.commands.card import card
+from imf_core.commands.compare import compare
 from imf_core.commands.convert import convert
 from imf_core.commands.convert_features import convert_features
 from imf_core.commands.encode import encode
 from imf_core.commands.export import export
 from imf_core.commands.predict_file import predict_file
+from imf_core.commands.serve import serve
+from imf_core.commands.splits import TEST_WORDS, open_split
 from imf_core.commands.terminal import show_error, terminal
 from imf_core.config import Config, parse_overrides, preset
 from imf_core.data.audit_report import certain_hits
@@ -93,9 +97,7 @@ def train(
 def evaluate_command(
     checkpoint: Annotated[Path, typer.Argument(help="Checkpoint folder.")],
     data: DataOption = None,
-    split: Annotated[
-        str, typer.Option(help="valid or test. Test is for final figures: whoever chooses with it has none left.")
-    ] = "valid",
+    split: Annotated[str, typer.Option(help=f"valid or test. {TEST_WORDS}")] = "valid",
     decisions: Annotated[
         bool, typer.Option("--decisions", help="Also the plain mean, each branch alone and all but one, from the same scores.")
     ] = False,
@@ -105,13 +107,7 @@ def evaluate_command(
     loaded = load_checkpoint(checkpoint)
     graph = graph_of(loaded.config.data if data is None else loaded.config.data.elsewhere(data))
     check_vocabulary(loaded.description, graph.entities, graph.relations, checkpoint)
-    if split == "valid":
-        triples, known = graph.valid, graph.known()
-    elif split == "test":
-        triples = graph.open_test()
-        known = graph.known(graph.train, graph.valid, triples)
-    else:
-        raise ConfigError(f"unknown split {split!r}", remedy="choose valid or test", key="split", value=split)
+    triples, known = open_split(graph, split)
     memory = MemoryBudget.of(loaded.config.train.memory_budget_mb)
     own = loaded.model.decision
     variants = {own.mode: own, **(alternatives(own) if decisions else {})}
@@ -177,6 +173,9 @@ def show_config(preset_name: Annotated[str, typer.Option("--preset", help="paper
 
 
 app.command("audit")(audit_command)
+app.command()(compare)
+app.command()(card)
+app.command()(serve)
 app.command()(encode)
 app.command()(convert)
 app.command()(export)

@@ -1,1 +1,1 @@
-"""The commands of `imf` that look after data: audit, convert, encode."""
+"""The commands of `imf` that have a file of their own, and what they share."""

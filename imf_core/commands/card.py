@@ -1,0 +1,233 @@
+"""`imf card`: a model card from what the files of a checkpoint say, and of the study that it lies in."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+import yaml
+
+from imf_core.commands.card_text import CITATION, FOR, NOT_FOR, UNKNOWN, Facts, count, limits, shown, table
+from imf_core.commands.outputs import new_file
+from imf_core.commands.terminal import terminal
+from imf_core.data.raw import SPLITS
+from imf_core.errors import CheckpointError, ConfigError
+from imf_core.train.checkpoint import Checkpoint, load_checkpoint
+
+FIGURES = {
+    "mrr": "MRR", "hits_at_1": "Hits@1", "hits_at_3": "Hits@3", "hits_at_10": "Hits@10", "mean_rank": "mean rank",
+}
+_SPLITS = {"validation": "valid", "test": "test"}
+_ENCODERS = {"text": "text_encoder", "image": "image_encoder"}
+
+
+def card(
+    checkpoint: Annotated[Path, typer.Argument(metavar="FOLDER", help="Checkpoint folder, for example results/<study>/best.")],
+    out: Annotated[Path | None, typer.Option("--out", help="File to write, - prints; default: FOLDER/README.md.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace the file that is there.")] = False,
+) -> None:
+    """Write a model card: what the model is, what it was trained on, how it was chosen, its figures and its limits.
+
+    Markdown with the front matter of Hugging Face's model cards. A figure that the files do not hold is said to be unknown.
+
+    Example: imf card results/demo/best
+    """
+    target = out if out is not None else checkpoint / "README.md"
+    loaded = load_checkpoint(checkpoint)
+    if str(target) == "-":
+        print(model_card(loaded, read_study(checkpoint)), end="")
+        return
+    if target.exists() and not force:
+        raise ConfigError(f"{target} is there already", remedy="--force replaces it; --out writes elsewhere", key="out")
+    text = model_card(loaded, read_study(checkpoint))
+    with new_file(target) as scratch:
+        scratch.write_text(text, encoding="utf-8")
+    terminal().print(f"model card: {target}; the licence is yours to fill in", soft_wrap=True)
+
+
+def read_study(checkpoint: Path) -> Facts:
+    """`summary.json` of the study whose best checkpoint this is; nothing where it is not of a study.
+
+    Raises:
+        CheckpointError: it cannot be read.
+    """
+    path = checkpoint.resolve().parent / "summary.json"
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
+        return Facts({})
+    except (OSError, ValueError) as error:
+        remedy = "restore it, or move the checkpoint elsewhere"
+        raise CheckpointError(f"{path} cannot be read: {error}", remedy=remedy) from error
+    facts = Facts(found)
+    named = facts.at("checkpoint")
+    own = isinstance(named, str) and Path(named).name == checkpoint.resolve().name
+    return facts if own and facts.at("study") is not None else Facts({})
+
+
+def model_card(loaded: Checkpoint, study: Facts) -> str:
+    """The whole card.
+
+    Args:
+        loaded: the checkpoint.
+        study: its study's summary; empty where it has none.
+    """
+    metrics = Facts(loaded.metrics)
+    name = str(study.at("study") or loaded.path.resolve().name)
+    parts = [
+        front_matter(loaded, metrics, name), f"# {shown(name)}", "",
+        "A link prediction model: asked (head, relation, ?) or (?, relation, tail), it ranks "
+        f"{count(loaded.model.num_entities)} entities. It is an IMF (Interactive Multimodal Fusion, WWW 2023): a branch for "
+        "structure, one for each modality, one for their low-rank fusion, and a decision over them. Written by `imf card` from "
+        f"the files of the checkpoint; what they do not hold is marked *{UNKNOWN}*.", "",
+        "## Model", "", *_model(loaded), "## Training data", "", *_data(loaded, metrics, study),
+        "## How it was chosen", "", *_choice(loaded, metrics), "## Figures", "", *_figures(metrics),
+        *(["## The study", "", *_study(study)] if study.at("study") is not None else []),
+        "## What it is for", "", *FOR, "", "Not for:", "", *NOT_FOR, "", "## Limits", "", *limits(loaded), "",
+        "## How to use it", "", *_use(loaded), "## Licence", "",
+        "Not chosen yet: whoever publishes this model names its licence here and as `license:` in the front matter. The data "
+        "that it was trained on has a licence of its own.", "", "## Citation", "", CITATION,
+    ]
+    return "\n".join(parts).rstrip() + "\n"
+
+
+def front_matter(loaded: Checkpoint, metrics: Facts, name: str) -> str:
+    """The YAML block, without a licence, and without a figure that is not finite or not there."""
+    data = _hub_name(Path(loaded.config.data.path).name)
+    results = []
+    for stored, split in _SPLITS.items():
+        values = {key: value for key in FIGURES if (value := metrics.number(stored, key)) is not None}
+        if values:
+            results.append({
+                "task": {"type": "graph-ml", "name": "Link prediction"},
+                "dataset": {"name": data, "type": data, "split": split},
+                "metrics": [{"type": key, "name": FIGURES[key], "value": value} for key, value in values.items()],
+            })
+    described: dict[str, Any] = {
+        "library_name": "imf-search", "pipeline_tag": "graph-ml",
+        "tags": ["imf", "knowledge-graph", "link-prediction", "multimodal", "safetensors"], "datasets": [data],
+    }
+    if results:
+        described |= {"metrics": list(FIGURES), "model-index": [{"name": _hub_name(name), "results": results}]}
+    text = yaml.safe_dump(described, sort_keys=False, allow_unicode=False, width=120)
+    return f"---\n# license: yours to choose\n{text}---\n"
+
+
+def _hub_name(name: str) -> str:
+    """Letters, digits, `.`, `_` and `-`: what the hub takes as a name; the body of the card has the true one."""
+    return re.sub(r"[^\w.-]+", "-", name, flags=re.ASCII).strip("-.") or "unnamed"
+
+
+def _model(loaded: Checkpoint) -> list[str]:
+    model, settings = loaded.model, loaded.config.model
+    versions = Facts(loaded.description).at("versions")
+    made = ", ".join(f"{key} {value}" for key, value in versions.items()) if isinstance(versions, dict) else UNKNOWN
+    rows = [
+        ["branches", ", ".join(model.branches)], ["entity dimension", str(settings.dim)],
+        ["relation model", settings.scoring], ["fusion rank", str(settings.fusion_rank)], ["decision", settings.decision],
+        ["loss", loaded.config.train.loss], ["missing modalities", settings.missing],
+        ["trained parameters", count(model.num_parameters)], ["written by", made],
+    ]
+    if settings.scoring == "contextual":
+        rows.insert(2, ["relation dimension", str(settings.relation_dim)])
+    return table(["", ""], rows)
+
+
+def _data(loaded: Checkpoint, metrics: Facts, study: Facts) -> list[str]:
+    data, model = loaded.config.data, loaded.model
+    rows = [["path", data.path], ["fingerprint", str(metrics.at("fingerprint") or UNKNOWN)]]
+    rows += [["entities", count(model.num_entities)], ["relations", count(model.num_relations)]]
+    counted = study.part("audit")
+    rows += [[f"distinct {split} triples", count(counted.number(split, "distinct"))] for split in SPLITS]
+    lines = table(["", ""], rows)
+    for name in model.modality_names:
+        mask = model.mask(name)
+        present = model.num_entities if mask is None else int(mask.sum())
+        note = ""
+        if name in _ENCODERS:
+            note = f"; encoder by the settings: {getattr(data, _ENCODERS[name])} (ready-made features go before it)"
+        share = f"{count(present)} of {count(model.num_entities)} entities ({100 * present / model.num_entities:.1f} %)"
+        lines.append(f"- {shown(name)}: {share}{shown(note)}")
+    return [*lines, *([] if model.modality_names else ["- no modality: structure alone"]), ""]
+
+
+def _choice(loaded: Checkpoint, metrics: Facts) -> list[str]:
+    settings = loaded.config.train
+    rows = [
+        ["validation MRR", metrics.shown("validation", "mrr")], ["best epoch", count(metrics.number("best_epoch"))],
+        ["epochs trained", count(metrics.number("epochs"))], ["epochs at most", str(settings.max_epochs)],
+        ["seed", str(settings.seed)],
+    ]
+    listed = [[key, json.dumps(value)] for key, value in loaded.config.flat().items()]
+    return [
+        "Of its training, the epoch with the best validation MRR was kept.", "", *table(["", ""], rows),
+        "<details><summary>All settings</summary>", "", *table(["setting", "value"], listed), "</details>", "",
+    ]
+
+
+def _figures(metrics: Facts) -> list[str]:
+    lines = [
+        "Filtered ranking among all entities, both directions, a tie counts with its mean rank. The epoch was chosen by the "
+        "validation figures, which are therefore a little too good; test is the figure to quote.", "",
+    ]
+    for stored in _SPLITS:
+        lines += [f"### {stored.capitalize()}", ""]
+        part = metrics.part(stored)
+        if not part.values:
+            lines += [f"{UNKNOWN.capitalize()}: the checkpoint holds no {stored} figures.", ""]
+            continue
+        slices = part.part("slices")
+        rows = [["all", *_row(part)], *([name, *_row(slices.part(name))] for name in slices.values)]
+        lines += table(["slice", "queries", *FIGURES.values()], rows)
+        if not slices.values:
+            lines += [f"Slices: {UNKNOWN}.", ""]
+    return lines
+
+
+def _row(part: Facts) -> list[str]:
+    if part.number("count") == 0:
+        return ["0", *["-"] * len(FIGURES)]  # stored as zeros, which would read as bad figures
+    return [count(part.number("count")), *(part.shown(key) for key in FIGURES)]
+
+
+def _study(study: Facts) -> list[str]:
+    trials = {state: number for state, number in study.part("trials").values.items() if number}
+    tried = ", ".join(f"{number} {state}" for state, number in trials.items()) or UNKNOWN
+    seeds = study.at("seeds")
+    rows = [
+        ["study", str(study.at("study"))], ["trials", tried],
+        ["best validation MRR of a trial", study.shown("best_validation_mrr")],
+        ["seeds of the retrained winner", ", ".join(map(str, seeds)) if isinstance(seeds, list) and seeds else UNKNOWN],
+        ["validation MRR over the seeds", _spread(study.part("winner_validation_mrr"))],
+        ["validation MRR on structure alone", study.shown("structure_only_validation_mrr")],
+    ]
+    without = study.part("validation_mrr_without")
+    rows += [[f"validation MRR without {name}", without.shown(name)] for name in without.values]
+    rows += [[f"test {title} over the seeds", _spread(study.part("test").part(key), key)] for key, title in FIGURES.items()]
+    rows += [["test opened, times", count(study.number("test_opened"))]]
+    for split, title in (("valid", "validation"), ("test", "test")):
+        points = study.number("points_over_baseline", split)
+        rows.append([f"points above a baseline without training, {title}", UNKNOWN if points is None else f"{points:+.1f}"])
+    text = "Settings were chosen on validation, and this checkpoint is the seed with the best validation MRR."
+    return [text, "", *table(["", ""], rows)]
+
+
+def _spread(values: Facts, key: str = "mrr") -> str:
+    mean, spread = values.shown("mean", kind=key), values.number("std")
+    return mean if spread is None else f"{mean} ± {values.shown('std', kind=key)}"
+
+
+def _use(loaded: Checkpoint) -> list[str]:
+    head = next((name for name in loaded.entities.names if name.isprintable()), "NAME")
+    relation = next((name for name in loaded.relations.names if name.isprintable()), "RELATION")
+    ask = shlex.join(["imf", "predict", "FOLDER", f"--head={head}", f"--relation={relation}"])
+    return [
+        "With `imf-search` installed; `FOLDER` is the folder of this card. The files are safetensors and JSON: loading them "
+        "runs no code.", "", "```", ask, "```", "", "```python", "from imf_core.predict import Predictor", "",
+        f'for answer in Predictor.load("FOLDER").tails({head!r}, {relation!r}, k=5):',
+        "    print(answer.entity, answer.score, answer.branch_scores)", "```", "",
+    ]

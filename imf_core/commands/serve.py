@@ -1,0 +1,128 @@
+"""`imf serve`: answers by name over HTTP, on this machine unless told otherwise."""
+
+from __future__ import annotations
+
+import ipaddress
+import signal
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from imf_core.commands.terminal import terminal
+from imf_core.errors import ConfigError, ResourceError
+from imf_core.predict import Predictor
+
+if TYPE_CHECKING:
+    from uvicorn import Server
+
+_LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
+_BACKLOG = 2048  # connections that wait to be accepted
+_SECONDS = 30  # for requests that are being answered when the server is stopped
+
+
+def serve(
+    checkpoint: Annotated[Path, typer.Argument(metavar="FOLDER", help="Checkpoint folder, for example results/<study>/best.")],
+    host: Annotated[str, typer.Option(help="Address to listen on. There is no authentication.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 takes a free one and prints it.")] = 8000,
+    max_batch: Annotated[int, typer.Option(min=1, help="Questions of one request.")] = 256,
+    max_body_kib: Annotated[int, typer.Option(min=1, help="Size of one request, KiB.")] = 256,
+    allow_host: Annotated[
+        list[str] | None, typer.Option("--allow-host", help="Another name of this machine, or * for any. Repeatable.")
+    ] = None,
+) -> None:
+    """Answer questions by name over HTTP: POST /predict; GET /health, /about, /entities?prefix=, /relations.
+
+    One request is answered after the other, the rest wait. Ctrl-C or SIGTERM ends it when the waiting ones are answered.
+
+    Example: imf serve results/demo/best --port 8000
+    """
+    # Here, and not above: they take half a second that no other command needs.
+    import uvicorn
+
+    from imf_core.commands.service import build_app
+    from imf_core.commands.service_request import Limits
+
+    hosts = allowed_hosts(host, allow_host or [])
+    with listening(host, port) as listener:
+        predictor = Predictor.load(checkpoint)
+        address = listener.getsockname()
+        if warning := exposure(address[0], hosts):
+            terminal(stderr=True).print(warning, style="yellow", soft_wrap=True)
+        app = build_app(predictor, Limits(max_batch, max_body_kib * 1024), hosts)
+        server = uvicorn.Server(uvicorn.Config(
+            app, http="h11", ws="none", loop="asyncio", lifespan="on", log_level="warning", access_log=False,
+            proxy_headers=False, server_header=False, backlog=_BACKLOG, timeout_graceful_shutdown=_SECONDS,
+        ))
+        shown = f"[{address[0]}]" if listener.family == socket.AF_INET6 else address[0]
+        with _stopped_by_signals(server):
+            terminal().print(f"{checkpoint}: http://{shown}:{address[1]} (Ctrl-C ends it)", soft_wrap=True)
+            server.run([listener])
+    terminal().print("stopped", soft_wrap=True)
+
+
+def allowed_hosts(host: str, others: list[str]) -> list[str]:
+    """Names under which the server may be addressed: those of this machine, the given address, and others.
+
+    Raises:
+        ConfigError: a pattern that is neither `*` nor `*.example.com`.
+    """
+    for name in others:
+        if name != "*" and "*" in name.removeprefix("*."):
+            raise ConfigError(
+                f"--allow-host {name!r} is no name", remedy="give a host name, *.example.com, or * for any", key="allow-host",
+                value=name,
+            )
+    own = f"[{host}]" if ":" in host else host
+    return list(dict.fromkeys([*_LOOPBACK, own, *others]))
+
+
+def exposure(address: str, hosts: list[str]) -> str:
+    """What is to be said of an IP address that other machines reach; empty for one of this machine alone."""
+    if ipaddress.ip_address(address.partition("%")[0]).is_loopback:  # fe80::1%eth0 names its interface
+        return ""
+    return (
+        f"warning: {address} can be reached from other machines and there is no authentication: whoever reaches it may ask. "
+        f"It answers to the names {', '.join(hosts)} (--allow-host NAME for more)"
+    )
+
+
+@contextmanager
+def listening(host: str, port: int) -> Iterator[socket.socket]:
+    """A socket that accepts connections at an address: bound before the model is loaded, so that a taken port is told at once.
+
+    Raises:
+        ConfigError: the address is none of this machine's.
+        ResourceError: the port is taken, or may not be used.
+    """
+    try:
+        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+    except (socket.gaierror, UnicodeError) as error:
+        remedy = "give 127.0.0.1, or an address of this machine"
+        raise ConfigError(f"--host {host!r} is no address: {error}", remedy=remedy, key="host", value=host) from error
+    try:
+        listener = socket.create_server(address[:2], family=family, backlog=_BACKLOG)
+    except OSError as error:
+        raise ResourceError(
+            f"{host}, port {port} cannot be listened on: {error.strerror or error}",
+            remedy="--port 0 takes a free port; --host takes an address of this machine", asked=port,
+        ) from error
+    with listener:
+        yield listener
+
+
+@contextmanager
+def _stopped_by_signals(server: Server) -> Iterator[None]:
+    """The end of the server is the end of the command, with status 0: uvicorn raises the signal again when it has stopped."""
+    def stop(*_: object) -> None:
+        server.should_exit = True
+
+    before = {kind: signal.signal(kind, stop) for kind in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for kind, handler in before.items():
+            signal.signal(kind, handler)

@@ -1,0 +1,224 @@
+"""What `imf serve` answers: the application, without the process and the socket around it.
+
+The model belongs to one thread: requests wait for it in a queue and none is turned away. The loop that talks to clients stays
+free for the others, so that reading names, checking them and writing answers happens in that thread too.
+
+Names may hold any bytes. They leave as JSON escapes, which are ASCII; the usual JSON responses and validators refuse them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import math
+from bisect import bisect_left, bisect_right
+from collections.abc import AsyncIterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from typing import Any
+from urllib.parse import parse_qsl
+
+from fastapi import FastAPI, Request, Response
+from starlette.exceptions import HTTPException
+from starlette.middleware.trustedhost import TrustedHostMiddleware
+from starlette.requests import ClientDisconnect
+
+import imf_core
+from imf_core.commands.service_request import SCHEMA, Asked, Limits, read_request
+from imf_core.errors import ImfError
+from imf_core.predict import Predictor
+
+_NAMES = 100  # names in a listing, unless asked for more
+
+
+def build_app(predictor: Predictor, limits: Limits, hosts: Sequence[str]) -> FastAPI:
+    """The application.
+
+    Args:
+        predictor: answers; used by one thread only from now on.
+        limits: what a request may ask for.
+        hosts: names under which the server may be addressed (`*`: any). A page in a browser that makes its own name point here
+            (DNS rebinding) is refused by them.
+    """
+    desk = _Desk(predictor, limits)
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        try:
+            yield
+        finally:
+            desk.close()
+
+    # No page of documentation: it would load its scripts from elsewhere. /openapi.json is there.
+    app = FastAPI(
+        title="IMF Search", version=imf_core.__version__, docs_url=None, redoc_url=None, redirect_slashes=False,
+        lifespan=lifespan,
+    )
+    app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(hosts), www_redirect=False)
+
+    @app.exception_handler(ImfError)
+    async def refused(_: Request, error: ImfError) -> Response:
+        return _json({"error": error.problem, "what_to_do": error.remedy}, int(error.facts.get("status", 422)))
+
+    @app.exception_handler(HTTPException)
+    async def not_here(request: Request, error: HTTPException) -> Response:
+        problem = f"{request.method} {request.url.path}: {error.detail}"
+        remedy = "POST /predict; GET /health, /about, /entities, /relations, /openapi.json"
+        return _json({"error": problem, "what_to_do": remedy}, error.status_code, dict(error.headers or {}))
+
+    @app.post("/predict", openapi_extra=SCHEMA)
+    async def predict(request: Request) -> Response:
+        """The k most plausible answers to each question, in the order of the questions."""
+        try:
+            body = await _body(request, limits.body)
+        except ClientDisconnect:
+            return Response(status_code=400)  # to nobody
+        return Response(await desk.answer(read_request(body, limits)), media_type="application/json")
+
+    @app.get("/health")
+    async def health() -> Response:
+        """Whether the server lives, and how many requests wait for the model."""
+        return _json({"status": "ok", "waiting": desk.waiting})
+
+    @app.get("/about")
+    async def about() -> Response:
+        """The model, its counts and figures, and the limits of a request."""
+        return Response(desk.about, media_type="application/json")
+
+    @app.get("/entities", openapi_extra=_LISTING)
+    async def entities(request: Request) -> Response:
+        """Entities whose names begin with `prefix`, in the order of the alphabet, and how many there are."""
+        return _json(desk.entities.listed(request, "entities", limits.names))
+
+    @app.get("/relations", openapi_extra=_LISTING)
+    async def relations(request: Request) -> Response:
+        """Relations whose names begin with `prefix`, in the order of the alphabet, and how many there are."""
+        return _json(desk.relations.listed(request, "relations", limits.names))
+
+    return app
+
+
+class _Desk:
+    """The model, its thread, and what is known of it beforehand."""
+
+    def __init__(self, predictor: Predictor, limits: Limits) -> None:
+        self._predictor = predictor
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="model")
+        self.waiting = 0
+        loaded = predictor.checkpoint
+        self.entities, self.relations = _Names(loaded.entities.names), _Names(loaded.relations.names)
+        self.about = _encoded(_about(predictor, limits))
+
+    async def answer(self, asked: Asked) -> bytes:
+        """Wait for the model's turn, and for its answers."""
+        self.waiting += 1
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._thread, self._answer, asked)
+        finally:
+            self.waiting -= 1
+
+    def _answer(self, asked: Asked) -> bytes:
+        for number, question in enumerate(asked.questions):
+            try:
+                self._predictor.ids(question)
+            except ImfError as error:
+                raise type(error)(f"questions[{number}]: {error.problem}", remedy=error.remedy) from error
+        found = self._predictor.answers(asked.questions, asked.k)
+        results = [
+            {**vars(question), "answers": [vars(answer) for answer in answers]}
+            for question, answers in zip(asked.questions, found, strict=True)
+        ]
+        return _encoded({"results": results})
+
+    def close(self) -> None:
+        """Take no more work; what is being answered is answered."""
+        self._thread.shutdown(wait=False, cancel_futures=True)
+
+
+class _Names:
+    """Names in the order of the alphabet, so that those with a prefix stand together."""
+
+    def __init__(self, names: Sequence[str]) -> None:
+        self._ordered = sorted(names)
+
+    def listed(self, request: Request, kind: str, most: int) -> dict[str, Any]:
+        """The first names with the request's prefix, `limit` of them (at most `most`), and the number of all of them.
+
+        Raises:
+            ImfError: the limit is no whole number in 1..most.
+        """
+        # Not `request.query_params`: it replaces undecodable bytes, of which names may be made.
+        query = request.scope["query_string"].decode("latin-1")
+        given = dict(parse_qsl(query, keep_blank_values=True, errors="surrogateescape"))
+        prefix, limit = given.get("prefix", ""), given.get("limit", str(min(_NAMES, most)))
+        if not (limit.isascii() and limit.isdigit() and len(limit) < 10 and 1 <= int(limit) <= most):
+            raise ImfError(f"limit is {limit!r}", remedy=f"ask for 1 to {most:,} names; a longer prefix narrows the list down")
+
+        def beginning(name: str) -> str:
+            return name[: len(prefix)]
+
+        low = bisect_left(self._ordered, prefix, key=beginning)
+        high = bisect_right(self._ordered, prefix, key=beginning)
+        return {kind: self._ordered[low : min(high, low + int(limit))], "total": high - low}
+
+
+async def _body(request: Request, most: int) -> bytes:
+    """The body, refused as soon as it is known to be too long.
+
+    Raises:
+        ImfError: it is (status 413).
+    """
+    told = request.headers.get("content-length", "")
+    parts, size = [], int(told) if told.isascii() and told.isdigit() and len(told) < 20 else 0
+    if size <= most:
+        size = 0
+        async for part in request.stream():
+            size += len(part)
+            if size > most:
+                break
+            parts.append(part)
+    if size > most:
+        raise ImfError(
+            f"the body is longer than {most:,} bytes", remedy="ask fewer questions at a time, or start with --max-body-kib",
+            status=413,
+        )
+    return b"".join(parts)
+
+
+def _about(predictor: Predictor, limits: Limits) -> dict[str, Any]:
+    loaded, model = predictor.checkpoint, predictor.checkpoint.model
+    return {
+        "model": "IMF", "checkpoint": loaded.path.resolve().name, "version": imf_core.__version__,
+        "branches": list(model.branches), "modalities": list(model.modality_names), "dimension": loaded.config.model.dim,
+        "parameters": model.num_parameters, "entities": model.num_entities, "relations": model.num_relations,
+        "figures": loaded.metrics,
+        "limits": {"questions": limits.questions, "k": limits.k, "body_bytes": limits.body, "names": limits.names},
+    }
+
+
+def _json(value: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
+    return Response(_encoded(value), status, headers, "application/json")
+
+
+def _encoded(value: Any) -> bytes:
+    """ASCII JSON; a number that JSON does not have is null."""
+    try:
+        return json.dumps(value, allow_nan=False).encode("ascii")
+    except ValueError:
+        return json.dumps(_finite(value), allow_nan=False).encode("ascii")
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+_LISTING: dict[str, Any] = {
+    "parameters": [
+        {"name": "prefix", "in": "query", "schema": {"type": "string", "default": ""}},
+        {"name": "limit", "in": "query", "schema": {"type": "integer", "minimum": 1, "default": _NAMES}},
+    ]
+}

@@ -1,0 +1,112 @@
+"""What may be asked of `imf serve`: a request body, checked by hand so that every refusal says in words what to change."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from imf_core.config import nearest
+from imf_core.errors import ImfError
+from imf_core.predict import Question
+
+_K = 10
+_EXAMPLE = '{"questions": [{"head": "NAME", "relation": "RELATION", "tail": null}], "k": 10}'
+_ENDS = ("head", "relation", "tail")
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a request may ask for.
+
+    Args:
+        questions: of one request.
+        body: bytes of one request.
+        k: answers to one question.
+        names: of one listing.
+    """
+
+    questions: int = 256
+    body: int = 256 * 1024
+    k: int = 1000
+    names: int = 1000
+
+
+@dataclass(frozen=True)
+class Asked:
+    """Questions, whose names may still be unknown, and the number of answers to each."""
+
+    questions: tuple[Question, ...]
+    k: int
+
+
+def read_request(body: bytes, limits: Limits) -> Asked:
+    """Read and check a body.
+
+    Raises:
+        ImfError: it is no JSON (status 400), or asks for something that there is not (status 422).
+    """
+    try:
+        found = json.loads(body)
+    except (ValueError, RecursionError) as error:
+        raise ImfError(f"the body is no JSON: {error}", remedy=f"write {_EXAMPLE}", status=400) from error
+    if not isinstance(found, dict):
+        raise ImfError(f"the body is {_kind(found)}, not an object", remedy=f"write {_EXAMPLE}")
+    _known_keys(found, ("questions", "k"), "the body")
+    questions, k = found.get("questions"), found.get("k", _K)
+    if not isinstance(questions, list):
+        raise ImfError(f"questions is {_kind(questions)}, not a list", remedy=f"write {_EXAMPLE}")
+    if len(questions) > limits.questions:
+        remedy = f"ask at most {limits.questions:,} at a time, or start with --max-batch"
+        raise ImfError(f"{len(questions):,} questions in one request", remedy=remedy)
+    if not isinstance(k, int) or isinstance(k, bool) or not 1 <= k <= limits.k:
+        whole = isinstance(k, int) and not isinstance(k, bool)
+        shown = _kind(k) if not whole else str(k) if abs(k) < 10**9 else "a very large number"
+        raise ImfError(f"k is {shown}", remedy=f"ask for 1 to {limits.k:,} answers to a question")
+    return Asked(tuple(_question(entry, f"questions[{number}]") for number, entry in enumerate(questions)), k)
+
+
+def _question(found: Any, place: str) -> Question:
+    if not isinstance(found, dict):
+        raise ImfError(f"{place} is {_kind(found)}, not an object", remedy=f"write {_EXAMPLE}")
+    _known_keys(found, _ENDS, place)
+    for key in _ENDS:
+        value = found.get(key)
+        if not (isinstance(value, str) or (value is None and key != "relation")):
+            wanted = "a name" if key == "relation" else "a name, or null where it is sought"
+            raise ImfError(f"{place}.{key} is {_kind(value)}", remedy=f"give {wanted}")
+    return Question(found.get("head"), found["relation"], found.get("tail"))
+
+
+def _known_keys(found: Mapping[str, Any], known: tuple[str, ...], place: str) -> None:
+    for key in found:
+        if key not in known:
+            raise ImfError(f"{place} has the unknown key {key!r}{nearest(key, known)}", remedy=f"known: {', '.join(known)}")
+
+
+def _kind(value: Any) -> str:
+    """The kind of a JSON value in words; the value itself may be anything, and long."""
+    kinds: tuple[tuple[type, str], ...] = (
+        (bool, "true or false"), (int, "a whole number"), (float, "a decimal number"), (str, "a text"), (list, "a list"),
+        (dict, "an object"),
+    )
+    return next((name for kind, name in kinds if isinstance(value, kind)), "null")
+
+
+_NAME: dict[str, Any] = {"type": ["string", "null"], "description": "an entity; null or left out where it is sought"}
+SCHEMA: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "content": {"application/json": {"schema": {
+            "type": "object", "required": ["questions"],
+            "properties": {
+                "questions": {"type": "array", "items": {
+                    "type": "object", "required": ["relation"],
+                    "properties": {"head": _NAME, "relation": {"type": "string"}, "tail": _NAME},
+                }},
+                "k": {"type": "integer", "minimum": 1, "default": _K, "description": "answers to each question"},
+            },
+        }}},
+    }
+}

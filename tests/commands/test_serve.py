@@ -1,0 +1,181 @@
+"""`imf serve` as a process of its own on a free loopback port: many clients at once, where it listens, and how it ends."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tiny_checkpoint import COUNT, tiny_checkpoint, tiny_graph
+from typer.testing import CliRunner
+
+from imf_core.cli import app
+from imf_core.commands.serve import allowed_hosts, exposure, listening
+from imf_core.errors import CheckpointError, ConfigError, ResourceError
+from imf_core.predict import Predictor, Question
+
+CLIENTS = 200
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("serve")
+    return tiny_checkpoint(tiny_graph(folder / "graph"), folder / "best")
+
+
+@contextmanager
+def server(checkpoint: Path, *options: str) -> Iterator[tuple[subprocess.Popen[str], int]]:
+    """A server and its port; whatever happens, the process is gone afterwards."""
+    code = "from imf_core.cli import main; main()"
+    command = [sys.executable, "-c", code, "serve", str(checkpoint), "--port", "0", *options]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "200", "NO_COLOR": "1"}
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+    try:
+        assert process.stdout is not None
+        assert select.select([process.stdout], [], [], 120)[0], "the server did not start"
+        line = process.stdout.readline()
+        assert line.startswith(f"{checkpoint}: http://"), process.communicate(timeout=60)
+        yield process, int(line.split("://")[1].split()[0].rpartition(":")[2])
+    finally:
+        if process.poll() is None:
+            process.kill()
+        process.communicate(timeout=60)
+
+
+def ended(process: subprocess.Popen[str], kind: signal.Signals) -> tuple[int, str, str]:
+    """Send a signal; the status and what was printed until the end."""
+    process.send_signal(kind)
+    out, err = process.communicate(timeout=60)
+    return process.returncode, out, err
+
+
+def post(port: int, body: bytes, host: str = "127.0.0.1") -> tuple[int, Any]:
+    connection = http.client.HTTPConnection(host, port, timeout=120)
+    try:
+        connection.request("POST", "/predict", body)
+        response = connection.getresponse()
+        return response.status, json.loads(response.read())
+    finally:
+        connection.close()
+
+
+def test_two_hundred_clients_at_once(checkpoint: Path) -> None:
+    """Each gets the answers to its own questions, those of `Predictor`; then SIGTERM ends the server with status 0."""
+    batches = [
+        [Question(f"e{(i + j) % COUNT}", ("next", "[rest]")[i % 2], None) if (i + j) % 3 else Question(None, "next", f"e{j}")
+         for j in range(1 + i % 4)]
+        for i in range(CLIENTS)
+    ]
+    bodies = [json.dumps({"questions": [vars(q) for q in batch], "k": 1 + i % 7}).encode() for i, batch in enumerate(batches)]
+    together, found = threading.Barrier(CLIENTS), dict[int, tuple[int, Any]]()
+
+    with server(checkpoint) as (process, port):
+        def client(number: int) -> None:
+            together.wait(60)
+            found[number] = post(port, bodies[number])
+
+        threads = [threading.Thread(target=client, args=(number,)) for number in range(CLIENTS)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(120)
+        status, out, err = ended(process, signal.SIGTERM)
+    assert (status, out, err) == (0, "stopped\n", "")
+    assert sorted(found) == list(range(CLIENTS))
+    assert {code for code, _ in found.values()} == {200}
+    predictor = Predictor.load(checkpoint)
+    for number, batch in enumerate(batches):
+        results = found[number][1]["results"]
+        for question, result, answers in zip(batch, results, predictor.answers(batch, 1 + number % 7), strict=True):
+            assert {key: result[key] for key in ("head", "relation", "tail")} == vars(question)
+            assert [answer["entity"] for answer in result["answers"]] == [answer.entity for answer in answers]
+            for own, wanted in zip(result["answers"], answers, strict=True):
+                assert own["score"] == pytest.approx(wanted.score, abs=1e-6)
+                assert own["branch_scores"] == pytest.approx(wanted.branch_scores, abs=1e-6)
+                assert own["weights"] == pytest.approx(wanted.weights, abs=1e-6)
+
+
+def test_it_listens_on_loopback_alone_and_refuses_what_is_too_long(checkpoint: Path) -> None:
+    with server(checkpoint, "--max-body-kib", "1", "--max-batch", "2") as (process, port):
+        body = json.dumps({"questions": [{"head": "e3", "relation": "next"}]}).encode()
+        assert post(port, body)[0] == 200
+        # 127.0.0.2 is this machine as well: a socket on all addresses would answer there.
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection(("127.0.0.2", port), timeout=10).close()
+        status, answer = post(port, body.ljust(3 * 2**20))
+        assert status == 413 and "longer than 1,024 bytes" in answer["error"]
+        status, answer = post(port, json.dumps({"questions": [{"head": "e3", "relation": "next"}] * 3}).encode())
+        assert status == 422 and "at most 2" in answer["what_to_do"]
+        assert post(port, body)[0] == 200
+        status, out, err = ended(process, signal.SIGINT)
+    assert (status, out, err) == (0, "stopped\n", "")
+
+
+def test_a_request_that_is_under_way_is_answered_before_the_end(checkpoint: Path) -> None:
+    body = json.dumps({"questions": [{"head": "e3", "relation": "next"}]}).encode()
+    head = f"POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\nExpect: 100-continue\r\n\r\n"
+    with server(checkpoint) as (process, port), socket.create_connection(("127.0.0.1", port), timeout=60) as client:
+        client.sendall(head.encode())
+        assert client.recv(1000).startswith(b"HTTP/1.1 100")  # the server waits for the body now
+        process.send_signal(signal.SIGTERM)
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline:  # until no new connection is taken
+            try:
+                socket.create_connection(("127.0.0.1", port), timeout=10).close()
+            except ConnectionRefusedError:
+                break
+        client.sendall(body)
+        answer = b""
+        while part := client.recv(2**16):
+            answer += part
+        out, err = process.communicate(timeout=60)
+    assert answer.startswith(b"HTTP/1.1 200")
+    assert len(json.loads(answer.partition(b"\r\n\r\n")[2])["results"][0]["answers"]) == 10
+    assert (process.returncode, out, err) == (0, "stopped\n", "")
+
+
+@pytest.mark.parametrize("address", ["0.0.0.0", "::", "192.0.2.1", "fe80::1%eth0"])
+def test_an_address_that_others_reach_is_warned_of(address: str) -> None:
+    said = exposure(address, allowed_hosts(address, ["mine.example"]))
+    assert f"warning: {address} can be reached from other machines and there is no authentication" in said
+    assert "localhost, 127.0.0.1, [::1]" in said and "mine.example (--allow-host" in said
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1", "127.0.0.2", "::1"])
+def test_loopback_needs_no_warning(address: str) -> None:
+    assert exposure(address, []) == ""
+
+
+def test_a_place_that_cannot_be_listened_on_is_told(checkpoint: Path, tmp_path: Path) -> None:
+    def fails(*options: str) -> BaseException | None:
+        return CliRunner().invoke(app, ["serve", *options]).exception
+
+    with listening("127.0.0.1", 0) as taken:
+        port = taken.getsockname()[1]
+        error = fails(str(checkpoint), "--port", str(port))
+    assert isinstance(error, ResourceError) and error.remedy
+    assert f"127.0.0.1, port {port} cannot be listened on" in error.problem
+    error = fails(str(checkpoint), "--host", "x" * 70, "--port", "0")  # too long for a name: nobody is asked about it
+    assert isinstance(error, ConfigError) and "xxx' is no address" in error.problem
+    error = fails(str(checkpoint), "--host", "192.0.2.1", "--port", "0")  # an address that is nobody's
+    assert isinstance(error, ResourceError) and "192.0.2.1" in error.problem
+    assert isinstance(fails(str(tmp_path), "--port", "0"), CheckpointError)
+    assert isinstance(fails(str(checkpoint), "--allow-host", "a*b"), ConfigError)
+
+
+def test_help_does_not_wait_for_the_server_libraries() -> None:
+    code = "import sys, imf_core.cli; print(sorted({'fastapi', 'uvicorn', 'starlette'} & sys.modules.keys()))"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "[]"
