@@ -133,13 +133,13 @@ def test_trials_cannot_reach_a_test_triple(study: tuple) -> None:
 
 
 def test_test_is_opened_in_finalise_alone(repository: Path) -> None:
-    """`open_test` and `test_reader` are called nowhere else in a search (`imf evaluate --split test` is the user's own act)."""
+    """`open_test` and `test_reader` are called nowhere else in a search (`--split test` of a command is the user's own act)."""
     found = set()
     for path in [*repository.glob("imf_core/**/*.py"), *repository.glob("tune/*.py")]:
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Attribute) and node.attr in ("open_test", "test_reader"):
                 found.add(path.relative_to(repository).as_posix())
-    assert found == {"imf_core/data/graph.py", "imf_core/cli.py", "tune/finalise.py"}
+    assert found == {"imf_core/data/graph.py", "imf_core/commands/splits.py", "tune/finalise.py"}
 
 
 def test_search_finds_the_same_without_the_test_file(study: tuple, repository: Path, tmp_path: Path) -> None:
