@@ -19,6 +19,7 @@ from imf_core.errors import ConfigError, DataError
 from tune.data_check import write_audit
 from tune.journal import JOURNAL_FILE, History, Journal
 from tune.plan import Plan
+from tune.priors import prior_points
 from tune.sampler import sampler_settings
 from tune.settings import SearchConfig
 from tune.warm_start import warm_start
@@ -103,6 +104,8 @@ def open_study(plan: Plan) -> OpenStudy:
         tied["features"] = _share_data(plan, journal.events[0]["tied"].get("features") if journal.events else None)
         if not journal.events:
             warm = warm_start(settings.warm_start, plan.space, tied)
+            if settings.warm_start is None and settings.first == "priors":
+                warm = prior_points(plan.space)
             journal.append(
                 "study", name=settings.study, tied=tied, points=warm.points, known=warm.known, note=warm.note,
                 settings=settings.asked(),
@@ -117,12 +120,13 @@ def open_study(plan: Plan) -> OpenStudy:
 def ties(plan: Plan) -> dict[str, Any]:
     """What makes a study's numbers what they are, flat, without the features' digest."""
     settings = plan.settings
-    sampler = sampler_settings(settings.seed)
+    sampler = sampler_settings(settings.seed, kind=settings.sampler)
     fixed = {name: value for name, value in plan.base.flat().items() if not name.startswith(_FREE)}
     found = {
         "data": plan.data.graph.fingerprint, "code": code_digest(), "version": imf_core.__version__,
         **{f"sampler.{name}": value for name, value in sampler.items() if name != "note"},
-        "scheduler": settings.scheduler, "grace": plan.grace, "reduction": settings.reduction_factor,
+        "first": settings.first, "scheduler": settings.scheduler,
+        "grace": settings.grace_epochs or f"learned, at most {plan.grace}", "reduction": settings.reduction_factor,
         "workers": settings.workers, "branches": list(plan.branches), **fixed,
         **{f"space: {parameter.name}": parameter.canonical() for parameter in plan.space.parameters},
     }

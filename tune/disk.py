@@ -48,7 +48,9 @@ class DiskEstimate:
         )
 
 
-def disk_estimate(data: LinkData, memory: MemoryEstimate, concurrency: int, seeds: int, folder: Path) -> DiskEstimate:
+def disk_estimate(
+    data: LinkData, memory: MemoryEstimate, concurrency: int, seeds: int, trials: int, folder: Path
+) -> DiskEstimate:
     """What a study keeps: the data once, the training state of each running trial, a checkpoint of each final run.
 
     The state of a trial is removed when it ends. While one is replaced, the old and the new are there together.
@@ -58,6 +60,7 @@ def disk_estimate(data: LinkData, memory: MemoryEstimate, concurrency: int, seed
         memory: of one worker.
         concurrency: trials at a time.
         seeds: of the winner.
+        trials: of the search; the branch scores of those that end by themselves are kept.
         folder: where the study will be; it need not be there yet.
     """
     weights, features = memory.parts["weights and optimizer"], memory.parts["features"]
@@ -65,9 +68,14 @@ def disk_estimate(data: LinkData, memory: MemoryEstimate, concurrency: int, seed
     finals = seeds + 1 + len(data.modalities) + 2  # without a modality each; the best once more, and in MLflow
     while not folder.exists():
         folder = folder.parent
+    # Of a model of several branches a trial keeps the branch scores of up to 2,000 queries, 24 candidates a branch and some.
+    branches = len(data.modalities) + 2
+    queries = min(2000, 2 * len(data.graph.valid))
+    scores = queries * (24 * branches + 25) * (5 * branches + 1) if data.modalities else 0
     return DiskEstimate({
         "data": sum(array.nbytes for array in arrays),
         "training states": 2 * concurrency * weights,
         "final checkpoints": finals * (weights // 4 + features),
+        "branch scores": trials * scores,
         "books": _BOOKS,
     }, Path(os.path.realpath(folder)))

@@ -22,6 +22,7 @@ from imf_core.train.metrics import RankingMetrics
 from imf_core.train.ranking import evaluate
 from tune.continuation import OpenStudy
 from tune.data_check import baseline_of
+from tune.decide import redecide
 from tune.plan import Plan
 from tune.records import TrialRecord
 from tune.runner import run_variants
@@ -36,7 +37,7 @@ class Final:
 
     Args:
         seeds: of the retrained winners that ended well.
-        validation: best validation MRR of each.
+        validation: best validation MRR of each, with the decision weights that it keeps.
         test: test metrics of each; empty where the graph has no test split.
         structure_only: validation MRR of the winner's settings without any modality; None where there is none.
         without: validation MRR of the winner's settings without one modality, by its name; only where there are several.
@@ -101,15 +102,19 @@ def finalise(plan: Plan, study: OpenStudy, winner: TrialRecord, tracker: Tracker
             f"no seed of the winner could be trained to its end ({reasons})",
             remedy=f"see the error files in {plan.settings.study_dir / 'final'}",
         )
-    validation = [float(runs[names[seed]][0].best_mrr or 0.0) for seed in done]
+    reached = {name: _redecided(plan, run) for name, run in runs.items() if _usable(run)}
+    for seed in done:
+        if told := reached[names[seed]].said:
+            console.print(f"  seed {seed}: {told}", highlight=False)
+    validation = [reached[names[seed]].mrr for seed in done]
     test, rules = _open_test(plan, study, [runs[names[seed]][1] for seed in done], console)
     best = max(range(len(done)), key=lambda position: validation[position])
     _publish(runs[names[done[best]]][1], plan.settings.study_dir / "best", test[best].as_dict() if test else None)
     found = study.journal.append(
         "final", winner=winner.trial_id, asked=seeds, seeds=done, validation=validation,
         test=[metrics.flat() for metrics in test],
-        structure_only=runs[alone][0].best_mrr if _usable(runs.get(alone)) else None,
-        without={name: runs[run][0].best_mrr for name, run in removed.items() if _usable(runs.get(run))},
+        structure_only=reached[alone].mrr if alone in reached else None,
+        without={name: reached[run].mrr for name, run in removed.items() if run in reached},
         baseline=rules.as_dict() if rules is not None else None,
     )
     return _known(plan, found, _times_opened(study))
@@ -148,6 +153,34 @@ def without(config: Config, name: str, used: Sequence[str], seed: int) -> Config
 
 def _modalities(plan: Plan, config: Config) -> tuple[str, ...]:
     return tuple(modality.name for modality in plan.data.select(config.model.modalities))
+
+
+@dataclass(frozen=True)
+class _Reached:
+    """Validation MRR of a final run with the decision it keeps, and what is said of it."""
+
+    mrr: float
+    said: str = ""
+
+
+def _redecided(plan: Plan, run: tuple[TrialRecord, Path]) -> _Reached:
+    """Tune the decision weights of a final run again and keep the better; what an earlier session did stays as it is."""
+    record, path = run
+    loaded = load_checkpoint(path)
+    found = loaded.metrics.get("decision")
+    if found is None:
+        memory = MemoryBudget.of(plan.base.train.memory_budget_mb)
+        tuned = redecide(loaded.model, plan.data.graph, memory)
+        if tuned is None:
+            return _Reached(float(record.best_mrr or 0.0))
+        found = tuned.as_dict()
+        config = tuned.apply(loaded.model, loaded.config)
+        metrics = {**loaded.metrics, "decision": found}
+        save_checkpoint(path, loaded.model, config, loaded.entities, loaded.relations, metrics)
+    kept, mrr = str(found["kept"]), found["held_back_mrr"]
+    ways = {"trained": "as trained", "common": "tuned again", "relation": "tuned again for each relation"}
+    others = ", ".join(f"{ways[kind]} {value:.4f}" for kind, value in mrr.items() if kind != kept)
+    return _Reached(float(mrr[kept]), f"decision weights {ways[kept]}: held-back validation MRR {mrr[kept]:.4f} ({others})")
 
 
 def _open_test(

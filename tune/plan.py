@@ -50,7 +50,9 @@ class Plan:
     def disk(self) -> DiskEstimate:
         """Most disk that the study takes."""
         settings = self.settings
-        return disk_estimate(self.data, self.memory, self.resources.concurrency, settings.seeds, settings.storage)
+        return disk_estimate(
+            self.data, self.memory, self.resources.concurrency, settings.seeds, settings.trials, settings.storage
+        )
 
     @property
     def prepared(self) -> Path:
@@ -59,7 +61,7 @@ class Plan:
 
     @property
     def grace(self) -> int:
-        """Epochs before a trial may be stopped."""
+        """Epochs before a trial may be stopped, where the study has not learned that fewer do."""
         return self.settings.grace_epochs or default_grace(self.base.train.max_epochs)
 
 
@@ -100,7 +102,8 @@ def show_plan(console: Console, plan: Plan) -> None:
         console.print(f"  {escape(line)}", highlight=False)
     early = "no early stopping"
     if settings.scheduler == "asha":
-        early = f"ASHA from epoch {plan.grace}, one in {settings.reduction_factor:g} passes a rung"
+        learned = " or earlier where that proves to tell" if settings.grace_epochs is None and plan.grace > 1 else ""
+        early = f"ASHA from epoch {plan.grace}{learned}, one in {settings.reduction_factor:g} passes a rung"
     budget = f", at most {settings.budget_seconds:.0f} s" if settings.budget_seconds else ""
     console.print(f"  {settings.trials} trials of up to {plan.base.train.max_epochs} epochs{budget}; {early}", highlight=False)
     console.print(f"  {plan.memory.describe()}", highlight=False)

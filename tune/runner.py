@@ -118,7 +118,7 @@ def run_search(plan: Plan, study: OpenStudy, search: StudySearch, tracker: Track
     tracker.settle(ledger.records)
     missing = study.trials - len(ledger.records)
     if missing > 0 and study.seconds_left != 0.0:
-        scheduler = make_scheduler(settings.scheduler, max_epochs, plan.grace, settings.reduction_factor)
+        scheduler = make_scheduler(settings.scheduler, max_epochs, settings.grace_epochs, settings.reduction_factor)
         if isinstance(scheduler, FiniteAsha):
             scheduler.replay(history)
         lines = TrialLines(console, ledger, study.trials)

@@ -22,13 +22,16 @@ _CANDIDATES = 24
 _LEAST_TRIALS, _BEST_TRIALS = 4, 5  # for importances: fewer say nothing; so many count as the best of a small study
 
 
-def make_sampler(seed: int, startup: int = STARTUP) -> optuna.samplers.TPESampler:
-    """TPE with every option that matters written out, so that a new Optuna does not change the draws.
+def make_sampler(seed: int, startup: int = STARTUP, kind: str = "tpe") -> optuna.samplers.BaseSampler:
+    """TPE with every option that matters written out, so that a new Optuna does not change the draws; or random draws.
 
     Args:
         seed: equal seeds draw equal points, one trial at a time.
         startup: random draws until so many trials have finished with a value, >= 1.
+        kind: `tpe`, or `random`: every draw is one.
     """
+    if kind == "random":
+        return optuna.samplers.RandomSampler(seed=seed)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ExperimentalWarning)  # `group`, which conditional parameters need
         return optuna.samplers.TPESampler(
@@ -36,8 +39,10 @@ def make_sampler(seed: int, startup: int = STARTUP) -> optuna.samplers.TPESample
         )
 
 
-def sampler_settings(seed: int, startup: int = STARTUP, concurrency: int = 1) -> dict[str, Any]:
+def sampler_settings(seed: int, startup: int = STARTUP, concurrency: int = 1, kind: str = "tpe") -> dict[str, Any]:
     """What `make_sampler` was told, with Optuna's version, for the log; and what can be repeated."""
+    if kind == "random":
+        return {"sampler": "random", "optuna": optuna.__version__, "seed": seed, "note": "the same seed repeats every draw"}
     if concurrency == 1:
         note = "one trial at a time: the same seed repeats every draw"
     else:

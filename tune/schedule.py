@@ -8,11 +8,15 @@ from types import SimpleNamespace
 from typing import Any
 
 from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, TrialScheduler
+from ray.tune.schedulers.async_hyperband import _Bracket
+from scipy.stats import spearmanr
 
 from imf_core.errors import ConfigError
 from tune.journal import History
 from tune.outcome import name_of
 from tune.settings import METRIC, MODE, TIME_ATTR
+
+_TELLS, _PAIRS = 0.7, 6  # rank correlation from which an early rung may stop trials, and trials that it takes to know
 
 
 def is_finite(result: dict[str, Any], metric: str = METRIC) -> bool:
@@ -26,7 +30,16 @@ class FiniteAsha(AsyncHyperBandScheduler):
 
     A trial that reaches `max_epochs` ends by itself: stopping it there would cut off its last save. Rungs know trials by name,
     so that a trial that goes on after an interruption is not judged again where it was judged.
+
+    Args:
+        learns: the grace is learned, see `LearnedBracket`.
+        options: of Ray's scheduler; one bracket.
     """
+
+    def __init__(self, learns: bool, **options: Any) -> None:
+        super().__init__(**options, brackets=1, stop_last_trials=False)
+        if learns:
+            self._brackets = [LearnedBracket(options["grace_period"], options["max_t"], options["reduction_factor"])]
 
     def replay(self, history: History) -> None:
         """Fill the rungs from a journal, in the order of then; what was decided is not decided again."""
@@ -65,6 +78,56 @@ class FiniteAsha(AsyncHyperBandScheduler):
         self._trial_info.pop(name_of(trial), None)
 
 
+class LearnedBracket(_Bracket):
+    """Rungs of successive halving with earlier ones that stop nobody until they are known to tell.
+
+    How soon a learning curve shows what comes of it differs between graphs, and a fixed grace is either late or wrong. Below
+    the grace there are therefore rungs that only listen. As soon as the trials that went on to the grace show the same order
+    there as they had at the early rung, that rung stops trials too. All of it follows from the reports in their order.
+
+    Args:
+        grace: first rung that stops trials without having been learned.
+        max_epochs: length of a full trial.
+        reduction: one in so many passes each rung.
+    """
+
+    def __init__(self, grace: int, max_epochs: int, reduction: float) -> None:
+        super().__init__(grace, max_epochs, reduction, 0, stop_last_trials=False)
+        self.grace = grace
+        early = [grace / reduction**step for step in range(1, 1 + int(math.log(grace) / math.log(reduction) + 1e-9))]
+        self._rungs += [(milestone, {}) for milestone in early]
+        self._learned: set[float] = set()
+
+    def on_result(self, trial: Any, cur_iter: int, cur_rew: float | None) -> str:
+        """CONTINUE or STOP; the highest rung that the trial has reached and was not judged at decides."""
+        assert cur_rew is not None
+        for milestone, recorded in self._rungs:
+            if cur_iter < milestone:
+                continue
+            if trial.trial_id in recorded:
+                break
+            cutoff: Any = self.cutoff(recorded)
+            recorded[trial.trial_id] = cur_rew
+            if cutoff is not None and cur_rew < cutoff and self.stops(milestone):
+                return str(TrialScheduler.STOP)
+            break
+        return str(TrialScheduler.CONTINUE)
+
+    def stops(self, milestone: float) -> bool:
+        """Whether a rung stops trials; once learned it stays so: those that it stops cannot speak against it."""
+        if milestone >= self.grace or milestone in self._learned:
+            return True
+        rungs = dict(self._rungs)
+        both = [name for name in rungs[milestone] if name in rungs[self.grace]]
+        if len(both) < _PAIRS:
+            return False
+        early, later = ([rungs[place][name] for name in both] for place in (milestone, self.grace))
+        if len(set(early)) == 1 or len(set(later)) == 1 or spearmanr(early, later).statistic < _TELLS:
+            return False
+        self._learned.add(milestone)
+        return True
+
+
 def _named(name: str) -> Any:
     """A trial as the rungs know it: by its name, which a resumed trial keeps."""
     return SimpleNamespace(trial_id=name)
@@ -89,7 +152,8 @@ def make_scheduler(kind: str, max_epochs: int, grace: int | None = None, reducti
     Args:
         kind: `asha` or `none`.
         max_epochs: length of a full trial, >= 1.
-        grace: first rung, 1 <= grace <= max_epochs; None: `default_grace`. The rungs are grace, grace * reduction, ...
+        grace: first rung, 1 <= grace <= max_epochs; None: `default_grace`, and earlier ones as soon as they are known to tell,
+            see `LearnedBracket`. The rungs are grace, grace * reduction, ...
         reduction: > 1; about one trial in `reduction` passes each rung.
 
     Raises:
@@ -110,6 +174,6 @@ def make_scheduler(kind: str, max_epochs: int, grace: int | None = None, reducti
     if not (math.isfinite(reduction) and reduction > 1):
         raise ConfigError(f"reduction_factor = {reduction} is not above 1", remedy="2 to 4 is usual", key="reduction_factor")
     return FiniteAsha(
-        time_attr=TIME_ATTR, metric=METRIC, mode=MODE, max_t=max_epochs, grace_period=first, reduction_factor=reduction,
-        brackets=1, stop_last_trials=False,
+        grace is None, time_attr=TIME_ATTR, metric=METRIC, mode=MODE, max_t=max_epochs, grace_period=first,
+        reduction_factor=reduction,
     )

@@ -63,8 +63,8 @@ def run(plan: Plan, study: OpenStudy, console: Console) -> int:
     """Run what the study still lacks; returns the exit status."""
     settings = plan.settings
     search = StudySearch(
-        plan.space, seed=settings.seed, points=study.points, known=study.known, name=settings.study, journal=study.journal,
-        trials=settings.trials_dir,
+        plan.space, seed=settings.seed, kind=settings.sampler, base=settings.first != "drawn", points=study.points,
+        known=study.known, name=settings.study, journal=study.journal, trials=settings.trials_dir,
     )
     if said := study.describe():
         console.print(escape(said), highlight=False)
@@ -114,7 +114,7 @@ def finalised(
 def described(plan: Plan) -> dict[str, object]:
     """All settings of a study, flat, with what it is tied to."""
     settings = plan.settings
-    sampler = sampler_settings(settings.seed, concurrency=plan.resources.concurrency)
+    sampler = sampler_settings(settings.seed, concurrency=plan.resources.concurrency, kind=settings.sampler)
     return {
         **settings.model_dump(mode="json", exclude={"overrides", "dry_run", "show_space", "resume", "extend"}),
         **plan.base.flat(),

@@ -144,8 +144,16 @@ class SearchConfig(BaseModel):
     preset: Literal["paper", "published"] | None = Field(None, description="a built-in base instead of a file")
     overrides: dict[str, Any] = Field(default_factory=dict, description="flat settings; they are fixed, hence not searched")
     warm_start: Path | None = Field(None, description="earlier study, or its leaderboard.csv, whose best points come first")
+    first: Literal["priors", "base", "drawn"] = Field(
+        "priors", description="tried first: the base settings and then points that did well on other graphs (where no "
+        "--warm-start is given); the base settings alone; nothing but the sampler's draws"
+    )
+    sampler: Literal["tpe", "random"] = Field("tpe", description="what draws the points: Optuna's TPE, or chance")
     scheduler: Literal["asha", "none"] = Field("asha", description="stop weak trials early, or not at all")
-    grace_epochs: int | None = Field(None, ge=1, description="epochs before a trial may be stopped; null: from max_epochs")
+    grace_epochs: int | None = Field(
+        None, ge=1, description="epochs before a trial may be stopped; null: an eighth of max_epochs, or fewer once the "
+        "study's learning curves have shown that fewer tell"
+    )
     reduction_factor: float = Field(3.0, gt=1, le=100, description="one in so many trials passes each rung")
     max_failures: int = Field(1, ge=0, le=100, description="retries of a trial whose worker died")
     save_seconds: float = Field(20.0, ge=0, description="least time between two saves of a trial's training state")

@@ -37,8 +37,9 @@ class StudySearch(OptunaSearch):
 
     Args:
         space: what is searched.
-        seed, startup: of the sampler.
-        points: tried right after the space's default point, in this order; repeats are dropped.
+        seed, startup, kind: of the sampler.
+        base: the space's default point is the first trial.
+        points: tried first, after the default point, in this order; repeats are dropped.
         known: points whose value is known already; they inform the sampler and are not trained.
         name: name of the study.
         journal: told of every draw, report and end; None: nothing can be resumed.
@@ -49,13 +50,13 @@ class StudySearch(OptunaSearch):
     """
 
     def __init__(
-        self, space: SearchSpace, *, seed: int = 0, startup: int = STARTUP, points: Iterable[Mapping[str, Any]] = (),
-        known: Iterable[tuple[Mapping[str, Any], float]] = (), name: str = "search", journal: Journal | None = None,
-        trials: Path = Path(),
+        self, space: SearchSpace, *, seed: int = 0, startup: int = STARTUP, kind: str = "tpe", base: bool = True,
+        points: Iterable[Mapping[str, Any]] = (), known: Iterable[tuple[Mapping[str, Any], float]] = (), name: str = "search",
+        journal: Journal | None = None, trials: Path = Path(),
     ) -> None:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         first: list[dict[str, Any]] = []
-        for point in (space.default_point(), *points):
+        for point in (*([space.default_point()] if base else []), *points):
             clean = space.validate_point(point)
             if clean not in first:
                 first.append(clean)
@@ -71,7 +72,7 @@ class StudySearch(OptunaSearch):
         self._typed_space = space
         self._journal, self._trials = journal, trials
         super().__init__(
-            space=space, metric=METRIC, mode=MODE, points_to_evaluate=first, sampler=make_sampler(seed, startup),
+            space=space, metric=METRIC, mode=MODE, points_to_evaluate=first or None, sampler=make_sampler(seed, startup, kind),
             study_name=name,
         )
         self.study.set_user_attr("space", space.fingerprint)
@@ -87,7 +88,7 @@ class StudySearch(OptunaSearch):
     @property
     def first_points(self) -> list[dict[str, Any]]:
         """The points that are trials 1 to k."""
-        return [dict(point) for point in self._points_to_evaluate]
+        return [dict(point) for point in self._points_to_evaluate or ()]
 
     @property
     def open(self) -> list[str]:

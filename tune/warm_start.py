@@ -18,7 +18,7 @@ from tune.space import SearchSpace
 
 POINTS = 5  # points tried first where their values are not known here
 # What a value does not rest on: how it was searched for, and by which version of the code.
-_HOW = ("space: ", "sampler.", "scheduler", "grace", "reduction", "code", "version")
+_HOW = ("space: ", "sampler.", "first", "scheduler", "grace", "reduction", "code", "version")
 _WITH_VALUE = (TrialState.COMPLETED, TrialState.PRUNED)  # a trial that was cut short says less
 _COLUMNS = ("rank", "trial", "state", "best_validation_mrr", "epochs", "best_epoch", "seconds", "retries", "reason")
 

@@ -1,8 +1,8 @@
 """What trains one trial: the whole trial in process, or one rank of it under Ray Train.
 
 A trial is a folder. `outcome.json` says how it ended, `state/` is what a retry goes on from, `reported.json` keeps a retry
-from reporting again what is known, `best/` is the checkpoint of a run whose weights are wanted, `lock` is held by the process
-that trains.
+from reporting again what is known, `best/` is the checkpoint of a run whose weights are wanted, `decision.safetensors` has the
+branch scores of one whose weights are not, `lock` is held by the process that trains.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,8 @@ from imf_core.errors import DivergedError, ResourceError
 from imf_core.train.batches import Shard
 from imf_core.train.checkpoint import save_checkpoint
 from imf_core.train.fit import EpochReport, FitResult, Saving, build_model, fit
+from imf_core.train.memory import MemoryBudget
+from tune.cached_scores import cache_decision, save_cache
 from tune.outcome import OUTCOME_FILE, TrialState, atomic_write_text
 
 _WAIT_SECONDS = 120.0
@@ -92,6 +94,12 @@ def run_job(job: Job, report: Report, shard: Shard = Shard()) -> FitResult:  # n
         result = fit(
             model, data, config, reporter, shard=shard, saving=Saving(folder / "state", job.save_seconds), device=device
         )
+        if not job.keep and shard.rank == 0 and len(model.branches) > 1:
+            try:
+                memory = MemoryBudget.of(config.train.memory_budget_mb, device)
+                save_cache(cache_decision(model, data.graph, memory), folder)
+            except ResourceError as error:  # the trial has its result without
+                result = replace(result, notes=(*result.notes, f"its branch scores are not kept: {error.problem}"))
         if job.keep and shard.rank == 0:
             metrics = {
                 "validation": result.metrics.as_dict(), "best_epoch": result.best_epoch, "epochs": result.epochs,

@@ -11,7 +11,7 @@ import pytest
 
 from imf_core.errors import ConfigError
 from tune.journal import History
-from tune.schedule import default_grace, is_finite, make_scheduler
+from tune.schedule import LearnedBracket, default_grace, is_finite, make_scheduler
 
 
 def report(scheduler: Any, name: str, epoch: int, value: float) -> str:
@@ -113,8 +113,50 @@ def test_a_trial_without_reports_can_end() -> None:
 
 def test_defaults() -> None:
     assert [default_grace(epochs) for epochs in (1, 8, 30, 1000)] == [1, 1, 3, 125]
-    rungs = [milestone for milestone, _ in make_scheduler("asha", 30)._brackets[0]._rungs]  # type: ignore[attr-defined]
-    assert rungs == [27, 9, 3]
+    for grace, rungs in ((None, [27, 9, 3, 1]), (3, [27, 9, 3])):
+        scheduler = make_scheduler("asha", 30, grace)
+        assert [milestone for milestone, _ in scheduler._brackets[0]._rungs] == rungs  # type: ignore[attr-defined]
+    assert [milestone for milestone, _ in LearnedBracket(125, 1000, 3.0)._rungs] == pytest.approx(
+        [375, 125, 125 / 3, 125 / 9, 125 / 27, 125 / 81]
+    )
+
+
+def climbed(bracket: LearnedBracket, firsts: list[float], thirds: list[float]) -> list[str]:
+    """Trials that report in epoch 1 and, unless they are stopped, in epoch 3; what they were told in epoch 1."""
+    told = []
+    for number, (first, third) in enumerate(zip(firsts, thirds, strict=True)):
+        told.append(bracket.on_result(SimpleNamespace(trial_id=str(number)), 1, first))
+        if told[-1] == "CONTINUE":
+            bracket.on_result(SimpleNamespace(trial_id=str(number)), 3, third)
+    return told
+
+
+def test_an_early_rung_stops_trials_once_it_is_known_to_tell() -> None:
+    """The seventh trial is the worst of its epoch 1. Six trials kept their order from epoch 1 to 3; then it is stopped."""
+    firsts = [0.2, 0.1, 0.3, 0.15, 0.25, 0.12, 0.01]
+    bracket = LearnedBracket(3, 30, 3.0)
+    assert climbed(bracket, firsts, [2 * value for value in firsts]) == ["CONTINUE"] * 6 + ["STOP"]
+    assert bracket.on_result(SimpleNamespace(trial_id="good"), 1, 0.5) == "CONTINUE"
+
+
+@pytest.mark.parametrize("thirds", [[0.3, 0.4, 0.2, 0.35, 0.25, 0.38, 0.9], [0.3] * 7])
+def test_an_early_rung_that_does_not_tell_stops_nobody(thirds: list[float]) -> None:
+    """Slow starters end higher, or all end alike: epoch 1 decides nothing."""
+    firsts = [0.2, 0.1, 0.3, 0.15, 0.25, 0.12, 0.01]
+    assert climbed(LearnedBracket(3, 30, 3.0), firsts, thirds) == ["CONTINUE"] * 7
+
+
+def test_what_was_learned_is_learned_again_from_the_journal() -> None:
+    values = [(f"t{number}", value) for number, value in enumerate([0.2, 0.1, 0.3, 0.15, 0.25, 0.12])]
+    told = [("report", name, epoch, epoch * value) for name, value in values for epoch in (1, 2, 3)]
+    scheduler = make_scheduler("asha", 30)
+    scheduler.replay(played(*told))  # type: ignore[attr-defined]
+    scheduler.on_trial_add(None, SimpleNamespace(trial_id="new"))  # type: ignore[arg-type]
+    assert report(scheduler, "new", 1, 0.01) == "STOP"
+    scheduler = make_scheduler("asha", 30)
+    scheduler.replay(played(*told[:-3]))  # type: ignore[attr-defined]
+    scheduler.on_trial_add(None, SimpleNamespace(trial_id="new"))  # type: ignore[arg-type]
+    assert report(scheduler, "new", 1, 0.01) == "CONTINUE"
 
 
 @pytest.mark.parametrize(

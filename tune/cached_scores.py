@@ -1,0 +1,89 @@
+"""The branch scores of a trained trial on validation, kept small: what its decision weights can be tuned again on.
+
+A trial that ends by itself leaves `decision.safetensors`: for each validation query (at most 2,000) the values of every branch
+for the answer and for the wrong answers that can come before it under some weights, see `imf_core.train.calibrate`.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from imf_core.data.graph import KnowledgeGraph
+from imf_core.errors import CheckpointError
+from imf_core.model.imf import Imf
+from imf_core.train.calibrate import CachedScores, cache_scores, fit_logits
+from imf_core.train.memory import MemoryBudget
+
+SCORES_FILE = "decision.safetensors"
+
+
+@dataclass(frozen=True)
+class DecisionCache:
+    """Cached scores with what the trial decided by.
+
+    Args:
+        scores: values of the branches.
+        branches: names of the M branches.
+        crosswise: for fold 0 and 1 the trial's own logits, (1 or 2R, M); where they are trained, trained on the other fold.
+        final: its logits, trained on both folds.
+    """
+
+    scores: CachedScores
+    branches: tuple[str, ...]
+    crosswise: tuple[Tensor, Tensor]
+    final: Tensor
+
+
+def cache_decision(model: Imf, graph: KnowledgeGraph, memory: MemoryBudget) -> DecisionCache:
+    """Score the validation triples with a trained model of several branches; it is left in evaluation mode."""
+    scores = memory.within(lambda budget: cache_scores(model, graph, graph.valid, graph.known(), budget))
+    decision = model.decision
+    final = (decision.constant.log()[None] if decision.logits is None else decision.logits).cpu()
+    if decision.logits is None:
+        return DecisionCache(scores, model.branches, (final, final), final)
+    start = final.mean(dim=0, keepdim=True)
+    own, other = (
+        fit_logits(scores.part(torch.nonzero(scores.fold != fold)[:, 0]), model.loss_kind, len(final), start) for fold in (0, 1)
+    )
+    return DecisionCache(scores, model.branches, (own, other), final)
+
+
+def save_cache(cache: DecisionCache, folder: Path) -> None:
+    """Write a cache into a trial's folder, whole or not at all."""
+    scores = cache.scores
+    tensors = {
+        "values": scores.values, "usable": scores.usable.bool(), "valid": scores.valid, "relations": scores.relations,
+        "fold": scores.fold, "crosswise.0": cache.crosswise[0], "crosswise.1": cache.crosswise[1], "final": cache.final,
+    }
+    part = folder / f".{SCORES_FILE}"
+    save_file(
+        {name: tensor.contiguous().clone() for name, tensor in tensors.items()}, part, {"branches": json.dumps(cache.branches)}
+    )
+    part.replace(folder / SCORES_FILE)
+
+
+def load_cache(folder: Path) -> DecisionCache:
+    """Read the cache of a trial.
+
+    Raises:
+        CheckpointError: it is not there, or damaged.
+    """
+    file = folder / SCORES_FILE
+    try:
+        with safe_open(file, "pt") as stored:
+            part = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118 (no mapping)
+            branches = tuple(json.loads(stored.metadata()["branches"]))
+        scores = CachedScores(
+            part["values"], part["usable"].to(part["values"].dtype), part["valid"], part["relations"], part["fold"]
+        )
+        return DecisionCache(scores, branches, (part["crosswise.0"], part["crosswise.1"]), part["final"])
+    except (OSError, SafetensorError, KeyError, ValueError, TypeError) as error:
+        remedy = "only trials that ended by themselves have one, and only models of several branches"
+        raise CheckpointError(f"{file} cannot be read: {error}", remedy=remedy, file=str(file)) from error
