@@ -28,7 +28,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("imf_core.cli", "imf_core.commands"),
     ("tune", "tune.settings", "tune.options", "tune.space", "tune.parameter", "tune.resources", "tune.records", "tune.outcome",
      "tune.journal", "tune.smaller"),
-    ("tune.study", "tune.sampler", "tune.warm_start", "tune.priors", "tune.schedule", "tune.tracking", "tune.tracking_callback",
+    ("tune.study", "tune.sampler", "tune.warm_start", "tune.schedule", "tune.tracking", "tune.tracking_callback",
      "tune.tracking_text", "tune.data_check", "tune.disk", "tune.cached_scores"),
     ("tune.worker",),
     ("tune.trial", "tune.decide"),

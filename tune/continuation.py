@@ -19,7 +19,6 @@ from imf_core.errors import ConfigError, DataError
 from tune.data_check import write_audit
 from tune.journal import JOURNAL_FILE, History, Journal
 from tune.plan import Plan
-from tune.priors import prior_points
 from tune.sampler import sampler_settings
 from tune.settings import SearchConfig
 from tune.warm_start import warm_start
@@ -104,8 +103,6 @@ def open_study(plan: Plan) -> OpenStudy:
         tied["features"] = _share_data(plan, journal.events[0]["tied"].get("features") if journal.events else None)
         if not journal.events:
             warm = warm_start(settings.warm_start, plan.space, tied)
-            if settings.warm_start is None and settings.first == "priors":
-                warm = prior_points(plan.space)
             journal.append(
                 "study", name=settings.study, tied=tied, points=warm.points, known=warm.known, note=warm.note,
                 settings=settings.asked(),

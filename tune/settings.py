@@ -144,10 +144,7 @@ class SearchConfig(BaseModel):
     preset: Literal["paper", "published"] | None = Field(None, description="a built-in base instead of a file")
     overrides: dict[str, Any] = Field(default_factory=dict, description="flat settings; they are fixed, hence not searched")
     warm_start: Path | None = Field(None, description="earlier study, or its leaderboard.csv, whose best points come first")
-    first: Literal["priors", "base", "drawn"] = Field(
-        "priors", description="tried first: the base settings and then points that did well on other graphs (where no "
-        "--warm-start is given); the base settings alone; nothing but the sampler's draws"
-    )
+    first: Literal["base", "drawn"] = Field("base", description="trial 1: the base settings, or what the sampler draws")
     sampler: Literal["tpe", "random"] = Field("tpe", description="what draws the points: Optuna's TPE, or chance")
     scheduler: Literal["asha", "none"] = Field("asha", description="stop weak trials early, or not at all")
     grace_epochs: int | None = Field(

@@ -132,7 +132,7 @@ def test_a_finished_measurement_is_not_repeated(lab: run_speed.Lab) -> None:
 @pytest.mark.slow
 def test_every_group_gives_its_figures(lab: run_speed.Lab, tmp_path: Path, shared_dir: Path) -> None:
     """A rehearsal on small graphs: all keys of the report, each with what it was made of."""
-    small = {"sources": ["generated:300,6,6000", "generated:200,30,6000"]}  # at least three steps of 1,024 queries
+    small = {"sources": ["generated:4000,6,16000", "generated:4000,30,16000"]}  # three steps of 2 x 1,024
     found: dict[str, object] = {}
     for group in ("steps", "ranks", "workers", "large", "sizes"):
         figures = run_speed.measure_group(group, lab, *small["sources"])

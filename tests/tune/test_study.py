@@ -12,7 +12,7 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
-from imf_core.config import Config
+from imf_core.config import FUSED, STRUCTURE, Config
 from imf_core.errors import ConfigError
 from tune.journal import History, Journal
 from tune.sampler import distribution, export_study, make_sampler, sampler_settings
@@ -338,3 +338,30 @@ def test_distributions_agree_with_what_is_drawn(space: SearchSpace) -> None:
     drawn = study.ask()
     space.suggest(drawn)
     assert {name: distribution(space[name]) for name in drawn.params} == drawn.distributions
+
+
+def test_a_search_can_begin_with_the_base_or_with_draws_alone() -> None:
+    space = SearchSpace.default(Config(), (STRUCTURE, "image", "text", FUSED))
+    drawn = StudySearch(space, seed=3, base=False)
+    assert drawn.first_points == []
+    first = drawn.suggest("a")
+    assert isinstance(first, dict) and first["params"] != space.default_point()
+    again = StudySearch(space, seed=3, base=False).suggest("x")
+    assert again == first
+    good = {"train.lr": 0.006, "model.fusion_rank": 1}
+    begun = StudySearch(space, seed=3, points=[good]).first_points
+    assert begun == [space.default_point(), good]
+
+
+def test_chance_draws_the_same_with_the_same_seed_whatever_it_is_told() -> None:
+    space = SearchSpace.default(Config(), (STRUCTURE, "image", "text", FUSED))
+    draws = []
+    for value in (0.1, 0.9):
+        search = StudySearch(space, seed=3, kind="random", base=False, startup=1)
+        for number in range(4):
+            point = search.suggest(str(number))
+            search.on_trial_complete(str(number), {"epoch": 1, "best_mrr": value / (1 + number)})
+            draws.append(point)
+    assert draws[:4] == draws[4:]
+    assert type(make_sampler(0, kind="random")).__name__ == "RandomSampler"
+    assert sampler_settings(4, kind="random")["sampler"] == "random"
