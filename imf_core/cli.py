@@ -29,6 +29,7 @@ from imf_core.data.prepared import LinkData, graph_of, prepare
 from imf_core.errors import CheckpointError, ConfigError, ImfError
 from imf_core.model.decision import alternatives
 from imf_core.predict import Answer, Predictor
+from imf_core.train.carry_over import carry_over
 from imf_core.train.checkpoint import Checkpoint, check_vocabulary, load_checkpoint, load_state, save_checkpoint
 from imf_core.train.estimate import estimate_of
 from imf_core.train.fit import EpochReport, build_model, fit
@@ -51,7 +52,7 @@ def train(
     data: DataOption = None,
     config: Annotated[Path | None, typer.Option("--config", help="YAML settings.")] = None,
     preset_name: Annotated[str, typer.Option("--preset", help="paper or published.")] = "paper",
-    start: Annotated[Path | None, typer.Option("--from", help="Continue from the weights of this checkpoint.")] = None,
+    start: Annotated[Path | None, typer.Option("--from", help="Continue this checkpoint; the graph may have changed.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Tell what would be trained and its memory, and stop.")] = False,
     settings: SetOption = None,
 ) -> None:
@@ -73,8 +74,11 @@ def train(
         return
     model = build_model(chosen, ready)
     if loaded is not None:
-        check_vocabulary(loaded.description, ready.graph.entities, ready.graph.relations, loaded.path)
-        load_state(model, loaded.model.state_dict(), loaded.path)
+        names = ready.graph.entities.names, ready.graph.relations.names
+        if (loaded.entities.names, loaded.relations.names) == names:
+            load_state(model, loaded.model.state_dict(), loaded.path)
+        else:
+            console.print(f"from {loaded.path}: {carry_over(model, loaded, ready).describe()}", soft_wrap=True)
     console.print(f"{model.num_parameters:,} parameters; branches {', '.join(model.branches)}")
 
     def show(report: EpochReport) -> None:

@@ -156,11 +156,13 @@ def test_structure_starts_from_attention_and_continues_without_it(
 
 
 def test_from_refuses_what_does_not_fit(graph: Path, checkpoint: Path, tmp_path: Path) -> None:
-    out, other = str(tmp_path / "out"), write_graph(tmp_path / "graph", odd=b"another")
+    out, other = str(tmp_path / "out"), write_graph(tmp_path / "graph")
+    for split in (other / f"{name}.tsv" for name in ("train", "valid", "test")):
+        split.write_bytes(split.read_bytes().replace(b"next", b"after").replace(b"[rest]", b"of"))
     start = ["--from", str(checkpoint)]
     assert "model.dim cannot change" in fails("train", out, *start, "--set", "model.dim=8").problem
     assert "exclude each other" in fails("train", out, *start, "--config", "x.yaml").problem
-    assert "belongs to other entities" in fails("train", out, *start, "--data", str(other)).problem
+    assert "no relations in common" in fails("train", out, *start, "--data", str(other)).problem
     assert not Path(out).exists()
 
 
