@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -225,16 +225,11 @@ class StructureConfig(_Frozen):
         return self
 
 
-class Config(_Frozen):
-    """Everything that determines one run."""
-
-    data: DataConfig = DataConfig()
-    structure: StructureConfig = StructureConfig()
-    model: ModelConfig = ModelConfig()
-    train: TrainConfig = TrainConfig()
+class Settings(_Frozen):
+    """Sections of settings: what `Config` and the recommender's configuration can both do."""
 
     @classmethod
-    def build(cls, values: Mapping[str, Any], *, source: str = "configuration") -> Config:
+    def build(cls, values: Mapping[str, Any], *, source: str = "configuration") -> Self:
         """Validate nested values; an unknown key is refused with the nearest known name.
 
         Raises:
@@ -253,7 +248,7 @@ class Config(_Frozen):
             ) from error
 
     @classmethod
-    def load(cls, path: Path | str) -> Config:
+    def load(cls, path: Path | str) -> Self:
         """Read a YAML file.
 
         Raises:
@@ -269,12 +264,12 @@ class Config(_Frozen):
             raise ConfigError(f"{path} holds {type(values).__name__}, not settings", remedy="write `model:`, `train:` sections")
         return cls.build(values, source=str(path))
 
-    def updated(self, flat: Mapping[str, Any], *, source: str = "override") -> Config:
+    def updated(self, flat: Mapping[str, Any], *, source: str = "override") -> Self:
         """A copy with `{"train.lr": 0.01}` applied; keys are dotted paths."""
         values = self.model_dump()
-        unchosen = self.data.train is None and self.data.path == DataConfig().path
-        if flat.get("data.train") and "data.path" not in flat and unchosen:
-            del values["data"]["path"]  # it follows the training file
+        for name in self._left_open(flat):
+            section, key = name.split(".")
+            del values[section][key]
         for key, value in flat.items():
             node = values
             *parents, leaf = key.split(".")
@@ -288,11 +283,29 @@ class Config(_Frozen):
                     )
                 node = child
             node[leaf] = value
-        return Config.build(values, source=source)
+        return type(self).build(values, source=source)
 
     def flat(self) -> dict[str, Any]:
         """`{"train.lr": 0.002, ...}`, every leaf."""
         return dict(_leaves(self.model_dump(), ""))
+
+    def _left_open(self, flat: Mapping[str, Any]) -> tuple[str, ...]:
+        """Settings that follow those in `flat` instead of staying as they are."""
+        return ()
+
+
+class Config(Settings):
+    """Everything that determines one run."""
+
+    data: DataConfig = DataConfig()
+    structure: StructureConfig = StructureConfig()
+    model: ModelConfig = ModelConfig()
+    train: TrainConfig = TrainConfig()
+
+    def _left_open(self, flat: Mapping[str, Any]) -> tuple[str, ...]:
+        """The folder follows the training file."""
+        unchosen = self.data.train is None and self.data.path == DataConfig().path
+        return ("data.path",) if flat.get("data.train") and "data.path" not in flat and unchosen else ()
 
 
 def parse_overrides(assignments: Iterable[str]) -> dict[str, Any]:

@@ -18,10 +18,11 @@ ROOT = Path(__file__).resolve().parents[1]
 
 # A file imports from its own floor and from lower ones. A package stands for all its files that are not named themselves.
 FLOORS: tuple[tuple[str, ...], ...] = (
-    ("imf_core", "imf_core.errors", "imf_core.config"),
+    ("imf_core", "imf_core.errors", "imf_core.config", "imf_core.config_recommend"),
     ("imf_core.data",),
     ("imf_core.encode",),
-    ("imf_core.data.prepared", "imf_core.data.views"),  # build the features of a graph, so they stand above the encoders
+    # build features, so they stand above the encoders
+    ("imf_core.data.prepared", "imf_core.data.views", "imf_core.data.recommend_data"),
     ("imf_core.model",),
     ("imf_core.train",),
     ("imf_core.predict", "imf_core.ensemble"),

@@ -1,4 +1,4 @@
-"""The bundled data set `unicode`: a real multimodal graph that is generated in seconds, without a download.
+"""The bundled data sets; and `unicode`: a real multimodal graph that is generated in seconds, without a download.
 
 Entities are the characters that DejaVu Sans (the font that comes with matplotlib) draws, and their attributes; relations are
 the decompositions, case pairs and attributes of the Unicode Character Database; the picture of a character is its glyph, its
@@ -16,18 +16,22 @@ from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
 
 from imf_core.data.cache import REMEDY, cache_root
+from imf_core.data.codepages import write_codepages
+from imf_core.data.glyphs import characters, describe_character, font_file, pictures, write_lines
 from imf_core.errors import DataError
 
-BUNDLED = ("unicode",)
+BUNDLED = ("unicode",)  # graphs
+BUNDLED_INTERACTIONS = ("codepages",)  # see codepages.py
 
 _GENERATOR = 1  # raise it whenever the generated files change
 _SEED = 0
 _HELD_OUT = 0.1  # share of the triples in each of valid and test
-_FILES = ("train.tsv", "valid.tsv", "test.tsv", "entities.txt", "relations.txt", "descriptions.tsv")
-_CANVAS, _GLYPH, _BASELINE = 32, 22, 24  # pixels: side of a picture, font size, height of the baseline from the top
+_FILES = {
+    "unicode": ("train.tsv", "valid.tsv", "test.tsv", "entities.txt", "relations.txt", "descriptions.tsv"),
+    "codepages": ("interactions.tsv", "items.txt", "descriptions.tsv"),
+}
 
 _CATEGORIES = {
     "Lu": "uppercase letter", "Ll": "lowercase letter", "Lt": "titlecase letter", "Lm": "modifier letter", "Lo": "other letter",
@@ -68,19 +72,19 @@ def bundled_path(name: str) -> Path:
     Raises:
         DataError: unknown name, or a cache folder that cannot be written.
     """
-    if name not in BUNDLED:
-        raise DataError(f"no bundled data set {name!r}", remedy=f"known: {', '.join(BUNDLED)}", value=name)
+    if name not in _FILES:
+        raise DataError(f"no bundled data set {name!r}", remedy=f"known: {', '.join(_FILES)}", value=name)
     root = cache_root()
     target = root / f"{name}-{generator_version()}"
-    if _complete(target):
+    if _complete(target, name):
         return target
     scratch = root / f".{target.name}.{uuid.uuid4().hex}"
     try:
-        write_unicode(scratch)
+        (write_unicode if name == "unicode" else write_codepages)(scratch)
         try:
             scratch.rename(target)  # fails where another process came first: a filled folder is never replaced
         except OSError:
-            if not _complete(target):  # something has eaten files of an earlier run
+            if not _complete(target, name):  # something has eaten files of an earlier run
                 target.rename(root / f".{target.name}.{uuid.uuid4().hex}.damaged")
                 scratch.rename(target)
     except OSError as error:
@@ -99,7 +103,7 @@ def generator_version() -> str:
     """12 hex digits that change with everything that the content depends on: generator, Unicode data, font."""
     import fontTools
 
-    facts = (_GENERATOR, unicodedata.unidata_version, fontTools.version, hashlib.sha256(_font_file().read_bytes()).hexdigest())
+    facts = (_GENERATOR, unicodedata.unidata_version, fontTools.version, hashlib.sha256(font_file().read_bytes()).hexdigest())
     return hashlib.sha256(repr(facts).encode()).hexdigest()[:12]
 
 
@@ -109,10 +113,10 @@ def write_unicode(folder: Path) -> None:
     Args:
         folder: created where missing; files of the same names are replaced.
     """
-    characters = _characters()
-    named = list(dict.fromkeys(_triples(characters)))
+    drawn = characters()
+    named = list(dict.fromkeys(_triples(drawn)))
     heads_and_tails = {name for head, _, tail in named for name in (head, tail)}
-    known = [name for name in characters.values() if name in heads_and_tails]
+    known = [name for name in drawn.values() if name in heads_and_tails]
     entities = known + sorted(heads_and_tails.difference(known))
     relations = sorted({relation for _, relation, _ in named})
     entity_ids = {name: position for position, name in enumerate(entities)}
@@ -126,12 +130,12 @@ def write_unicode(folder: Path) -> None:
     for code, split in enumerate(("train", "valid", "test")):
         rows = ids[part == code]
         rows = rows[np.lexsort(rows.T[[2, 1, 0]])]
-        _write_lines(folder / f"{split}.tsv", (f"{entities[h]}\t{relations[r]}\t{entities[t]}" for h, r, t in rows.tolist()))
-    _write_lines(folder / "entities.txt", entities)
-    _write_lines(folder / "relations.txt", relations)
-    points = {name: point for point, name in characters.items()}
-    _write_lines(folder / "descriptions.tsv", (f"{name}\t{_describe(name, points.get(name))}" for name in entities))
-    for name, picture in _pictures({name: points[name] for name in known}):
+        write_lines(folder / f"{split}.tsv", (f"{entities[h]}\t{relations[r]}\t{entities[t]}" for h, r, t in rows.tolist()))
+    write_lines(folder / "entities.txt", entities)
+    write_lines(folder / "relations.txt", relations)
+    points = {name: point for point, name in drawn.items()}
+    write_lines(folder / "descriptions.tsv", (f"{name}\t{_describe(name, points.get(name))}" for name in entities))
+    for name, picture in pictures({name: points[name] for name in known}):
         picture.save(folder / "images" / f"{name}.png", compress_level=1)
 
 
@@ -155,15 +159,6 @@ def _split(ids: np.ndarray, digests: np.ndarray, num_entities: int, num_relation
     part = np.zeros(len(ids), dtype=np.int8)
     part[free[:count]], part[free[count : 2 * count]] = 1, 2
     return part
-
-
-def _characters() -> dict[int, str]:
-    """Code point -> Unicode name, of everything that the font draws and Unicode names."""
-    from fontTools.ttLib import TTFont
-
-    with TTFont(_font_file(), lazy=True) as font:
-        points = sorted(font.getBestCmap())
-    return {point: name for point in points if (name := unicodedata.name(chr(point), ""))}
 
 
 def _triples(characters: dict[int, str]) -> Iterator[tuple[str, str, str]]:
@@ -219,42 +214,11 @@ def _case(sign: str) -> Iterator[tuple[str, int]]:
 def _describe(name: str, point: int | None) -> str:
     """The text of an entity: Unicode name and block of a character, a readable phrase for an attribute."""
     if point is not None:
-        from fontTools import unicodedata as database
-
-        return f"{name.lower()}, block {database.block(chr(point))}"
+        return describe_character(point, name)
     kind, _, value = name.partition(": ")
     phrase, meanings = _PHRASES[kind]
     return phrase.format(meanings.get(value, value))
 
 
-def _pictures(points: dict[str, int]) -> Iterator[tuple[str, Image.Image]]:
-    """Dark glyphs on white; characters without ink (spaces, controls) have no picture."""
-    # The basic layout draws code points as they are: no shaping library, hence the same glyph on each machine.
-    basic, file = ImageFont.Layout.BASIC, _font_file()
-    sizes = {size: ImageFont.truetype(file, size, layout_engine=basic) for size in range(8, _GLYPH + 1)}
-    for name, point in points.items():
-        sign, size = chr(point), _GLYPH
-        left, top, right, bottom = sizes[size].getbbox(sign, anchor="ls")
-        if right <= left or bottom <= top:
-            continue
-        while right - left > _CANVAS and size > min(sizes):
-            size -= 1
-            left, top, right, bottom = sizes[size].getbbox(sign, anchor="ls")
-        picture = Image.new("L", (_CANVAS, _CANVAS), 255)
-        # Centred across, but on one baseline: height tells a superscript from a digit, a comma from an apostrophe.
-        ImageDraw.Draw(picture).text(((_CANVAS - left - right) // 2, _BASELINE), sign, fill=0, font=sizes[size], anchor="ls")
-        yield name, picture
-
-
-def _font_file() -> Path:
-    import matplotlib  # here and not above: only the bundled data needs it, and it is slow to import
-
-    return Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"
-
-
-def _write_lines(path: Path, lines: Iterator[str] | list[str]) -> None:
-    path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8", newline="\n")
-
-
-def _complete(folder: Path) -> bool:
-    return (folder / "images").is_dir() and all((folder / file).is_file() for file in _FILES)
+def _complete(folder: Path, name: str) -> bool:
+    return (folder / "images").is_dir() and all((folder / file).is_file() for file in _FILES[name])

@@ -46,7 +46,7 @@ def carve(
     uses = np.bincount(triples[:, 1], minlength=num_relations)
     spare = (links[triples[:, 0]] > 1) & (links[triples[:, 2]] > 1) & (uses[triples[:, 1]] > 1)
     places = np.flatnonzero(spare)
-    places = places[np.argsort(_mixed(codes(triples[places], num_entities, num_relations), seed), kind="stable")]
+    places = places[np.argsort(mixed(codes(triples[places], num_entities, num_relations), seed), kind="stable")]
     aside = np.zeros(len(triples), dtype=bool)
     left = count
     for place in places.tolist():
@@ -63,7 +63,7 @@ def carve(
     return triples[~aside], triples[aside]
 
 
-def _mixed(values: np.ndarray, seed: int) -> np.ndarray:
+def mixed(values: np.ndarray, seed: int) -> np.ndarray:
     """splitmix64 of each value: well-spread 64-bit numbers (Steele, Lea and Flood 2014)."""
     mixed = values.astype(np.uint64) + np.uint64((0x9E3779B97F4A7C15 * (seed + 1)) % 2**64)
     for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Protocol
 
 from imf_core.config import DataConfig
 from imf_core.data.files import GraphFiles
-from imf_core.data.graph import KnowledgeGraph
+from imf_core.data.graph import Vocabulary
 from imf_core.data.lines import read_lines
 from imf_core.data.modality import Modality
 from imf_core.data.ntriples import literal_texts
@@ -21,6 +22,18 @@ from imf_core.errors import DataError
 
 DESCRIPTIONS, IMAGES = "descriptions.tsv", "images"
 _LISTED = 5  # damaged pictures named in a note
+
+
+class Named(Protocol):
+    """What has texts and pictures by name: the entities of a graph, or the items of a recommender."""
+
+    @property
+    def entities(self) -> Vocabulary:
+        """Their names."""
+
+    @property
+    def num_entities(self) -> int:
+        """How many there are."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +82,7 @@ def text_source(config: DataConfig, folder: Path) -> str:
     return config.text
 
 
-def text_view(config: DataConfig, folder: Path, graph: KnowledgeGraph) -> View:
+def text_view(config: DataConfig, folder: Path, graph: Named) -> View:
     """The modality `text`.
 
     Raises:
@@ -101,7 +114,7 @@ def text_view(config: DataConfig, folder: Path, graph: KnowledgeGraph) -> View:
     return View(made, notes, (), len(found), extracted.blank, unknown, extracted=extracted)
 
 
-def _texts(source: str, config: DataConfig, folder: Path, graph: KnowledgeGraph) -> tuple[list[str | None], int]:
+def _texts(source: str, config: DataConfig, folder: Path, graph: Named) -> tuple[list[str | None], int]:
     """A text for each of the N entities, None where there is none; and the number of texts of unknown names."""
     if source == "names":
         return [readable(name) for name in graph.entities.names], 0
@@ -127,7 +140,7 @@ def _texts(source: str, config: DataConfig, folder: Path, graph: KnowledgeGraph)
     return texts, unknown
 
 
-def image_view(config: DataConfig, folder: Path, graph: KnowledgeGraph) -> View:
+def image_view(config: DataConfig, folder: Path, graph: Named) -> View:
     """The modality `image`, where there are pictures; of several pictures of an entity the mean.
 
     Raises:

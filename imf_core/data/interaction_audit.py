@@ -1,0 +1,236 @@
+"""The audit of interactions: what is wrong, or worth knowing, before a recommender is trained on them.
+
+With finalising it is the one place that looks at test interactions; it compares them with the other splits and hands on counts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from imf_core.data.audit_report import WORDS, escaped
+from imf_core.data.interactions import RawInteractions, distinct_pairs
+from imf_core.data.modality import Modality
+from imf_core.data.raw import SPLITS
+
+_FEW_ITEMS = 10  # items up to which every list of 10 holds all
+
+
+@dataclass(frozen=True)
+class PartCounts:
+    """Counts of one split; of distinct interactions, where nothing else is said.
+
+    Args:
+        interactions: distinct pairs.
+        users, items: with an interaction here.
+        in_train, in_valid, in_test: pairs that stand in that split too (in its own: all).
+        clean: pairs that stand in no other split.
+        cold_users, cold_items: users and items here without a training interaction.
+        cold: pairs with one of them.
+    """
+
+    interactions: int = 0
+    users: int = 0
+    items: int = 0
+    in_train: int = 0
+    in_valid: int = 0
+    in_test: int = 0
+    clean: int = 0
+    cold_users: int = 0
+    cold_items: int = 0
+    cold: int = 0
+
+
+@dataclass(frozen=True)
+class InteractionAudit:
+    """The audit of interactions.
+
+    Args:
+        source: where they are from.
+        users, items: U and I.
+        lines, distinct: of all files together; distinct ones counted per split.
+        splits: counts of train, valid and test.
+        given: the files give the split; else it is drawn for each user.
+        per_user: least, median and largest number of interactions of a user.
+        few: users with fewer than 3 interactions, who have nothing to be tested on where the split is drawn.
+        without: users, and items, without any interaction.
+        featureless: items without any feature; None where there are no features.
+        coverage: `image: 5,000 of 5,810 items`, a line each modality.
+        notes: what the readers said.
+        problems: what `--strict` refuses.
+        warnings: what one should know, but cannot or need not mend.
+    """
+
+    source: str
+    users: int
+    items: int
+    lines: int
+    distinct: int
+    splits: Mapping[str, PartCounts]
+    given: bool
+    per_user: tuple[int, float, int]
+    few: int
+    without: tuple[int, int]
+    featureless: int | None
+    coverage: tuple[str, ...]
+    notes: tuple[str, ...]
+    problems: tuple[str, ...]
+    warnings: tuple[str, ...]
+
+    @property
+    def density(self) -> float:
+        """Share of the user-item pairs that are interactions, 0..1."""
+        return self.distinct / max(1, self.users * self.items)
+
+    def to_json(self) -> dict[str, Any]:
+        """Everything as plain values."""
+        return {**asdict(self), "splits": {name: asdict(part) for name, part in self.splits.items()}, "density": self.density}
+
+    def split_rows(self) -> tuple[list[str], list[list[str]]]:
+        """The table of the splits: columns and rows."""
+        columns = ["split", "interactions", "users", "items", "in train", "in valid", "in test", "clean", "cold"]
+        rows = []
+        for place, name in enumerate(SPLITS):
+            part = self.splits[name]
+            own = (part.interactions, part.users, part.items, part.in_train, part.in_valid, part.in_test, part.clean, part.cold)
+            cells = [f"{count:,}" for count in own]
+            cells[3 + place] = "-"
+            rows.append([name, *cells])
+        return columns, rows
+
+    def lines_of_text(self) -> list[str]:
+        """What the table does not say, one fact a line."""
+        low, middle, high = self.per_user
+        found = [
+            "the files give the split"
+            if self.given
+            else "the split is drawn for each user: 80 % train, the rest test and validation",
+            f"{100 * self.density:.2f} % of the pairs are interactions; a user has {low:,} to {high:,}, the median {middle:g}",
+        ]
+        if self.lines > self.distinct:
+            found.append(f"{self.lines - self.distinct:,} repeats merged")
+        if self.few:
+            found.append(f"{self.few:,} users have fewer than 3 interactions: nothing to be tested on, left out of averages")
+        for count, what, then in (
+            (self.without[0], "users", "they get what the mean user gets"),
+            (self.without[1], "items", "only their features recommend them"),
+        ):
+            if count:
+                found.append(f"{count:,} {what} have no interaction: {then}")
+        for name in SPLITS[1:]:
+            part = self.splits[name]
+            if part.cold:
+                found.append(
+                    f"{part.cold:,} cold {WORDS[name]} interactions of {part.interactions:,}: {part.cold_items:,} items and "
+                    f"{part.cold_users:,} users that train lacks"
+                )
+        if self.featureless:
+            found.append(f"{self.featureless:,} items have no features")
+        return [*found, *self.coverage, *self.notes]
+
+    def markdown(self) -> str:
+        """A section for a report, heading included."""
+        columns, rows = self.split_rows()
+        rule = ["---", *["---:"] * (len(columns) - 1)]
+        text = ["## Audit of the data", "", escaped(f"{self.source}: {self.users:,} users, {self.items:,} items."), ""]
+        for title, entries in (("Problems", self.problems), ("Warnings", self.warnings), ("Found", self.lines_of_text())):
+            if title == "Found":
+                text += [*("| " + " | ".join(cells) + " |" for cells in (columns, rule, *rows)), ""]
+            if entries:
+                text += [f"**{title}**", "", *(f"- {escaped(entry)}" for entry in entries), ""]
+        return "\n".join(text)
+
+
+def audit_interactions(
+    raw: RawInteractions, splits: Mapping[str, np.ndarray], modalities: Sequence[Modality] = ()
+) -> InteractionAudit:
+    """Look at every interaction.
+
+    Problems are: no training interaction, nothing to validate or to test on, and pairs that stand in two splits.
+
+    Args:
+        raw: all lines of all files, test included.
+        splits: `train`, `valid`, `test` -> distinct pairs, `raw.split(seed)`.
+        modalities: features of the items.
+    """
+    size = len(raw.users), len(raw.items)
+    every = np.concatenate([*splits.values()])
+    own = np.bincount(distinct_pairs(every, size[1])[:, 0], minlength=size[0])
+    counts = _counts(splits, *size)
+    has = np.any([modality.mask for modality in modalities], axis=0) if modalities else None
+    given = "all" not in raw.splits
+    few = int(((own > 0) & (own < 3)).sum())
+    active = own[own > 0]
+    return InteractionAudit(
+        source=raw.source,
+        users=size[0],
+        items=size[1],
+        lines=raw.lines,
+        distinct=len(every),
+        splits=counts,
+        given=given,
+        per_user=(int(active.min()), float(np.median(active)), int(active.max())) if len(active) else (0, 0.0, 0),
+        few=few,
+        without=(int((own == 0).sum()), int((~raw.used).sum())),
+        featureless=int((~has).sum()) if has is not None else None,
+        coverage=tuple(modality.describe().replace(" entities", " items") for modality in modalities),
+        notes=raw.notes,
+        problems=tuple(_problems(counts)),
+        warnings=tuple(_warnings(counts, size[1])),
+    )
+
+
+def _counts(splits: Mapping[str, np.ndarray], num_users: int, num_items: int) -> dict[str, PartCounts]:
+    codes = {name: pairs[:, 0] * np.int64(num_items) + pairs[:, 1] for name, pairs in splits.items()}
+    train = splits["train"]
+    seen_users, seen_items = (
+        np.bincount(train[:, 0], minlength=num_users) > 0,
+        np.bincount(train[:, 1], minlength=num_items) > 0,
+    )
+    found = {}
+    for name in SPLITS:
+        users, items = splits[name][:, 0], splits[name][:, 1]
+        inside = {other: np.isin(codes[name], codes[other]) for other in SPLITS}
+        elsewhere = np.any([mask for other, mask in inside.items() if other != name], axis=0)
+        cold_users, cold_items = ~seen_users[users], ~seen_items[items]
+        found[name] = PartCounts(
+            interactions=len(users),
+            users=len(np.unique(users)),
+            items=len(np.unique(items)),
+            in_train=int(inside["train"].sum()),
+            in_valid=int(inside["valid"].sum()),
+            in_test=int(inside["test"].sum()),
+            clean=int((~elsewhere).sum()),
+            cold_users=len(np.unique(users[cold_users])),
+            cold_items=len(np.unique(items[cold_items])),
+            cold=int((cold_users | cold_items).sum()),
+        )
+    return found
+
+
+def _problems(counts: Mapping[str, PartCounts]) -> list[str]:
+    found = []
+    if not counts["train"].interactions:
+        found.append("there is no training interaction")
+    if not counts["valid"].interactions:
+        found.append("there is nothing to validate on: no user has 8 interactions or more, or the validation file is empty")
+    for first, second in (("valid", "train"), ("valid", "test"), ("test", "train")):
+        shared = getattr(counts[first], f"in_{second}")
+        if shared:
+            found.append(
+                f"{shared:,} of {counts[first].interactions:,} {WORDS[first]} interactions stand in {second} too: what is "
+                "known is never recommended, so they cannot be found"
+            )
+    return found
+
+
+def _warnings(counts: Mapping[str, PartCounts], num_items: int) -> list[str]:
+    found = []
+    if num_items <= _FEW_ITEMS:
+        found.append(f"{num_items} items are ranked: recall at 10 is 1 by construction")
+    if not counts["test"].interactions:
+        found.append("no test interactions: a search can choose, but has no test score to report")
+    return found
