@@ -18,6 +18,7 @@ from imf_core.commands.compare import compare
 from imf_core.commands.convert import convert
 from imf_core.commands.convert_features import convert_features
 from imf_core.commands.encode import encode
+from imf_core.commands.ensemble import ensemble
 from imf_core.commands.export import export
 from imf_core.commands.predict_file import predict_file
 from imf_core.commands.serve import serve
@@ -26,9 +27,10 @@ from imf_core.commands.terminal import show_error, terminal
 from imf_core.config import Config, parse_overrides, preset
 from imf_core.data.audit_report import certain_hits
 from imf_core.data.prepared import LinkData, graph_of, prepare
+from imf_core.ensemble import Ensemble, names_of, open_model, open_predictor, rank_with
 from imf_core.errors import CheckpointError, ConfigError, ImfError
 from imf_core.model.decision import alternatives
-from imf_core.predict import Answer, Predictor
+from imf_core.predict import Answer
 from imf_core.train.carry_over import carry_over
 from imf_core.train.checkpoint import Checkpoint, check_vocabulary, load_checkpoint, load_state, save_checkpoint
 from imf_core.train.estimate import estimate_of
@@ -99,7 +101,7 @@ def train(
 
 @app.command("evaluate")
 def evaluate_command(
-    checkpoint: Annotated[Path, typer.Argument(help="Checkpoint folder.")],
+    checkpoint: Annotated[Path, typer.Argument(help="Checkpoint or ensemble.")],
     data: DataOption = None,
     split: Annotated[str, typer.Option(help=f"valid or test. {TEST_WORDS}")] = "valid",
     decisions: Annotated[
@@ -108,15 +110,21 @@ def evaluate_command(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Filtered ranking of a split: MRR, mean rank, Hits@1/3/10, with all slices."""
-    loaded = load_checkpoint(checkpoint)
+    opened = open_model(checkpoint)
+    loaded = names_of(opened)
+    if decisions and isinstance(opened, Ensemble):
+        raise ConfigError("an ensemble has no branches to decide by", remedy="leave out --decisions, or name a member's folder")
     graph = graph_of(loaded.config.data if data is None else loaded.config.data.elsewhere(data))
     check_vocabulary(loaded.description, graph.entities, graph.relations, checkpoint)
     triples, known = open_split(graph, split)
-    memory = MemoryBudget.of(loaded.config.train.memory_budget_mb)
-    own = loaded.model.decision
-    variants = {own.mode: own, **(alternatives(own) if decisions else {})}
-    found = evaluate_decisions(loaded.model, graph, triples, known, variants, memory=memory)
-    metrics = found[own.mode].metrics
+    found = {}
+    if decisions:
+        own = loaded.model.decision
+        memory = MemoryBudget.of(loaded.config.train.memory_budget_mb)
+        found = evaluate_decisions(loaded.model, graph, triples, known, {own.mode: own, **alternatives(own)}, memory=memory)
+        metrics = found[own.mode].metrics
+    else:
+        metrics = rank_with(opened, graph, triples, known).metrics
     if as_json:
         others = {name: ranked.metrics.flat() for name, ranked in found.items()}
         print(json.dumps(metrics.as_dict() | ({"decisions": others} if decisions else {}), indent=1))
@@ -130,7 +138,7 @@ def evaluate_command(
 
 @app.command()
 def predict(
-    checkpoint: Annotated[Path, typer.Argument(help="Checkpoint folder, for example results/<study>/best.")],
+    checkpoint: Annotated[Path, typer.Argument(help="Checkpoint or ensemble, for example results/<study>/best.")],
     relation: Annotated[str | None, typer.Option("--relation", "-r", help="Relation name.")] = None,
     head: Annotated[str | None, typer.Option("--head", help="Head entity: asks for tails.")] = None,
     tail: Annotated[str | None, typer.Option("--tail", help="Tail entity: asks for heads.")] = None,
@@ -149,14 +157,14 @@ def predict(
         if file is None or out is None or relation is not None or head is not None or tail is not None:
             remedy = "write --file QUESTIONS.tsv --out ANSWERS.tsv"
             raise ConfigError("--file needs --out and nothing else to ask", remedy=remedy)
-        count = predict_file(Predictor.load(checkpoint), file, out, k)
+        count = predict_file(open_predictor(checkpoint), file, out, k)
         terminal().print(f"{count:,} questions answered: {out}", soft_wrap=True)
         return
     if relation is None:
         raise ConfigError("no relation to ask about", remedy="give --relation, or questions in a file: --file and --out")
     if (head is None) == (tail is None):
         raise ConfigError("give either --head or --tail", remedy="--head asks for tails, --tail asks for heads")
-    predictor = Predictor.load(checkpoint)
+    predictor = open_predictor(checkpoint)
     answers = predictor.tails(head, relation, k) if head is not None else predictor.heads(str(tail), relation, k)
     if as_json:
         print(json.dumps([vars(answer) for answer in answers], indent=1))
@@ -181,6 +189,7 @@ app.command()(compare)
 app.command()(card)
 app.command()(serve)
 app.command()(encode)
+app.command()(ensemble)
 app.command()(convert)
 app.command()(export)
 app.command("convert-features")(convert_features)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,7 +13,7 @@ import torch
 from imf_core.errors import ConfigError, ImfError
 from imf_core.train.checkpoint import Checkpoint, load_checkpoint
 
-_MOST, _BUDGET = 256, 2**28  # questions of a block; bytes that their scores take
+MOST, BUDGET = 256, 2**28  # questions of a block; bytes that their scores take
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,7 @@ class Predictor:
         known, asked = zip(*map(self.ids, questions), strict=True) if questions else ((), ())
         heads, relations = torch.tensor(known, dtype=torch.long), torch.tensor(asked, dtype=torch.long)
         model = self.checkpoint.model
-        block = max(1, min(_MOST, _BUDGET // (4 * model.num_entities * (2 * len(model.branches) + 2))))
+        block = max(1, min(MOST, BUDGET // (4 * model.num_entities * (2 * len(model.branches) + 2))))
         return (
             answers
             for low in range(0, len(questions), block)
@@ -129,6 +130,14 @@ class Predictor:
                 value=branch,
             )
         return found.detach().float().numpy()
+
+    def about(self) -> dict[str, Any]:
+        """What answers, as plain values: kind, branches, sizes, figures."""
+        loaded, model = self.checkpoint, self.checkpoint.model
+        return {
+            "branches": list(model.branches), "modalities": list(model.modality_names), "dimension": loaded.config.model.dim,
+            "parameters": model.num_parameters, "figures": loaded.metrics,
+        }
 
     @torch.no_grad()
     def _block(self, heads: torch.Tensor, relations: torch.Tensor, k: int) -> list[list[Answer]]:

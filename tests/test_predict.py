@@ -133,7 +133,7 @@ def test_many_questions_are_answered_as_one_by_one(predictor: Predictor, monkeyp
         predictor.heads(asked.tail, asked.relation, 4) if asked.tail else predictor.tails(str(asked.head), asked.relation, 4)
         for asked in questions
     ]
-    monkeypatch.setattr("imf_core.predict._MOST", 3)  # three blocks, both directions in one
+    monkeypatch.setattr("imf_core.predict.MOST", 3)  # three blocks, both directions in one
     together = list(predictor.answers(questions, 4))
     assert [[a.entity for a in found] for found in together] == [[a.entity for a in found] for found in single]
     for many, one in zip(together, single, strict=True):

@@ -49,7 +49,7 @@ class DiskEstimate:
 
 
 def disk_estimate(
-    data: LinkData, memory: MemoryEstimate, concurrency: int, seeds: int, trials: int, folder: Path
+    data: LinkData, memory: MemoryEstimate, concurrency: int, seeds: int, trials: int, keep: int, folder: Path
 ) -> DiskEstimate:
     """What a study keeps: the data once, the training state of each running trial, a checkpoint of each final run.
 
@@ -61,6 +61,7 @@ def disk_estimate(
         concurrency: trials at a time.
         seeds: of the winner.
         trials: of the search; the branch scores of those that end by themselves are kept.
+        keep: trials whose checkpoints stay.
         folder: where the study will be; it need not be there yet.
     """
     weights, features = memory.parts["weights and optimizer"], memory.parts["features"]
@@ -76,6 +77,7 @@ def disk_estimate(
         "data": sum(array.nbytes for array in arrays),
         "training states": 2 * concurrency * weights,
         "final checkpoints": finals * (weights // 4 + features),
+        "checkpoints of trials": (keep + concurrency if keep else 0) * (weights // 4 + features),
         "branch scores": trials * scores,
         "books": _BOOKS,
     }, Path(os.path.realpath(folder)))

@@ -58,7 +58,8 @@ OPTIONS = (
     Option("max_failures", int, HOW),
     Option("workers", int, WHERE), Option("cpus_per_worker", int, WHERE), Option("gpus_per_worker", float, WHERE),
     Option("concurrency", int, WHERE), Option("study", str, WHERE), Option("storage", Path, WHERE),
-    Option("tracking_uri", str, WHERE), Option("save_seconds", float, WHERE), Option("address", str, WHERE),
+    Option("tracking_uri", str, WHERE), Option("save_seconds", float, WHERE), Option("keep", int, WHERE),
+    Option("address", str, WHERE),
     Option("strict", bool, PLAN), Option("dry_run", bool, PLAN), Option("show_space", bool, PLAN),
 )
 

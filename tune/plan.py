@@ -51,7 +51,7 @@ class Plan:
         """Most disk that the study takes."""
         settings = self.settings
         return disk_estimate(
-            self.data, self.memory, self.resources.concurrency, settings.seeds, settings.trials, settings.storage
+            self.data, self.memory, self.resources.concurrency, settings.seeds, settings.trials, settings.keep, settings.storage
         )
 
     @property

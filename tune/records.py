@@ -192,16 +192,18 @@ class Ledger(ray_tune.Callback):
         history: the journal so far. A trial that has no end in it goes on, whatever its record says; one that ended and has no
             record, because the process was killed in between, gets one.
         journal: told of retries.
+        keep: checkpoints of so many trials stay, the best ones; None: of all.
     """
 
     def __init__(
         self, folder: Path | str, max_epochs: int, budget_s: float | None = None, records: Sequence[TrialRecord] = (),
         trials: Path | str | None = None, history: History | None = None, journal: Journal | None = None,
+        keep: int | None = None,
     ) -> None:
         self.folder, self.trials = Path(folder), Path(trials or Path(folder) / "trials")
         self.max_epochs = max_epochs
         self.budget_s = budget_s
-        self._journal = journal
+        self._journal, self._keep = journal, keep
         begun = history.trials if history is not None else {}
         self._records = {
             record.trial_id: record for record in records
@@ -302,8 +304,16 @@ class Ledger(ray_tune.Callback):
         del self._open[name]
         if state is not TrialState.STOPPED:  # that one may go on from its training state; of the others it is only in the way
             shutil.rmtree(own / "state", ignore_errors=True)
+        self._drop_checkpoints()
         self._write(TRIALS_FILE, json.dumps([item.to_json() for item in self.records], indent=1, ensure_ascii=False) + "\n")
         return record
+
+    def _drop_checkpoints(self) -> None:
+        """Remove those of all trials but the best ones; what a killed session left over goes with the next trial's end."""
+        if self._keep is not None:
+            kept = [folder for record in ranked(self.records) if (folder := self.trials / record.trial_id / "best").is_dir()]
+            for folder in kept[self._keep :]:
+                shutil.rmtree(folder, ignore_errors=True)
 
     def _progress(self, trial: Any, trials: Iterable[Any] = ()) -> _Progress:
         name = name_of(trial)

@@ -113,7 +113,8 @@ def run_search(plan: Plan, study: OpenStudy, search: StudySearch, tracker: Track
     settings, max_epochs, history = plan.settings, plan.base.train.max_epochs, study.history
     earlier = load_records(settings.study_dir) if (settings.study_dir / TRIALS_FILE).exists() else ()
     ledger = Ledger(
-        settings.study_dir, max_epochs, study.seconds_left, earlier, settings.trials_dir, history, study.journal
+        settings.study_dir, max_epochs, study.seconds_left, earlier, settings.trials_dir, history, study.journal,
+        settings.keep,
     )
     tracker.settle(ledger.records)
     missing = study.trials - len(ledger.records)
@@ -123,7 +124,7 @@ def run_search(plan: Plan, study: OpenStudy, search: StudySearch, tracker: Track
             scheduler.replay(history)
         lines = TrialLines(console, ledger, study.trials)
         tuner = _tuner(
-            plan, _spec(plan, settings.trials_dir, space=plan.space), settings.trials_dir,
+            plan, _spec(plan, settings.trials_dir, space=plan.space, keep=settings.keep > 0, scores=True), settings.trials_dir,
             [ledger, MlflowCallback(tracker, ledger), lines],
             search_alg=search, num_samples=missing, time_budget_s=study.seconds_left, scheduler=scheduler,
         )

@@ -153,6 +153,7 @@ class SearchConfig(BaseModel):
     )
     reduction_factor: float = Field(3.0, gt=1, le=100, description="one in so many trials passes each rung")
     max_failures: int = Field(1, ge=0, le=100, description="retries of a trial whose worker died")
+    keep: int = Field(3, ge=0, le=1000, description="trials whose checkpoints stay, the best ones, say for `imf ensemble`")
     save_seconds: float = Field(20.0, ge=0, description="least time between two saves of a trial's training state")
     resume: bool = Field(False, description="go on with --study; what is not given is as it was")
     extend: int | None = Field(None, ge=1, description="as --resume, with so many trials more")

@@ -41,6 +41,7 @@ class TrialSpec:
         threads: CPU threads of each worker.
         gpus: GPUs of each worker.
         keep: keep the best epoch's checkpoint.
+        scores: keep the branch scores of the validation queries.
         save_seconds: least time between two saves of the training state.
     """
 
@@ -52,6 +53,7 @@ class TrialSpec:
     threads: int = 1
     gpus: float = 0.0
     keep: bool = False
+    scores: bool = False
     save_seconds: float = 20.0
 
     def configure(self, params: Mapping[str, Any]) -> Config:
@@ -67,7 +69,7 @@ class TrialSpec:
         changed = smaller_settings(folder)
         return Job(
             self.configure(params).updated(changed).model_dump(), self.prepared, str(folder), self.threads, self.gpus > 0,
-            self.keep, self.save_seconds, changed,
+            self.keep, self.scores, self.save_seconds, changed,
         )
 
 

@@ -1,8 +1,8 @@
 """What trains one trial: the whole trial in process, or one rank of it under Ray Train.
 
 A trial is a folder. `outcome.json` says how it ended, `state/` is what a retry goes on from, `reported.json` keeps a retry
-from reporting again what is known, `best/` is the checkpoint of a run whose weights are wanted, `decision.safetensors` has the
-branch scores of one whose weights are not, `lock` is held by the process that trains.
+from reporting again what is known, `best/` is the checkpoint of the best epoch, `decision.safetensors` has the
+branch scores of a searched trial, `lock` is held by the process that trains.
 """
 
 from __future__ import annotations
@@ -46,6 +46,7 @@ class Job:
         threads: CPU threads of each worker.
         gpu: train on the GPU that Ray assigned.
         keep: save the best epoch's checkpoint in `folder/best`.
+        scores: keep the branch scores of the validation queries.
         save_seconds: least time between two saves of the training state.
         changed: settings in `config` that replace the trial's own since memory ran out.
     """
@@ -56,6 +57,7 @@ class Job:
     threads: int = 1
     gpu: bool = False
     keep: bool = False
+    scores: bool = False
     save_seconds: float = 20.0
     changed: dict[str, Any] = field(default_factory=dict)
 
@@ -94,7 +96,7 @@ def run_job(job: Job, report: Report, shard: Shard = Shard()) -> FitResult:  # n
         result = fit(
             model, data, config, reporter, shard=shard, saving=Saving(folder / "state", job.save_seconds), device=device
         )
-        if not job.keep and shard.rank == 0 and len(model.branches) > 1:
+        if job.scores and shard.rank == 0 and len(model.branches) > 1:
             try:
                 memory = MemoryBudget.of(config.train.memory_budget_mb, device)
                 save_cache(cache_decision(model, data.graph, memory), folder)

@@ -14,11 +14,11 @@ from imf_core.commands.splits import TEST_WORDS, open_split
 from imf_core.commands.terminal import terminal
 from imf_core.data.graph import KnowledgeGraph, KnownAnswers, Vocabulary
 from imf_core.data.prepared import graph_of
+from imf_core.ensemble import Ensemble, names_of, open_model, rank_with
 from imf_core.errors import VocabularyError
-from imf_core.train.checkpoint import Checkpoint, check_vocabulary, load_checkpoint
-from imf_core.train.memory import MemoryBudget
+from imf_core.train.checkpoint import Checkpoint, check_vocabulary
 from imf_core.train.paired import LEVEL, Comparison, Part, compare_ranks
-from imf_core.train.ranking import evaluate, slices
+from imf_core.train.ranking import slices
 
 SEED_WORDS = (
     "This is about these two trained models on these triples. Another seed gives another model: the mean of several seeds of "
@@ -28,8 +28,8 @@ _LISTED = 3
 
 
 def compare(
-    first: Annotated[Path, typer.Argument(metavar="A", help="Checkpoint folder.")],
-    second: Annotated[Path, typer.Argument(metavar="B", help="Checkpoint folder, of the same entities and relations.")],
+    first: Annotated[Path, typer.Argument(metavar="A", help="Checkpoint or ensemble.")],
+    second: Annotated[Path, typer.Argument(metavar="B", help="Another, of the same entities and relations.")],
     data: Annotated[str | None, typer.Option("--data", help="Graph folder, or a bundled data set; default: that of A.")] = None,
     split: Annotated[str, typer.Option(help=f"valid or test. {TEST_WORDS}")] = "valid",
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
@@ -40,7 +40,8 @@ def compare(
 
     Example: imf compare results/new/best results/old/best
     """
-    a, b = load_checkpoint(first), load_checkpoint(second)
+    models = open_model(first), open_model(second)
+    a, b = map(names_of, models)
     check_same_names(a, b)
     graph = graph_of(a.config.data if data is None else a.config.data.elsewhere(data))
     check_vocabulary(a.description, graph.entities, graph.relations, first)
@@ -48,7 +49,7 @@ def compare(
     warnings = [*([TEST_WORDS] if split == "test" else []), *_other_triples(graph, a, b)]
     for warning in warnings:
         terminal(stderr=True).print(f"warning: {warning}", style="yellow", soft_wrap=True)
-    own, other = (_ranks(model, graph, triples, known) for model in (a, b))
+    own, other = (_ranks(model, graph, triples, known) for model in models)
     found = compare_ranks(own, other, slices(graph, triples))
     if as_json:
         print(json.dumps({"a": str(first), "b": str(second), "split": split, **facts(found), "warnings": warnings}, indent=1))
@@ -128,10 +129,9 @@ def _other_triples(graph: KnowledgeGraph, a: Checkpoint, b: Checkpoint) -> list[
     ]
 
 
-def _ranks(checkpoint: Checkpoint, graph: KnowledgeGraph, triples: np.ndarray, known: KnownAnswers) -> np.ndarray:
+def _ranks(model: Checkpoint | Ensemble, graph: KnowledgeGraph, triples: np.ndarray, known: KnownAnswers) -> np.ndarray:
     """(2T,) ranks, tails first."""
-    memory = MemoryBudget.of(checkpoint.config.train.memory_budget_mb)
-    found = evaluate(checkpoint.model, graph, triples, known, memory=memory)
+    found = rank_with(model, graph, triples, known)
     return np.concatenate([found.tail_ranks, found.head_ranks])
 
 

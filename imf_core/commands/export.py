@@ -10,7 +10,7 @@ import typer
 from imf_core.commands.outputs import check_safetensors, write_features
 from imf_core.commands.terminal import terminal
 from imf_core.data.features import Features
-from imf_core.predict import Predictor
+from imf_core.ensemble import open_predictor
 
 
 def export(
@@ -23,7 +23,7 @@ def export(
     Example: imf export results/demo/best mygraph/modalities/learned.safetensors --branch fused
     """
     check_safetensors(out)
-    predictor = Predictor.load(checkpoint)
+    predictor = open_predictor(checkpoint)
     matrix = predictor.embeddings(branch)
     names = predictor.checkpoint.entities.names
     write_features(out, Features(names, matrix, {"encoder": f"imf {branch}", "checkpoint": str(checkpoint)}))

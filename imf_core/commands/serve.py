@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from imf_core.commands.terminal import terminal
+from imf_core.ensemble import open_predictor
 from imf_core.errors import ConfigError, ResourceError
-from imf_core.predict import Predictor
 
 if TYPE_CHECKING:
     from uvicorn import Server
@@ -25,7 +25,7 @@ _SECONDS = 30  # for requests that are being answered when the server is stopped
 
 
 def serve(
-    checkpoint: Annotated[Path, typer.Argument(metavar="FOLDER", help="Checkpoint folder, for example results/<study>/best.")],
+    checkpoint: Annotated[Path, typer.Argument(metavar="FOLDER", help="Checkpoint or ensemble, say results/<study>/best.")],
     host: Annotated[str, typer.Option(help="Address to listen on. There is no authentication.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 takes a free one and prints it.")] = 8000,
     max_batch: Annotated[int, typer.Option(min=1, help="Questions of one request.")] = 256,
@@ -48,7 +48,7 @@ def serve(
 
     hosts = allowed_hosts(host, allow_host or [])
     with listening(host, port) as listener:
-        predictor = Predictor.load(checkpoint)
+        predictor = open_predictor(checkpoint)
         address = listener.getsockname()
         if warning := exposure(address[0], hosts):
             terminal(stderr=True).print(warning, style="yellow", soft_wrap=True)

@@ -189,9 +189,7 @@ def _about(predictor: Predictor, limits: Limits) -> dict[str, Any]:
     loaded, model = predictor.checkpoint, predictor.checkpoint.model
     return {
         "model": "IMF", "checkpoint": loaded.path.resolve().name, "version": imf_core.__version__,
-        "branches": list(model.branches), "modalities": list(model.modality_names), "dimension": loaded.config.model.dim,
-        "parameters": model.num_parameters, "entities": model.num_entities, "relations": model.num_relations,
-        "figures": loaded.metrics,
+        **predictor.about(), "entities": model.num_entities, "relations": model.num_relations,
         "limits": {"questions": limits.questions, "k": limits.k, "body_bytes": limits.body, "names": limits.names},
     }
 

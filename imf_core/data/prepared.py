@@ -145,7 +145,7 @@ def save_prepared(data: LinkData, folder: Path) -> None:
             modality.name: {"unknown": modality.unknown, "encoder": modality.encoder, "standard": True}
             for modality in data.modalities
         },
-        "arrays_sha256": _sha256(folder / "arrays.safetensors"),
+        "arrays_sha256": sha256_of(folder / "arrays.safetensors"),
         "fingerprint": data.graph.fingerprint,
     }
     (folder / "vocabulary.json").write_text(json.dumps(described), encoding="utf-8")
@@ -162,7 +162,7 @@ def load_prepared(folder: Path | str) -> LinkData:
         described: dict[str, Any] = json.loads((folder / "vocabulary.json").read_text(encoding="utf-8"))
         # The flavour for torch maps the file: all processes share its pages. The one for NumPy would copy it.
         arrays = {name: tensor.numpy() for name, tensor in load_file(folder / "arrays.safetensors").items()}
-        found = _sha256(folder / "arrays.safetensors")
+        found = sha256_of(folder / "arrays.safetensors")
     except (OSError, ValueError, SafetensorError) as error:
         raise DataError(f"{folder} is damaged: {error}", remedy="prepare it again", path=str(folder)) from error
     if found != described["arrays_sha256"]:
@@ -190,7 +190,7 @@ def load_prepared(folder: Path | str) -> LinkData:
     return LinkData(graph, modalities, tuple(described["data_notes"]), arrays.get("structure"))
 
 
-def _sha256(path: Path) -> str:
+def sha256_of(path: Path) -> str:
     with path.open("rb") as handle:
         return hashlib.file_digest(handle, "sha256").hexdigest()
 

@@ -120,7 +120,7 @@ def _cache_block(
     strongest = [value.masked_fill(~competes, -torch.inf).topk(width, dim=1).indices for value in values]
     drawn = torch.from_numpy(rng.integers(0, model.num_entities, (len(heads), _RANDOM))).to(device)
     candidates = torch.cat([target[:, None], *strongest, drawn], dim=1)
-    valid = competes.gather(1, candidates) & ~_repeated(candidates)
+    valid = competes.gather(1, candidates) & ~repeated(candidates)
     valid[:, 0] = True
     picked = torch.stack([value.gather(1, candidates) for value in values], dim=2)
     usable = torch.ones_like(picked)
@@ -130,7 +130,7 @@ def _cache_block(
     return picked.cpu(), usable.cpu(), valid.cpu()
 
 
-def _repeated(candidates: Tensor) -> Tensor:
+def repeated(candidates: Tensor) -> Tensor:
     """(Q, C) bool: an equal candidate stands further left."""
     order = candidates.argsort(dim=1, stable=True)
     ordered = candidates.gather(1, order)

@@ -140,6 +140,19 @@ def test_a_best_epoch_whose_report_was_lost(tmp_path: Path) -> None:
     assert (record.best_mrr, record.best_epoch, record.metrics) == (0.4, 2, {})  # and not the mean rank of epoch 3
 
 
+def test_only_the_best_checkpoints_stay(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path, max_epochs=1, keep=2)
+    trials = [make_trial(tmp_path, f"t{number}") for number in range(5)]
+    there: list[list[str]] = []
+    for trial, mrr in zip(trials, (0.2, 0.4, 0.1, 0.3, 0.5), strict=True):
+        report(ledger, trial, trials, mrr)
+        (Path(trial.path) / "best").mkdir()
+        write_outcome(trial, "failed" if mrr == 0.5 else "completed", 1)
+        ledger.on_trial_complete(iteration=0, trials=trials, trial=trial)
+        there.append(sorted(folder.parent.name for folder in tmp_path.glob("trials/*/best")))
+    assert there == [["t0"], ["t0", "t1"], ["t0", "t1"], ["t1", "t3"], ["t1", "t3"]]
+
+
 def test_a_retried_trial_counts_once(tmp_path: Path) -> None:
     ledger = Ledger(tmp_path, max_epochs=4)
     trial = make_trial(tmp_path, "t0")

@@ -15,7 +15,10 @@ import pytest
 from mlflow.tracking import MlflowClient
 from safetensors.numpy import load_file
 from small_search import run_search, write_graph
+from typer.testing import CliRunner
 
+from imf_core.cli import app
+from imf_core.ensemble import open_predictor
 from imf_core.predict import Predictor
 
 
@@ -65,6 +68,18 @@ def test_summary_counts_every_trial_once(study: tuple) -> None:
     assert summary["best_validation_mrr"] == max(trial["best_mrr"] for trial in trials)
     assert trials[0]["params"]["train.lr"] == 2e-3  # the defaults are trial 1
     assert (folder / "leaderboard.csv").read_text().count("\n") == 8
+
+
+def test_the_best_trials_keep_their_checkpoints_and_become_an_ensemble(study: tuple, tmp_path: Path) -> None:
+    folder, _ = study
+    trials = pd.read_csv(folder / "leaderboard.csv")
+    there = {place.parent.name for place in folder.glob("trials/*/best")}
+    ended = trials[trials["state"] == "completed"]["trial_id"].tolist()
+    assert 2 <= len(there) == min(3, len(ended)) and there == set(ended[:3])
+    made = CliRunner().invoke(app, ["ensemble", str(tmp_path / "pool"), str(folder), "--json"], catch_exceptions=False)
+    said = json.loads(made.stdout)
+    assert said["candidates"] > len(there) and said["validation"]["mrr"] >= said["best_single_mrr"] - 1e-9
+    assert open_predictor(tmp_path / "pool").tails("thing 1", "belongs to", k=1)
 
 
 def test_the_page_tells_of_space_slices_and_weights(study: tuple) -> None:

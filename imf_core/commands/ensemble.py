@@ -1,0 +1,122 @@
+"""`imf ensemble`: the trained models that answer best together, chosen on validation."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.table import Table
+
+from imf_core.commands.terminal import terminal
+from imf_core.data.prepared import graph_of, sha256_of
+from imf_core.ensemble import ENSEMBLE_FILE, same_names, save_ensemble
+from imf_core.errors import ConfigError
+from imf_core.train.checkpoint import check_vocabulary, load_checkpoint
+from imf_core.train.memory import MemoryBudget
+from imf_core.train.pooled import evaluate_pooled
+from imf_core.train.selection import ROUNDS, Selection, select
+
+
+def ensemble(
+    out: Annotated[Path, typer.Argument(help="Where the ensemble goes.")],
+    sources: Annotated[
+        list[Path], typer.Argument(metavar="FOLDER...", help="Checkpoints, or studies: all that they keep.")
+    ],
+    data: Annotated[str | None, typer.Option("--data", help="Graph folder; default: that of the first checkpoint.")] = None,
+    rounds: Annotated[int, typer.Option(min=1, max=1000, help="Models taken at most, repeats counted.")] = ROUNDS,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Choose from several checkpoints the pool with the best validation MRR, greedily, and keep it as one folder.
+
+    What takes a checkpoint takes the ensemble too: imf predict, evaluate, compare, serve. Test is not opened.
+
+    Example: imf ensemble results/pool results/mystudy
+    """
+    folders = found_checkpoints(sources)
+    loaded = [load_checkpoint(folder) for folder in folders]
+    same_names(loaded)
+    first = loaded[0]
+    graph = graph_of(first.config.data if data is None else first.config.data.elsewhere(data))
+    check_vocabulary(first.description, graph.entities, graph.relations, first.path)
+    memory, known = MemoryBudget.of(first.config.train.memory_budget_mb), graph.known()
+    models = [member.model for member in loaded]
+    chosen = select(models, graph, graph.valid, known, rounds=rounds, memory=memory)
+    kept = [place for place, weight in enumerate(chosen.weights) if weight > 0]
+    weights = [chosen.weights[place] for place in kept]
+    ranked = evaluate_pooled([models[place] for place in kept], weights, graph, graph.valid, known, memory)
+    singles = [evaluate_pooled([model], [1.0], graph, graph.valid, known, memory).metrics.mrr for model in models]
+    found: dict[str, Any] = {
+        "validation": ranked.metrics.as_dict(), "held_back_mrr": chosen.held_back,
+        "held_back_mrr_of_single": chosen.held_back_single, "best_single_mrr": max(singles),
+        "candidates": len(models), "fingerprint": graph.fingerprint,
+    }
+    save_ensemble(out, [folders[place] for place in kept], weights, found)
+    if as_json:
+        members = [{"folder": str(folders[place]), "weight": chosen.weights[place], "mrr": singles[place]} for place in kept]
+        print(json.dumps({"ensemble": str(out), **found, "members": members}, indent=1))
+        return
+    console = terminal()
+    console.print(_table(folders, chosen, singles))
+    for line in lines(found, len(kept), out):
+        console.print(line, soft_wrap=True)
+
+
+def lines(found: dict[str, Any], kept: int, out: Path) -> list[str]:
+    """What the choice is worth, in words."""
+    gain = found["held_back_mrr"] - found["held_back_mrr_of_single"]
+    verdict = "it helps" if gain > 0 else "it does not help: the best single model is as good"
+    return [
+        f"{kept} of {found['candidates']} models; validation MRR {found['validation']['mrr']:.4f}, "
+        f"the best single one {found['best_single_mrr']:.4f}",
+        f"chosen on one half and told on the other: {found['held_back_mrr']:.4f} against "
+        f"{found['held_back_mrr_of_single']:.4f} ({gain:+.4f}); {verdict}",
+        f"ensemble: {out}",
+    ]
+
+
+def found_checkpoints(sources: list[Path]) -> list[Path]:
+    """The checkpoints that are meant: folders of checkpoints as they are, of a study those of its trials and final seeds.
+
+    Equal weights are taken once.
+
+    Raises:
+        ConfigError: a folder is neither, or fewer than two models are left.
+    """
+    folders: list[Path] = []
+    for source in sources:
+        if (source / ENSEMBLE_FILE).is_file():
+            folders += sorted((source / "members").iterdir())
+        elif (source / "config.json").is_file():
+            folders.append(source)
+        else:
+            kept = [*sorted(source.glob("trials/*/best")), *sorted(source.glob("final/*-seed-*/best"))]
+            if not kept:
+                raise ConfigError(
+                    f"{source} is neither a checkpoint nor a study that keeps any", key="source", value=str(source),
+                    remedy="give folders with a config.json, or a study's folder such as results/mystudy",
+                )
+            folders += kept
+    distinct: dict[str, Path] = {}
+    for folder in folders:
+        distinct.setdefault(sha256_of(folder / "model.safetensors"), folder)
+    chosen = list(distinct.values())
+    if len(chosen) < 2:
+        raise ConfigError(
+            f"{len(chosen)} model is no ensemble: {', '.join(map(str, chosen))}", key="source",
+            remedy="give several checkpoints, or a study that was searched with --keep 3",
+        )
+    return chosen
+
+
+def _table(folders: list[Path], chosen: Selection, singles: list[float]) -> Table:
+    table = Table(title="validation")
+    table.add_column("checkpoint", overflow="fold")
+    table.add_column("MRR", justify="right")
+    table.add_column("weight", justify="right")
+    order = sorted(range(len(folders)), key=lambda place: (-chosen.weights[place], -singles[place]))
+    for place in order:
+        weight = f"{chosen.weights[place]:.2f}" if chosen.weights[place] else ""
+        table.add_row(str(folders[place]), f"{singles[place]:.4f}", weight)
+    return table

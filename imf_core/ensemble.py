@@ -1,0 +1,210 @@
+"""Several checkpoints that answer as one.
+
+An ensemble is a folder of its own: `ensemble.json` has the weights and the validation figures, `members/1`, `members/2` ...
+are whole checkpoints. What takes a checkpoint to ask or to rank takes such a folder too.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from imf_core.data.graph import KnowledgeGraph, KnownAnswers
+from imf_core.errors import CheckpointError, ConfigError, VocabularyError
+from imf_core.predict import BUDGET, MOST, Answer, Predictor
+from imf_core.train.checkpoint import Checkpoint, atomic_folder, load_checkpoint
+from imf_core.train.memory import MemoryBudget
+from imf_core.train.pooled import PooledScores, evaluate_pooled
+from imf_core.train.ranking import Ranked, evaluate
+
+ENSEMBLE_FILE = "ensemble.json"
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Ensemble:
+    """Checkpoints of the same entities and relations, and their weights.
+
+    Args:
+        members: K checkpoints.
+        weights: K numbers above 0 that sum to 1.
+        metrics: validation figures of the whole.
+        path: its folder.
+    """
+
+    members: tuple[Checkpoint, ...]
+    weights: tuple[float, ...]
+    metrics: dict[str, Any]
+    path: Path
+
+    def rank(
+        self, graph: KnowledgeGraph, triples: np.ndarray, known: KnownAnswers, memory: MemoryBudget | None = None
+    ) -> Ranked:
+        """Filtered ranking of a split, see `imf_core.train.ranking.evaluate`."""
+        return evaluate_pooled([member.model for member in self.members], self.weights, graph, triples, known, memory)
+
+
+class EnsemblePredictor(Predictor):
+    """Proposes tails or heads by name, by the mean probability of the members.
+
+    An answer's `branch_scores` and `weights` are those of the members, which are called `1`, `2` ... as in the folder.
+    """
+
+    def __init__(self, ensemble: Ensemble) -> None:
+        self.ensemble = ensemble
+        self.checkpoint = replace(ensemble.members[0], path=ensemble.path)  # its names are those of all
+        self._scores = PooledScores([member.model for member in ensemble.members], ensemble.weights, BUDGET)
+
+    def about(self) -> dict[str, Any]:
+        """See `Predictor.about`; the members are the branches."""
+        members, weights = self.ensemble.members, self.ensemble.weights
+        return {
+            "branches": [str(place + 1) for place in range(len(members))], "weights": list(weights),
+            "parameters": sum(member.model.num_parameters for member in members), "figures": self.ensemble.metrics,
+        }
+
+    def embeddings(self, branch: str) -> np.ndarray:
+        """Raises: ConfigError: each member has vectors of its own."""
+        members = self.ensemble.path / "members"
+        raise ConfigError(
+            "an ensemble has no vectors of its own", remedy=f"export those of a member: {members / '1'}", value=branch
+        )
+
+    @torch.no_grad()
+    def _block(self, heads: torch.Tensor, relations: torch.Tensor, k: int) -> list[list[Answer]]:
+        names, numbers = self.checkpoint.entities.names, [str(place + 1) for place in range(len(self.ensemble.members))]
+        shares = dict(zip(numbers, self.ensemble.weights, strict=True))
+        answers: list[list[Answer]] = []
+        for members in self._scores.each(heads, relations, min(self._scores.block, MOST)):
+            pooled = self._scores.pool(members)
+            best = torch.topk(pooled, min(k, len(names)), dim=1).indices
+            parts = torch.stack([member.gather(1, best) for member in members], dim=2).exp().tolist()
+            rows = zip(best.tolist(), pooled.gather(1, best).exp().tolist(), parts, strict=True)
+            answers += [
+                [
+                    Answer(names[place], probability, dict(zip(numbers, part, strict=True)), shares)
+                    for place, probability, part in zip(*row, strict=True)
+                ]
+                for row in rows
+            ]
+        return answers
+
+
+def is_ensemble(path: Path | str) -> bool:
+    """Whether a folder is an ensemble's."""
+    return (Path(path) / ENSEMBLE_FILE).is_file()
+
+
+def open_predictor(path: Path | str) -> Predictor:
+    """What answers from a folder, be it a checkpoint's or an ensemble's.
+
+    Raises:
+        CheckpointError: missing, damaged, or of another version.
+    """
+    return EnsemblePredictor(load_ensemble(path)) if is_ensemble(path) else Predictor.load(path)
+
+
+def open_model(path: Path | str) -> Checkpoint | Ensemble:
+    """What ranks from a folder, be it a checkpoint's or an ensemble's.
+
+    Raises:
+        CheckpointError: missing, damaged, or of another version.
+    """
+    return load_ensemble(path) if is_ensemble(path) else load_checkpoint(path)
+
+
+def names_of(model: Checkpoint | Ensemble) -> Checkpoint:
+    """The checkpoint whose names and settings stand for all."""
+    return model.members[0] if isinstance(model, Ensemble) else model
+
+
+def rank_with(
+    model: Checkpoint | Ensemble, graph: KnowledgeGraph, triples: np.ndarray, known: KnownAnswers
+) -> Ranked:
+    """Filtered ranking of a split by a checkpoint or an ensemble, within the memory of its settings."""
+    memory = MemoryBudget.of(names_of(model).config.train.memory_budget_mb)
+    if isinstance(model, Ensemble):
+        return model.rank(graph, triples, known, memory)
+    return evaluate(model.model, graph, triples, known, memory=memory)
+
+
+def same_names(members: Sequence[Checkpoint]) -> None:
+    """Refuse checkpoints of other entities or relations, or in another order: their scores do not belong together.
+
+    Raises:
+        VocabularyError: which.
+    """
+    for member in members[1:]:
+        for kind in ("entities", "relations"):
+            own, other = getattr(members[0], kind).names, getattr(member, kind).names
+            if own != other:
+                raise VocabularyError(
+                    f"{member.path} has other {kind} than {members[0].path} ({len(other):,}, {len(own):,}, or reordered)",
+                    remedy="pool checkpoints that were trained on the same graph",
+                )
+
+
+def save_ensemble(folder: Path, members: Sequence[Path], weights: Sequence[float], metrics: Mapping[str, Any]) -> None:
+    """Copy the members into one folder, with their weights.
+
+    Args:
+        folder: replaced if it exists.
+        members: K checkpoint folders.
+        weights: K numbers above 0.
+        metrics: anything JSON can hold.
+    """
+    total = float(sum(weights))
+    described = {
+        "format": FORMAT, "metrics": dict(metrics),
+        "members": [
+            {"folder": f"members/{place}", "weight": weight / total, "from": str(source.resolve())}
+            for place, (source, weight) in enumerate(zip(members, weights, strict=True), 1)
+        ],
+    }
+    with atomic_folder(folder) as fresh:
+        for place, source in enumerate(members, 1):
+            own = fresh / "members" / str(place)
+            own.mkdir(parents=True)
+            for name in ("model.safetensors", "config.json", "vocabulary.json"):
+                shutil.copyfile(source / name, own / name)
+        (fresh / ENSEMBLE_FILE).write_text(json.dumps(described, indent=1), encoding="utf-8")
+
+
+def load_ensemble(folder: Path | str) -> Ensemble:
+    """Read an ensemble.
+
+    Raises:
+        CheckpointError: missing or damaged parts, or another format.
+        VocabularyError: members of different graphs.
+    """
+    folder = Path(folder)
+    file = folder / ENSEMBLE_FILE
+    try:
+        described = json.loads(file.read_text(encoding="utf-8"))
+        kind = described["format"]
+        listed = [(folder / str(item["folder"]), float(item["weight"])) for item in described["members"]]
+        metrics = dict(described["metrics"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        remedy = "restore the folder from a copy, or make it again: imf ensemble"
+        raise CheckpointError(f"{file} cannot be read: {error!r}", remedy=remedy) from error
+    if kind != FORMAT:
+        raise CheckpointError(f"{folder} has format {kind!r}, this version reads {FORMAT}", remedy="update imf-search")
+    total = sum(weight for _, weight in listed)
+    if not listed or min(weight for _, weight in listed) <= 0 or not np.isfinite(total):
+        raise CheckpointError(
+            f"{file}: the weights {[weight for _, weight in listed]} are not all positive",
+            remedy="restore the folder from a copy",
+        )
+    outside = [path for path, _ in listed if not path.resolve().is_relative_to(folder.resolve())]
+    if outside:
+        raise CheckpointError(f"{file} names a member outside its folder: {outside[0]}", remedy="make the ensemble again")
+    members = tuple(load_checkpoint(path) for path, _ in listed)
+    same_names(members)
+    return Ensemble(members, tuple(weight / total for _, weight in listed), metrics, folder)

@@ -1,0 +1,99 @@
+"""Several models asked as one: the weighted mean of the probabilities that they give the entities.
+
+Shapes: `K` models, `B` queries of a block, `N` entities.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from imf_core.data.graph import KnowledgeGraph, KnownAnswers
+from imf_core.model.imf import Imf
+from imf_core.train.memory import MemoryBudget
+from imf_core.train.metrics import RankingMetrics
+from imf_core.train.ranking import ModelScores, Ranked, rank, slices
+
+
+def log_distribution(decided: Tensor, loss: str) -> Tensor:
+    """(B, N) log-probabilities over the entities from a model's decided scores; in place.
+
+    Args:
+        decided: (B, N) weighted log-probabilities (`ce`, which need not sum to 1), or probabilities of sigmoids (`bce`).
+        loss: `ce` or `bce`.
+    """
+    if loss == "bce":
+        decided.clamp_min_(torch.finfo(decided.dtype).tiny).log_()
+    return decided.sub_(torch.logsumexp(decided, dim=1, keepdim=True))
+
+
+class PooledScores:
+    """`Scores` of several models: the log of their mean probability.
+
+    Args:
+        models: K models of the same entities and relations; put into evaluation mode.
+        weights: K numbers above 0; taken to sum 1.
+        budget: bytes that the scores of a block and what makes them may take.
+    """
+
+    num_variants = 1
+
+    def __init__(self, models: Sequence[Imf], weights: Sequence[float], budget: int) -> None:
+        self.kinds = [model.loss_kind for model in models]
+        self.logs = [float(np.log(weight / sum(weights))) for weight in weights]
+        self.parts = [ModelScores(model, budget // (len(models) + 1)) for model in models]
+        self.num_entities, self.device = models[0].num_entities, self.parts[0].device
+
+    @property
+    def block(self) -> int:
+        """B: what the model that needs most memory can take."""
+        return min(part.block for part in self.parts)
+
+    def each(self, heads: Tensor, relations: Tensor, size: int) -> Iterator[list[Tensor]]:
+        """K tensors (B, N) of log-probabilities, of `size` queries after the other; done with before the next are asked for."""
+        for tables in zip(*(part.blocks(heads, relations, size) for part in self.parts), strict=True):
+            yield [log_distribution(table[0], kind) for table, kind in zip(tables, self.kinds, strict=True)]
+
+    def pool(self, members: Sequence[Tensor]) -> Tensor:
+        """K tensors of log-probabilities -> the log of their weighted mean."""
+        pooled = members[0] + self.logs[0]
+        for member, log in zip(members[1:], self.logs[1:], strict=True):
+            torch.logaddexp(pooled, member + log, out=pooled)
+        return pooled
+
+    def blocks(self, heads: Tensor, relations: Tensor, size: int) -> Iterator[Tensor]:
+        """See `imf_core.train.ranking.Scores`."""
+        for members in self.each(heads, relations, size):
+            yield self.pool(members)[None]
+
+
+def evaluate_pooled(
+    models: Sequence[Imf], weights: Sequence[float], graph: KnowledgeGraph, triples: np.ndarray, known: KnownAnswers,
+    memory: MemoryBudget | None = None,
+) -> Ranked:
+    """Filtered ranking of a split by several models together, as `imf_core.train.ranking.evaluate` does it by one.
+
+    Args:
+        models, weights: as in `PooledScores`.
+        graph: for slices.
+        triples: (T, 3).
+        known: what is filtered.
+        memory: for scores; None: a share of what is free.
+
+    Raises:
+        DivergedError: a score is not finite.
+        ResourceError: not even a query at a time fits the memory.
+    """
+    heads, targets = np.concatenate([triples[:, 0], triples[:, 2]]), np.concatenate([triples[:, 2], triples[:, 0]])
+    relations = np.concatenate([triples[:, 1], triples[:, 1] + graph.num_relations])
+
+    def ranked(budget: int) -> np.ndarray:
+        scores = PooledScores(models, weights, budget)
+        return rank(scores, heads, relations, targets, known, block=scores.block)[0]
+
+    ranks = (memory or MemoryBudget.of(None, models[0].structure.device)).within(ranked)
+    count = len(triples)
+    return Ranked(ranks[:count], ranks[count:], RankingMetrics.of(ranks, slices(graph, triples)))
