@@ -21,6 +21,7 @@ from imf_core.errors import ConfigError
 
 MissingPolicy = Literal["learned", "mean", "neutral"]
 DecisionMode = Literal["uniform", "fixed", "learned", "relation"]
+FusionKind = Literal["tucker", "meta", "meta_cp", "concat", "gated"]
 STRUCTURE, FUSED = "structure", "fused"
 SPLIT_FILES = ("train", "valid", "test")  # settings of the data that name a file
 _EXPONENT = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+")
@@ -107,9 +108,27 @@ class ModelConfig(_Frozen):
     relation_dim: Annotated[int, Tunable(choices=(32, 64, 96), when={"model.scoring": ("contextual",)})] = Field(
         64, ge=1, le=4096, description="relation dimension r of the contextual model; the other scorers use d"
     )
-    fusion: Literal["tucker"] = Field("tucker", description="fusion operator")
-    fusion_rank: Annotated[int, Tunable(low=1, high=4)] = Field(
-        2, ge=1, le=64, description="rank k of the factorised Tucker core"
+    fusion: Annotated[FusionKind, Tunable(choices=("tucker", "meta", "meta_cp", "concat", "gated"), default=False)] = Field(
+        "tucker", description="operator that fuses the views of an entity, and those of a relation: low-rank bilinear "
+        "(tucker); layers whose weights a meta learner makes for each entity (meta), the same with a factored meta learner "
+        "(meta_cp), layers with the same weights for all (concat); gates (gated)"
+    )
+    fusion_rank: Annotated[int, Tunable(low=1, high=4, when={"model.fusion": ("tucker",)})] = Field(
+        2, ge=1, le=64, description="tucker: rank k of the factorised core"
+    )
+    fusion_widths: Annotated[tuple[Annotated[int, Field(ge=1, le=4096)], ...], Tunable(
+        choices=((), (128,), (256, 128)), when={"model.fusion": ("concat", "meta", "meta_cp")}
+    )] = Field((128,), max_length=8, description="concat, meta, meta_cp: widths of the hidden layers; [] = a single layer")
+    meta_dim: Annotated[int, Tunable(low=2, high=8, when={"model.fusion": ("meta", "meta_cp")})] = Field(
+        5, ge=1, le=64, description="meta, meta_cp: width S of the meta information"
+    )
+    meta_hidden: Annotated[int, Tunable(
+        choices=(32, 64, 128), when={"model.fusion": ("meta", "meta_cp")}, default=False
+    )] = Field(
+        64, ge=1, le=4096, description="meta, meta_cp: width of the hidden layer that makes the meta information"
+    )
+    cp_rank: Annotated[int, Tunable(low=4, high=64, log=True, when={"model.fusion": ("meta_cp",)})] = Field(
+        16, ge=1, le=1024, description="meta_cp: rank Q of the factored meta learner"
     )
     scoring: Annotated[Literal["contextual", "transe", "distmult", "complex"], Tunable(
         choices=("contextual", "transe", "distmult", "complex"), default=False

@@ -25,8 +25,8 @@ WEIGHTS = "model.decision_weights"
 MODALITIES = "model.modalities"
 _MIN_WEIGHT = 1e-4  # a branch never weighs exactly 0: an entity may have no other one
 _NEEDS_MODALITIES = (
-    "model.fusion", "model.fusion_rank", "model.dropout_fusion", "model.decision", WEIGHTS, "model.missing", MODALITIES,
-    "model.finetune_features", "model.contrastive_weight", "model.temperature", "model.joint_weight",
+    "model.fusion", "model.meta_", "model.cp_rank", "model.dropout_fusion", "model.decision", WEIGHTS, "model.missing",
+    MODALITIES, "model.finetune_features", "model.contrastive_weight", "model.temperature", "model.joint_weight",
 )
 
 
@@ -73,13 +73,7 @@ class SearchSpace:
             branches: names of the model's branches.
             fixed: dotted names that the user has set by hand; they are not searched.
         """
-        chosen = []
-        for name, mark in marks().items():
-            off = config.model.contrastive_weight == 0 and name in ("model.contrastive_weight", "model.temperature")
-            if mark.default and not off:
-                usual = Parameter.of_mark(name, mark, value_of(config, name)).widened(value_of(config, name))
-                chosen.append(usual.accepted(config))
-        return _assemble(cls, chosen, config, branches, fixed, {}, "default space")
+        return _assemble(cls, _usual(config), config, branches, fixed, {}, "default space")
 
     @classmethod
     def load(cls, path: Path | str, config: Config, branches: Sequence[str], fixed: Collection[str] = ()) -> SearchSpace:
@@ -140,11 +134,11 @@ class SearchSpace:
         if any(name.startswith(WEIGHTS) for name in held) and any(name.startswith(WEIGHTS) for name in chosen):
             remedy = "search all of the branches' weights, or none"
             raise ConfigError(f"{source}: {WEIGHTS} is in part held and in part searched", remedy=remedy, key=WEIGHTS)
+        base, asked = config.updated(held, source=source), tuple(chosen)
         if include == "default":
-            usual = cls.default(config, branches, [*fixed, *held]).parameters
+            usual = _usual(base)
             chosen = {**{parameter.name: parameter for parameter in usual if parameter.name not in chosen}, **chosen}
-        base = config.updated(held, source=source)
-        return _assemble(cls, list(chosen.values()), base, branches, [*fixed, *held], held, source)
+        return _assemble(cls, list(chosen.values()), base, branches, [*fixed, *held], held, source, asked)
 
     def __call__(self, trial: Any) -> None:
         """Define-by-run entry for `OptunaSearch`, which collects what the trial was asked."""
@@ -252,32 +246,49 @@ class SearchSpace:
         return all((point[name] if name in point else value_of(self.base, name)) in allowed for name, allowed in parameter.when)
 
 
+def _usual(config: Config) -> list[Parameter]:
+    """What is searched without being asked for, conditions not yet looked at."""
+    chosen = []
+    for name, mark in marks().items():
+        off = config.model.contrastive_weight == 0 and name in ("model.contrastive_weight", "model.temperature")
+        if mark.default and not off:
+            usual = Parameter.of_mark(name, mark, value_of(config, name)).widened(value_of(config, name))
+            chosen.append(usual.accepted(config))
+    return chosen
+
+
 def _assemble(
     kind: type[SearchSpace], chosen: list[Parameter], base: Config, branches: Sequence[str], fixed: Collection[str],
-    held: Mapping[str, Any], source: str,
+    held: Mapping[str, Any], source: str, asked: Collection[str] = (),
 ) -> SearchSpace:
-    """Drop what has no effect, add the branches' weights, put controllers first, try the corners."""
+    """Drop what has no effect, add the branches' weights, put controllers first, try the corners.
+
+    What was `asked` for by name and is left out is noted; of the usual parameters only those that belong to the base's own
+    operators and modes are there, without a word about the others.
+    """
     notes = []
     weighed = any(name.startswith(WEIGHTS) for name in fixed)
     taken = [item for item in chosen if item.name not in fixed and not (weighed and item.name.startswith(WEIGHTS))]
-    if len(branches) < 2:
-        idle = [parameter.name for parameter in taken if parameter.name.startswith(_NEEDS_MODALITIES)]
-        taken = [parameter for parameter in taken if parameter.name not in idle]
-        if idle:
-            notes.append(f"without modalities these have no effect and are left out: {', '.join(idle)}")
-    decision = next((item.choices for item in taken if item.name == "model.decision"), (base.model.decision,))
-    if "fixed" in decision and len(branches) > 1 and not weighed:
-        named = {item.name for item in taken}
-        taken += [_weight(base, branches, name) for name in (f"{WEIGHTS}.{branch}" for branch in branches) if name not in named]
     reachable = []
     for item in taken:
         for name, allowed in item.when:
             options: Sequence[Any] = next((other.choices for other in taken if other.name == name), (value_of(base, name),))
             if not set(options) & set(allowed):
-                notes.append(f"{item.name} is left out: {name} is never {' or '.join(map(str, allowed))}")
+                if item.name in asked:
+                    notes.append(f"{item.name} is left out: {name} is never {' or '.join(map(str, allowed))}")
                 break
         else:
             reachable.append(item)
+    if len(branches) < 2:
+        idle = [parameter.name for parameter in reachable if parameter.name.startswith(_NEEDS_MODALITIES)]
+        reachable = [parameter for parameter in reachable if parameter.name not in idle]
+        if idle:
+            notes.append(f"without modalities these have no effect and are left out: {', '.join(idle)}")
+    decision = next((item.choices for item in reachable if item.name == "model.decision"), (base.model.decision,))
+    if "fixed" in decision and len(branches) > 1 and not weighed:
+        named = {item.name for item in reachable}
+        missing = (name for branch in branches if (name := f"{WEIGHTS}.{branch}") not in named)
+        reachable += [_weight(base, branches, name) for name in missing]
     if not reachable:
         raise ConfigError(f"{source}: nothing is left to search", remedy="fix fewer settings, or use `imf train`")
     for item in reachable:

@@ -14,6 +14,7 @@ import yaml
 from imf_core.commands.card_text import CITATION, FOR, NOT_FOR, UNKNOWN, Facts, count, limits, shown, table
 from imf_core.commands.outputs import new_file
 from imf_core.commands.terminal import terminal
+from imf_core.config import ModelConfig
 from imf_core.data.raw import SPLITS
 from imf_core.errors import CheckpointError, ConfigError
 from imf_core.train.checkpoint import Checkpoint, load_checkpoint
@@ -82,7 +83,7 @@ def model_card(loaded: Checkpoint, study: Facts) -> str:
         front_matter(loaded, metrics, name), f"# {shown(name)}", "",
         "A link prediction model: asked (head, relation, ?) or (?, relation, tail), it ranks "
         f"{count(loaded.model.num_entities)} entities. It is an IMF (Interactive Multimodal Fusion, WWW 2023): a branch for "
-        "structure, one for each modality, one for their low-rank fusion, and a decision over them. Written by `imf card` from "
+        "structure, one for each modality, one for their fusion, and a decision over them. Written by `imf card` from "
         f"the files of the checkpoint; what they do not hold is marked *{UNKNOWN}*.", "",
         "## Model", "", *_model(loaded), "## Training data", "", *_data(loaded, metrics, study),
         "## How it was chosen", "", *_choice(loaded, metrics), "## Figures", "", *_figures(metrics),
@@ -128,13 +129,19 @@ def _model(loaded: Checkpoint) -> list[str]:
     made = ", ".join(f"{key} {value}" for key, value in versions.items()) if isinstance(versions, dict) else UNKNOWN
     rows = [
         ["branches", ", ".join(model.branches)], ["entity dimension", str(settings.dim)],
-        ["relation model", settings.scoring], ["fusion rank", str(settings.fusion_rank)], ["decision", settings.decision],
+        ["relation model", settings.scoring], ["fusion", _fusion(settings)], ["decision", settings.decision],
         ["loss", loaded.config.train.loss], ["missing modalities", settings.missing],
         ["trained parameters", count(model.num_parameters)], ["written by", made],
     ]
     if settings.scoring == "contextual":
         rows.insert(2, ["relation dimension", str(settings.relation_dim)])
     return table(["", ""], rows)
+
+
+def _fusion(settings: ModelConfig) -> str:
+    """The operator and its size."""
+    rank = {"tucker": settings.fusion_rank, "meta_cp": settings.cp_rank}.get(settings.fusion)
+    return settings.fusion if rank is None else f"{settings.fusion}, rank {rank}"
 
 
 def _data(loaded: Checkpoint, metrics: Facts, study: Facts) -> list[str]:

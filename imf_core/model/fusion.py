@@ -1,4 +1,4 @@
-"""Fusion operators: several views of a node -> one vector.
+"""Fusion operators: several views of a node -> one vector. `build_fusion` knows them all; the low-rank bilinear one is here.
 
 Shapes: `N` nodes (entities or relations), `M` views, `d` width, `k` fusion rank.
 """
@@ -7,20 +7,75 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from imf_core.model.dropout import Dropout, Mask
+from imf_core.config import ModelConfig
+from imf_core.model.dropout import Mask
+from imf_core.model.fusion_base import Fusion, Masks
+from imf_core.model.joined_fusion import GatedFusion, StackedFusion
 from imf_core.model.precision import compute_dtype
 
 _ROWS_TIMES_WIDTH = 2**19  # numbers of a factor computed at a time on a CPU: they stay in its cache
 _ON_GPU = 2**28
 
 
-class TuckerFusion(nn.Module):
+def build_fusion(config: ModelConfig, width: int, num_views: int) -> Fusion:
+    """The operator named by `config.fusion`, for entities or for relations.
+
+    Args:
+        config: operator and its settings.
+        width: d of every view and of the result.
+        num_views: M.
+    """
+    if config.fusion == "tucker":
+        return TuckerFusion(width, num_views, config.fusion_rank, config.dropout_fusion)
+    if config.fusion == "gated":
+        return GatedFusion(width, num_views, config.dropout_fusion)
+    dynamic = config.meta_dim if config.fusion in ("meta", "meta_cp") else 0
+    rank = config.cp_rank if config.fusion == "meta_cp" else None
+    return StackedFusion(width, num_views, config.fusion_widths, config.dropout_fusion, dynamic, config.meta_hidden, rank)
+
+
+@dataclass(frozen=True)
+class FusionSize:
+    """What an operator takes.
+
+    Args:
+        parameters: trained numbers.
+        per_node: numbers that a training step holds for each node, beside the views and the result with their gradients.
+    """
+
+    parameters: int
+    per_node: int
+
+
+def fusion_size(config: ModelConfig, width: int, num_views: int) -> FusionSize:
+    """Size of what `build_fusion` makes of the same arguments; the biases are not counted."""
+    side_by_side = num_views * width
+    if config.fusion == "tucker":
+        return FusionSize(config.fusion_rank * num_views * width**2, config.fusion_rank * num_views * width)
+    if config.fusion == "gated":  # the joined views, values and gates before and after their functions, gradients of three
+        return FusionSize(num_views * width**2 + side_by_side**2, 8 * side_by_side)
+    widths = (side_by_side, *config.fusion_widths, width)
+    parameters = static = sum(into * out for into, out in pairwise(widths))
+    held = side_by_side + 2 * sum(config.fusion_widths)  # the joined views, the hidden layers before and after the ReLU
+    if config.fusion != "concat":
+        parameters += side_by_side * config.meta_hidden + config.meta_hidden * config.meta_dim
+        held += 2 * (config.meta_hidden + config.meta_dim)
+    if config.fusion == "meta":
+        parameters += config.meta_dim * static
+    if config.fusion == "meta_cp":
+        parameters += config.cp_rank * sum(into + config.meta_dim + out for into, out in pairwise(widths))
+        held += 3 * config.cp_rank * (len(widths) - 1)
+    return FusionSize(parameters, held)
+
+
+class TuckerFusion(Fusion):
     """Low-rank bilinear (Tucker) pooling, the core factorised to rank k as in MUTAN (IMF, section 2.2).
 
         e = sum_{i=1..k}  prod_m  relu(W_i^m drop(e_m) + b_i^m)
@@ -33,33 +88,19 @@ class TuckerFusion(nn.Module):
     """
 
     def __init__(self, width: int, num_views: int, rank: int, dropout: float) -> None:
-        super().__init__()
-        self.width, self.rank = width, rank
-        self.drop = Dropout(dropout)
+        super().__init__(width, num_views, dropout)
+        self.rank = rank
         # One layer a view computes the factors of all ranks at once: one (N, d) x (d, k d) product instead of k.
         self.factors = nn.ModuleList(nn.Linear(width, rank * width) for _ in range(num_views))
         for layer in self.factors:
             nn.init.xavier_normal_(layer.weight.view(rank, width, width))  # type: ignore[operator]
             nn.init.constant_(layer.bias, 0.1)  # type: ignore[arg-type]
 
-    def forward(self, views: Sequence[Tensor], masks: Sequence[Tensor | None] | None = None) -> Tensor:
-        """Fuse.
-
-        Args:
-            views: M tensors (N, d).
-            masks: per view (N,) bool or None; where False the view's factor is the neutral 1.
-
-        Returns:
-            (N, d).
-
-        Raises:
-            ValueError: another number of views than M.
-        """
-        if len(views) != len(self.factors):
-            raise ValueError(f"{len(views)} views to fuse, made for {len(self.factors)}")
+    def fuse(self, views: Sequence[Tensor], masks: Masks) -> Tensor:
+        """See `Fusion.fuse`; the factor of a view that a node lacks is the neutral 1."""
         how = _How(
-            self.rank, tuple(masks) if masks is not None else (None,) * len(views),
-            tuple(self.drop.draw(view) for view in views), compute_dtype(self.factors[0].weight), torch.is_grad_enabled(),  # type: ignore[arg-type]
+            self.rank, tuple(masks), tuple(self.drop.draw(view) for view in views),
+            compute_dtype(self.factors[0].weight), torch.is_grad_enabled(),  # type: ignore[arg-type]
         )
         weights, biases = [layer.weight for layer in self.factors], [layer.bias for layer in self.factors]
         fused: Tensor = _Fuse.apply(how, *views, *weights, *biases)

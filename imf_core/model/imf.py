@@ -17,7 +17,7 @@ from torch.nn import functional
 from imf_core.config import FUSED, STRUCTURE, ModelConfig, TrainConfig
 from imf_core.data.modality import Modality
 from imf_core.model.decision import Decision, combine, present_weights
-from imf_core.model.fusion import TuckerFusion
+from imf_core.model.fusion import build_fusion
 from imf_core.model.grouped import Grouping
 from imf_core.model.initial import start_from
 from imf_core.model.joint_binary import joint_binary_loss
@@ -74,8 +74,8 @@ class Imf(nn.Module):
         )
         self.scorers = nn.ModuleDict({branch: build_scorer(config) for branch in self.branches})
         if modalities:
-            self.fuse_entities = TuckerFusion(width, len(views), config.fusion_rank, config.dropout_fusion)
-            self.fuse_relations = TuckerFusion(narrow, len(views), config.fusion_rank, config.dropout_fusion)
+            self.fuse_entities = build_fusion(config, width, len(views))
+            self.fuse_relations = build_fusion(config, narrow, len(views))
         self.decision = Decision(config.decision, self.branches, 2 * num_relations, config.decision_weights)
 
     @property

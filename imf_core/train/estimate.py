@@ -9,6 +9,7 @@ import torch
 
 from imf_core.config import Config
 from imf_core.data.prepared import LinkData
+from imf_core.model.fusion import fusion_size
 from imf_core.model.plain import bytes_of_query
 from imf_core.model.scoring import relation_width
 from imf_core.train.memory import MemoryBudget, free_memory
@@ -65,7 +66,7 @@ def estimate_memory(
         device: whose free memory rules a budget that is not set.
     """
     model, train = config.model, config.train
-    width, rank, batch = model.dim, model.fusion_rank, train.batch_size
+    width, batch = model.dim, train.batch_size
     contextual = model.scoring == "contextual"
     narrow = relation_width(model)
     views = 1 + len(feature_widths)
@@ -76,7 +77,8 @@ def estimate_memory(
     trained_tables = num_entities * width * (views if model.finetune_features else 1)
     others = 2 * num_relations * narrow * views
     others += branches * (narrow * width * width if contextual else 0)
-    others += views * rank * (width * width + narrow * narrow) if views > 1 else 0
+    fusion = fusion_size(model, width, views)  # of the entities; relations are few
+    others += fusion.parameters + fusion_size(model, narrow, views).parameters if views > 1 else 0
     others += 0 if model.finetune_features else sum(size * width for size in feature_widths.values())
     # Value, two moments of Adam, best copy. The gradients of large parameters never exist together, see `Optimizers`.
     weights = 4 * (trained_tables + others) + (others if sampled else max(num_entities * width, others))
@@ -84,14 +86,14 @@ def estimate_memory(
     features = 0 if model.finetune_features else num_entities * sum(feature_widths.values())
     if sampled:
         touched = min(num_entities, train.num_negatives + 3 * batch) if train.num_negatives else num_entities
-        # Rows of each branch with gradients, the fusion's factors, the rows' gradients sparse and dense.
-        rows = touched * width * (4 * branches + 2 * rank * views)
+        # Rows of each branch with gradients, what the fusion holds, the rows' gradients sparse and dense.
+        rows = touched * (4 * branches * width + 2 * fusion.per_node)
         scores = 3 * batch * (train.num_negatives or 0)
         tables = num_entities * width * (branches - 1)  # of the evaluation
     else:
         rows = 0
-        # Each branch's table, its gradient and what comes to it from the losses, heads and constraint; the fusion's factors.
-        tables = num_entities * width * (4 * branches + rank * views if views > 1 else 3)
+        # Each branch's table, its gradient and what comes to it from the losses, heads and constraint; what the fusion holds.
+        tables = num_entities * (4 * branches * width + fusion.per_node if views > 1 else 3 * width)
         scores = min(budget // _EXACT, batch * num_entities * (branches + 1)) if train.loss == "ce" else 0
         if model.scoring == "transe":
             scores = min(budget, batch * bytes_of_query(num_entities, branches)) // _EXACT

@@ -39,8 +39,11 @@ def space(values: dict[str, Any], config: Config | None = None, fixed: tuple[str
 
 def test_default_space_holds_the_marked_parameters_and_starts_at_the_base() -> None:
     default = SearchSpace.default(Config(), BRANCHES)
-    expected = {name for name, mark in marks().items() if mark.default} | set(WEIGHTS)
+    usual = {name: dict(mark.when or {}) for name, mark in marks().items() if mark.default}
+    tucker = {name for name, when in usual.items() if "tucker" in when.get("model.fusion", ("tucker",))}
+    expected = tucker | set(WEIGHTS)
     assert set(default.names) == expected
+    assert {"model.cp_rank", "model.meta_dim", "model.fusion_widths"} == set(usual) - tucker
     assert {"model.fusion_rank", "model.temperature", "model.contrastive_weight", "model.decision", "train.lr"} <= expected
     assert default.config_for(default.default_point()) == Config()
     assert default.notes == ()
@@ -64,6 +67,55 @@ def test_senseless_parameters_are_left_out() -> None:
     assert not {"model.contrastive_weight", "model.temperature"} & set(off.names)
     distmult = SearchSpace.default(Config().updated({"model.scoring": "distmult"}), BRANCHES)
     assert "model.relation_dim" not in distmult.names
+
+
+OWN = {
+    "tucker": {"model.fusion_rank"},
+    "meta": {"model.meta_dim", "model.fusion_widths"},
+    "meta_cp": {"model.meta_dim", "model.fusion_widths", "model.cp_rank"},
+    "concat": {"model.fusion_widths"},
+    "gated": set(),
+}
+ALL_OWN = set.union(*OWN.values())
+
+
+@pytest.mark.parametrize("fusion", list(OWN))
+def test_a_chosen_fusion_operator_brings_its_own_settings_and_no_others(fusion: str) -> None:
+    chosen = SearchSpace.default(Config().updated({"model.fusion": fusion}), BRANCHES, fixed=("model.fusion",))
+    assert set(chosen.names) & ALL_OWN == OWN[fusion]
+    assert chosen.notes == ()
+    assert {"model.dropout_fusion", "model.decision", "train.lr"} <= set(chosen.names)
+    assert chosen.config_for(chosen.default_point()).model.fusion == fusion
+    for seed in range(10):
+        assert chosen.config_for(chosen.suggest(Draw(seed))).model.fusion == fusion
+
+
+@pytest.mark.parametrize("end", ["low", "high", None])
+def test_a_searched_fusion_operator_draws_only_its_own_settings(end: str | None) -> None:
+    chosen = space({"include": "default", "model.fusion": {"choices": list(OWN)}})
+    assert chosen.notes == ()
+    assert set(chosen.names) == set(SearchSpace.default(Config(), BRANCHES).names) | ALL_OWN | {"model.fusion"}
+    assert chosen.names.index("model.fusion") < min(chosen.names.index(name) for name in ALL_OWN)
+    assert chosen.config_for(chosen.default_point()) == Config()  # the first trial is the base: tucker
+    for fusion, own in OWN.items():
+        for seed in range(10):
+            point = chosen.suggest(Draw(seed, end, fusion=fusion))
+            assert set(point) & ALL_OWN == own
+            assert chosen.validate_point(point) == point
+            built = chosen.config_for(point).model
+            assert built.fusion == fusion
+            assert built.fusion_widths in ((), (128,), (256, 128))
+    row = {row.name: row for row in chosen.describe()}["model.cp_rank"]
+    assert (row.condition, row.searched, row.range) == ("model.fusion = meta_cp", True, "[4, 64] log")
+
+
+def test_settings_of_another_operator_are_left_out_with_a_word() -> None:
+    chosen = space({"model.cp_rank": {"low": 4, "high": 8}, "model.fusion_rank": {"low": 1, "high": 2}})
+    assert chosen.names == ("model.fusion_rank",)
+    assert chosen.notes == ("model.cp_rank is left out: model.fusion is never meta_cp",)
+    held = space({"include": "default", "model.fusion": "meta_cp", "model.cp_rank": {"low": 4, "high": 8}})
+    assert set(held.names) & ALL_OWN == OWN["meta_cp"]
+    assert (held["model.cp_rank"].high, held.base.model.fusion) == (8, "meta_cp")
 
 
 def test_the_published_preset_widens_the_ranges() -> None:
@@ -155,6 +207,8 @@ def test_weights_follow_the_drawn_modalities() -> None:
         ({"model.dropout_input": {"low": 0.0, "high": 1.0}}, "model.dropout_input = 1.0"),
         ({"model.fusion_rank": {"low": 1.5, "high": 3}}, "whole numbers"),
         ({"model.scoring": {"choices": ["distmult", "rotate"]}}, "rotate"),
+        ({"model.fusion": {"choices": ["tucker", "mutan"]}}, "mutan"),
+        ({"model.fusion": "meta_cp", "model.cp_rank": {"low": 0, "high": 8}}, "model.cp_rank = 0"),
         ({"model.scoring": {"low": 1, "high": 2}}, "numeric"),
         ({"model.scoring": {"choices": ["complex"]}, "model.dim": {"low": 64, "high": 128}}, "even dim, found 65"),
         ({"model.dim": {"choices": []}}, "distinct"),

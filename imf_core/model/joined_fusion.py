@@ -1,0 +1,85 @@
+"""Fusion operators that look at all views of a node side by side.
+
+Shapes: `N` nodes (entities or relations), `M` views, `d` width, `S` meta width, `Q` CP rank.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from imf_core.model.fusion_base import Fusion, Masks
+from imf_core.model.meta_layers import CpLayer, DynamicLayer, MetaStack, WeightedLayer
+
+
+class StackedFusion(Fusion):
+    """The views side by side, through layers: `M d -> hidden -> ... -> d`, leaky ReLU between them and no bias, so that a
+    view of zeros adds nothing.
+
+    Without meta information the layers are those of any node (`concat`); with it each node has its own (`meta`, `meta_cp`:
+    MetaMMF's dynamic fusion, see `meta_layers`).
+
+    Args:
+        width: d of every view and of the result.
+        num_views: M.
+        hidden: widths of the hidden layers; may be empty.
+        dropout: probability of zeroing an input element.
+        meta_dim: S; 0 is `concat`.
+        meta_hidden: width of the hidden layer that makes the meta information.
+        cp_rank: Q of a factored meta learner; None: a full one.
+    """
+
+    def __init__(
+        self, width: int, num_views: int, hidden: Sequence[int], dropout: float, meta_dim: int = 0, meta_hidden: int = 0,
+        cp_rank: int | None = None,
+    ) -> None:
+        super().__init__(width, num_views, dropout)
+        layer: Callable[[int, int], WeightedLayer] = WeightedLayer
+        if meta_dim and cp_rank is not None:
+            layer = partial(CpLayer, meta_dim=meta_dim, rank=cp_rank)
+        elif meta_dim:
+            layer = partial(DynamicLayer, meta_dim=meta_dim)
+        self.stack = MetaStack((num_views * width, *hidden, width), layer, meta_dim, meta_hidden)
+
+    def fuse(self, views: Sequence[Tensor], masks: Masks) -> Tensor:
+        """See `Fusion.fuse`."""
+        made: Tensor = self.stack(self.joined(views, masks))
+        return made.to(self.stack.layers[0].static.dtype)  # type: ignore[arg-type]
+
+
+class GatedFusion(Fusion):
+    """Gated multimodal unit for any number of views (Arevalo et al., ICLR workshop 2017, arXiv 1702.01992, section 3.1); the
+    gates of a node sum to 1 over the views that it has.
+
+        e = sum_m  z_m * tanh(W_m e_m + b_m),   z = softmax_m(U [e_1; ...; e_M] + c)
+
+    Args:
+        width: d of every view and of the result.
+        num_views: M.
+        dropout: probability of zeroing an input element.
+    """
+
+    def __init__(self, width: int, num_views: int, dropout: float) -> None:
+        super().__init__(width, num_views, dropout)
+        self.values = nn.ModuleList(nn.Linear(width, width) for _ in range(num_views))
+        self.gates = nn.Linear(num_views * width, num_views * width)
+        for layer in (*self.values, self.gates):
+            nn.init.xavier_normal_(layer.weight)
+            nn.init.zeros_(layer.bias)
+
+    def fuse(self, views: Sequence[Tensor], masks: Masks) -> Tensor:
+        """See `Fusion.fuse`; zeros for a node without any view."""
+        joined = self.joined(views, masks)
+        parts = [layer(part) for layer, part in zip(self.values, joined.split(self.width, dim=1), strict=True)]
+        values = torch.stack(parts, dim=1).tanh()
+        logits: Tensor = self.gates(joined).view(-1, self.num_views, self.width)
+        if any(mask is not None for mask in masks):
+            everyone = torch.ones(len(joined), dtype=torch.bool, device=joined.device)
+            has = torch.stack([everyone if mask is None else mask for mask in masks], dim=1)[:, :, None]
+            # Not minus infinity: the softmax of a node that lacks all views would be NaN.
+            logits = logits.masked_fill(~has, torch.finfo(logits.dtype).min)
+            values = values * has
+        return (logits.softmax(dim=1) * values).sum(dim=1).to(self.gates.weight.dtype)
