@@ -52,10 +52,10 @@ class RecommenderConfig(_Frozen):
         (1024, 512, 256, 32), min_length=1, max_length=8, description="widths of the fusion's layers"
     )
     id_width: int = Field(32, ge=1, le=1024, description="width of the items' own trained vectors beside the fused features")
-    signal: Annotated[int, Tunable(choices=(3, 5, 8), when=_META, default=False)] = Field(
+    meta_dim: Annotated[int, Tunable(choices=(3, 5, 8), when=_META, default=False)] = Field(
         5, ge=1, le=64, description="S, width of the meta information"
     )
-    signal_hidden: int = Field(64, ge=1, le=4096, description="hidden width of the network that makes the meta information")
+    meta_hidden: int = Field(64, ge=1, le=4096, description="hidden width of the network that makes the meta information")
     cp_rank: Annotated[int, Tunable(choices=(16, 32, 64), when={"model.fusion": ("meta_cp",)}, default=False)] = Field(
         32, ge=1, le=1024, description="Q, rank of the factorised dynamic weights (meta_cp)"
     )

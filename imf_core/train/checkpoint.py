@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 import imf_core
 from imf_core.config import Config
@@ -30,6 +30,7 @@ from imf_core.data.modality import Modality
 from imf_core.errors import CheckpointError
 from imf_core.model.imf import Imf
 from imf_core.train.optimizers import Optimizers
+from imf_core.train.progress import TrainedModule
 
 FORMAT = 1
 
@@ -109,14 +110,16 @@ def load_checkpoint(folder: Path | str) -> Checkpoint:
     """
     folder = Path(folder)
     described = read_description(folder)
-    names = _read_json(folder / "vocabulary.json")
+    if described.get("task"):
+        raise CheckpointError(f"{folder} holds a recommender, no link predictor", remedy="ask it by imf recommend")
+    names = read_json(folder / "vocabulary.json")
     if described.get("format") != FORMAT:
         raise CheckpointError(
             f"{folder} has format {described.get('format')!r}, this version reads {FORMAT}", remedy="update imf-search"
         )
     entities, relations = Vocabulary(tuple(names["entities"])), Vocabulary(tuple(names["relations"]), "relation")
     check_vocabulary(described, entities, relations, folder)
-    state = _read_tensors(folder / "model.safetensors", "restore the folder from a copy")
+    state = read_tensors(folder / "model.safetensors", "restore the folder from a copy")
     config = Config.build(described["config"], source=str(folder / "config.json"))
     model = Imf(
         config.model,
@@ -129,13 +132,16 @@ def load_checkpoint(folder: Path | str) -> Checkpoint:
     return Checkpoint(model.eval(), config, entities, relations, described["metrics"], folder, described)
 
 
-def check_vocabulary(described: Mapping[str, Any], entities: Vocabulary, relations: Vocabulary, folder: Path) -> None:
+def check_vocabulary(
+    described: Mapping[str, Any], entities: Vocabulary, relations: Vocabulary, folder: Path,
+    kinds: tuple[str, str] = ("entities", "relations"),
+) -> None:
     """Refuse another vocabulary: rows of the tables would then belong to other names.
 
     Raises:
         CheckpointError: the hashes differ.
     """
-    for kind, vocabulary in (("entities", entities), ("relations", relations)):
+    for kind, vocabulary in zip(kinds, (entities, relations), strict=True):
         if described[f"{kind}_sha256"] != vocabulary.sha256:
             raise CheckpointError(
                 f"{folder} belongs to other {kind}: {described[f'{kind}_sha256'][:12]}, "
@@ -150,10 +156,10 @@ def read_description(folder: Path | str) -> dict[str, Any]:
     Raises:
         CheckpointError: missing or damaged.
     """
-    return _read_json(Path(folder) / "config.json")
+    return read_json(Path(folder) / "config.json")
 
 
-def load_state(model: Imf, state: Mapping[str, Tensor], folder: Path) -> None:
+def load_state(model: nn.Module, state: Mapping[str, Tensor], folder: Path) -> None:
     """Fill a model, refusing missing, extra or misshapen tensors.
 
     Raises:
@@ -184,14 +190,24 @@ def _placeholder(name: str, state: Mapping[str, Tensor]) -> Modality:
     return Modality(name, np.zeros((len(mask), width), dtype=np.float32), mask)
 
 
-def _read_tensors(path: Path, remedy: str) -> dict[str, Tensor]:
+def read_tensors(path: Path, remedy: str) -> dict[str, Tensor]:
+    """The tensors of a file.
+
+    Raises:
+        CheckpointError: missing or damaged; with what to do.
+    """
     try:
         return load_file(path)
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"{path} cannot be read: {error}", remedy=remedy) from error
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object of a checkpoint.
+
+    Raises:
+        CheckpointError: missing or damaged.
+    """
     try:
         content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
@@ -211,7 +227,7 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 
 def save_training_state(
-    folder: Path, model: Imf, optimizers: Optimizers, progress: Mapping[str, Any], best: Mapping[str, Tensor] | None
+    folder: Path, model: TrainedModule, optimizers: Optimizers, progress: Mapping[str, Any], best: Mapping[str, Tensor] | None
 ) -> None:
     """Write weights, optimizer moments, the best weights so far and the progress counters.
 
@@ -232,15 +248,15 @@ def save_training_state(
 
 
 def load_training_state(
-    folder: Path, model: Imf, optimizers: Optimizers
+    folder: Path, model: TrainedModule, optimizers: Optimizers
 ) -> tuple[dict[str, Any], dict[str, Tensor] | None]:
     """Restore `save_training_state`; returns the progress counters and the best weights.
 
     Raises:
         CheckpointError: missing or damaged parts.
     """
-    progress = _read_json(folder / "progress.json")
-    tensors = _read_tensors(folder / "state.safetensors", "delete the folder; training starts over")
+    progress = read_json(folder / "progress.json")
+    tensors = read_tensors(folder / "state.safetensors", "delete the folder; training starts over")
     own = {name.removeprefix("model."): tensor for name, tensor in tensors.items() if name.startswith("model.")}
     odd = _odd_tensor(model.trained_state(), own)
     if odd is not None:

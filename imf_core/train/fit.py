@@ -132,9 +132,11 @@ def fit(
     steps = queries.num_steps(settings.batch_size, shard.world)
     known = graph.known()
     optimizers = build_optimizers(model, config, early=shard.world == 1 and device.type == "cpu")
-    run = RunProgress()
+    run: RunProgress[RankingMetrics] = RunProgress()
     if saving is not None and (saving.folder / "progress.json").exists():
-        run = RunProgress.from_json(*load_training_state(saving.folder, model, optimizers))
+        run = RunProgress.from_json(
+            *load_training_state(saving.folder, model, optimizers), RankingMetrics.unpack
+        )
         if on_epoch is not None and run.last is not None:
             on_epoch(run.last)  # the interrupted process may have saved it and not delivered it
     trained: nn.Module = model

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -69,6 +71,15 @@ class RankingMetrics:
             **self.flat(),
             "slices": {name: {"count": part.count, **part.flat()} for name, part in self.slices.items()},
         }
+
+    def pack(self) -> dict[str, Any]:
+        """As plain values, exactly."""
+        return {"slices": sorted(self.slices), "sums": self.vector().tolist()}
+
+    @classmethod
+    def unpack(cls, values: Mapping[str, Any]) -> RankingMetrics:
+        """The inverse of `pack`."""
+        return cls(slices={name: cls() for name in values["slices"]}).with_vector(np.asarray(values["sums"]))
 
     def vector(self) -> np.ndarray:
         """All sums as one float64 vector (slices in name order), for an all-reduce."""

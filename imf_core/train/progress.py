@@ -2,19 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Generic, Protocol, TypeVar
 
-import numpy as np
 from torch import Tensor
 
-from imf_core.model.imf import Imf
-from imf_core.train.metrics import RankingMetrics
+
+class Metrics(Protocol):
+    """What an evaluation gives: link prediction's or the recommender's."""
+
+    @property
+    def mrr(self) -> float:
+        """What the best epoch is chosen by, 0..1."""
+
+    def flat(self) -> dict[str, float]:
+        """Numbers by their names."""
+
+    def pack(self) -> dict[str, Any]:
+        """As plain values, exactly."""
+
+
+class TrainedModule(Protocol):
+    """A model that says what training changes."""
+
+    def trained_state(self) -> dict[str, Tensor]:
+        """Its trained tensors, by name."""
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True) -> Any:
+        """As of `torch.nn.Module`."""
+
+
+M = TypeVar("M", bound=Metrics)
 
 
 @dataclass(frozen=True)
-class EpochReport:
+class EpochReport(Generic[M]):
     """What `on_epoch` receives after each evaluation.
 
     Args:
@@ -29,7 +52,7 @@ class EpochReport:
     epoch: int
     train_loss: float
     losses: dict[str, float]
-    metrics: RankingMetrics
+    metrics: M
     best_mrr: float
     best_epoch: int
     seconds: float
@@ -43,18 +66,18 @@ class EpochReport:
         }
 
 
-class RunProgress:
+class RunProgress(Generic[M]):
     """Counters, learning curve, best weights and the last report of a run."""
 
     def __init__(self) -> None:
         self.epoch, self.best_mrr, self.best_epoch, self.stale = 0, -1.0, 0, 0
         self.curve: list[tuple[int, float]] = []
-        self.best_metrics: RankingMetrics | None = None
+        self.best_metrics: M | None = None
         self.best_state: dict[str, Tensor] | None = None
-        self.last: EpochReport | None = None
+        self.last: EpochReport[M] | None = None
         self.reason: str | None = None
 
-    def record(self, epoch: int, metrics: RankingMetrics, model: Imf) -> None:
+    def record(self, epoch: int, metrics: M, model: TrainedModule) -> None:
         """Take in an evaluation; the weights are copied where it is the best so far."""
         self.epoch = epoch
         self.curve.append((epoch, metrics.mrr))
@@ -79,26 +102,20 @@ class RunProgress:
         last = {name: value for name, value in vars(self.last).items() if name != "metrics"}
         return {
             "epoch": self.epoch, "best_mrr": self.best_mrr, "best_epoch": self.best_epoch, "stale": self.stale,
-            "curve": self.curve, "reason": self.reason, "best_metrics": _pack(self.best_metrics),
-            "last": last, "last_metrics": _pack(self.last.metrics),
+            "curve": self.curve, "reason": self.reason, "best_metrics": self.best_metrics.pack(),
+            "last": last, "last_metrics": self.last.metrics.pack(),
         }
 
     @classmethod
-    def from_json(cls, values: Mapping[str, Any], best_state: dict[str, Tensor] | None) -> RunProgress:
-        """The inverse of `to_json`."""
-        run = cls()
+    def from_json(
+        cls, values: Mapping[str, Any], best_state: dict[str, Tensor] | None,
+        unpack: Callable[[Mapping[str, Any]], M],
+    ) -> RunProgress[M]:
+        """The inverse of `to_json`; `unpack` is the metrics' own."""
+        run: RunProgress[M] = cls()
         run.epoch, run.best_mrr, run.best_epoch = values["epoch"], values["best_mrr"], values["best_epoch"]
         run.stale, run.reason, run.best_state = values["stale"], values["reason"], best_state
         run.curve = [(int(epoch), float(mrr)) for epoch, mrr in values["curve"]]
-        run.best_metrics = _unpack(values["best_metrics"])
-        run.last = EpochReport(metrics=_unpack(values["last_metrics"]), **values["last"])
+        run.best_metrics = unpack(values["best_metrics"])
+        run.last = EpochReport(metrics=unpack(values["last_metrics"]), **values["last"])
         return run
-
-
-def _pack(metrics: RankingMetrics) -> dict[str, Any]:
-    return {"slices": sorted(metrics.slices), "sums": metrics.vector().tolist()}
-
-
-def _unpack(values: Mapping[str, Any]) -> RankingMetrics:
-    template = RankingMetrics(slices={name: RankingMetrics() for name in values["slices"]})
-    return template.with_vector(np.asarray(values["sums"]))
