@@ -27,7 +27,7 @@ from imf_core.commands.terminal import show_error, terminal
 from imf_core.config import Config, parse_overrides, preset
 from imf_core.data.audit_report import certain_hits
 from imf_core.data.prepared import LinkData, graph_of, prepare
-from imf_core.ensemble import Ensemble, names_of, open_model, open_predictor, rank_with
+from imf_core.ensemble import Ensemble, answers_of, names_of, open_model, open_predictor, rank_with, strongest
 from imf_core.errors import CheckpointError, ConfigError, ImfError
 from imf_core.model.decision import alternatives
 from imf_core.predict import Answer
@@ -53,8 +53,9 @@ def train(
     out: Annotated[Path, typer.Argument(help="Where the checkpoint goes.")],
     data: DataOption = None,
     config: Annotated[Path | None, typer.Option("--config", help="YAML settings.")] = None,
-    preset_name: Annotated[str, typer.Option("--preset", help="paper or published.")] = "paper",
+    preset_name: Annotated[str, typer.Option("--preset", help="paper (default) or published.")] = "",
     start: Annotated[Path | None, typer.Option("--from", help="Continue this checkpoint; the graph may have changed.")] = None,
+    distil: Annotated[Path | None, typer.Option("--distil", help="Learn from this checkpoint or ensemble too.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Tell what would be trained and its memory, and stop.")] = False,
     settings: SetOption = None,
 ) -> None:
@@ -64,7 +65,8 @@ def train(
     """
     console = terminal()
     loaded = load_checkpoint(start) if start is not None else None
-    chosen = _configuration(config, preset_name, loaded, data, settings)
+    master = open_model(distil) if distil is not None else None
+    chosen = _configuration(config, preset_name, loaded, data, settings, master)
     # A continued model brings its own vectors: no table is made for it.
     ready = prepare(chosen.data, chosen.structure if loaded is None else None, progress=True)
     _describe(console, ready)
@@ -72,6 +74,8 @@ def train(
     console.print(f"  memory: {memory.describe()}")
     if shortage := memory.shortage():
         console.print(f"  warning: {shortage}", style="yellow")
+    if master is not None:
+        check_vocabulary(names_of(master).description, ready.graph.entities, ready.graph.relations, master.path)
     if dry_run:
         return
     model = build_model(chosen, ready)
@@ -89,10 +93,16 @@ def train(
             f"  best {report.best_mrr:.4f}  {report.seconds:.1f} s"
         )
 
-    result = fit(model, ready, chosen, show, progress=True)
+    teacher = None
+    if master is not None:
+        teacher = answers_of(master, ready.graph)
+        console.print(f"taught by {distil}: {teacher.answers.shape[1]} answers to each of {len(teacher.answers):,} queries")
+    result = fit(model, ready, chosen, show, progress=True, teacher=teacher)
     for note in result.notes:
         console.print(f"  {note}")
     metrics = {"validation": result.metrics.as_dict(), "best_epoch": result.best_epoch, "fingerprint": ready.graph.fingerprint}
+    if distil is not None:
+        metrics["teacher"] = str(distil.resolve())
     save_checkpoint(out, model, chosen, ready.graph.entities, ready.graph.relations, metrics)
     console.print(
         f"best validation MRR {result.best_mrr:.4f} in epoch {result.best_epoch} ({result.reason}); checkpoint: {out}"
@@ -204,16 +214,20 @@ def main() -> None:
 
 
 def _configuration(
-    config: Path | None, preset_name: str, start: Checkpoint | None, data: str | None, settings: list[str] | None
+    config: Path | None, preset_name: str, start: Checkpoint | None, data: str | None, settings: list[str] | None,
+    master: Checkpoint | Ensemble | None,
 ) -> Config:
+    """What to train with: the settings of --from, of --config or --preset, or those of a teacher, and then --set."""
     if start is not None:
         if config is not None:
             raise ConfigError(
                 "--config and --from exclude each other", remedy="--from brings its own settings; change them by --set"
             )
         chosen = start.config
+    elif master is not None and config is None and preset_name == "":
+        chosen = strongest(master).config
     else:
-        chosen = Config.load(config) if config is not None else preset(preset_name)
+        chosen = Config.load(config) if config is not None else preset(preset_name or "paper")
     overrides = parse_overrides(settings or [])
     if data is not None:
         overrides["data.path"] = data

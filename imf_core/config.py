@@ -207,6 +207,10 @@ class TrainConfig(_Frozen):
         None, ge=1, description="queries of a relation that come together, so that a step has few relations; 1: any order; "
         "null: so many that the relations' matrices cost no more than the scores"
     )
+    distil_weight: float = Field(
+        1.0, ge=0, le=1000, description="weight of a teacher's answers in the loss (imf train --distil)"
+    )
+    distil_temperature: float = Field(2.0, gt=0, le=100, description="how much a teacher's probabilities are evened out")
     max_epochs: int = Field(30, ge=1, description="upper bound; early stopping usually ends before")
     patience: int = Field(5, ge=1, description="evaluations without a better validation MRR before stopping")
     eval_every: int = Field(1, ge=1, description="epochs between evaluations")

@@ -18,11 +18,13 @@ import torch
 
 from imf_core.data.graph import KnowledgeGraph, KnownAnswers
 from imf_core.errors import CheckpointError, ConfigError, VocabularyError
+from imf_core.model.soft_targets import SoftTargets
 from imf_core.predict import BUDGET, MOST, Answer, Predictor
 from imf_core.train.checkpoint import Checkpoint, atomic_folder, load_checkpoint
 from imf_core.train.memory import MemoryBudget
 from imf_core.train.pooled import PooledScores, evaluate_pooled
 from imf_core.train.ranking import Ranked, evaluate
+from imf_core.train.teacher import teach
 
 ENSEMBLE_FILE = "ensemble.json"
 FORMAT = 1
@@ -125,6 +127,13 @@ def names_of(model: Checkpoint | Ensemble) -> Checkpoint:
     return model.members[0] if isinstance(model, Ensemble) else model
 
 
+def strongest(model: Checkpoint | Ensemble) -> Checkpoint:
+    """The checkpoint itself, or the member with the most weight."""
+    if not isinstance(model, Ensemble):
+        return model
+    return max(zip(model.weights, model.members, strict=True), key=lambda pair: pair[0])[1]
+
+
 def rank_with(
     model: Checkpoint | Ensemble, graph: KnowledgeGraph, triples: np.ndarray, known: KnownAnswers
 ) -> Ranked:
@@ -133,6 +142,14 @@ def rank_with(
     if isinstance(model, Ensemble):
         return model.rank(graph, triples, known, memory)
     return evaluate(model.model, graph, triples, known, memory=memory)
+
+
+def answers_of(model: Checkpoint | Ensemble, graph: KnowledgeGraph) -> SoftTargets:
+    """The strongest answers of a checkpoint or an ensemble to the training queries, for a student."""
+    members = model.members if isinstance(model, Ensemble) else (model,)
+    weights = model.weights if isinstance(model, Ensemble) else (1.0,)
+    memory = MemoryBudget.of(members[0].config.train.memory_budget_mb)
+    return teach([member.model for member in members], weights, graph, memory=memory)
 
 
 def same_names(members: Sequence[Checkpoint]) -> None:

@@ -28,6 +28,7 @@ from imf_core.model.plain import plain_losses
 from imf_core.model.sample import draw_distinct
 from imf_core.model.sampled import sampled_losses
 from imf_core.model.scoring import Scorer, build_scorer, relation_width
+from imf_core.model.soft_targets import SoftTargets, soft_loss
 from imf_core.model.target import JointTarget
 
 
@@ -168,19 +169,22 @@ class Imf(nn.Module):
             return combine([score.sigmoid() for score in scores], weights, masks)
         return combine([score - norm[:, None] for score, norm in zip(scores, log_norms, strict=True)], weights, masks)
 
-    def forward(self, heads: Tensor, relations: Tensor, positives: Positives, train: TrainConfig) -> dict[str, Tensor]:
+    def forward(
+        self, heads: Tensor, relations: Tensor, positives: Positives, train: TrainConfig, soft: SoftTargets | None = None
+    ) -> dict[str, Tensor]:
         """Loss of a batch (model section 4).
 
         Args:
             heads, relations: (B,) ids.
             positives: known answers of the batch.
             train: label smoothing.
+            soft: a teacher's answers, where there is one.
 
         Returns:
-            `total` and its parts (`structure`, ..., `joint`, `contrastive`), scalars in nats.
+            `total` and its parts (`structure`, ..., `joint`, `contrastive`, `distil`), scalars in nats.
         """
         if train.num_negatives is not None and train.num_negatives < self.num_entities:
-            return self._sampled_parts(heads, relations, positives, train, train.num_negatives)
+            return self._sampled_parts(heads, relations, positives, train, train.num_negatives, soft)
         with _autocast(heads.device, train):
             tables = self.tables()
             contexts = [_at_least_float(context) for context in self.contexts(tables, heads, relations)]
@@ -192,7 +196,9 @@ class Imf(nn.Module):
         total, values = (self._fused_losses if self.scores_are_products else self._plain_losses)(tables, contexts, target)
         parts = {"total": total, **dict(zip((*self.branches, "joint"), values, strict=False))}
         if self.modality_names and self.config.contrastive_weight > 0:
-            self._add_contrastive(parts, tables, heads.unique(), [self.mask(branch) for branch in self.branches])
+            self._add_contrastive(parts, tables, heads.unique(), target.masks)
+        if soft is not None and train.distil_weight > 0:
+            self._add_distil(parts, tables, contexts, soft, target, train)
         return parts
 
     def _fused_losses(self, tables: Tables, contexts: Sequence[Tensor], target: JointTarget) -> tuple[Tensor, Tensor]:
@@ -209,12 +215,14 @@ class Imf(nn.Module):
         return plain_losses(score, self.decide, contexts, self.num_entities, target, self.loss_kind)
 
     def _sampled_parts(
-        self, heads: Tensor, relations: Tensor, positives: Positives, train: TrainConfig, count: int
+        self, heads: Tensor, relations: Tensor, positives: Positives, train: TrainConfig, count: int,
+        soft: SoftTargets | None,
     ) -> dict[str, Tensor]:
         """As `forward`, estimated from `count` sampled entities: only the vectors of entities that the batch touches exist."""
         drawn = draw_distinct(self.num_entities, count, heads.device)
-        nodes, place = torch.cat([heads, positives.tails, drawn]).unique(return_inverse=True)
-        own_heads, tails, negatives = place.split([len(heads), len(positives.tails), count])
+        taught = heads[:0] if soft is None else soft.answers.flatten()
+        nodes, place = torch.cat([heads, positives.tails, drawn, taught]).unique(return_inverse=True)
+        own_heads, tails, negatives, answers = place.split([len(heads), len(positives.tails), count, len(taught)])
         with _autocast(heads.device, train):
             tables = self.tables(nodes)
             contexts = [_at_least_float(context) for context in self.contexts(tables, own_heads, relations)]
@@ -239,6 +247,9 @@ class Imf(nn.Module):
         parts = {"total": total, **dict(zip((*self.branches, "joint"), values, strict=False))}
         if self.modality_names and self.config.contrastive_weight > 0:
             self._add_contrastive(parts, tables, own_heads.unique(), masks)
+        if soft is not None and train.distil_weight > 0:
+            rows = SoftTargets(answers.view_as(soft.answers), soft.probabilities)
+            self._add_distil(parts, tables, contexts, rows, target, train)
         return parts
 
     def _add_contrastive(
@@ -248,6 +259,22 @@ class Imf(nn.Module):
         views = [tables.entities[view] for view in (STRUCTURE, *self.modality_names)]
         parts["contrastive"] = contrastive_over_pairs(views, masks[: len(views)], nodes, self.config.temperature)
         parts["total"] = parts["total"] + self.config.contrastive_weight * parts["contrastive"]
+
+    def _add_distil(
+        self, parts: dict[str, Tensor], tables: Tables, contexts: Sequence[Tensor], soft: SoftTargets, target: JointTarget,
+        train: TrainConfig,
+    ) -> None:
+        """Add the loss on a teacher's answers, which are rows of the tables."""
+        rows, count = soft.answers.flatten(), soft.answers.shape[1]
+        scores = [
+            self._scorer(branch).score_pairs(
+                context.repeat_interleave(count, dim=0), _at_least_float(tables.entities[branch][rows])
+            ).view(-1, count)
+            for branch, context in zip(self.branches, contexts, strict=True)
+        ]
+        usable = [None if mask is None else mask[soft.answers] for mask in target.masks]
+        parts["distil"] = soft_loss(scores, soft, target.weights.detach(), usable, train.distil_temperature, self.loss_kind)
+        parts["total"] = parts["total"] + train.distil_weight * parts["distil"]
 
     def sparse_parameters(self, train: TrainConfig) -> dict[str, nn.Parameter]:
         """The trained entity tables by name, where a step touches only some of their rows."""

@@ -15,6 +15,7 @@ from torch import Tensor
 from imf_core.data.graph import KnowledgeGraph, KnownAnswers, expand_ranges
 from imf_core.errors import DataError
 from imf_core.model.losses import Positives
+from imf_core.model.soft_targets import SoftTargets
 
 
 @dataclass(frozen=True)
@@ -34,12 +35,14 @@ class QueryBatch:
         positives: the known answers.
         weight: share of this rank's mean loss in the global mean, times the number of ranks: with it, averaging the
             ranks' gradients gives the gradient of the whole batch although the parts differ in size.
+        soft: a teacher's answers, where there is one.
     """
 
     heads: Tensor
     relations: Tensor
     positives: Positives
     weight: float
+    soft: SoftTargets | None = None
 
     def to(self, device: torch.device) -> QueryBatch:
         """The batch on another device; copies from page-locked memory, which nothing waits for."""
@@ -50,7 +53,8 @@ class QueryBatch:
             return part.pin_memory().to(device, non_blocking=True)
 
         positives = Positives(moved(self.positives.rows), moved(self.positives.tails), moved(self.positives.counts))
-        return QueryBatch(moved(self.heads), moved(self.relations), positives, self.weight)
+        soft = None if self.soft is None else self.soft.moved(moved)
+        return QueryBatch(moved(self.heads), moved(self.relations), positives, self.weight, soft)
 
 
 class TrainingQueries:
@@ -58,9 +62,11 @@ class TrainingQueries:
 
     Args:
         graph: only its training triples are read.
+        teacher: its answers to these queries, (Q, S), in their order.
     """
 
-    def __init__(self, graph: KnowledgeGraph) -> None:
+    def __init__(self, graph: KnowledgeGraph, teacher: SoftTargets | None = None) -> None:
+        self.teacher = teacher
         self.index: KnownAnswers = graph.known(graph.train)
         self.heads, self.relations = self.index.queries()
         self._counts = np.diff(self.index.offsets)
@@ -111,7 +117,9 @@ class TrainingQueries:
         positives = Positives(
             torch.from_numpy(rows), torch.from_numpy(tails), torch.from_numpy(self._counts[chosen].astype(np.float32))
         )
-        return QueryBatch(torch.from_numpy(self.heads[chosen]), torch.from_numpy(self.relations[chosen]), positives, weight)
+        soft = None if self.teacher is None else self.teacher.rows(torch.from_numpy(chosen))
+        heads, relations = torch.from_numpy(self.heads[chosen]), torch.from_numpy(self.relations[chosen])
+        return QueryBatch(heads, relations, positives, weight, soft)
 
 
 def shuffled(relations: np.ndarray, together: int, rng: np.random.Generator) -> np.ndarray:

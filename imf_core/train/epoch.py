@@ -83,7 +83,9 @@ class _Step:
         settings = self.settings
         if settings.memory_budget_mb != budget >> 20:
             settings = settings.model_copy(update={"memory_budget_mb": budget >> 20})
-        parts: dict[str, Tensor] = self.trained(self.batch.heads, self.batch.relations, self.batch.positives, settings)
+        parts: dict[str, Tensor] = self.trained(
+            self.batch.heads, self.batch.relations, self.batch.positives, settings, self.batch.soft
+        )
         self.optimizers.zero_grad()
         self.backward = True
         (parts["total"] * self.batch.weight).backward()

@@ -24,6 +24,7 @@ from imf_core.data.graph import KnowledgeGraph, KnownAnswers
 from imf_core.data.prepared import LinkData
 from imf_core.errors import DataError, DivergedError
 from imf_core.model.imf import Imf
+from imf_core.model.soft_targets import SoftTargets
 from imf_core.train.batches import Shard, TrainingQueries
 from imf_core.train.calibrate import calibrate, folds
 from imf_core.train.checkpoint import load_training_state, save_training_state
@@ -95,6 +96,7 @@ def fit(
     saving: Saving | None = None,
     device: torch.device | None = None,
     progress: bool = False,
+    teacher: SoftTargets | None = None,
 ) -> FitResult:
     """Train until the validation MRR stops rising, and leave the best epoch's weights in the model.
 
@@ -108,6 +110,7 @@ def fit(
         saving: keep the training state, and resume from it if there is one.
         device: where to train; default: a GPU if there is one, else the CPU.
         progress: show a bar when the terminal is interactive.
+        teacher: its answers to the training queries, see `imf_core.train.teacher`; `train.distil_weight` says how they count.
 
     Returns:
         The best validation result.
@@ -128,7 +131,7 @@ def fit(
     memory = MemoryBudget.of(settings.memory_budget_mb, device)
     settings = settings.model_copy(update={"memory_budget_mb": memory.size >> 20})
     config = config.model_copy(update={"train": settings})
-    queries = TrainingQueries(graph)
+    queries = TrainingQueries(graph, teacher)
     steps = queries.num_steps(settings.batch_size, shard.world)
     known = graph.known()
     optimizers = build_optimizers(model, config, early=shard.world == 1 and device.type == "cpu")
