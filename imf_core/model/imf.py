@@ -216,7 +216,7 @@ class Imf(nn.Module):
 
     def _sampled_parts(
         self, heads: Tensor, relations: Tensor, positives: Positives, train: TrainConfig, count: int,
-        soft: SoftTargets | None,
+        soft: SoftTargets | None = None,
     ) -> dict[str, Tensor]:
         """As `forward`, estimated from `count` sampled entities: only the vectors of entities that the batch touches exist."""
         drawn = draw_distinct(self.num_entities, count, heads.device)
