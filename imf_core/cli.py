@@ -21,6 +21,8 @@ from imf_core.commands.encode import encode
 from imf_core.commands.ensemble import ensemble
 from imf_core.commands.export import export
 from imf_core.commands.predict_file import predict_file
+from imf_core.commands.recommend import recommend
+from imf_core.commands.recommender import app as recommender
 from imf_core.commands.serve import serve
 from imf_core.commands.splits import TEST_WORDS, open_split
 from imf_core.commands.terminal import show_error, terminal
@@ -203,6 +205,8 @@ app.command()(ensemble)
 app.command()(convert)
 app.command()(export)
 app.command("convert-features")(convert_features)
+app.command()(recommend)
+app.add_typer(recommender, name="recommender")
 
 
 def main() -> None:

@@ -1,0 +1,172 @@
+"""`imf recommender`: train, evaluate and audit the recommender; its answers come from `imf recommend`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from imf_core.commands.splits import TEST_WORDS
+from imf_core.commands.terminal import terminal
+from imf_core.config import parse_overrides
+from imf_core.config_recommend import InteractionConfig, RecommendConfig, model_name
+from imf_core.data.interaction_audit import InteractionAudit, audit_interactions
+from imf_core.data.recommend_data import prepare_recommend, read_for_audit
+from imf_core.errors import ConfigError
+from imf_core.train.checkpoint import check_vocabulary
+from imf_core.train.memory import MemoryBudget
+from imf_core.train.progress import EpochReport
+from imf_core.train.recommend import build_model, evaluate_recommender, fit_recommender, popularity_baseline
+from imf_core.train.recommend_checkpoint import load_recommender, save_recommender
+from imf_core.train.topk import K, TopKMetrics
+
+app = typer.Typer(
+    no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
+    help="MetaMMF recommender: users, items, features of the items. For a search: tune/search.py --task recommend.",
+)
+DataOption = Annotated[
+    str | None, typer.Option("--data", help="Folder or file of interactions, or the bundled data set `codepages`.")
+]
+SetOption = Annotated[list[str] | None, typer.Option("--set", help="A setting, for example model.fusion=mlp. Repeatable.")]
+
+
+@app.command()
+def train(
+    out: Annotated[Path, typer.Argument(help="Where the checkpoint goes.")],
+    data: DataOption = None,
+    config: Annotated[Path | None, typer.Option("--config", help="YAML settings.")] = None,
+    settings: SetOption = None,
+) -> None:
+    """Train one recommender; the best validation epoch is kept.
+
+    Example: imf recommender train results/mine --data mydata --set model.encoder=mf
+    """
+    console = terminal()
+    chosen = configuration(config, data, settings)
+    ready = prepare_recommend(chosen.data)
+    found = ready.interactions
+    for line in (found.describe(), *(f"  {note}" for note in ready.describe(chosen.model.modalities))):
+        console.print(line, soft_wrap=True)
+    model = build_model(chosen, ready)
+    console.print(f"{model_name(chosen.model)}: {model.num_parameters:,} parameters")
+
+    def show(report: EpochReport[TopKMetrics]) -> None:
+        ndcg = report.metrics.flat()[f"ndcg_at_{K}"]
+        console.print(
+            f"epoch {report.epoch:3d}  loss {report.train_loss:.4f}  validation MRR {report.metrics.mrr:.4f}"
+            f"  NDCG@{K} {ndcg:.4f}  best MRR {report.best_mrr:.4f}  {report.seconds:.1f} s"
+        )
+
+    result = fit_recommender(model, ready, chosen, show)
+    for note in result.notes:
+        console.print(f"  {note}")
+    metrics = {"validation": result.metrics.as_dict(), "best_epoch": result.best_epoch, "fingerprint": found.fingerprint}
+    save_recommender(out, model, chosen, found, metrics)
+    rules = popularity_baseline(found, found.valid, (found.train,))
+    console.print(metrics_table({model_name(chosen.model): result.metrics, "popularity": rules}, "validation"))
+    console.print(
+        f"best validation MRR {result.best_mrr:.4f} in epoch {result.best_epoch} ({result.reason}); checkpoint: {out}"
+    )
+
+
+@app.command()
+def evaluate(
+    checkpoint: Annotated[Path, typer.Argument(help="Checkpoint of a recommender.")],
+    data: DataOption = None,
+    split: Annotated[str, typer.Option(help=f"valid or test. {TEST_WORDS}")] = "valid",
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Precision, recall, hit ratio and NDCG at 10 and MRR of a split, beside recommending what most users have."""
+    loaded = load_recommender(checkpoint)
+    source = loaded.config.data if data is None else loaded.config.data.model_copy(update={"path": data})
+    found = prepare_recommend(source).interactions
+    check_vocabulary(loaded.description, found.users, found.items, checkpoint, ("users", "items"))
+    if split not in ("valid", "test"):
+        raise ConfigError(f"unknown split {split!r}", remedy="choose valid or test", key="split", value=split)
+    relevant, known = (found.valid, (found.train,)) if split == "valid" else (found.open_test(), (found.train, found.valid))
+    memory = MemoryBudget.of(loaded.config.train.memory_budget_mb)
+    metrics = {
+        model_name(loaded.config.model): evaluate_recommender(loaded.model, found, relevant, known, memory),
+        "popularity": popularity_baseline(found, relevant, known),
+    }
+    if as_json:
+        print(json.dumps({name: part.as_dict() for name, part in metrics.items()}, indent=1))
+        return
+    terminal().print(metrics_table(metrics, f"{checkpoint}: {split}"))
+
+
+@app.command("audit")
+def audit_command(
+    data: Annotated[str, typer.Argument(help="Folder or file of interactions, or `codepages`.")],
+    min_rating: Annotated[float | None, typer.Option(help="Leave out interactions with a lower rating.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of the split, where the files give none.")] = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    strict: Annotated[bool, typer.Option("--strict", help="End with status 1 where there is a problem.")] = False,
+) -> None:
+    """What is wrong, or worth knowing, about interactions: overlaps of the splits, cold items, repeats, coverage."""
+    report = audit_interactions(*read_for_audit(InteractionConfig(path=data, min_rating=min_rating, split_seed=seed)))
+    if as_json:
+        print(json.dumps(report.to_json(), indent=1))
+    else:
+        show_interactions(terminal(), report)
+    if strict and report.problems:
+        raise typer.Exit(1)
+
+
+@app.command("config")
+def show_config() -> None:
+    """Print every setting with its default, as YAML that --config reads."""
+    for section, fields in RecommendConfig().model_dump(mode="json").items():
+        known = type(getattr(RecommendConfig(), section)).model_fields
+        print(f"{section}:")
+        for name, value in fields.items():
+            note = known[name].description
+            print(f"  {name}: {json.dumps(value)}" + (f"  # {note}" if note else ""))
+
+
+def configuration(config: Path | None, data: str | None, settings: list[str] | None) -> RecommendConfig:
+    """Settings of a file, then those given by hand.
+
+    Raises:
+        ConfigError: one is refused.
+    """
+    base = RecommendConfig.load(config) if config is not None else RecommendConfig()
+    overrides = parse_overrides(settings or [])
+    if data is not None:
+        overrides["data.path"] = data
+    return base.updated(overrides, source="--set")
+
+
+def metrics_table(rows: Mapping[str, TopKMetrics], title: str) -> Table:
+    """A row of figures for each model."""
+    table = Table(title=title)
+    for place, column in enumerate(("model", "users", f"P@{K}", f"R@{K}", f"HR@{K}", f"NDCG@{K}", "MRR")):
+        table.add_column(column, justify="right" if place else "left")
+    for name, metrics in rows.items():
+        flat = metrics.flat()
+        kinds = ("precision", "recall", "hit_ratio", "ndcg")
+        table.add_row(name, f"{metrics.count:,}", *(f"{flat[f'{kind}_at_{K}']:.4f}" for kind in kinds), f"{metrics.mrr:.4f}")
+    return table
+
+
+def show_interactions(console: Console, report: InteractionAudit) -> None:
+    """The table, then a fact a line, then warnings and problems."""
+    console.print(f"{report.source}: {report.users:,} users, {report.items:,} items", soft_wrap=True)
+    columns, rows = report.split_rows()
+    table = Table()
+    for place, column in enumerate(columns):
+        table.add_column(column, justify="right" if place else "left")
+    for row in rows:
+        table.add_row(*row)
+    console.print(table)
+    for line in report.lines_of_text():
+        console.print(line, soft_wrap=True)
+    for title, style, entries in (("Warning ", "bold yellow", report.warnings), ("Problem ", "bold red", report.problems)):
+        for entry in entries:
+            console.print(Text(title, style=style), entry, sep="", soft_wrap=True)

@@ -1,0 +1,111 @@
+"""Recommending by name with a trained checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from imf_core.data.interactions import Owned
+from imf_core.errors import ImfError
+from imf_core.train.recommend_checkpoint import RecommenderCheckpoint, load_recommender
+
+_BUDGET = 2**28  # bytes that the scores of a block take
+
+
+@dataclass(frozen=True)
+class Recommendation:
+    """One proposed item.
+
+    Args:
+        item: its name, as in the data.
+        score: dot product of the user's and the item's vector; only its order means something.
+        cold: training never saw the item: it is recommended for its features alone.
+    """
+
+    item: str
+    score: float
+    cold: bool
+
+
+class ItemRecommender:
+    """Proposes items for users, by name.
+
+        ItemRecommender.load("results/mine/best").recommend("cp437", k=10)
+
+    Args:
+        checkpoint: what answers.
+    """
+
+    def __init__(self, checkpoint: RecommenderCheckpoint) -> None:
+        self.checkpoint = checkpoint
+        data = checkpoint.interactions
+        with torch.no_grad():
+            self._users, self._items = checkpoint.model.eval().vectors()
+        self._known = Owned.build([data.train, data.valid], data.num_users, data.num_items)
+
+    @classmethod
+    def load(cls, path: Path | str) -> ItemRecommender:
+        """Load a checkpoint folder.
+
+        Raises:
+            CheckpointError: missing, damaged, or no recommender.
+        """
+        return cls(load_recommender(path))
+
+    def knows(self, user: str) -> bool:
+        """Whether training saw an interaction of the user; one that it did not see gets what the mean user gets.
+
+        Raises:
+            VocabularyError: unknown name; the nearest known one is proposed.
+        """
+        return bool(self.checkpoint.model.seen_users[self.checkpoint.interactions.users.id(user)])
+
+    def recommend(self, user: str, k: int = 10, *, known: bool = False) -> list[Recommendation]:
+        """The k items with the highest scores for a user; fewer where there are not so many.
+
+        Args:
+            user: name, as in the data.
+            k: at least 1.
+            known: also those that the user has already (in train or validation).
+
+        Raises:
+            VocabularyError: unknown name; the nearest known one is proposed.
+            ImfError: k below 1.
+        """
+        return self.recommend_all([user], k, known=known)[0]
+
+    @torch.no_grad()
+    def recommend_all(self, users: Sequence[str], k: int = 10, *, known: bool = False) -> list[list[Recommendation]]:
+        """As `recommend`, for many users: all names are looked up before anything is scored.
+
+        Raises:
+            VocabularyError: unknown name; the nearest known one is proposed.
+            ImfError: k below 1.
+        """
+        if k < 1:
+            raise ImfError(f"k must be at least 1, found {k}", remedy="ask for one item or more", value=k)
+        data = self.checkpoint.interactions
+        ids = torch.tensor([data.users.id(user) for user in users], dtype=torch.long)
+        block = max(1, _BUDGET // (4 * data.num_items))
+        found: list[list[Recommendation]] = []
+        for low in range(0, len(ids), block):
+            part = ids[low : low + block]
+            scores = self._users[part] @ self._items.T
+            if not known:
+                rows, items = self._known.of(part.numpy())
+                scores[torch.from_numpy(rows), torch.from_numpy(items)] = -torch.inf
+            # Stable: of equal scores the item with the smaller id comes first, on each machine.
+            order = torch.sort(scores, dim=1, descending=True, stable=True).indices[:, :k]
+            best = scores.gather(1, order)
+            found += [self._named(*row) for row in zip(order.tolist(), best.tolist(), strict=True)]
+        return found
+
+    def _named(self, items: list[int], scores: list[float]) -> list[Recommendation]:
+        names, seen = self.checkpoint.interactions.items.names, self.checkpoint.model.seen_items
+        return [
+            Recommendation(names[item], score, not bool(seen[item]))
+            for item, score in zip(items, scores, strict=True) if score != -torch.inf
+        ]

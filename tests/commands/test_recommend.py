@@ -1,0 +1,108 @@
+"""`imf recommender` and `imf recommend` on files, from the audit to answers."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from imf_core.cli import app, main
+
+SMALL = [
+    "--set", "model.widths=[8,4]", "--set", "model.id_width=4", "--set", "train.max_epochs=3", "--set", "train.lr=0.01",
+    "--set", "model.meta_hidden=4",
+]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A user "nobody" without interactions, items with features by name; one more item with features alone."""
+    random = np.random.default_rng(0)
+    place = tmp_path_factory.mktemp("data")
+    pairs = [f"user {u}\titem {i}" for u in range(8) for i in range(24) if i % 2 == u % 2 and random.random() < 0.9]
+    (place / "interactions.tsv").write_text("\n".join(pairs) + "\n")
+    (place / "users.txt").write_text("nobody\n" + "".join(f"user {u}\n" for u in range(8)))
+    (place / "modalities").mkdir()
+    np.save(place / "modalities" / "tags.npy", np.eye(2, dtype=np.float32)[np.arange(25) % 2])
+    (place / "modalities" / "tags.names.txt").write_text("".join(f"item {i}\n" for i in range(25)))
+    return place
+
+
+def imf(*arguments: object) -> str:
+    result = CliRunner().invoke(app, [str(part) for part in arguments])
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+@pytest.fixture(scope="module")
+def checkpoint(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("out") / "mine"
+    said = imf("recommender", "train", out, "--data", folder, *SMALL)
+    assert "1 of 25 items have no training interaction" in said
+    assert "MetaMMF_GCN" in said
+    assert "popularity" in said
+    return out
+
+
+def test_recommend_answers_by_name(checkpoint: Path) -> None:
+    answer = json.loads(imf("recommend", checkpoint, "--user", "user 3", "--top", 4, "--json"))
+    assert answer["mean_user"] is False
+    assert len(answer["items"]) == 4
+    assert "these are the items of the mean user" in imf("recommend", checkpoint, "-u", "nobody", "-k", 2)
+
+
+def test_recommend_answers_a_file(checkpoint: Path, tmp_path: Path) -> None:
+    (tmp_path / "users.txt").write_text("user 3\nnobody\n")
+    imf("recommend", checkpoint, "--file", tmp_path / "users.txt", "--out", tmp_path / "out.tsv", "-k", 3)
+    rows = [line.split("\t") for line in (tmp_path / "out.tsv").read_text().splitlines()]
+    assert rows[0] == ["user", "rank", "item", "score"]
+    assert [(row[0], row[1]) for row in rows[1:]] == [(user, str(rank)) for user in ("user 3", "nobody") for rank in (1, 2, 3)]
+    one = json.loads(imf("recommend", checkpoint, "--user", "user 3", "--top", 3, "--json"))
+    assert [part["item"] for part in one["items"]] == [row[2] for row in rows[1:4]]
+
+
+def test_evaluate_opens_test_only_when_asked(checkpoint: Path) -> None:
+    for split, users in (("valid", 7), ("test", 8)):  # one user has 7 interactions: one left over is for test
+        found = json.loads(imf("recommender", "evaluate", checkpoint, "--split", split, "--json"))
+        assert set(found) == {"MetaMMF_GCN", "popularity"}
+        assert found["MetaMMF_GCN"]["users"] == users
+        assert 0 < found["MetaMMF_GCN"]["ndcg_at_10"] <= 1
+
+
+def test_audit_in_words_and_as_json(folder: Path) -> None:
+    assert "1 users have no interaction" in imf("recommender", "audit", folder)
+    found = json.loads(imf("recommender", "audit", folder, "--json"))
+    assert found["items"] == 25
+    assert found["problems"] == []
+
+
+def test_printed_settings_can_be_read(tmp_path: Path) -> None:
+    from imf_core.config_recommend import RecommendConfig
+
+    (tmp_path / "c.yaml").write_text(imf("recommender", "config"))
+    assert RecommendConfig.load(tmp_path / "c.yaml") == RecommendConfig()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["recommend", "CHECKPOINT", "--user", "usr 3"], "did you mean 'user 3'"),
+        (["recommend", "CHECKPOINT"], "give either --user"),
+        (["recommend", "/nowhere", "--user", "a"], "is missing"),
+        (["recommender", "evaluate", "CHECKPOINT", "--split", "train"], "unknown split"),
+        (["recommender", "audit", "/nowhere"], "neither a folder, a file nor a bundled data set"),
+        (["recommender", "train", "/tmp/never", "--set", "model.fuson=mlp"], "did you mean 'model.fusion'"),
+        (["predict", "CHECKPOINT", "--head", "a", "-r", "b"], "imf recommend"),
+    ],
+)
+def test_wrong_questions_end_with_status_2(
+    checkpoint: Path, arguments: list[str], said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setattr("sys.argv", ["imf", *(str(checkpoint) if part == "CHECKPOINT" else part for part in arguments)])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 2
+    assert said in capsys.readouterr().err
