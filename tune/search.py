@@ -61,11 +61,7 @@ def search(settings: SearchConfig, console: Console) -> int:
 
 def run(plan: Plan, study: OpenStudy, console: Console) -> int:
     """Run what the study still lacks; returns the exit status."""
-    settings = plan.settings
-    search = StudySearch(
-        plan.space, seed=settings.seed, kind=settings.sampler, base=settings.first != "drawn", points=study.points,
-        known=study.known, name=settings.study, journal=study.journal, trials=settings.trials_dir,
-    )
+    settings, search = plan.settings, searcher(plan, study)
     if said := study.describe():
         console.print(escape(said), highlight=False)
     search.replay(study.history)
@@ -91,6 +87,15 @@ def run(plan: Plan, study: OpenStudy, console: Console) -> int:
     finally:
         tracker.finish(status)
     return 0 if final is not None else EXIT_NO_RESULT
+
+
+def searcher(plan: Plan, study: OpenStudy) -> StudySearch:
+    """What draws the settings of the study's trials."""
+    settings = plan.settings
+    return StudySearch(
+        plan.space, seed=settings.seed, kind=settings.sampler, base=settings.first != "drawn", points=study.points,
+        known=study.known, name=settings.study, journal=study.journal, trials=settings.trials_dir,
+    )
 
 
 def finalised(

@@ -130,6 +130,7 @@ def test_a_finished_measurement_is_not_repeated(lab: run_speed.Lab) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 def test_every_group_gives_its_figures(lab: run_speed.Lab, tmp_path: Path, shared_dir: Path) -> None:
     """A rehearsal on small graphs: all keys of the report, each with what it was made of."""
     small = {"sources": ["generated:4000,6,16000", "generated:4000,30,16000"]}  # three steps of 2 x 1,024

@@ -1,0 +1,37 @@
+"""One rival of `tests.benchmarks.efficiency`, in a process of its own: the search without its end, so that test stays shut.
+
+    python -m tests.benchmarks.efficiency_one FOLDER DATA SECONDS SEED RIVAL [SETTING=VALUE ...]
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from rich.console import Console
+
+from imf_core.config import parse_overrides
+from tests.benchmarks.efficiency import settings_of
+from tune.continuation import open_study
+from tune.plan import make_plan
+from tune.resources import ClusterResources
+from tune.runner import ray_cluster, run_search
+from tune.search import open_tracker, searcher
+
+
+def main(folder: Path, data: str, seconds: float, seed: int, rival: str, more: list[str]) -> None:
+    """Search until the time is over."""
+    plan = make_plan(settings_of(folder, data, seconds, seed, rival, parse_overrides(more)), ClusterResources.local())
+    console = Console(width=160)
+    with open_study(plan) as study:
+        search = searcher(plan, study)
+        search.replay(study.history)
+        tracker = open_tracker(plan, study)
+        with ray_cluster(plan.settings, plan.resources, study.journal.lost):
+            run_search(plan, study, search, tracker, console)
+        tracker.finish("FINISHED")
+    (folder / "done").touch()
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), sys.argv[2], float(sys.argv[3]), int(sys.argv[4]), sys.argv[5], sys.argv[6:])

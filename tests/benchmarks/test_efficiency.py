@@ -1,0 +1,69 @@
+"""The comparison of searches: what it reads from journals, what it says, and that it runs."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from tests.benchmarks import efficiency
+from tests.benchmarks.efficiency import Found, ratio
+
+
+def events(*reports: tuple[float, float], start: float = 100.0) -> list[dict[str, object]]:
+    made: list[dict[str, object]] = [{"event": "study", "at": 50.0}, {"event": "session", "at": start}]
+    made += [{"event": "ask", "at": start + 1, "trial": "trial-000"}, {"event": "ask", "at": start + 2, "trial": "trial-001"}]
+    made += [{"event": "report", "at": start + at, "trial": "trial-000", "numbers": {"best_mrr": mrr}} for at, mrr in reports]
+    return made
+
+
+def test_the_best_so_far_is_read_from_the_journal() -> None:
+    told = [{"event": "tell", "at": 160.0, "trial": "trial-000", "value": 0.45, "stopped": True}]
+    found = Found.of([*events((10, 0.2), (20, 0.1), (30, 0.4)), *told], 50.0)
+    assert found.curve == [(10.0, 0.2), (30.0, 0.4)]  # what came after its time does not count
+    assert (found.final, found.trials, found.pruned) == (0.4, 2, 1)
+    assert found.reached(0.3) == 30.0 and found.reached(0.5) is None
+    assert (found.best_at(5), found.best_at(10), found.best_at(29)) == (0.0, 0.2, 0.2)
+
+
+def test_the_ratio_is_of_the_times_to_the_same_value() -> None:
+    ours, other = Found.of(events((10, 0.3), (20, 0.41)), 100), Found.of(events((40, 0.35), (80, 0.4)), 100)
+    assert ratio(ours, other) == pytest.approx(20 / 80)
+    assert ratio(other, ours) is None  # it never got there
+
+
+def test_a_study_that_reported_nothing_found_nothing() -> None:
+    empty = Found.of(events(), 10)
+    assert empty.final == 0.0 and ratio(empty, empty) is None
+
+
+@pytest.mark.slow
+@pytest.mark.cluster
+@pytest.mark.timeout(600)
+def test_the_comparison_runs(tmp_path: Path) -> None:
+    small = ["--set", "model.dim=8", "--set", "model.relation_dim=8", "--set", "train.max_epochs=4"]
+    done = CliRunner().invoke(efficiency_app(), [
+        "--budget", "60s", "--out", str(tmp_path), "--cache", str(tmp_path / "cache"), *small
+    ], catch_exceptions=False)
+    assert done.exit_code == 0
+    facts = json.loads((tmp_path / "search_efficiency.json").read_text())["unicode"]
+    assert {"time_ratio_vs_tpe", "time_ratio_vs_random"} <= facts.keys()
+    for name in (efficiency.OURS, efficiency.TPE, efficiency.RANDOM):
+        (run,) = facts[name]
+        assert run["trials"] >= 1 and run["curve"][-1][0] <= 60 and 0 < run["final_mrr"] < 1
+    assert facts[efficiency.TPE][0]["pruned"] == facts[efficiency.RANDOM][0]["pruned"] == 0
+    page = (tmp_path / "search_efficiency.md").read_text()
+    assert "| ours |" in page and (tmp_path / "img" / "search_efficiency.png").stat().st_size > 5000
+    again = CliRunner().invoke(efficiency_app(), ["--budget", "60s", "--out", str(tmp_path), "--cache", str(tmp_path / "cache"),
+                                                  *small])
+    assert again.exit_code == 0  # nothing is run twice
+
+
+def efficiency_app() -> object:
+    import typer
+
+    app = typer.Typer(add_completion=False)
+    app.command()(efficiency.main)
+    return app
