@@ -30,7 +30,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("tune", "tune.settings", "tune.options", "tune.space", "tune.parameter", "tune.resources", "tune.records", "tune.outcome",
      "tune.journal", "tune.smaller"),
     ("tune.study", "tune.sampler", "tune.warm_start", "tune.schedule", "tune.tracking", "tune.tracking_callback",
-     "tune.tracking_text", "tune.data_check", "tune.disk", "tune.cached_scores"),
+     "tune.tracking_text", "tune.data_check", "tune.disk", "tune.cached_scores", "tune.budget"),
     ("tune.worker",),
     ("tune.trial", "tune.decide"),
     ("tune.plan", "tune.continuation", "tune.watch", "tune.runner", "tune.finalise"),

@@ -11,7 +11,7 @@ import math
 import shutil
 import time
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from types import SimpleNamespace
@@ -192,13 +192,14 @@ class Ledger(ray_tune.Callback):
         history: the journal so far. A trial that has no end in it goes on, whatever its record says; one that ended and has no
             record, because the process was killed in between, gets one.
         journal: told of retries.
+        reserve: seconds that are to be left of the budget, from the records so far; None: none.
         keep: checkpoints of so many trials stay, the best ones; None: of all.
     """
 
     def __init__(
         self, folder: Path | str, max_epochs: int, budget_s: float | None = None, records: Sequence[TrialRecord] = (),
         trials: Path | str | None = None, history: History | None = None, journal: Journal | None = None,
-        keep: int | None = None,
+        keep: int | None = None, reserve: Callable[[list[TrialRecord]], float] | None = None,
     ) -> None:
         self.folder, self.trials = Path(folder), Path(trials or Path(folder) / "trials")
         self.max_epochs = max_epochs
@@ -211,7 +212,7 @@ class Ledger(ray_tune.Callback):
         }
         self._open = {name: _Progress.of(trial) for name, trial in begun.items() if name not in self._records}
         self._numbers = {record.trial_id: record.number for record in records} | {name: begun[name].number for name in begun}
-        self._deadline = math.inf
+        self._deadline, self._reserve, self._ended = math.inf, reserve, False
         self._warned, self._kills = False, kills_for_memory()
         for name, trial in begun.items():
             if trial.told is not None and name in self._open:
@@ -219,8 +220,11 @@ class Ledger(ray_tune.Callback):
 
     @property
     def over(self) -> bool:
-        """Whether the time budget has run out."""
-        return time.time() >= self._deadline - 1.0  # Tune's own clock started a moment earlier
+        """Whether the time budget has run out, but for what is reserved; once it has, it stays so."""
+        if not self._ended and math.isfinite(self._deadline):
+            left = self._reserve(self.records) if self._reserve is not None else 0.0
+            self._ended = time.time() + left >= self._deadline
+        return self._ended
 
     @property
     def records(self) -> list[TrialRecord]:

@@ -15,6 +15,7 @@ from rich.markup import escape
 
 from imf_core.config import Config
 from imf_core.errors import ImfError, ResourceError
+from tune.budget import Deadline, Reserve
 from tune.continuation import OpenStudy
 from tune.journal import Journal
 from tune.outcome import TrialState, name_of
@@ -103,8 +104,13 @@ class SearchInterrupted(ImfError):
     """The search was ended (Ctrl-C) before its trials; it can go on. Facts: ended, trials."""
 
 
-def run_search(plan: Plan, study: OpenStudy, search: StudySearch, tracker: Tracker, console: Console) -> list[TrialRecord]:
+def run_search(
+    plan: Plan, study: OpenStudy, search: StudySearch, tracker: Tracker, console: Console, *, finalises: bool = True
+) -> list[TrialRecord]:
     """Run the searched trials that the study still lacks; returns one record a trial, whatever became of it.
+
+    Args:
+        finalises: of the time budget so much is left as finalising will take.
 
     Raises:
         SearchInterrupted: it was ended from outside.
@@ -114,7 +120,7 @@ def run_search(plan: Plan, study: OpenStudy, search: StudySearch, tracker: Track
     earlier = load_records(settings.study_dir) if (settings.study_dir / TRIALS_FILE).exists() else ()
     ledger = Ledger(
         settings.study_dir, max_epochs, study.seconds_left, earlier, settings.trials_dir, history, study.journal,
-        settings.keep,
+        settings.keep, _reserve(plan, study) if finalises else None,
     )
     tracker.settle(ledger.records)
     missing = study.trials - len(ledger.records)
@@ -125,8 +131,8 @@ def run_search(plan: Plan, study: OpenStudy, search: StudySearch, tracker: Track
         lines = TrialLines(console, ledger, study.trials)
         tuner = _tuner(
             plan, _spec(plan, settings.trials_dir, space=plan.space, keep=settings.keep > 0, scores=True), settings.trials_dir,
-            [ledger, MlflowCallback(tracker, ledger), lines],
-            search_alg=search, num_samples=missing, time_budget_s=study.seconds_left, scheduler=scheduler,
+            [ledger, MlflowCallback(tracker, ledger), lines], Deadline(ledger),
+            search_alg=search, num_samples=missing, scheduler=scheduler,
         )
         _fit(tuner, study.journal)
         over = ledger.over or search.exhausted
@@ -196,6 +202,18 @@ def _fit(tuner: ray_tune.Tuner, journal: Journal) -> None:
         raise journal.failure
 
 
+def _reserve(plan: Plan, study: OpenStudy) -> Reserve | None:
+    """What finalising takes of the time budget; None where there is none."""
+    if study.seconds_left is None:
+        return None
+    views = len(plan.branches) - 2  # modalities
+    ablations = 0 if views < 1 else 1 if views == 1 else 1 + views
+    return Reserve(
+        plan.settings.seeds + ablations, plan.resources.concurrency, plan.base.train.max_epochs,
+        plan.settings.budget_seconds or study.seconds_left,
+    )
+
+
 def _spec(plan: Plan, folder: Path, **own: Any) -> TrialSpec:
     return TrialSpec(
         prepared=str(plan.prepared), folder=str(folder), workers=plan.resources.workers,
@@ -205,8 +223,8 @@ def _spec(plan: Plan, folder: Path, **own: Any) -> TrialSpec:
 
 
 def _tuner(
-    plan: Plan, spec: TrialSpec, folder: Path, callbacks: list[ray_tune.Callback], *,
-    param_space: dict[str, Any] | None = None, **tune: Any,
+    plan: Plan, spec: TrialSpec, folder: Path, callbacks: list[ray_tune.Callback],
+    stop: ray_tune.Stopper | None = None, *, param_space: dict[str, Any] | None = None, **tune: Any,
 ) -> ray_tune.Tuner:
     return ray_tune.Tuner(
         trainable(spec, plan.resources.trial_bundle),
@@ -216,7 +234,7 @@ def _tuner(
             trial_dirname_creator=folder_of, **tune,
         ),
         run_config=ray_tune.RunConfig(
-            name=folder.name, storage_path=str(folder.parent), callbacks=callbacks, verbose=0,
+            name=folder.name, storage_path=str(folder.parent), callbacks=callbacks, stop=stop, verbose=0,
             failure_config=ray_tune.FailureConfig(max_failures=plan.settings.max_failures),
         ),
     )

@@ -130,7 +130,7 @@ class SearchConfig(BaseModel):
         "", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$", description="name and folder of the study; default: data and time"
     )
     trials: int = Field(12, ge=1, description="settings to try")
-    budget_seconds: float | None = Field(None, gt=0, description="wall time of the search; a text such as 20m is understood")
+    budget_seconds: float | None = Field(None, gt=0, description="wall time of the search with its finalising, for example 20m")
     workers: int = Field(1, ge=1, description="processes that train one trial together")
     cpus_per_worker: int | None = Field(None, ge=1, description="CPUs of each worker; null: what is there, shared evenly")
     gpus_per_worker: float = Field(0.0, ge=0, description="GPUs of each worker; a fraction shares one")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,6 +14,7 @@ import pytest
 
 from imf_core.errors import DataError
 from tune import records as records_module
+from tune.budget import Reserve
 from tune.journal import History
 from tune.records import (
     Ledger,
@@ -138,6 +140,32 @@ def test_a_best_epoch_whose_report_was_lost(tmp_path: Path) -> None:
     ledger.end([trial])
     (record,) = ledger.records
     assert (record.best_mrr, record.best_epoch, record.metrics) == (0.4, 2, {})  # and not the mean rank of epoch 3
+
+
+def test_the_budget_leaves_time_to_finalise(tmp_path: Path) -> None:
+    reserve = Reserve(runs=5, concurrency=2, max_epochs=4, budget=1000.0)
+    ledger = Ledger(tmp_path, max_epochs=4, budget_s=1000.0, reserve=reserve)
+    ledger.setup()
+    trials = [make_trial(tmp_path, f"t{number}") for number in range(2)]
+    assert not ledger.over  # nothing is known yet
+    for trial, mrr in zip(trials, (0.2, 0.3), strict=True):
+        report(ledger, trial, trials, mrr, mrr)  # two epochs of two seconds
+        write_outcome(trial, "completed", 2)
+        ledger.on_trial_complete(iteration=0, trials=trials, trial=trial)
+    assert not ledger.over
+    late = Ledger(tmp_path, max_epochs=4, budget_s=20.0, records=ledger.records, reserve=reserve)
+    late.setup()
+    assert late.over  # three rounds of 2 epochs, 2 s each, and their starts
+
+
+def test_what_finalising_takes() -> None:
+    reserve = Reserve(runs=5, concurrency=2, max_epochs=10, budget=1000.0)
+    own = TrialRecord(0, "a", TrialState.COMPLETED, {}, 0.3, 4, epochs=5, seconds=50.0)
+    assert reserve([]) == 0.0
+    assert reserve([own]) == pytest.approx(3 * (50 * 1.1 + 3))
+    stopped = replace(own, state=TrialState.PRUNED)  # it would have gone on for five epochs more
+    assert reserve([stopped]) == pytest.approx(3 * (100 * 1.1 + 3))
+    assert reserve([replace(own, seconds=5000.0)]) == 500.0  # never more than half
 
 
 def test_only_the_best_checkpoints_stay(tmp_path: Path) -> None:
