@@ -71,7 +71,6 @@ def fusion_size(config: ModelConfig, width: int, num_views: int) -> FusionSize:
         parameters += config.meta_dim * static
     if config.fusion == "meta_cp":
         parameters += config.cp_rank * sum(into + config.meta_dim + out for into, out in pairwise(widths))
-        held += 3 * config.cp_rank * (len(widths) - 1)
     return FusionSize(parameters, held)
 
 

@@ -90,8 +90,9 @@ class CpLayer(WeightedLayer):
 
     def forward(self, inputs: Tensor, signal: Tensor | None) -> Tensor:
         """See `WeightedLayer.forward`."""
-        assert signal is not None
-        return inputs @ self.static + ((inputs @ self.into) * (signal @ self.mix)) @ self.out
+        kind = compute_dtype(self.static)
+        product: Tensor = _CpProduct.apply(kind, inputs, signal, self.static, self.into, self.mix, self.out)
+        return product
 
 
 class MetaStack(nn.Module):
@@ -154,20 +155,67 @@ class _DynamicProduct(torch.autograd.Function):
         inputs, signal, static, tensors = ctx.saved_tensors
         kind, exact = ctx.kind, static.dtype
         base, parts = static.to(kind), tensors.to(kind)
-        grad_inputs, grad_signal = torch.empty_like(inputs), torch.empty_like(signal)
+        grad_inputs = torch.empty_like(inputs) if ctx.needs_input_grad[1] else None  # frozen features get none
+        grad_signal = torch.empty_like(signal)
         grad_static, grad_tensors = torch.zeros_like(static), torch.zeros_like(tensors)
         with _exactly(static):
             for low, high in _tiles(inputs, static):
                 rows, weights, towards = inputs[low:high].to(exact), signal[low:high].to(exact), grad[low:high].to(kind)
-                back = (towards @ base.T).to(exact)
+                back = None if grad_inputs is None else (towards @ base.T).to(exact)
                 grad_static += rows.to(kind).T @ towards
                 for place, part in enumerate(parts):
                     passed = (towards @ part.T).to(exact)
                     grad_signal[low:high, place] = (rows * passed).sum(dim=1)
-                    back.addcmul_(weights[:, place, None], passed)
+                    if back is not None:
+                        back.addcmul_(weights[:, place, None], passed)
                     grad_tensors[place] += (rows * weights[:, place, None]).to(kind).T @ towards
-                grad_inputs[low:high] = back
+                if grad_inputs is not None and back is not None:
+                    grad_inputs[low:high] = back
         return None, grad_inputs, grad_signal, grad_static, grad_tensors
+
+
+class _CpProduct(torch.autograd.Function):
+    """As `_DynamicProduct`: the (N, Q) factors are made once more in the backward pass, some rows at a time."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, kind: torch.dtype, inputs: Tensor, signal: Tensor, static: Tensor, into: Tensor, mix: Tensor, out: Tensor
+    ) -> Tensor:
+        """Type of the products, (N, I), (N, S), (I, O), (I, Q), (S, Q), (Q, O) -> (N, O)."""
+        base, first, second, last = (part.to(kind) for part in (static, into, mix, out))
+        product = static.new_empty(len(inputs), static.shape[1])
+        with _exactly(static):
+            for low, high in _tiles(inputs, static):
+                rows, weights = inputs[low:high].to(kind), signal[low:high].to(kind)
+                mixed = (rows @ first) * (weights @ second)
+                product[low:high] = (rows @ base).to(static.dtype).add_(mixed @ last)
+        ctx.kind = kind
+        ctx.save_for_backward(inputs, signal, static, into, mix, out)
+        return product
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        """Gradients of inputs, meta information, static weight and the three factors."""
+        inputs, signal, *parameters = ctx.saved_tensors
+        kind, static = ctx.kind, parameters[0]
+        base, first, second, last = (part.to(kind) for part in parameters)
+        grad_inputs = torch.empty_like(inputs) if ctx.needs_input_grad[1] else None
+        grad_signal = torch.empty_like(signal)
+        grad_static, grad_into, grad_mix, grad_out = grads = [torch.zeros_like(part) for part in parameters]
+        with _exactly(static):
+            for low, high in _tiles(inputs, static):
+                rows, weights, towards = (part[low:high].to(kind) for part in (inputs, signal, grad))
+                left, right, passed = rows @ first, weights @ second, towards @ last.T
+                to_left, to_right = passed * right, passed * left
+                grad_static += rows.T @ towards
+                grad_into += rows.T @ to_left
+                grad_mix += weights.T @ to_right
+                grad_out += (left * right).T @ towards
+                grad_signal[low:high] = to_right @ second.T
+                if grad_inputs is not None:
+                    grad_inputs[low:high] = (towards @ base.T).add_(to_left @ first.T)
+        return None, grad_inputs, grad_signal, *grads
 
 
 def _exactly(weight: Tensor) -> torch.autocast:
