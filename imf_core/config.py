@@ -109,9 +109,8 @@ class ModelConfig(_Frozen):
         64, ge=1, le=4096, description="relation dimension r of the contextual model; the other scorers use d"
     )
     fusion: Annotated[FusionKind, Tunable(choices=("tucker", "meta", "meta_cp", "concat", "gated"), default=False)] = Field(
-        "tucker", description="operator that fuses the views of an entity, and those of a relation: low-rank bilinear "
-        "(tucker); layers whose weights a meta learner makes for each entity (meta), the same with a factored meta learner "
-        "(meta_cp), layers with the same weights for all (concat); gates (gated)"
+        "tucker", description="how the views of an entity, or of a relation, become one: low-rank bilinear (tucker), layers "
+        "with weights of each entity's own (meta), the same factored (meta_cp), the same for all (concat), or gates (gated)"
     )
     fusion_rank: Annotated[int, Tunable(low=1, high=4, when={"model.fusion": ("tucker",)})] = Field(
         2, ge=1, le=64, description="tucker: rank k of the factorised core"

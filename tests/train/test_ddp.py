@@ -67,6 +67,12 @@ def test_modalities_on_and_off_train_under_ddp(toy: LinkData, tmp_path: Path, mo
     assert first["bits"] == second["bits"]
 
 
+def test_weights_of_each_entity_s_own_train_under_ddp(toy: LinkData, tmp_path: Path) -> None:
+    first, second = run(toy, tmp_path / "a", model__fusion="meta_cp", model__fusion_widths=[8], model__cp_rank=3)
+    assert len(first["curve"]) == 3
+    assert first["bits"] == second["bits"]
+
+
 @pytest.mark.parametrize("finetune", [False, True])
 def test_sparse_gradients_are_averaged_by_rows(toy: LinkData, tmp_path: Path, finetune: bool) -> None:
     first, second = run(toy, tmp_path / "a", train__num_negatives=5, model__finetune_features=finetune)
