@@ -205,7 +205,8 @@ def page(found: dict[str, Any]) -> str:
     return "\n".join([
         *lines, "",
         f"Command: `{found['command']}`; {host['cpu']}, {host['cores']} cores, Python {host['python']}, torch {host['torch']}; "
-        f"{found['date']}. Not measured: a GPU, the optimizer's step, other ranks.", "",
+        f"{found['date']}. Other programs may have run beside it: the wall seconds in fusion.json say how much. Not measured: "
+        "a GPU, the optimizer's step, other ranks.", "",
     ])
 
 
