@@ -14,7 +14,8 @@ from rich.table import Table
 from rich.text import Text
 
 from imf_core.data.audit_report import escaped
-from tune.records import TrialState, atomic_write_text, count_states, ranked
+from tune.objectives import COSTS
+from tune.records import TrialRecord, TrialState, atomic_write_text, count_states, ranked
 from tune.report import StudyResult, cell, short
 
 _SHOWN = 10  # trials and failures on the terminal; the leaderboard has all
@@ -102,6 +103,11 @@ def _verdict(result: StudyResult) -> Iterable[Text]:
         return
     yield Text(f"\nwinner: trial {best.number}, epoch {best.best_epoch}, validation MRR {best.best_mrr:.4f}", style="bold")
     yield Text("  " + _settings(best.params).replace("  ", "\n  "))
+    if result.costs:
+        yield Text(f"no trial is better in MRR and {' and '.join(result.costs)} than these:")
+        for record in result.front:
+            paid = ", ".join(f"{cost_of(record, name)}" for name in result.costs)
+            yield Text(f"  trial {record.number}: MRR {record.best_mrr:.4f}, {paid}")
     if (points := result.points_over_structure) is not None:
         word = "above" if points >= 0 else "below"
         worth = f"{abs(points):.1f} points {word} structure alone ({result.structure_only_mrr:.4f}) with the same settings"
@@ -129,6 +135,14 @@ def _without_training(result: StudyResult) -> Iterable[Text]:
         else:
             below = f"{line}; the winner is {-points:.1f} points below: it has learned less than a table of counts"
             yield Text(below, style="bold red")
+
+
+def cost_of(record: TrialRecord, name: str) -> str:
+    """`12,345 trained parameters`, `0.71 ms time to answer a question`."""
+    cost = COSTS[name]
+    value = record.metrics[cost.metric]
+    number = f"{value:,.0f}" if not cost.unit else f"{value:.3g} {cost.unit}"
+    return f"{number} {cost.title}"
 
 
 def plus_minus(value: Mapping[str, float | None]) -> str:

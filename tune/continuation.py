@@ -122,7 +122,7 @@ def ties(plan: Plan) -> dict[str, Any]:
     found = {
         "data": plan.data.graph.fingerprint, "code": code_digest(), "version": imf_core.__version__,
         **{f"sampler.{name}": value for name, value in sampler.items() if name != "note"},
-        "first": settings.first, "scheduler": settings.scheduler,
+        "first": settings.first, "objective": settings.objective, "scheduler": settings.scheduler,
         "grace": settings.grace_epochs or f"learned, at most {plan.grace}", "reduction": settings.reduction_factor,
         "workers": settings.workers, "branches": list(plan.branches), **fixed,
         **{f"space: {parameter.name}": parameter.canonical() for parameter in plan.space.parameters},

@@ -53,7 +53,7 @@ OPTIONS = (
     Option("config", Path, WHAT), Option("preset", str, WHAT), Option("warm_start", Path, WHAT),
     Option("first", str, WHAT), Option("resume", bool, HOW), Option("extend", int, HOW),
     Option("trials", int, HOW), Option("budget_seconds", str, HOW, "budget"), Option("seed", int, HOW),
-    Option("seeds", int, HOW), Option("sampler", str, HOW), Option("scheduler", str, HOW),
+    Option("seeds", int, HOW), Option("objective", str, HOW), Option("sampler", str, HOW), Option("scheduler", str, HOW),
     Option("grace_epochs", int, HOW, "grace"), Option("reduction_factor", float, HOW, "reduction"),
     Option("max_failures", int, HOW),
     Option("workers", int, WHERE), Option("cpus_per_worker", int, WHERE), Option("gpus_per_worker", float, WHERE),

@@ -18,6 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from imf_core.data.audit_report import AuditReport
+from tune.front import front
+from tune.objectives import COSTS, QUALITY, parse_objective
 from tune.records import TrialRecord, atomic_write_text, count_states, ranked, winner
 from tune.report_plots import plots, save_picture
 
@@ -79,6 +81,16 @@ class StudyResult:
     def winner(self) -> TrialRecord | None:
         """The trial with the best validation MRR."""
         return winner(self.records)
+
+    @property
+    def costs(self) -> tuple[str, ...]:
+        """What was weighed besides the MRR."""
+        return parse_objective(str(self.settings.get("objective", QUALITY)))
+
+    @property
+    def front(self) -> list[TrialRecord]:
+        """The Pareto front where there are costs, see `tune.front`."""
+        return front(self.records, self.costs) if self.costs else []
 
     @property
     def points_over_structure(self) -> float | None:
@@ -153,6 +165,11 @@ def summary(result: StudyResult) -> dict[str, Any]:
         "structure_only_validation_mrr": result.structure_only_mrr, "points_over_structure_only": result.points_over_structure,
         "validation_mrr_without": dict(result.without),
         "winner": won,
+        "front": [
+            {"trial": record.number, "best_validation_mrr": record.best_mrr, "params": record.params,
+             **{COSTS[name].metric: record.metrics[COSTS[name].metric] for name in result.costs}}
+            for record in result.front
+        ],
         "points_over_baseline": {split: result.points_over_baseline(split) for split in ("valid", "test")},
         "audit": result.audit.to_json() if result.audit is not None else None,
         "winner_validation_mrr": {"by_seed": list(result.winner_seed_mrr), **result.winner_validation()},

@@ -15,7 +15,8 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 import imf_core
-from tune.closing import duration, next_commands, plus_minus
+from tune.closing import cost_of, duration, next_commands, plus_minus
+from tune.objectives import COSTS
 from tune.records import TrialRecord, TrialState, atomic_write_text, count_states, ranked
 from tune.report import StudyResult, machine
 from tune.report_svg import curves, history
@@ -75,6 +76,7 @@ def _content(
         },
         "counts": {state: number for state, number in count_states(records).items() if number},
         "pruned": _pruned(records), "leaderboard": _leaderboard(records),
+        "front": _front(result),
         "inside": look_inside(result.checkpoint if result.winner else None, relation_counts),
         "failures": _failures(records), "recovered": _recovered(records),
         "commands": [(purpose, command, _PURPOSES.get(purpose, "")) for purpose, command in next_commands(result)],
@@ -183,6 +185,21 @@ def _leaderboard(records: Sequence[TrialRecord]) -> Table:
         *(Column(name, "code") for name in names), Column("reason"),
     )
     return Table("leaderboard", "all trials, the best first", columns, rows, marked=marked)
+
+
+def _front(result: StudyResult) -> Table:
+    """The trials that nothing beats in all that was weighed."""
+    names = sorted({name for record in result.front for name in record.params})
+    rows = [
+        [str(record.number), mrr(record.best_mrr), *(cost_of(record, name) for name in result.costs),
+         *(setting(record.params.get(name)) for name in names)]
+        for record in result.front
+    ]
+    columns = (
+        Column("trial", "number"), Column("validation MRR", "number"), *(Column(COSTS[name].title) for name in result.costs),
+        *(Column(name, "code") for name in names),
+    )
+    return Table("front", "no trial is better in MRR and all costs than these", columns, rows)
 
 
 def _failures(records: Sequence[TrialRecord]) -> Table:

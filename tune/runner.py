@@ -128,9 +128,13 @@ def run_search(
         scheduler = make_scheduler(settings.scheduler, max_epochs, settings.grace_epochs, settings.reduction_factor)
         if isinstance(scheduler, FiniteAsha):
             scheduler.replay(history)
+        spec = _spec(
+            plan, settings.trials_dir, space=plan.space, keep=settings.keep > 0, scores=True,
+            latency="latency" in settings.costs,
+        )
         lines = TrialLines(console, ledger, study.trials)
         tuner = _tuner(
-            plan, _spec(plan, settings.trials_dir, space=plan.space, keep=settings.keep > 0, scores=True), settings.trials_dir,
+            plan, spec, settings.trials_dir,
             [ledger, MlflowCallback(tracker, ledger), lines], Deadline(ledger),
             search_alg=search, num_samples=missing, scheduler=scheduler,
         )

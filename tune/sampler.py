@@ -77,7 +77,7 @@ def importances(study: optuna.Study) -> dict[str, float]:
         empty with fewer than 4 such trials, where they do not differ, or where it cannot be computed.
     """
     done = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-    done = [trial for trial in done if trial.value is not None and math.isfinite(trial.value)]
+    done = [trial for trial in done if trial.values and math.isfinite(trial.values[0])]
     if len(done) < _LEAST_TRIALS:
         return {}
     # Sorted: left to itself it iterates a set, whose order, and with it the last digit, differs from process to process.
@@ -87,7 +87,7 @@ def importances(study: optuna.Study) -> dict[str, float]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # that few trials have a conditional parameter is known here
-            found = get_param_importances(study, evaluator=evaluator, params=names, normalize=False)
+            found = get_param_importances(study, evaluator=evaluator, params=names, normalize=False, target=_mrr)
     except (ArithmeticError, AssertionError, ValueError):  # a range that cannot be cut into a grid, or Optuna's own checks
         return {}
     total = sum(found.values())
@@ -107,10 +107,11 @@ def export_study(study: optuna.Study, path: Path | str, outcomes: Mapping[str, s
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.{os.getpid()}")
     part.unlink(missing_ok=True)
-    trials = [_with_outcome(trial, outcomes or {}) for trial in study.trials if trial.state.is_finished()]
+    several = len(study.directions) > 1  # Optuna knows no pruned trial of several objectives
+    trials = [_with_outcome(trial, outcomes or {}, several) for trial in study.trials if trial.state.is_finished()]
     try:
         storage = optuna.storages.RDBStorage(f"sqlite:///{part}")
-        copy = optuna.create_study(storage=storage, study_name=study.study_name, direction="maximize")
+        copy = optuna.create_study(storage=storage, study_name=study.study_name, directions=study.directions)
         for key, value in study.user_attrs.items():
             copy.set_user_attr(key, value)
         copy.add_trials(trials)
@@ -122,10 +123,14 @@ def export_study(study: optuna.Study, path: Path | str, outcomes: Mapping[str, s
     return path
 
 
-def _with_outcome(trial: FrozenTrial, outcomes: Mapping[str, str]) -> FrozenTrial:
+def _mrr(trial: FrozenTrial) -> float:
+    return float(trial.values[0])
+
+
+def _with_outcome(trial: FrozenTrial, outcomes: Mapping[str, str], several: bool) -> FrozenTrial:
     outcome = outcomes.get(str(trial.user_attrs.get("trial_id")))
     if outcome is not None:
         trial.user_attrs = {**trial.user_attrs, "outcome": str(outcome)}
-        if outcome in ("pruned", "stopped") and trial.state == TrialState.COMPLETE:
+        if outcome in ("pruned", "stopped") and not several and trial.state == TrialState.COMPLETE:
             trial.state = TrialState.PRUNED
     return trial

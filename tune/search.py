@@ -27,6 +27,7 @@ from tune.continuation import OpenStudy, open_study
 from tune.data_check import AUDIT_FILE, with_baseline, write_audit
 from tune.finalise import Final, finalise
 from tune.journal import History
+from tune.objectives import COSTS
 from tune.plan import Plan, make_plan, show_plan, show_space
 from tune.records import TrialRecord, winner
 from tune.report import StudyResult, plots, save_picture, write_leaderboard, write_summary
@@ -95,6 +96,7 @@ def searcher(plan: Plan, study: OpenStudy) -> StudySearch:
     return StudySearch(
         plan.space, seed=settings.seed, kind=settings.sampler, base=settings.first != "drawn", points=study.points,
         known=study.known, name=settings.study, journal=study.journal, trials=settings.trials_dir,
+        costs=[COSTS[name].metric for name in settings.costs],
     )
 
 

@@ -20,6 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError,
 from imf_core.config import PRESETS, Config, nearest, preset
 from imf_core.errors import ConfigError
 from tune.journal import JOURNAL_FILE, read_events
+from tune.objectives import QUALITY, parse_objective
 
 METRIC, MODE = "best_mrr", "max"  # what the searcher and the scheduler maximise: the best validation MRR so far
 TIME_ATTR = "epoch"  # real epochs: Tune's own counter starts again when a trial is retried
@@ -145,6 +146,9 @@ class SearchConfig(BaseModel):
     overrides: dict[str, Any] = Field(default_factory=dict, description="flat settings; they are fixed, hence not searched")
     warm_start: Path | None = Field(None, description="earlier study, or its leaderboard.csv, whose best points come first")
     first: Literal["base", "drawn"] = Field("base", description="trial 1: the base settings, or what the sampler draws")
+    objective: str = Field(
+        "mrr", description="mrr, or the best trade-offs with costs: mrr,params or mrr,latency; then without early stopping"
+    )
     sampler: Literal["tpe", "random"] = Field("tpe", description="what draws the points: Optuna's TPE, or chance")
     scheduler: Literal["asha", "none"] = Field("asha", description="stop weak trials early, or not at all")
     grace_epochs: int | None = Field(
@@ -179,6 +183,8 @@ class SearchConfig(BaseModel):
             if name in values:
                 values[name] = _existing(name, values[name], kind)
         values["data"] = _data_path(values)
+        if parse_objective(str(values.get("objective", QUALITY))):
+            values.setdefault("scheduler", "none")  # it would stop small models because larger ones are ahead
         values["tracking_uri"] = absolute_tracking_uri(values.get("tracking_uri"), values["storage"])
         if not values.get("study"):
             values["study"] = _free_name(values["data"], values["storage"])
@@ -226,6 +232,11 @@ class SearchConfig(BaseModel):
     def resume_command(self) -> str:
         """How to go on with this study from any folder."""
         return shlex.join(["python", "tune/search.py", "--storage", str(self.storage), "--study", self.study, "--resume"])
+
+    @property
+    def costs(self) -> tuple[str, ...]:
+        """What is weighed besides the validation MRR: names of `tune.objectives.COSTS`."""
+        return parse_objective(self.objective)
 
     @property
     def study_dir(self) -> Path:

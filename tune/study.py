@@ -8,7 +8,7 @@ outcome come from `tune.records`: Optuna knows no early stop of Tune's.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +44,7 @@ class StudySearch(OptunaSearch):
         name: name of the study.
         journal: told of every draw, report and end; None: nothing can be resumed.
         trials: folder of the trials' folders.
+        costs: numbers that a trial reports and that are to be small, besides the MRR that is to be high.
 
     Raises:
         ConfigError: a point does not fit the space, with parameter, value and range; or a known value is not finite.
@@ -52,7 +53,7 @@ class StudySearch(OptunaSearch):
     def __init__(
         self, space: SearchSpace, *, seed: int = 0, startup: int = STARTUP, kind: str = "tpe", base: bool = True,
         points: Iterable[Mapping[str, Any]] = (), known: Iterable[tuple[Mapping[str, Any], float]] = (), name: str = "search",
-        journal: Journal | None = None, trials: Path = Path(),
+        journal: Journal | None = None, trials: Path = Path(), costs: Sequence[str] = (),
     ) -> None:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         first: list[dict[str, Any]] = []
@@ -71,9 +72,12 @@ class StudySearch(OptunaSearch):
         self._waiting: list[str] = []
         self._typed_space = space
         self._journal, self._trials = journal, trials
+        self._costs, self._paid = tuple(costs), dict[str, list[float]]()  # of each trial, as far as they are known
+        several = bool(costs)
         super().__init__(
-            space=space, metric=METRIC, mode=MODE, points_to_evaluate=first or None, sampler=make_sampler(seed, startup, kind),
-            study_name=name,
+            space=space, metric=[METRIC, *costs] if several else METRIC,
+            mode=[MODE, *["min"] * len(costs)] if several else MODE, points_to_evaluate=first or None,
+            sampler=make_sampler(seed, startup, kind), study_name=name,
         )
         self.study.set_user_attr("space", space.fingerprint)
         for point, value in known:
@@ -105,7 +109,8 @@ class StudySearch(OptunaSearch):
             raise ConfigError(f"the known value {value!r} is not finite", remedy="leave the point out", key=METRIC, value=value)
         params = self._typed_space.validate_point(point)
         ranges = {name: distribution(self._typed_space[name]) for name in params}
-        self.study.add_trial(optuna.trial.create_trial(value=value, params=params, distributions=ranges))
+        if not self._costs:  # of its costs nothing is known
+            self.study.add_trial(optuna.trial.create_trial(value=value, params=params, distributions=ranges))
         self._known.append((params, value))
 
     def replay(self, history: History) -> None:
@@ -124,10 +129,10 @@ class StudySearch(OptunaSearch):
                         key="study", value=self.study.study_name,
                     )
             elif event["event"] == "report":
-                self._hear(event["trial"], event["numbers"]["best_mrr"], event["epoch"])
+                self._hear(event["trial"], event["numbers"], event["epoch"])
             elif event["event"] == "tell":
                 if "best_mrr" in event.get("numbers", {}):
-                    self._hear(event["trial"], event["numbers"]["best_mrr"], event["epoch"])
+                    self._hear(event["trial"], event["numbers"], event["epoch"])
                 self._diverged |= {event["trial"]} if event["diverged"] else set()
                 self._end(event["trial"], event["value"])
         self._waiting = [trial.name for trial in history.interrupted]
@@ -155,7 +160,7 @@ class StudySearch(OptunaSearch):
             return
         if not is_finite(result):
             self._diverged.add(name)
-        elif self._hear(name, float(result[METRIC]), _epoch(result)):
+        elif self._hear(name, result, _epoch(result)):
             self._write("report", name, **_described(result))
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
@@ -169,7 +174,7 @@ class StudySearch(OptunaSearch):
         if result and METRIC in result:  # the report on which the scheduler says stop does not come alone
             last = {"stopped": _epoch(result) > self._last_epoch.get(name, 0), **_described(result)}
             if is_finite(result):
-                self._hear(name, float(result[METRIC]), _epoch(result))
+                self._hear(name, result, _epoch(result))
             else:
                 self._diverged.add(name)
         value = None if error or name in self._diverged else self._best.get(name)
@@ -201,7 +206,8 @@ class StudySearch(OptunaSearch):
                 self._points[name] = point
                 return name, point
             value = found[1]
-            self.study.tell(self._ot_trials.pop(name), value, TrialState.FAIL if value is None else TrialState.COMPLETE)
+            values = self._values_of(found[0], value)
+            self.study.tell(self._ot_trials.pop(name), values, TrialState.FAIL if values is None else TrialState.COMPLETE)
         return None
 
     def _earlier(self, point: Mapping[str, Any]) -> tuple[str, float | None] | None:
@@ -214,22 +220,33 @@ class StudySearch(OptunaSearch):
                 return name, self._values.get(name)
         return None
 
-    def _hear(self, name: str, value: float, epoch: int) -> bool:
+    def _hear(self, name: str, numbers: Mapping[str, Any], epoch: int) -> bool:
         """Take in a finite report; whether its epoch is new (a retried trial repeats some)."""
+        value = float(numbers[METRIC])
+        if all(cost in numbers for cost in self._costs):
+            self._paid[name] = [float(numbers[cost]) for cost in self._costs]
         self._best[name] = max(value, self._best.get(name, -math.inf))
         if epoch <= self._last_epoch.get(name, -1):
             return False
         self._last_epoch[name] = epoch
-        self._ot_trials[name].report(self._best[name], epoch)
+        if not self._costs:  # Optuna keeps curves of one objective only
+            self._ot_trials[name].report(self._best[name], epoch)
         return True
 
     def _end(self, name: str, value: float | None) -> None:
         trial = self._ot_trials[name]
         trial.set_user_attr("epochs", self._last_epoch.get(name, 0))
         trial.set_user_attr("diverged", name in self._diverged)
-        self.study.tell(trial, value, state=TrialState.FAIL if value is None else TrialState.COMPLETE)
+        values = self._values_of(name, value)
+        self.study.tell(trial, values, state=TrialState.FAIL if values is None else TrialState.COMPLETE)
         self._completed_trials.add(name)
         self._values[name] = value
+
+    def _values_of(self, name: str, value: float | None) -> list[float] | None:
+        """What a trial is told to be worth: its MRR and its costs; None where one is missing."""
+        if value is None or (self._costs and name not in self._paid):
+            return None
+        return [value, *self._paid.get(name, ())]
 
     def _write(self, event: str, name: str, **values: Any) -> None:
         if self._journal is not None:

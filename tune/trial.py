@@ -42,6 +42,7 @@ class TrialSpec:
         gpus: GPUs of each worker.
         keep: keep the best epoch's checkpoint.
         scores: keep the branch scores of the validation queries.
+        latency: report how long the model takes to answer a question.
         save_seconds: least time between two saves of the training state.
     """
 
@@ -54,6 +55,7 @@ class TrialSpec:
     gpus: float = 0.0
     keep: bool = False
     scores: bool = False
+    latency: bool = False
     save_seconds: float = 20.0
 
     def configure(self, params: Mapping[str, Any]) -> Config:
@@ -69,7 +71,7 @@ class TrialSpec:
         changed = smaller_settings(folder)
         return Job(
             self.configure(params).updated(changed).model_dump(), self.prepared, str(folder), self.threads, self.gpus > 0,
-            self.keep, self.scores, self.save_seconds, changed,
+            self.keep, self.scores, self.latency, self.save_seconds, changed,
         )
 
 

@@ -27,6 +27,7 @@ from imf_core.errors import DivergedError, ResourceError
 from imf_core.train.batches import Shard
 from imf_core.train.checkpoint import save_checkpoint
 from imf_core.train.fit import EpochReport, FitResult, Saving, build_model, fit
+from imf_core.train.latency import latency_ms
 from imf_core.train.memory import MemoryBudget
 from tune.cached_scores import cache_decision, save_cache
 from tune.outcome import OUTCOME_FILE, TrialState, atomic_write_text
@@ -47,6 +48,7 @@ class Job:
         gpu: train on the GPU that Ray assigned.
         keep: save the best epoch's checkpoint in `folder/best`.
         scores: keep the branch scores of the validation queries.
+        latency: report how long the model takes to answer a question.
         save_seconds: least time between two saves of the training state.
         changed: settings in `config` that replace the trial's own since memory ran out.
     """
@@ -58,6 +60,7 @@ class Job:
     gpu: bool = False
     keep: bool = False
     scores: bool = False
+    latency: bool = False
     save_seconds: float = 20.0
     changed: dict[str, Any] = field(default_factory=dict)
 
@@ -92,7 +95,10 @@ def run_job(job: Job, report: Report, shard: Shard = Shard()) -> FitResult:  # n
     model = build_model(config, data)
     device = torch.device("cuda" if job.gpu and torch.cuda.is_available() else "cpu")
     with _alone(folder) if shard.rank == 0 else nullcontext():
-        reporter = _Reporter(folder, report, {"num_parameters": model.num_parameters, **_effective(job.changed)}, shard)
+        always = {"num_parameters": model.num_parameters, **_effective(job.changed)}
+        if job.latency:
+            always["latency_ms"] = latency_ms(model.to(device))
+        reporter = _Reporter(folder, report, always, shard)
         result = fit(
             model, data, config, reporter, shard=shard, saving=Saving(folder / "state", job.save_seconds), device=device
         )

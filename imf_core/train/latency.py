@@ -1,0 +1,32 @@
+"""How long a trained model takes to answer one question."""
+
+from __future__ import annotations
+
+import statistics
+import time
+
+import torch
+
+from imf_core.model.imf import Imf
+from imf_core.train.ranking import ModelScores
+
+_ASKED, _WARM = 25, 5  # questions that are timed, and before them
+
+
+def latency_ms(model: Imf, budget: int = 2**28) -> float:
+    """Median milliseconds from a question to the scores of all entities, one question at a time, node tables at hand.
+
+    Args:
+        model: put into evaluation mode; its weights do not matter.
+        budget: bytes for scores.
+    """
+    scores = ModelScores(model, budget)
+    times = []
+    with torch.no_grad():
+        for number in range(_ASKED + _WARM):
+            head = torch.tensor([number % model.num_entities], device=scores.device)
+            relation = torch.tensor([number % (2 * model.num_relations)], device=scores.device)
+            started = time.perf_counter()
+            float(next(iter(scores.blocks(head, relation, 1)))[0, 0, 0])  # reads a number: a GPU has finished then
+            times.append(1000 * (time.perf_counter() - started))
+    return statistics.median(times[_WARM:])
