@@ -19,10 +19,10 @@ DEMO_FLAGS ?= --data unicode --trials 12 --seeds 2 --grace 1 --set model.dim=64 
 PYTEST_FLAGS ?=
 BENCH_FLAGS ?=
 
-.PHONY: help demo test slow bench lint types clean
+.PHONY: help demo test slow test-cluster bench lint types clean
 
 help:  ## this list
-	@grep -hE '^[a-z]+:.*## ' Makefile | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 16
+	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 22
 
 demo: $(RUNTIME)  ## install, then search the bundled data set (a few minutes on two cores)
 	$(VENV_PYTHON) tune/search.py $(DEMO_FLAGS)
@@ -32,6 +32,9 @@ test: $(DEV)  ## install, then run the tests
 
 slow: $(DEV)  ## the long tests that `make test` leaves out
 	$(VENV_PYTHON) -m pytest -m slow $(PYTEST_FLAGS)
+
+test-cluster: $(DEV)  ## ray up, ray submit and lost hosts, on several hosts within this machine (root; about 15 minutes)
+	$(VENV_PYTHON) -m pytest -m slow tests/cluster/test_hosts.py -rs $(PYTEST_FLAGS)
 
 bench: $(DEV)  ## measure speed and memory anew (about an hour); writes results/benchmarks.md
 	$(VENV_PYTHON) -m pytest -m "slow or not slow" tests/benchmarks/test_speed.py $(PYTEST_FLAGS)

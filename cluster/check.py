@@ -34,7 +34,8 @@ def placeholders(text: str, name: str) -> list[str]:
     """What is left to fill in, by line; comments do not count."""
     found = []
     for number, line in enumerate(text.splitlines(), 1):
-        for match in PLACEHOLDER.finditer(re.sub(r"(^|\s)#.*", "", line)):
+        code = line if line.startswith("#SBATCH") else re.sub(r"(^|\s)#.*", "", line)
+        for match in PLACEHOLDER.finditer(code):
             found.append(f"{name}:{number}: {match[0]} is left to fill in; write the {match[1].replace('-', ' ')}")
     return found
 

@@ -10,7 +10,7 @@ fail() { echo "$(hostname): $*" >&2; exit 1; }
 
 mkdir -p "$storage" 2>/dev/null || true
 probe=$storage/.writable-$(hostname)-$$
-{ : > "$probe"; } 2>/dev/null || fail "the shared folder $storage cannot be written to: mount it here, or name another in the yaml"
+{ : > "$probe"; } 2>/dev/null || fail "the shared folder $storage cannot be written to: mount it here, or name another"
 rm -f "$probe"
 
 if [ "$role" = --head ]; then  # all else was done by the call for every machine
@@ -40,4 +40,4 @@ export IMF_STORAGE='$storage' RAY_AUTH_MODE=token RAY_USAGE_STATS_ENABLED=0 MLFL
 export PATH="$venv/bin:\$PATH"
 ENV
 grep -qs '\.imf_env' "$HOME/.bashrc" || echo '[ -f ~/.imf_env ] && . ~/.imf_env' >> "$HOME/.bashrc"
-echo "$(hostname): $("$venv/bin/python" --version), $("$venv/bin/python" -m pip list 2>/dev/null | grep -E '^(ray|torch) ' | tr -s ' ' | paste -sd,)"
+echo "$(hostname): $("$venv/bin/python" --version) in $venv"

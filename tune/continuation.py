@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
-from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -18,6 +16,7 @@ from imf_core.data.prepared import save_prepared
 from imf_core.errors import ConfigError, DataError
 from tune.data_check import write_audit
 from tune.journal import JOURNAL_FILE, History, Journal
+from tune.node_report import code_digest
 from tune.plan import Plan
 from tune.sampler import sampler_settings
 from tune.settings import SearchConfig
@@ -129,16 +128,6 @@ def ties(plan: Plan) -> dict[str, Any]:
     }
     plain: dict[str, Any] = json.loads(json.dumps(found, default=list))  # as it comes back from the journal
     return plain
-
-
-def code_digest() -> str:
-    """SHA-256 of the sources of both packages, so that numbers of two versions are never mixed."""
-    digest = hashlib.sha256()
-    root = Path(imf_core.__file__).parent.parent
-    for package in ("imf_core", "tune"):
-        for file in sorted((root / package).rglob("*.py")):
-            digest.update(file.relative_to(root).as_posix().encode() + b"\0" + file.read_bytes())
-    return digest.hexdigest()[:16]
 
 
 def _refuse(settings: SearchConfig, then: Mapping[str, Any], now: Mapping[str, Any]) -> None:

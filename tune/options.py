@@ -58,8 +58,10 @@ OPTIONS = (
     Option("max_failures", int, HOW),
     Option("workers", int, WHERE), Option("cpus_per_worker", int, WHERE), Option("gpus_per_worker", float, WHERE),
     Option("concurrency", int, WHERE), Option("study", str, WHERE), Option("storage", Path, WHERE),
-    Option("tracking_uri", str, WHERE), Option("save_seconds", float, WHERE), Option("keep", int, WHERE),
-    Option("address", str, WHERE),
+    Option("tracking_uri", str, WHERE), Option("save_seconds", float, WHERE), Option("track_seconds", float, WHERE),
+    Option("keep", int, WHERE), Option("address", str, WHERE),
+    Option("expect_nodes", int, WHERE), Option("node_wait_seconds", str, WHERE, "node-wait"),
+    Option("fewer_nodes", bool, WHERE), Option("grows_to", int, WHERE),
     Option("strict", bool, PLAN), Option("dry_run", bool, PLAN), Option("show_space", bool, PLAN),
 )
 

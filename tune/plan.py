@@ -35,6 +35,7 @@ class Plan:
         space: what is searched.
         resources: trials at a time and what each takes.
         memory: peak of one worker.
+        interface: network interface of trials whose workers span nodes; None: found by host name.
     """
 
     settings: SearchConfig
@@ -45,6 +46,7 @@ class Plan:
     space: SearchSpace
     resources: ResourcePlan
     memory: MemoryEstimate
+    interface: str | None = None
 
     @property
     def disk(self) -> DiskEstimate:
@@ -107,7 +109,7 @@ def show_plan(console: Console, plan: Plan) -> None:
     budget = f", at most {settings.budget_seconds:.0f} s" if settings.budget_seconds else ""
     console.print(f"  {settings.trials} trials of up to {plan.base.train.max_epochs} epochs{budget}; {early}", highlight=False)
     console.print(f"  {plan.memory.describe()}", highlight=False)
-    if not settings.address and (shortage := plan.memory.shortage(plan.resources.concurrency * plan.resources.workers)):
+    if not settings.joins and (shortage := plan.memory.shortage(plan.resources.concurrency * plan.resources.workers)):
         console.print(f"  [bold yellow]warning[/]: {escape(shortage)}", highlight=False)
     disk = plan.disk
     console.print(f"  {disk.describe()}", highlight=False)

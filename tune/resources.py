@@ -24,9 +24,17 @@ class Node:
 
 @dataclass(frozen=True)
 class ClusterResources:
-    """What there is, by machine: a worker never spans two."""
+    """What there is, by machine: a worker never spans two.
+
+    Args:
+        nodes: machines, those included that an autoscaler adds when they are asked for.
+        controllers: how many trials of several workers the cluster can watch; None: it is ours, and as many as are needed.
+        to_come: how many of the machines are not there yet.
+    """
 
     nodes: tuple[Node, ...]
+    controllers: float | None = None
+    to_come: int = 0
 
     @classmethod
     def local(cls, gpus: float = 0.0) -> ClusterResources:
@@ -37,7 +45,8 @@ class ClusterResources:
     def of_nodes(cls, nodes: Iterable[Mapping[str, Any]]) -> ClusterResources:
         """From `ray.nodes()`; dead nodes are left out."""
         alive = [dict(node.get("Resources", {})) for node in nodes if node.get("Alive", True)]
-        return cls(tuple(Node(float(item.get("CPU", 0.0)), float(item.get("GPU", 0.0))) for item in alive))
+        controllers = sum(float(item.get(TRIAL_SLOT, 0.0)) for item in alive)
+        return cls(tuple(Node(float(item.get("CPU", 0.0)), float(item.get("GPU", 0.0))) for item in alive), controllers)
 
     @property
     def cpus(self) -> float:
@@ -123,6 +132,8 @@ def plan_resources(
     cpus = cpus_per_worker or 1
     _refuse_impossible(workers, cpus, gpus_per_worker, cluster)
     fit = cluster.slots(cpus, gpus_per_worker) // workers
+    if workers > 1 and cluster.controllers is not None:
+        fit = min(fit, _controllers(cluster.controllers))
     wanted = min(fit if concurrency is None else concurrency, trials)
     chosen = min(wanted, fit)
     if concurrency is not None and concurrency > trials:
@@ -131,12 +142,26 @@ def plan_resources(
         what = f"{workers} x {cpus} CPU" + (f" and {workers} x {gpus_per_worker:g} GPU" if gpus_per_worker else "")
         have = f"{cluster.cpus:g} CPU" + (f" and {cluster.gpus:g} GPU" if gpus_per_worker else "")
         notes.append(f"concurrency {wanted} lowered to {chosen}: each trial takes {what}, the cluster has {have}")
+    if cluster.controllers is not None:
+        coming = f", {cluster.to_come} of which are started when they are needed" if cluster.to_come else ""
+        notes.append(f"the cluster has {cluster.cpus:g} CPU and {cluster.gpus:g} GPU on {len(cluster.nodes)} machines{coming}")
     if cpus_per_worker is None:
         while cluster.slots(cpus + 1, gpus_per_worker) // workers >= chosen:
             cpus += 1
     shape = "in the trial's own process" if workers == 1 else f"as {workers} workers"
     notes.append(f"{chosen} trial{'s' if chosen > 1 else ''} at a time, each {shape} of {cpus} CPU and {cpus} threads")
     return ResourcePlan(chosen, workers, cpus, gpus_per_worker, cpus, tuple(notes))
+
+
+def _controllers(there: float) -> int:
+    if there < 1:
+        raise ResourceError(
+            f"no node of the cluster has the resource {TRIAL_SLOT!r}, on which trials of several workers are watched",
+            remedy=f"start Ray on the head with --resources='{{\"{TRIAL_SLOT}\": 1000}}', as cluster/cluster.yaml does; or use "
+            "--workers 1",
+            asked=1, available=there,
+        )
+    return int(there)
 
 
 def _refuse_impossible(workers: int, cpus: int, gpus: float, cluster: ClusterResources) -> None:

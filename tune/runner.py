@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,17 +14,20 @@ import ray.tune as ray_tune
 from rich.console import Console
 from rich.markup import escape
 
+import imf_core
 from imf_core.config import Config
 from imf_core.errors import ImfError, ResourceError
 from tune.budget import Deadline, Reserve
 from tune.continuation import OpenStudy
+from tune.environment import environment
 from tune.journal import Journal
+from tune.node_report import code_digest
 from tune.outcome import TrialState, name_of
 from tune.plan import Plan
 from tune.records import TRIALS_FILE, Ledger, TrialRecord, load_records
 from tune.resources import ClusterResources, ResourcePlan
 from tune.schedule import FiniteAsha, make_scheduler
-from tune.settings import SearchConfig, environment
+from tune.settings import SearchConfig
 from tune.study import StudySearch
 from tune.tracking import MlflowCallback, Tracker
 from tune.trial import TrialSpec, trainable
@@ -32,24 +36,27 @@ from tune.watch import watching
 
 @contextmanager
 def ray_cluster(settings: SearchConfig, resources: ResourcePlan, lost: Callable[[ResourceError], None]) -> Iterator[None]:
-    """Ray for the length of the block: the cluster at `settings.address`, or one of our own with the planned resources.
+    """Ray for the length of the block: one of our own with the planned resources, unless a cluster has been joined.
 
     `lost` is told when a cluster of our own has died; then the block is interrupted as by Ctrl-C.
 
     The dashboard process runs with worker groups only: Ray Train gives the resources of an early-stopped group back through
     its state API, and without it the next trial would wait for ever. It listens on loopback.
     """
-    variables = environment(settings.address)
-    arguments: dict[str, Any] = {"address": settings.address}
-    own = settings.address in (None, "local")
-    if own:
-        arguments = {
-            "address": "local", "num_cpus": int(ClusterResources.local().cpus), "include_dashboard": settings.workers > 1,
-            "resources": resources.custom_resources,
-        }
-    ray.init(**arguments, runtime_env={"env_vars": variables}, log_to_driver=False, logging_level=logging.ERROR)
+    if settings.joins:
+        yield
+        return
+    # Workers find our packages where the driver has them, also from another folder and where nothing is installed.
+    root = str(Path(imf_core.__file__).resolve().parents[1])
+    path = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
+    variables = {**environment(settings.address), "PYTHONPATH": path}
+    ray.init(
+        address="local", num_cpus=int(ClusterResources.local().cpus), include_dashboard=settings.workers > 1,
+        resources=resources.custom_resources, runtime_env={"env_vars": variables}, log_to_driver=False,
+        logging_level=logging.ERROR,
+    )
     try:
-        with watching(lost) if own else nullcontext():
+        with watching(lost):
             yield
     finally:
         ray.shutdown()
@@ -135,7 +142,7 @@ def run_search(
         lines = TrialLines(console, ledger, study.trials)
         tuner = _tuner(
             plan, spec, settings.trials_dir,
-            [ledger, MlflowCallback(tracker, ledger), lines], Deadline(ledger),
+            [ledger, MlflowCallback(tracker, ledger, settings.track_seconds, history.trials), lines], Deadline(ledger),
             search_alg=search, num_samples=missing, scheduler=scheduler,
         )
         _fit(tuner, study.journal)
@@ -171,7 +178,8 @@ def run_variants(
     if left:
         spec = _spec(plan, folder, variants={name: config.model_dump() for name, config in variants.items()}, keep=True)
         tuner = _tuner(
-            plan, spec, folder, [ledger, MlflowCallback(tracker, ledger), TrialLines(console, ledger, len(variants))],
+            plan, spec, folder,
+            [ledger, MlflowCallback(tracker, ledger, plan.settings.track_seconds), TrialLines(console, ledger, len(variants))],
             param_space={"run": ray_tune.grid_search(left)}, scheduler=make_scheduler("none", longest),
         )
         _fit(tuner, study.journal)
@@ -222,7 +230,7 @@ def _spec(plan: Plan, folder: Path, **own: Any) -> TrialSpec:
     return TrialSpec(
         prepared=str(plan.prepared), folder=str(folder), workers=plan.resources.workers,
         threads=plan.resources.threads_per_worker, gpus=plan.resources.gpus_per_worker,
-        save_seconds=plan.settings.save_seconds, **own,
+        save_seconds=plan.settings.save_seconds, code=code_digest(), interface=plan.interface, **own,
     )
 
 

@@ -3,30 +3,64 @@
 # ruff: noqa: E402 (the path and the environment are set before the imports that depend on them)
 from __future__ import annotations
 
+import os
 import shlex
 import sys
 import time
+from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
+from typing import NoReturn
 
-if not __package__:  # run as a file: sys.path[0] is this folder; where it lies in a source tree, the root belongs there instead
-    _root = Path(__file__).resolve().parents[1]
-    if (_root / "imf_core").is_dir():
-        sys.path[0] = str(_root)
+
+def _find_packages() -> None:
+    """Put the source tree first on the path where this file is run by itself: from the tree, or as the copy of `ray submit`.
+
+    A copy in a home folder finds the tree by IMF_HOME, as an installed package, in ~/imf, or in the folder it is run from.
+    """
+    own = Path(__file__).resolve()
+    named, installed = os.environ.get("IMF_HOME"), find_spec("imf_core")
+    places = [own.parent.parent, *([Path(named).expanduser()] if named else [])]
+    places += [Path(installed.origin).parents[1]] if installed is not None and installed.origin else []
+    places += [Path("~/imf").expanduser(), Path.cwd()]
+    root = next((place for place in places if (place / "imf_core" / "__init__.py").is_file()), None)
+    if root is None:
+        _refuse(
+            f"{own} does not find the packages imf_core and tune (looked in {', '.join(map(str, places))})",
+            "set IMF_HOME to the root of the repository on this machine, or mount it at ~/imf as cluster/cluster.yaml does",
+        )
+    script = root / "tune" / "search.py"
+    if own != script.resolve() and own.read_bytes() != script.read_bytes():
+        _refuse(f"{own} is older or newer than the code in {root}", "bring that up to date: ray rsync-up cluster.yaml")
+    sys.path[0] = str(root)
+
+
+def _refuse(problem: str, remedy: str) -> NoReturn:
+    print(f"Error: {problem}\n  What to do: {remedy}", file=sys.stderr)
+    sys.exit(2)
+
+
+if not __package__:
+    _find_packages()
 
 from rich.console import Console
 from rich.markup import escape
 
 from imf_core.errors import ImfError
-from tune.settings import SearchConfig, environment
+from tune.environment import asked_address, environment
+from tune.settings import SearchConfig
 
-environment()  # before anything imports ray
+environment(asked_address(sys.argv))  # before anything imports ray
 
 from tune import options
 from tune.closing import closing_table, write_report
 from tune.continuation import OpenStudy, open_study
 from tune.data_check import AUDIT_FILE, with_baseline, write_audit
 from tune.finalise import Final, finalise
+from tune.joining import joined
 from tune.journal import History
+from tune.node_report import code_digest
+from tune.nodes import check_nodes, common_interface
 from tune.objectives import COSTS
 from tune.plan import Plan, make_plan, show_plan, show_space
 from tune.records import TrialRecord, winner
@@ -47,8 +81,16 @@ ARTIFACTS = (
 
 
 def search(settings: SearchConfig, console: Console) -> int:
-    """plan -> study -> run -> finalise -> report; returns the exit status."""
-    plan = make_plan(settings, ClusterResources.local())
+    """plan -> study -> run -> finalise -> report, on this machine or on the cluster that is joined; returns the exit status."""
+    if not settings.joins:
+        return planned(settings, ClusterResources.local(), console)
+    with joined(settings, console) as cluster:
+        return planned(settings, cluster, console)
+
+
+def planned(settings: SearchConfig, cluster: ClusterResources, console: Console) -> int:
+    """Plan the search for what there is, show it, and run it unless only the plan was asked for."""
+    plan = make_plan(settings, cluster)
     if settings.show_space:
         show_space(console, plan.space)
         return 0
@@ -57,6 +99,9 @@ def search(settings: SearchConfig, console: Console) -> int:
         show_space(console, plan.space)
         return 0
     with open_study(plan) as study:
+        if settings.joins:
+            reports = check_nodes(plan.prepared, settings.study_dir, console)
+            plan = replace(plan, interface=common_interface(reports) if settings.workers > 1 else None)
         return run(plan, study, console)
 
 
@@ -127,7 +172,7 @@ def described(plan: Plan) -> dict[str, object]:
         **plan.base.flat(),
         **{f"sampler.{key}": value for key, value in sampler.items()},
         "data_fingerprint": plan.data.graph.fingerprint, "space_fingerprint": plan.space.fingerprint,
-        "data_problems": len(plan.audit.problems),
+        "data_problems": len(plan.audit.problems), "code": code_digest(),
     }
 
 

@@ -1,7 +1,7 @@
-"""What a search is asked to do: data, budget, workers, storage, seeds; and the environment that Ray and MLflow need.
+"""What a search is asked to do: data, budget, workers, storage, seeds.
 
 `SearchConfig` is complete once built: paths are absolute, the study has its name, the tracking store is known. Nothing here
-imports ray, optuna or mlflow, because `environment()` has to run before the first `import ray`.
+imports ray, optuna or mlflow.
 """
 
 from __future__ import annotations
@@ -25,38 +25,13 @@ from tune.objectives import QUALITY, parse_objective
 METRIC, MODE = "best_mrr", "max"  # what the searcher and the scheduler maximise: the best validation MRR so far
 TIME_ATTR = "epoch"  # real epochs: Tune's own counter starts again when a trial is retried
 
-_ENVIRONMENT = {
-    "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_AIR_NEW_OUTPUT": "0",  # with verbose=0 the only silent form
-    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",  # each report of a worker group waits for this poll
-    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
-    "RAY_TRAIN_METRICS_ENABLED": "0",
-    "TUNE_GLOBAL_CHECKPOINT_S": "1",  # a killed search loses at most about a second of bookkeeping
-    "MLFLOW_DISABLE_TELEMETRY": "true",
-    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
-    "GIT_PYTHON_REFRESH": "quiet",
+_OF_A_SESSION = {
+    "trials", "resume", "extend", "dry_run", "show_space", "address", "storage", "study", "expect_nodes", "node_wait_seconds",
+    "fewer_nodes", "grows_to", "track_seconds",
 }
-_OF_A_SESSION = {"trials", "resume", "extend", "dry_run", "show_space", "address", "storage", "study"}
+_CLUSTER_RETRIES, _CLUSTER_TRACKING = 4, 10.0
 _SERVERS = ("http", "https", "databricks", "databricks-uc", "postgresql", "mysql", "mssql")
 _UNITS = {"d": 86400.0, "h": 3600.0, "m": 60.0, "s": 1.0}
-
-
-def environment(address: str | None = None) -> dict[str, str]:
-    """Set the defaults that Ray and MLflow read at import; what the user has set already is left alone.
-
-    Args:
-        address: Ray cluster to join; None or "local" means a cluster of our own on this machine. Only there, and where
-            RAY_ADDRESS is unset too, is Ray's token authentication switched off.
-
-    Returns:
-        The settings in force, fit for `runtime_env={"env_vars": ...}`.
-    """
-    wanted = dict(_ENVIRONMENT)
-    if (address or os.environ.get("RAY_ADDRESS") or "local") == "local":
-        wanted["RAY_AUTH_MODE"] = "disabled"
-    for name, value in wanted.items():
-        os.environ.setdefault(name, value)
-    return {name: os.environ[name] for name in wanted}
 
 
 def parse_duration(text: str | float) -> float:
@@ -138,8 +113,10 @@ class SearchConfig(BaseModel):
     concurrency: int | None = Field(None, ge=1, description="trials at a time; null: as many as fit")
     seed: int = Field(0, ge=0, lt=2**31, description="seed of the sampler and of the trials")
     seeds: int = Field(3, ge=1, le=100, description="repeats of the winner when it is finalised")
-    storage: Path = Field(Path("results"), description="folder that holds the studies; default: ./results")
-    tracking_uri: str = Field("", description="MLflow store; default: sqlite:///<storage>/mlflow.db")
+    storage: Path = Field(Path("results"), description="folder that holds the studies; default: $IMF_STORAGE, else ./results")
+    tracking_uri: str = Field(
+        "", description="MLflow store; default: sqlite:///<storage>/mlflow.db, on a cluster $MLFLOW_TRACKING_URI"
+    )
     space: Path | None = Field(None, description="YAML file of the search space; null: the default space")
     config: Path | None = Field(None, description="YAML file of the settings that are not searched")
     preset: Literal["paper", "published"] | None = Field(None, description="a built-in base instead of a file")
@@ -156,12 +133,26 @@ class SearchConfig(BaseModel):
         "study's learning curves have shown that fewer tell"
     )
     reduction_factor: float = Field(3.0, gt=1, le=100, description="one in so many trials passes each rung")
-    max_failures: int = Field(1, ge=0, le=100, description="retries of a trial whose worker died")
+    max_failures: int = Field(1, ge=0, le=100, description="retries of a trial whose worker died; default on a cluster: 4")
     keep: int = Field(3, ge=0, le=1000, description="trials whose checkpoints stay, the best ones, say for `imf ensemble`")
     save_seconds: float = Field(20.0, ge=0, description="least time between two saves of a trial's training state")
+    track_seconds: float = Field(
+        0.0, ge=0, description="least time between two writes of a trial's epochs to MLflow; default on a cluster: 10"
+    )
     resume: bool = Field(False, description="go on with --study; what is not given is as it was")
     extend: int | None = Field(None, ge=1, description="as --resume, with so many trials more")
-    address: str | None = Field(None, description="Ray cluster to join (auto, host:port); null: one of our own")
+    address: str | None = Field(
+        None, description="Ray cluster to join (auto, host:port), or local; default: $RAY_ADDRESS, else local: one of our own"
+    )
+    expect_nodes: int | None = Field(
+        None, ge=1, description="machines to wait for, the head counted; default: those of the file that `ray up` was given"
+    )
+    node_wait_seconds: float = Field(180.0, ge=0, description="how long to wait for them; a text such as 5m is understood")
+    fewer_nodes: bool = Field(False, description="go on with the machines that are there by then, instead of ending")
+    grows_to: int | None = Field(
+        None, ge=1, description="machines that an autoscaler brings it to, the head counted; default: as the file of `ray up` "
+        "says, else $IMF_GROWS_TO"
+    )
     strict: bool = Field(False, description="end here where the audit of the data finds a problem, instead of saying so")
     dry_run: bool = Field(False, description="print the plan and stop")
     show_space: bool = Field(False, description="print every parameter that can be tuned and stop")
@@ -172,9 +163,18 @@ class SearchConfig(BaseModel):
         values = {name: value for name, value in dict(given).items() if value is not None}
         if "config" in values and "preset" in values:
             raise ConfigError("a configuration file and a preset were given", remedy="give one of them", key="preset")
-        if isinstance(values.get("budget_seconds"), str):
-            values["budget_seconds"] = parse_duration(values["budget_seconds"])
-        storage = str(values.get("storage") or "results")
+        for name in ("budget_seconds", "node_wait_seconds"):
+            if isinstance(values.get(name), str):
+                values[name] = parse_duration(values[name])
+        if address := values.get("address") or os.environ.get("RAY_ADDRESS"):
+            values["address"] = address
+            if address != "local":
+                values.setdefault("max_failures", _CLUSTER_RETRIES)
+                values.setdefault("track_seconds", _CLUSTER_TRACKING)
+                values.setdefault("tracking_uri", os.environ.get("MLFLOW_TRACKING_URI") or "")
+                if grown := os.environ.get("IMF_GROWS_TO"):
+                    values.setdefault("grows_to", int(grown))
+        storage = str(values.get("storage") or os.environ.get("IMF_STORAGE") or "results")
         if "://" in storage:
             remedy = "name a folder that every node can see"
             raise ConfigError(f"storage {storage!r} is no folder", remedy=remedy, key="storage", value=storage)
@@ -229,6 +229,11 @@ class SearchConfig(BaseModel):
         return self.model_dump(mode="json", include=set(self._given - _OF_A_SESSION))
 
     @property
+    def joins(self) -> bool:
+        """Whether a cluster is joined, instead of one of our own being started on this machine."""
+        return self.address not in (None, "local")
+
+    @property
     def resume_command(self) -> str:
         """How to go on with this study from any folder."""
         return shlex.join(["python", "tune/search.py", "--storage", str(self.storage), "--study", self.study, "--resume"])
@@ -269,7 +274,7 @@ def _settings_of(values: Mapping[str, Any]) -> dict[str, Any]:
         ConfigError: no study was named, or it is not there.
         DataError: its journal is damaged.
     """
-    storage = Path(_absolute(values.get("storage") or "results"))
+    storage = Path(_absolute(values.get("storage") or os.environ.get("IMF_STORAGE") or "results"))
     if not values.get("study"):
         there = sorted(file.parent.name for file in storage.glob(f"*/{JOURNAL_FILE}"))
         remedy = f"name it: --study NAME; in {storage} there are {', '.join(there) or 'none'}"

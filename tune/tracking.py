@@ -13,7 +13,7 @@ import re
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -43,6 +43,7 @@ RUN_STATUS = {
     TrialState.COMPLETED: "FINISHED", TrialState.PRUNED: "FINISHED", TrialState.STOPPED: "KILLED",
     TrialState.FAILED: "FAILED", TrialState.DIVERGED: "FAILED",
 }
+Epoch = tuple[int, Mapping[str, float], float]  # number, metrics, seconds since 1970
 _PAUSE_S = 30.0  # after a failure to log, so that an unreachable server does not slow the search at every epoch
 
 
@@ -137,9 +138,13 @@ class Tracker:
         """Log flat settings once. A value that differs from the logged one becomes the tag `effective_<name>`."""
         self._attempt(self._log_params, run_id, params)
 
+    def log_epochs(self, run_id: str, epochs: Sequence[Epoch], *, always: bool = False) -> bool:
+        """Epochs in one batch; a non-finite value is not logged but tags the run `diverged=true`. False: not logged."""
+        return self._attempt(self._log_epochs, run_id, epochs, always=always) is not None
+
     def log_epoch(self, run_id: str, epoch: int, metrics: Mapping[str, float]) -> bool:
-        """One batch for one epoch; a non-finite value is not logged but tags the run `diverged=true`. False: not logged."""
-        return self._attempt(self._log_epoch, run_id, epoch, metrics) is not None
+        """As `log_epochs`, for one that has just ended."""
+        return self.log_epochs(run_id, [(epoch, metrics, time.time())])
 
     def end_trial(self, run_id: str, record: TrialRecord) -> bool:
         """Set a trial's end status and the tags state, reason, retries, pruned, diverged, log_path. False: not logged."""
@@ -152,7 +157,7 @@ class Tracker:
 
     def log_summary(self, metrics: Mapping[str, float], tags: Mapping[str, str] | None = None) -> None:
         """Numbers and tags of the study as a whole."""
-        self._attempt(self._log_epoch, self.parent_id, 0, metrics, tags or {}, always=True)
+        self._attempt(self._log_epochs, self.parent_id, [(0, metrics, time.time())], tags or {}, always=True)
 
     def finish(self, status: str = "FINISHED") -> None:
         """End the study: FINISHED, FAILED or KILLED. A trial's run that is still open becomes KILLED."""
@@ -250,14 +255,16 @@ class Tracker:
             part = slice(start, start + text.MAX_BATCH)
             self.client.log_batch(run_id, params=new[part], tags=tags[part])
 
-    def _log_epoch(self, run_id: str, epoch: int, metrics: Mapping[str, float], tags: Mapping[str, str] | None = None) -> None:
-        now = int(time.time() * 1000)
-        finite = {safe_name(key): float(value) for key, value in metrics.items() if math.isfinite(value)}
-        batch = [Metric(key, value, now, epoch) for key, value in finite.items()]
+    def _log_epochs(self, run_id: str, epochs: Sequence[Epoch], tags: Mapping[str, str] | None = None) -> None:
+        batch = [
+            Metric(safe_name(key), float(value), int(at * 1000), epoch)
+            for epoch, metrics, at in epochs for key, value in metrics.items() if math.isfinite(value)
+        ]
         marks = [RunTag(safe_name(key), value) for key, value in (tags or {}).items()]
-        if not all(math.isfinite(value) for value in metrics.values()):
+        if not all(math.isfinite(value) for _, metrics, _ in epochs for value in metrics.values()):
             marks.append(RunTag("diverged", "true"))
-        self.client.log_batch(run_id, metrics=batch, tags=marks)
+        for start in range(0, max(len(batch), 1), text.MAX_METRICS):
+            self.client.log_batch(run_id, metrics=batch[start : start + text.MAX_METRICS], tags=marks if not start else [])
 
     def _end_trial(self, run_id: str, record: TrialRecord) -> None:
         tags = {"state": str(record.state), "reason": text.cut(record.reason), "log_path": record.log_path}

@@ -18,7 +18,7 @@ from imf_core.errors import DataError
 if TYPE_CHECKING:
     import pandas as pd
 
-MAX_PARAM, MAX_NAME, MAX_BATCH = 6000, 250, 100  # MLflow's own limits
+MAX_PARAM, MAX_NAME, MAX_BATCH, MAX_METRICS = 6000, 250, 100, 900  # MLflow's own limits
 MODEL_CODE = "import mlflow\n\nfrom tune.tracking import ImfPyfunc\n\nmlflow.models.set_model(ImfPyfunc())\n"
 _PINNED = ("mlflow", "numpy", "pandas", "pydantic", "PyYAML", "ray", "safetensors", "scikit-learn", "torch")
 

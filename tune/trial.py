@@ -44,6 +44,8 @@ class TrialSpec:
         scores: keep the branch scores of the validation queries.
         latency: report how long the model takes to answer a question.
         save_seconds: least time between two saves of the training state.
+        code: digest of the driver's sources.
+        interface: network interface of worker groups that span nodes; None: found by host name.
     """
 
     prepared: str
@@ -57,6 +59,8 @@ class TrialSpec:
     scores: bool = False
     latency: bool = False
     save_seconds: float = 20.0
+    code: str = ""
+    interface: str | None = None
 
     def configure(self, params: Mapping[str, Any]) -> Config:
         """The settings of a trial."""
@@ -71,7 +75,7 @@ class TrialSpec:
         changed = smaller_settings(folder)
         return Job(
             self.configure(params).updated(changed).model_dump(), self.prepared, str(folder), self.threads, self.gpus > 0,
-            self.keep, self.scores, self.latency, self.save_seconds, changed,
+            self.keep, self.scores, self.latency, self.save_seconds, changed, self.code,
         )
 
 
@@ -133,6 +137,7 @@ def _run_distributed(job: Job, spec: TrialSpec) -> None:
             resources_per_worker={"CPU": spec.threads, **({"GPU": spec.gpus} if spec.gpus else {})},
         ),
         run_config=RunConfig(
+            worker_runtime_env={"env_vars": {"GLOO_SOCKET_IFNAME": spec.interface}} if spec.interface else None,
             name=f"workers-{ray_tune.get_context().get_trial_id()}", storage_path=str(Path(job.folder)), callbacks=[callback],  # type: ignore[list-item]
             # One level of retries only, Tune's: two levels would multiply.
             failure_config=FailureConfig(max_failures=0, controller_failure_limit=0),  # type: ignore[call-arg]

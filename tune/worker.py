@@ -10,6 +10,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import socket
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
@@ -30,6 +31,7 @@ from imf_core.train.fit import EpochReport, FitResult, Saving, build_model, fit
 from imf_core.train.latency import latency_ms
 from imf_core.train.memory import MemoryBudget
 from tune.cached_scores import cache_decision, save_cache
+from tune.node_report import refuse_other_code
 from tune.outcome import OUTCOME_FILE, TrialState, atomic_write_text
 
 _WAIT_SECONDS = 120.0
@@ -51,6 +53,7 @@ class Job:
         latency: report how long the model takes to answer a question.
         save_seconds: least time between two saves of the training state.
         changed: settings in `config` that replace the trial's own since memory ran out.
+        code: digest of the driver's sources; empty: any will do.
     """
 
     config: dict[str, Any]
@@ -63,6 +66,7 @@ class Job:
     latency: bool = False
     save_seconds: float = 20.0
     changed: dict[str, Any] = field(default_factory=dict)
+    code: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
@@ -87,8 +91,9 @@ def run_job(job: Job, report: Report, shard: Shard = Shard()) -> FitResult:  # n
         The validation result.
 
     Raises:
-        ImfError: bad data or a diverged run.
+        ImfError: bad data, a diverged run, or other sources than the driver's.
     """
+    refuse_other_code(job.code)
     torch.set_num_threads(job.threads)
     config, folder = Config.build(job.config), Path(job.folder)
     data = shared_data(job.prepared)
@@ -169,7 +174,7 @@ class _Reporter:
         self.report({**epoch.flat(), **self.always})
         self.reported = epoch.epoch
         if self.shard.rank == 0:  # after the report: one that was lost is repeated, and the driver counts an epoch once
-            said = {"pid": os.getpid(), "began": self.began}
+            said = {"pid": os.getpid(), "host": socket.gethostname(), "began": self.began}
             atomic_write_text(self.folder / "reported.json", json.dumps({**said, "epoch": epoch.epoch}))
 
 

@@ -139,12 +139,12 @@ def test_an_address_that_does_not_answer_is_named(check: ModuleType, monkeypatch
     assert "192.0.2.9 does not answer" in found
 
 
-@pytest.mark.parametrize("name", ["cluster.yaml"])
+@pytest.mark.parametrize("name", ["cluster.yaml", "aws.yaml", "gcp.yaml"])
 def test_sub_5_a_shipped_file_suits_ray_and_names_nobody(check: ModuleType, name: str) -> None:
     text = (ROOT / "cluster" / name).read_text()
     config = yaml.safe_load(text)
     assert check.schema_problems(config, name) == []
-    for fixed in ("10.", "192.168.", "ssh-rsa", "PRIVATE KEY", "/home/", "/Users/"):
+    for fixed in ("10.", "192.168.", "ssh-rsa", "PRIVATE KEY", "/home/", "/Users/", "ami-", "AKIA"):
         assert fixed not in text
     starts = [*config["head_start_ray_commands"], *config["worker_start_ray_commands"]]
     assert all("0.0.0.0" not in command for command in starts)
@@ -152,6 +152,23 @@ def test_sub_5_a_shipped_file_suits_ray_and_names_nobody(check: ModuleType, name
     assert "--dashboard-host=127.0.0.1" in head
     assert '"trial"' in head  # controllers of trials with several workers: on the head alone
     assert all('"trial"' not in command for command in config["worker_start_ray_commands"])
+
+
+@pytest.mark.parametrize("name", ["aws.yaml", "gcp.yaml"])
+def test_in_a_cloud_the_head_stays_and_the_workers_may_go(name: str) -> None:
+    kinds = yaml.safe_load((ROOT / "cluster" / name).read_text())["available_node_types"]
+    spot = ("spot", "preemptible")
+    assert not any(word in str(kinds["head"]) for word in spot)
+    assert any(word in str(kinds["gpu"]) for word in spot)
+    assert kinds["head"]["resources"]["CPU"] == 0
+    assert kinds["gpu"]["resources"]["GPU"] == 1
+    assert (kinds["gpu"]["min_workers"], kinds["gpu"]["max_workers"]) == (0, 8)
+
+
+@pytest.mark.parametrize("name", ["aws.yaml", "gcp.yaml", "kuberay.yaml", "slurm.sh"])
+def test_every_file_has_gaps_that_are_named_before_use(check: ModuleType, name: str) -> None:
+    found = check.problems(ROOT / "cluster" / name, ROOT)
+    assert any("is left to fill in" in problem for problem in found)
 
 
 def test_sub_5_every_worker_of_own_machines_is_started(check: ModuleType, place: Path) -> None:
@@ -162,7 +179,7 @@ def test_sub_5_every_worker_of_own_machines_is_started(check: ModuleType, place:
     assert (workers["min_workers"], workers["max_workers"]) == (2, 2)
 
 
-@pytest.mark.parametrize("script", ["setup_host.sh", "mlflow_head.sh"])
+@pytest.mark.parametrize("script", ["setup_host.sh", "mlflow_head.sh", "submit.sh", "slurm.sh"])
 def test_the_scripts_are_sound_shell_and_listen_to_nobody_else(script: str) -> None:
     text = (ROOT / "cluster" / script).read_text()
     assert subprocess.run(["bash", "-n"], input=text, text=True, check=False).returncode == 0

@@ -75,5 +75,23 @@ def test_cluster_from_ray_nodes() -> None:
         {"Alive": True, "Resources": {"trial": 100.0}},
     ]
     cluster = ClusterResources.of_nodes(nodes)
-    assert (cluster.cpus, cluster.gpus) == (4.0, 1.0)
+    assert (cluster.cpus, cluster.gpus, cluster.controllers) == (4.0, 1.0, 100.0)
     assert ClusterResources.local().cpus >= 1
+
+
+def test_a_cluster_that_cannot_watch_trials_of_several_workers_is_refused() -> None:
+    """Without the resource their controllers would wait for ever."""
+    nodes = [{"Alive": True, "Resources": {"CPU": 8.0}}]
+    with pytest.raises(ResourceError, match="resource 'trial'") as caught:
+        plan_resources(2, None, 0, None, 4, ClusterResources.of_nodes(nodes))
+    assert "--resources" in caught.value.remedy
+    assert plan_resources(1, None, 0, None, 4, ClusterResources.of_nodes(nodes)).concurrency == 4
+    nodes[0]["Resources"]["trial"] = 1.0  # type: ignore[index]
+    assert plan_resources(2, None, 0, None, 4, ClusterResources.of_nodes(nodes)).concurrency == 1
+
+
+def test_the_plan_counts_the_cluster_not_this_machine() -> None:
+    three = [{"Alive": True, "Resources": {"CPU": 4.0, "GPU": 1.0}}] * 3
+    plan = plan_resources(1, 4, 1, None, 12, ClusterResources.of_nodes(three))
+    assert plan.concurrency == 3
+    assert "the cluster has 12 CPU and 3 GPU on 3 machines" in plan.notes

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from imf_core.errors import ConfigError
-from tune.settings import SearchConfig, environment, parse_duration
+from tune.environment import environment
+from tune.settings import SearchConfig, parse_duration
 
 
 @pytest.fixture(autouse=True)

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from mlflow.exceptions import MlflowException
 
-from tune.journal import History
+from tune.journal import History, TrialHistory
 from tune.records import Ledger, load_records
 from tune.tracking import MlflowCallback, Tracker
 from tune.tracking_text import config_text, param_text
@@ -278,3 +278,56 @@ def test_study_artifacts_and_numbers(place: Path, tmp_path: Path) -> None:
     assert (run.data.tags["winner"], run.data.tags["data"]) == ("3", "unicode")
     paths = {item.path for item in tracker.client.list_artifacts(tracker.parent_id)}
     assert paths == {"plots", "leaderboard.md", "config.json"}
+
+
+def steps(tracker: Tracker, run: Any) -> list[int]:
+    return [metric.step for metric in tracker.client.get_metric_history(run.info.run_id, "mrr")]
+
+
+def test_epochs_are_written_together_and_none_is_lost(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tracker = open_study(place, "together")
+    trial = make_trial(tmp_path, "together_0")
+    search = Search(tracker, tmp_path, trial)
+    search.logged.seconds = 3600.0
+    batches: list[int] = []
+    real = tracker.log_epochs
+
+    def counted(run: str, epochs: Any, **more: Any) -> bool:
+        batches.append(len(epochs))
+        return real(run, epochs, **more)
+
+    monkeypatch.setattr(tracker, "log_epochs", counted)
+    search.tell("start", trial)
+    for epoch in range(1, 5):
+        search.report(trial, epoch, math.nan if epoch == 3 else 0.1 * epoch)
+    assert batches == [1]  # the first at once, so that a trial is seen to run
+    assert steps(tracker, child(tracker, "together_0")) == [1]
+    search.tell("complete", trial)
+    tracker.finish()
+    assert batches == [1, 3]
+    run = child(tracker, "together_0")
+    assert steps(tracker, run) == [1, 2, 4]
+    assert run.data.tags["diverged"] == "true"
+
+
+def test_epochs_that_a_killed_driver_did_not_write_are_written_by_the_next(place: Path, tmp_path: Path) -> None:
+    tracker = open_study(place, "caught up")
+    trial = make_trial(tmp_path, "caught_0")
+    search = Search(tracker, tmp_path, trial)
+    search.logged.seconds = 3600.0
+    search.tell("start", trial)
+    for epoch in range(1, 4):
+        search.report(trial, epoch, 0.1 * epoch)
+    reports = {epoch: {"numbers": {"mrr": 0.1 * epoch}, "at": 1000.0 + epoch} for epoch in range(1, 4)}
+    history = {"caught_0": TrialHistory("caught_0", 0, {}, reports)}
+    ledger = Ledger(tmp_path, max_epochs=5)
+    again = Search(tracker, tmp_path, trial, ledger=ledger)  # the driver is killed, and another begins
+    again.logged = MlflowCallback(tracker, ledger, history=history)
+    again.callbacks = (again.logged, ledger)
+    again.tell("start", trial)
+    again.report(trial, 4, 0.4)
+    again.tell("complete", trial)
+    tracker.finish()
+    run = child(tracker, "caught_0")
+    assert sorted(steps(tracker, run)) == [1, 2, 3, 4]  # MLflow orders them by time
+    assert run.data.metrics["mrr"] == 0.4
