@@ -34,7 +34,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
      "tune.nodes"),
     ("tune.worker",),
     ("tune.trial", "tune.decide"),
-    ("tune.plan", "tune.continuation", "tune.watch", "tune.runner", "tune.finalise"),
+    ("tune.plan", "tune.continuation", "tune.watch", "tune.runner", "tune.live", "tune.finalise"),
     ("tune.report", "tune.report_plots", "tune.report_svg", "tune.report_table", "tune.report_winner", "tune.report_html",
      "tune.closing", "tune.reference"),
     ("tune.search",),

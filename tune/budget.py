@@ -62,3 +62,10 @@ class Deadline(ray_tune.Stopper):
     def stop_all(self) -> bool:
         """Whether the search is to end."""
         return self._ledger is not None and self._ledger.over
+
+
+def duration(seconds: float) -> str:
+    """`1h05m`, `5m01s` or `12s`."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}h{minutes:02d}m" if hours else f"{minutes}m{rest:02d}s" if minutes else f"{rest}s"

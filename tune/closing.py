@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from imf_core.data.audit_report import escaped
+from tune.budget import duration
 from tune.objectives import COSTS
 from tune.records import TrialRecord, TrialState, atomic_write_text, count_states, ranked
 from tune.report import StudyResult, cell, short
@@ -155,10 +156,3 @@ def plus_minus(value: Mapping[str, float | None]) -> str:
 def _settings(params: Mapping[str, Any]) -> str:
     texts = {name: short(value) if isinstance(value, float) else cell(value) for name, value in sorted(params.items())}
     return "  ".join(f"{name}={text}" for name, text in texts.items())
-
-
-def duration(seconds: float) -> str:
-    """`1h05m`, `5m01s` or `12s`."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}h{minutes:02d}m" if hours else f"{minutes}m{rest:02d}s" if minutes else f"{rest}s"

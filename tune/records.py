@@ -226,6 +226,12 @@ class Ledger(ray_tune.Callback):
             self._ended = time.time() + left >= self._deadline
         return self._ended
 
+    def time_left(self, now: float) -> float | None:
+        """Seconds of the budget that trials may still use, at least 0; None without a budget."""
+        if not math.isfinite(self._deadline):
+            return None
+        return max(0.0, self._deadline - (self._reserve(self.records) if self._reserve is not None else 0.0) - now)
+
     @property
     def records(self) -> list[TrialRecord]:
         """The ended trials, by number."""

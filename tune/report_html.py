@@ -15,7 +15,8 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 import imf_core
-from tune.closing import cost_of, duration, next_commands, plus_minus
+from tune.budget import duration
+from tune.closing import cost_of, next_commands, plus_minus
 from tune.objectives import COSTS
 from tune.records import TrialRecord, TrialState, atomic_write_text, count_states, ranked
 from tune.report import StudyResult, machine

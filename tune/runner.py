@@ -21,6 +21,7 @@ from tune.budget import Deadline, Reserve
 from tune.continuation import OpenStudy
 from tune.environment import environment
 from tune.journal import Journal
+from tune.live import LiveTable
 from tune.node_report import code_digest
 from tune.outcome import TrialState, name_of
 from tune.plan import Plan
@@ -139,13 +140,17 @@ def run_search(
             plan, settings.trials_dir, space=plan.space, keep=settings.keep > 0, scores=True,
             latency="latency" in settings.costs,
         )
-        lines = TrialLines(console, ledger, study.trials)
+        live = LiveTable(console, ledger, study.trials, _needs(plan))
         tuner = _tuner(
             plan, spec, settings.trials_dir,
-            [ledger, MlflowCallback(tracker, ledger, settings.track_seconds, history.trials), lines], Deadline(ledger),
+            [
+                ledger, MlflowCallback(tracker, ledger, settings.track_seconds, history.trials),
+                TrialLines(console, ledger, study.trials), live,
+            ], Deadline(ledger),
             search_alg=search, num_samples=missing, scheduler=scheduler,
         )
-        _fit(tuner, study.journal)
+        with live:
+            _fit(tuner, study.journal)
         over = ledger.over or search.exhausted
         if not over and (search.open or len(ledger.records) < study.trials):
             raise SearchInterrupted(
@@ -177,12 +182,17 @@ def run_variants(
     ledger = Ledger(folder, longest, records=done, trials=folder)
     if left:
         spec = _spec(plan, folder, variants={name: config.model_dump() for name, config in variants.items()}, keep=True)
+        live = LiveTable(console, ledger, len(variants), _needs(plan))
         tuner = _tuner(
             plan, spec, folder,
-            [ledger, MlflowCallback(tracker, ledger, plan.settings.track_seconds), TrialLines(console, ledger, len(variants))],
+            [
+                ledger, MlflowCallback(tracker, ledger, plan.settings.track_seconds),
+                TrialLines(console, ledger, len(variants)), live,
+            ],
             param_space={"run": ray_tune.grid_search(left)}, scheduler=make_scheduler("none", longest),
         )
-        _fit(tuner, study.journal)
+        with live:
+            _fit(tuner, study.journal)
         if any(record.state is TrialState.STOPPED for record in ledger.records) or len(ledger.records) < len(variants):
             raise SearchInterrupted(
                 "finalising was ended before its runs; nothing is lost", remedy=f"go on with: {plan.settings.resume_command}",
@@ -212,6 +222,11 @@ def _fit(tuner: ray_tune.Tuner, journal: Journal) -> None:
         ) from error
     if journal.failure is not None:
         raise journal.failure
+
+
+def _needs(plan: Plan) -> dict[str, float]:
+    """CPUs and GPUs that a trial and its workers take together."""
+    return {name: plan.resources.workers * amount for name, amount in plan.resources.worker_bundle.items()}
 
 
 def _reserve(plan: Plan, study: OpenStudy) -> Reserve | None:

@@ -52,6 +52,8 @@ from tune.settings import SearchConfig
 
 environment(asked_address(sys.argv))  # before anything imports ray
 
+from imf_core.commands.card import model_card, read_study
+from imf_core.train.checkpoint import load_checkpoint
 from tune import options
 from tune.closing import closing_table, write_report
 from tune.continuation import OpenStudy, open_study
@@ -63,7 +65,7 @@ from tune.node_report import code_digest
 from tune.nodes import check_nodes, common_interface
 from tune.objectives import COSTS
 from tune.plan import Plan, make_plan, show_plan, show_space
-from tune.records import TrialRecord, winner
+from tune.records import TrialRecord, atomic_write_text, winner
 from tune.report import StudyResult, plots, save_picture, write_leaderboard, write_summary
 from tune.report_html import HTML_FILE, write_html
 from tune.report_winner import relation_counts
@@ -75,8 +77,10 @@ from tune.tracking import Tracker
 
 EXIT_NO_RESULT = 3  # every trial failed or diverged, or the winner could not be retrained
 EXIT_INTERRUPTED = 130  # as a shell says of Ctrl-C
+CARD_FILE = "model_card.md"
 ARTIFACTS = (
-    HTML_FILE, "report.md", AUDIT_FILE, "leaderboard.csv", "leaderboard.md", "summary.json", "history.png", "curves.png",
+    HTML_FILE, "report.md", CARD_FILE, AUDIT_FILE, "leaderboard.csv", "leaderboard.md", "summary.json", "history.png",
+    "curves.png",
 )
 
 
@@ -207,8 +211,12 @@ def report(
     write_report(result)
     counts = relation_counts(plan.data.graph)
     write_html(result, space=plan.space.describe(), importance=importances(search.study), relation_counts=counts)
-    for name in ARTIFACTS:
-        tracker.log_artifact(settings.study_dir / name)
+    if final is not None:
+        card = model_card(load_checkpoint(final.checkpoint), read_study(final.checkpoint))
+        atomic_write_text(settings.study_dir / CARD_FILE, card)
+    for file in (settings.study_dir / name for name in ARTIFACTS):
+        if file.exists():
+            tracker.log_artifact(file)
     if final is not None:
         tracker.register_model(final.checkpoint, settings.study)
     closing_table(console, result)

@@ -116,6 +116,18 @@ def test_mlflow_has_one_parent_and_one_child_a_trial(study: tuple) -> None:
         assert run.data.params["train.lr"] == str(trial["params"]["train.lr"])
 
 
+def test_mlflow_keeps_what_the_study_wrote(study: tuple) -> None:
+    folder, _ = study
+    client = MlflowClient(f"sqlite:///{folder.parent / 'mlflow.db'}")
+    experiment = client.get_experiment_by_name("imf-search")
+    (parent,) = client.search_runs([experiment.experiment_id], "tags.study = 'small' and tags.role = 'study'")
+    kept = {item.path for item in client.list_artifacts(parent.info.run_id)}
+    assert {"report.html", "model_card.md", "audit.json", "leaderboard.csv", "history.png", "checkpoint"} <= kept
+    card = (folder / "model_card.md").read_text(encoding="utf-8")
+    test = json.loads((folder / "best" / "config.json").read_text())["metrics"]["test"]
+    assert f"{test['mrr']:.4f}" in card and "seeds of the retrained winner" in card
+
+
 def test_registered_winner_answers_by_name(study: tuple) -> None:
     folder, _ = study
     mlflow.set_tracking_uri(f"sqlite:///{folder.parent / 'mlflow.db'}")

@@ -1,0 +1,103 @@
+"""The live table: what it says of running and waiting trials, and that a log file sees nothing of it."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from rich.console import Console
+
+from tune.live import LiveTable
+from tune.outcome import TrialState
+from tune.records import Ledger, TrialRecord
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def trial(name: str, status: str, **result: Any) -> Any:
+    return SimpleNamespace(trial_id=name, status=status, config={"name": name, "params": {}}, last_result=result)
+
+
+def shown(table: LiveTable, trials: list[Any]) -> str:
+    console = Console(file=io.StringIO(), width=110)
+    console.print(table.render(trials))
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue()
+
+
+def ended(number: int, mrr: float, at: float) -> TrialRecord:
+    return TrialRecord(number, f"trial-{number:03d}", TrialState.COMPLETED, {}, mrr, 1, 2, 10.0, ended=at)
+
+
+def test_it_says_what_runs_what_is_best_and_what_time_is_left(tmp_path: Path) -> None:
+    clock = Clock()
+    ledger = Ledger(tmp_path, 5)
+    table = LiveTable(Console(file=io.StringIO()), ledger, 10, {"CPU": 1.0}, dict, clock)
+    running = [trial("trial-002", "RUNNING", epoch=3, best_mrr=0.25, time_total_s=75.0), trial("trial-003", "RUNNING")]
+    text = shown(table, running)
+    assert "0 of 10 trials ended" in text and "time left not known yet" in text
+    assert "trial-002" in text and "0.2500" in text and "1m15s" in text
+    ledger._records = {record.trial_id: record for record in (ended(0, 0.2, 1030.0), ended(1, 0.31, 1060.0))}
+    clock.now = 1060.0
+    text = shown(table, [*running, trial("trial-001", "TERMINATED", epoch=5)])
+    assert "2 of 10 trials ended, best MRR 0.3100, 1m00s so far, about 4m00s left" in text  # thirty seconds each
+    assert "trial-001" not in text
+
+
+def test_the_budget_counts_where_it_is_nearer(tmp_path: Path) -> None:
+    clock = Clock()
+    ledger = Ledger(tmp_path, 5, budget_s=90.0)
+    ledger._deadline = 1090.0
+    table = LiveTable(Console(file=io.StringIO()), ledger, 100, {"CPU": 1.0}, dict, clock)
+    clock.now = 1060.0
+    ledger._records = {"trial-000": ended(0, 0.2, 1030.0)}
+    assert "about 30s left" in shown(table, [])
+    clock.now = 1200.0
+    assert "about 0s left" in shown(table, [])
+
+
+def test_it_says_why_a_trial_waits(tmp_path: Path) -> None:
+    clock = Clock()
+    free = {"CPU": 1.0}
+    table = LiveTable(Console(file=io.StringIO()), Ledger(tmp_path, 5), 3, {"CPU": 2.0}, lambda: free, clock)
+    waiting = [trial("trial-000", "PENDING")]
+    assert "waits" not in shown(table, waiting)  # that is how every trial begins
+    clock.now += 6
+    text = shown(table, waiting)
+    assert "trial-000 waits for resources: it needs 2 CPU, 1 free; other programs of this cluster hold the rest" in text
+    assert "1 running trial(s) hold the rest" in shown(table, [*waiting, trial("trial-001", "RUNNING")])
+    free["CPU"] = 2.0
+    assert "trial-000 waits for its process to start" in shown(table, waiting)
+    assert "waits" not in shown(table, [trial("trial-000", "RUNNING")])
+
+
+def test_a_log_file_sees_nothing_of_it_and_a_terminal_gets_it_back(tmp_path: Path) -> None:
+    file = io.StringIO()
+    with LiveTable(Console(file=file), Ledger(tmp_path, 5), 3, {}, dict) as table:
+        table.on_step_end(1, [trial("trial-000", "RUNNING")])
+    assert file.getvalue() == ""
+    screen = io.StringIO()
+    console = Console(file=screen, force_terminal=True, width=100)
+    try:
+        with LiveTable(console, Ledger(tmp_path, 5), 3, {}, dict) as table:
+            table.on_step_end(1, [trial("trial-000", "RUNNING")])
+            console.print("a trial ended")
+            raise KeyboardInterrupt
+    except KeyboardInterrupt:
+        pass
+    written = screen.getvalue()
+    assert "trial-000" in written and "a trial ended" in written
+    assert written.rindex("\x1b[?25h") > written.rindex("\x1b[?25l")  # the cursor is back
+
+
+def test_it_does_not_go_into_snapshots(tmp_path: Path) -> None:
+    table = LiveTable(Console(file=io.StringIO()), Ledger(tmp_path, 5), 3, {}, dict)
+    assert table.__getstate__() == {}
