@@ -4,13 +4,16 @@ For a user with R relevant (held-out) items, of which h stand among the first k:
 
     precision_at_k = h / k        recall_at_k = h / R        hit_ratio_at_k = 1 if h else 0
     ndcg_at_k      = sum_{hits at place p} 1 / log2(p + 1)  /  sum_{p = 1..min(k, R)} 1 / log2(p + 1)
-    mrr            = 1 / rank of the best-placed relevant item among all candidates
+    mrr            = mean over the relevant items of 1 / rank among the candidates that are not relevant
+
+The last is the filtered reciprocal rank of link prediction: it looks at the whole order, so it is what epochs and settings are
+chosen by.
 
 Candidates are the items that the user does not have in the known splits (train for validation; train and validation for test);
 a relevant item that is known anyway is none. Users without relevant items are left out and counted.
 
 Ties: each value is its expectation over all orders of the tied items, so that a constant score earns what chance earns; the
-reciprocal rank takes the mean of the best and the worst place of the tied items ("realistic").
+reciprocal rank takes the mean of the best and the worst place among the ties ("realistic").
 
 Shapes: `B` users of a block, `I` items, `K` relevant pairs of a block.
 """
@@ -57,7 +60,7 @@ class TopKMetrics:
 
     @property
     def mrr(self) -> float:
-        """Mean reciprocal rank of the best-placed relevant item, 0..1 (0 where nothing was ranked)."""
+        """Filtered mean reciprocal rank, 0..1 (0 where nothing was ranked)."""
         return self.reciprocal / self.count if self.count else 0.0
 
     def flat(self) -> dict[str, float]:
@@ -158,8 +161,9 @@ def evaluate_top_k(
             )
         device = table.device
         table[torch.from_numpy(hidden[0]).to(device), torch.from_numpy(hidden[1]).to(device)] = -torch.inf
-        better, equal = (part.cpu().numpy() for part in _placed(table, torch.from_numpy(rows), torch.from_numpy(items)))
-        total = total + _of_places(rows, better, equal, len(users), k, discounts)
+        placed = _placed(table, torch.from_numpy(rows), torch.from_numpy(items))
+        own, better, equal = (part.cpu().numpy() for part in placed)
+        total = total + _of_places(rows, own, better, equal, len(users), k, discounts)
     return total
 
 
@@ -182,8 +186,8 @@ def _blocks(
             yield users[left], place[rows[keep]], items[keep], (place[hidden[0][inside]], hidden[1][inside])
 
 
-def _placed(table: Tensor, rows: Tensor, items: Tensor) -> tuple[Tensor, Tensor]:
-    """For each of K pairs how many candidates score better, and how many the same (itself included)."""
+def _placed(table: Tensor, rows: Tensor, items: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """For each of K pairs its score, how many candidates score better, and how many the same (itself included)."""
     rows, items = rows.to(table.device), items.to(table.device)
     own = table[rows, items]
     better, equal = torch.empty_like(rows), torch.empty_like(rows)
@@ -192,11 +196,11 @@ def _placed(table: Tensor, rows: Tensor, items: Tensor) -> tuple[Tensor, Tensor]
         part = slice(low, low + step)
         lines, target = table[rows[part]], own[part, None]
         better[part], equal[part] = (lines > target).sum(dim=1), (lines == target).sum(dim=1)
-    return better, equal
+    return own, better, equal
 
 
 def _of_places(
-    rows: np.ndarray, better: np.ndarray, equal: np.ndarray, num_users: int, k: int, discounts: np.ndarray
+    rows: np.ndarray, own: np.ndarray, better: np.ndarray, equal: np.ndarray, num_users: int, k: int, discounts: np.ndarray
 ) -> TopKMetrics:
     """Expected values from the places better + 1 .. better + equal of each relevant item."""
     first, last = np.minimum(better, k), np.minimum(better + equal, k)
@@ -204,13 +208,26 @@ def _of_places(
     hits = np.bincount(rows, chance, num_users)
     gains = np.bincount(rows, (discounts[last] - discounts[first]) / equal, num_users)
     counts = np.bincount(rows, minlength=num_users)
-    best = np.full(num_users, np.inf)
-    np.minimum.at(best, rows, better + (equal + 1) / 2)
+    rival, twin = _among_relevant(rows, own)
+    reciprocal = np.bincount(rows, 1 / (better - rival + (equal - twin + 1) / 2), num_users)
     return TopKMetrics(
         num_users, float((hits / k).sum()), float((hits / counts).sum()),
         float(_any_hit(rows, better, equal, num_users, k).sum()),
-        float((gains / discounts[np.minimum(counts, k)]).sum()), float((1 / best).sum()), k,
+        float((gains / discounts[np.minimum(counts, k)]).sum()), float((reciprocal / counts).sum()), k,
     )
+
+
+def _among_relevant(rows: np.ndarray, own: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """For each relevant item how many others of its user score better, and how many others the same."""
+    order = np.lexsort((-own, rows))
+    user, score = rows[order], own[order]
+    fresh = np.concatenate(([True], user[1:] != user[:-1]))
+    group = np.flatnonzero(fresh | np.concatenate(([True], score[1:] != score[:-1])))
+    sizes = np.diff(np.append(group, len(order)))
+    begins = np.flatnonzero(fresh)[np.cumsum(fresh) - 1]  # where the user of each begins
+    better, same = np.empty_like(rows), np.empty_like(rows)
+    better[order], same[order] = np.repeat(group, sizes) - begins, np.repeat(sizes, sizes) - 1
+    return better, same
 
 
 def _any_hit(rows: np.ndarray, better: np.ndarray, equal: np.ndarray, num_users: int, k: int) -> np.ndarray:

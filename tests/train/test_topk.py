@@ -57,9 +57,21 @@ def test_all_values_by_hand() -> None:
     assert found["precision_at_10"] == pytest.approx(2 / 10)
     assert found["recall_at_10"] == pytest.approx(2 / 4)
     assert found["hit_ratio_at_10"] == 1
-    assert found["mrr"] == pytest.approx(1 / 3)
+    assert found["mrr"] == pytest.approx((1 / 3 + 1 / 9 + 1 / 9 + 1 / 27) / 4)  # the other relevant ones do not compete
     ideal = sum(1 / math.log2(place + 1) for place in range(1, 5))
     assert found["ndcg_at_10"] == pytest.approx((1 / math.log2(4) + 1 / math.log2(11)) / ideal)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_reciprocal_rank_is_that_of_link_prediction(seed: int) -> None:
+    random = np.random.default_rng(seed)
+    scores = random.integers(0, 5, (6, 12)).astype(float)
+    lists = [random.choice(12, int(random.integers(1, 6)), replace=False).tolist() for _ in range(6)]
+    means = []
+    for row, relevant in zip(scores, lists, strict=True):
+        rest = np.delete(row, relevant)
+        means.append(np.mean([1 / (1 + (rest > row[item]).sum() + (rest == row[item]).sum() / 2) for item in relevant]))
+    assert metrics(scores.tolist(), lists)["mrr"] == pytest.approx(np.mean(means))
 
 
 def test_rec_2_users_without_test_items_are_left_out() -> None:
