@@ -32,6 +32,10 @@ class InteractionConfig(_Frozen):
     text_width: int = Field(128, ge=2, le=4096, description="width of the character n-gram text features")
     image_width: int = Field(64, ge=2, le=4096, description="width of the bitmap image features")
 
+    def absolute(self) -> InteractionConfig:
+        """As it is: the path is resolved by who is given it."""
+        return self
+
     def views(self) -> DataConfig:
         """The settings from which the items' text and image features are built."""
         shared = ("text", "images", "text_encoder", "image_encoder", "text_width", "image_width")

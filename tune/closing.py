@@ -28,8 +28,12 @@ def next_commands(result: StudyResult) -> list[tuple[str, str]]:
     """What to do with the study: pairs of purpose and command."""
     commands = []
     if result.checkpoint:
-        head, relation = result.example or ("NAME", "RELATION")
-        ask = ["imf", "predict", str(result.checkpoint), "--head", head, "--relation", relation]
+        if result.task == "recommend":
+            (user,) = result.example or ("NAME",)
+            ask = ["imf", "recommend", str(result.checkpoint), "--user", user]
+        else:
+            head, relation = result.example or ("NAME", "RELATION")
+            ask = ["imf", "predict", str(result.checkpoint), "--head", head, "--relation", relation]
         commands.append(("ask the winner", shlex.join(ask)))
     if result.tracking_uri:
         store = shlex.join(["mlflow", "ui", "--backend-store-uri", result.tracking_uri])
@@ -39,7 +43,8 @@ def next_commands(result: StudyResult) -> list[tuple[str, str]]:
     study = ["python", "tune/search.py", "--storage", str(folder.parent), "--study", result.study]
     commands.append(("go on where it was interrupted", shlex.join([*study, "--resume"])))
     commands.append((f"{_MORE} trials more", shlex.join([*study, "--extend", str(_MORE)])))
-    again = ["python", "tune/search.py", "--data", result.data, "--warm-start", str(result.folder)]
+    kind = ["--task", result.task] if result.task != "link" else []
+    again = ["python", "tune/search.py", *kind, "--data", result.data, "--warm-start", str(result.folder)]
     return [*commands, ("search on from here", shlex.join(again))]
 
 
@@ -111,7 +116,7 @@ def _verdict(result: StudyResult) -> Iterable[Text]:
             yield Text(f"  trial {record.number}: MRR {record.best_mrr:.4f}, {paid}")
     if (points := result.points_over_structure) is not None:
         word = "above" if points >= 0 else "below"
-        worth = f"{abs(points):.1f} points {word} structure alone ({result.structure_only_mrr:.4f}) with the same settings"
+        worth = f"{abs(points):.1f} points {word} {result.control} ({result.structure_only_mrr:.4f}) with the same settings"
         if count := len(result.winner_seed_mrr):
             retrained = f"mean of {count} seeds" if count > 1 else "1 seed"
             worth += f"; retrained winner {plus_minus(result.winner_validation())}, {retrained}"
@@ -128,7 +133,7 @@ def _without_training(result: StudyResult) -> Iterable[Text]:
     """How the winner stands to the baseline that needs no training."""
     for split, rules in (result.audit.baseline if result.audit is not None else {}).items():
         points = result.points_over_baseline(split)
-        line = f"{_WORDS[split]} without training (one-step rules): MRR {rules.mrr:.4f}"
+        line = f"{_WORDS[split]} without training ({result.rules}): MRR {rules.mrr:.4f}"
         if points is None:
             yield Text(line)
         elif points > 0:

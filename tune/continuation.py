@@ -12,7 +12,6 @@ from types import TracebackType
 from typing import Any
 
 import imf_core
-from imf_core.data.prepared import save_prepared
 from imf_core.errors import ConfigError, DataError
 from tune.data_check import write_audit
 from tune.journal import JOURNAL_FILE, History, Journal
@@ -20,6 +19,7 @@ from tune.node_report import code_digest
 from tune.plan import Plan
 from tune.sampler import sampler_settings
 from tune.settings import SearchConfig
+from tune.task import TASKS
 from tune.warm_start import warm_start
 
 _SHOWN = 12  # lines of a diff
@@ -119,7 +119,7 @@ def ties(plan: Plan) -> dict[str, Any]:
     sampler = sampler_settings(settings.seed, kind=settings.sampler)
     fixed = {name: value for name, value in plan.base.flat().items() if not name.startswith(_FREE)}
     found = {
-        "data": plan.data.graph.fingerprint, "code": code_digest(), "version": imf_core.__version__,
+        "task": settings.task, "data": plan.data.graph.fingerprint, "code": code_digest(), "version": imf_core.__version__,
         **{f"sampler.{name}": value for name, value in sampler.items() if name != "note"},
         "first": settings.first, "objective": settings.objective, "scheduler": settings.scheduler,
         "grace": settings.grace_epochs or f"learned, at most {plan.grace}", "reduction": settings.reduction_factor,
@@ -157,7 +157,7 @@ def _share_data(plan: Plan, expected: str | None) -> str:
     """
     part = plan.prepared.with_name("data.part")
     shutil.rmtree(part, ignore_errors=True)
-    save_prepared(plan.data, part)
+    TASKS[plan.settings.task].save(plan.data, part)
     found = str(json.loads((part / "vocabulary.json").read_text(encoding="utf-8"))["arrays_sha256"])
     if expected is not None and found != expected:
         shutil.rmtree(part)

@@ -9,21 +9,28 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 
 from imf_core.config import DataConfig
+from imf_core.config_recommend import RecommendConfig
 from imf_core.data.audit import AuditReport, audit
 from imf_core.data.baseline import BaselineMetrics, baseline
 from imf_core.data.files import GraphFiles
 from imf_core.data.graph import KnowledgeGraph, KnownAnswers
+from imf_core.data.interaction_audit import InteractionAudit, audit_interactions
 from imf_core.data.prepared import resolve
 from imf_core.data.readers import read_raw
+from imf_core.data.recommend_data import RecommendData, prepare_recommend, read_for_audit
 from imf_core.encode.coverage import coverage
 from imf_core.errors import DataError
+from imf_core.train.recommend import popularity_baseline
+from imf_core.train.topk import TopKMetrics
 from tune.records import atomic_write_text
 
 AUDIT_FILE = "audit.json"
+Audit = TypeVar("Audit", bound=AuditReport | InteractionAudit)
 
 
 def audited(config: DataConfig, *, strict: bool) -> AuditReport:
@@ -39,19 +46,46 @@ def audited(config: DataConfig, *, strict: bool) -> AuditReport:
     folder = resolve(config.path)
     raw = read_raw(GraphFiles.of(config, folder), test=True)
     found = audit(raw, coverage=coverage(folder, raw.entities.names), baseline_splits=())
-    if strict and found.problems:
-        raise DataError(
-            f"the audit of {found.source} found {len(found.problems)} problem{'s' * (len(found.problems) > 1)}: "
-            + "; ".join(found.problems),
-            remedy="mend them (imf audit DIR --repair OUT writes a repaired copy), or search without --strict",
-            path=found.source,
-        )
+    if strict:
+        _refuse(found, "mend them (imf audit DIR --repair OUT writes a repaired copy), or search without --strict")
     return found
 
 
-def with_baseline(report: AuditReport, split: str, metrics: BaselineMetrics) -> AuditReport:
+def recommend_data(config: RecommendConfig, strict: bool) -> tuple[RecommendData, InteractionAudit]:
+    """The interactions of a search, audited, with the baseline of what most users have on validation.
+
+    Args:
+        config: where they are.
+        strict: a problem ends the search here.
+
+    Raises:
+        DataError: they cannot be read or have nothing to validate on; or there is a problem, and `strict` was asked for.
+    """
+    found = audit_interactions(*read_for_audit(config.data))
+    if strict:
+        _refuse(found, "mend them, or search without --strict")
+    data = prepare_recommend(config.data)
+    return data, with_baseline(found, "valid", popular(data, data.interactions.valid, (data.interactions.train,)))
+
+
+def popular(data: RecommendData, relevant: np.ndarray, known: tuple[np.ndarray, ...]) -> TopKMetrics:
+    """Recommend what most users have, without training anything; arguments as of `popularity_baseline`."""
+    return popularity_baseline(data.interactions, relevant, known)
+
+
+def _refuse(found: AuditReport | InteractionAudit, remedy: str) -> None:
+    """Raises: DataError: the audit has found a problem."""
+    if found.problems:
+        raise DataError(
+            f"the audit of {found.source} found {len(found.problems)} problem{'s' * (len(found.problems) > 1)}: "
+            + "; ".join(found.problems), remedy=remedy, path=found.source,
+        )
+
+
+def with_baseline(report: Audit, split: str, metrics: BaselineMetrics | TopKMetrics) -> Audit:
     """The report with the baseline's metrics on a split."""
-    return replace(report, baseline={**report.baseline, split: metrics})
+    baselines: Any = {**report.baseline, split: metrics}
+    return replace(report, baseline=baselines)
 
 
 def baseline_of(graph: KnowledgeGraph, triples: np.ndarray, known: KnownAnswers) -> BaselineMetrics:
@@ -65,6 +99,6 @@ def baseline_of(graph: KnowledgeGraph, triples: np.ndarray, known: KnownAnswers)
     return baseline(graph.train, graph.num_entities, graph.num_relations, triples, known)
 
 
-def write_audit(report: AuditReport, folder: Path) -> Path:
+def write_audit(report: AuditReport | InteractionAudit, folder: Path) -> Path:
     """Write `audit.json` into the study's folder."""
     return atomic_write_text(folder / AUDIT_FILE, json.dumps(report.to_json(), indent=1, ensure_ascii=False) + "\n")

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from imf_core.data.prepared import LinkData
+from imf_core.data.recommend_data import RecommendData
 from imf_core.train.estimate import MemoryEstimate
 
 _BOOKS = 16 * 2**20  # journal, records, logs, plots, MLflow
@@ -49,7 +50,7 @@ class DiskEstimate:
 
 
 def disk_estimate(
-    data: LinkData, memory: MemoryEstimate, concurrency: int, seeds: int, trials: int, keep: int, folder: Path
+    data: LinkData | RecommendData, memory: MemoryEstimate, concurrency: int, seeds: int, trials: int, keep: int, folder: Path
 ) -> DiskEstimate:
     """What a study keeps: the data once, the training state of each running trial, a checkpoint of each final run.
 
@@ -72,7 +73,7 @@ def disk_estimate(
     # Of a model of several branches a trial keeps the branch scores of up to 2,000 queries, 24 candidates a branch and some.
     branches = len(data.modalities) + 2
     queries = min(2000, 2 * len(data.graph.valid))
-    scores = queries * (24 * branches + 25) * (5 * branches + 1) if data.modalities else 0
+    scores = queries * (24 * branches + 25) * (5 * branches + 1) if data.modalities and isinstance(data, LinkData) else 0
     return DiskEstimate({
         "data": sum(array.nbytes for array in arrays),
         "training states": 2 * concurrency * weights,

@@ -14,21 +14,30 @@ from rich.console import Console
 from rich.markup import escape
 
 from imf_core.config import Config
+from imf_core.config_recommend import RecommendConfig
 from imf_core.data.baseline import BaselineMetrics
+from imf_core.data.prepared import LinkData
+from imf_core.data.recommend_data import RecommendData
 from imf_core.errors import ImfError
 from imf_core.train.checkpoint import load_checkpoint, save_checkpoint
 from imf_core.train.memory import MemoryBudget
 from imf_core.train.metrics import RankingMetrics
 from imf_core.train.ranking import evaluate
+from imf_core.train.recommend_checkpoint import is_recommender
+from imf_core.train.topk import TopKMetrics
+from tune import recommend_final
 from tune.continuation import OpenStudy
 from tune.data_check import baseline_of
 from tune.decide import redecide
 from tune.plan import Plan
 from tune.records import TrialRecord
 from tune.runner import run_variants
+from tune.settings import AnyConfig
+from tune.task import StudyData
 from tune.tracking import Tracker
 
-STRUCTURE_ONLY = "structure-only"
+STRUCTURE_ONLY = "structure alone"
+_BY = {STRUCTURE_ONLY: "on"}
 
 
 @dataclass(frozen=True)
@@ -39,12 +48,13 @@ class Final:
         seeds: of the retrained winners that ended well.
         validation: best validation MRR of each, with the decision weights that it keeps.
         test: test metrics of each; empty where the graph has no test split.
-        structure_only: validation MRR of the winner's settings without any modality; None where there is none.
+        structure_only: validation MRR of the control; None where there is none.
         without: validation MRR of the winner's settings without one modality, by its name; only where there are several.
         checkpoint: the seed with the best validation MRR.
-        example: a validation head and relation to ask about.
+        example: a validation head and relation, or a user, to ask about.
         test_opened: how often the study has read the test split: 1, and once more for each winner that an extension brings.
         test_baseline: what the baseline without training reaches on test; None where there is none.
+        control: what the winner is measured against: its settings on structure alone, or with the other kind of fusion.
     """
 
     seeds: tuple[int, ...]
@@ -53,16 +63,17 @@ class Final:
     structure_only: float | None
     without: dict[str, float]
     checkpoint: Path
-    example: tuple[str, str]
+    example: tuple[str, ...]
     test_opened: int
-    test_baseline: BaselineMetrics | None = None
+    test_baseline: BaselineMetrics | TopKMetrics | None = None
+    control: str = STRUCTURE_ONLY
 
     def for_report(self) -> dict[str, Any]:
         """As fields of `StudyResult`."""
         return {
             "structure_only_mrr": self.structure_only, "without": self.without, "winner_seed_mrr": self.validation,
             "test_runs": self.test, "seeds": self.seeds, "checkpoint": self.checkpoint, "example": self.example,
-            "test_opened": self.test_opened,
+            "test_opened": self.test_opened, "control": self.control,
         }
 
 
@@ -85,13 +96,14 @@ def finalise(plan: Plan, study: OpenStudy, winner: TrialRecord, tracker: Tracker
     chosen = plan.space.config_for(winner.params)
     names = {seed: f"{winner.trial_id}-seed-{seed}" for seed in seeds}
     variants = {name: chosen.updated({"train.seed": seed}) for seed, name in names.items()}
-    alone = f"{winner.trial_id}-{STRUCTURE_ONLY}"
-    used = _modalities(plan, chosen)
-    removed = {name: f"{winner.trial_id}-without-{name}" for name in used} if len(used) > 1 else {}
-    variants |= {run: without(chosen, name, used, seeds[0]) for name, run in removed.items()}
-    if len(plan.branches) > 1:
-        variants[alone] = structure_only(chosen, seeds[0])
-    beside = ", and its settings on structure alone" if alone in variants else ""
+    control = _control(plan, chosen, seeds[0])
+    alone = f"{winner.trial_id}-{control[0].replace(' ', '-')}" if control is not None else ""
+    removed = _without(plan, chosen, seeds[0])
+    names_of = {name: f"{winner.trial_id}-without-{name}" for name in removed}
+    variants |= {names_of[name]: config for name, config in removed.items()}
+    if control is not None:
+        variants[alone] = control[1]
+    beside = f", and its settings {_BY.get(control[0], 'with')} {control[0]}" if control is not None else ""
     beside += " and without each modality" if removed else ""
     console.print(f"finalising: trial {winner.number} with {len(seeds)} seed(s){beside}", highlight=False)
     runs = run_variants(plan, study, variants, plan.settings.study_dir / "final", tracker, console)
@@ -102,7 +114,8 @@ def finalise(plan: Plan, study: OpenStudy, winner: TrialRecord, tracker: Tracker
             f"no seed of the winner could be trained to its end ({reasons})",
             remedy=f"see the error files in {plan.settings.study_dir / 'final'}",
         )
-    reached = {name: _redecided(plan, run) for name, run in runs.items() if _usable(run)}
+    retune = _redecided if isinstance(plan.data, LinkData) else _as_trained
+    reached = {name: retune(plan, run) for name, run in runs.items() if _usable(run)}
     for seed in done:
         if told := reached[names[seed]].said:
             console.print(f"  seed {seed}: {told}", highlight=False)
@@ -114,7 +127,8 @@ def finalise(plan: Plan, study: OpenStudy, winner: TrialRecord, tracker: Tracker
         "final", winner=winner.trial_id, asked=seeds, seeds=done, validation=validation,
         test=[metrics.flat() for metrics in test],
         structure_only=reached[alone].mrr if alone in reached else None,
-        without={name: reached[run].mrr for name, run in removed.items() if run in reached},
+        without={name: reached[run].mrr for name, run in names_of.items() if run in reached},
+        control=control[0] if control is not None else "",
         baseline=rules.as_dict() if rules is not None else None,
     )
     return _known(plan, found, _times_opened(study))
@@ -122,18 +136,46 @@ def finalise(plan: Plan, study: OpenStudy, winner: TrialRecord, tracker: Tracker
 
 def _known(plan: Plan, event: Mapping[str, Any], opened: int) -> Final:
     """What a journal says of a finalised winner."""
-    graph = plan.data.graph
-    head, relation, _ = graph.valid[0]
     return Final(
         seeds=tuple(event["seeds"]), validation=tuple(event["validation"]), test=tuple(event["test"]),
         structure_only=event["structure_only"], without=dict(event["without"]), checkpoint=plan.settings.study_dir / "best",
-        example=(graph.entities.names[head], graph.relations.names[relation]), test_opened=opened,
-        test_baseline=BaselineMetrics(**event["baseline"]) if event["baseline"] is not None else None,
+        example=_example(plan.data), test_opened=opened, test_baseline=_baseline(plan.data, event["baseline"]),
+        control=event.get("control") or STRUCTURE_ONLY,
     )
+
+
+def _example(data: StudyData) -> tuple[str, ...]:
+    """A head and a relation, or a user, to ask about."""
+    first = data.graph.valid[0]
+    if isinstance(data, RecommendData):
+        return (data.interactions.users.names[first[0]],)
+    return data.graph.entities.names[first[0]], data.graph.relations.names[first[1]]
+
+
+def _baseline(data: StudyData, values: Mapping[str, Any] | None) -> BaselineMetrics | TopKMetrics | None:
+    """From the journal."""
+    if values is None:
+        return None
+    return TopKMetrics.from_dict(values) if isinstance(data, RecommendData) else BaselineMetrics(**values)
 
 
 def _times_opened(study: OpenStudy) -> int:
     return sum(event["event"] == "test" for event in study.journal.events)
+
+
+def _control(plan: Plan, chosen: AnyConfig, seed: int) -> tuple[str, AnyConfig] | None:
+    """What the winner is measured against, by its name; None where there is nothing."""
+    if isinstance(chosen, RecommendConfig):
+        return recommend_final.control(chosen, seed) if plan.data.modalities else None
+    return (STRUCTURE_ONLY, structure_only(chosen, seed)) if len(plan.branches) > 1 else None
+
+
+def _without(plan: Plan, chosen: AnyConfig, seed: int) -> Mapping[str, AnyConfig]:
+    """The winner's settings without each modality, where there are several."""
+    used = tuple(modality.name for modality in plan.data.select(chosen.model.modalities))
+    if isinstance(chosen, RecommendConfig):
+        return recommend_final.without(chosen, used, seed)
+    return {name: without(chosen, name, used, seed) for name in used} if len(used) > 1 else {}
 
 
 def structure_only(config: Config, seed: int) -> Config:
@@ -151,10 +193,6 @@ def without(config: Config, name: str, used: Sequence[str], seed: int) -> Config
     return config.updated(flat)
 
 
-def _modalities(plan: Plan, config: Config) -> tuple[str, ...]:
-    return tuple(modality.name for modality in plan.data.select(config.model.modalities))
-
-
 @dataclass(frozen=True)
 class _Reached:
     """Validation MRR of a final run with the decision it keeps, and what is said of it."""
@@ -163,9 +201,14 @@ class _Reached:
     said: str = ""
 
 
+def _as_trained(plan: Plan, run: tuple[TrialRecord, Path]) -> _Reached:
+    return _Reached(float(run[0].best_mrr or 0.0))
+
+
 def _redecided(plan: Plan, run: tuple[TrialRecord, Path]) -> _Reached:
     """Tune the decision weights of a final run again and keep the better; what an earlier session did stays as it is."""
     record, path = run
+    assert isinstance(plan.data, LinkData)
     loaded = load_checkpoint(path)
     found = loaded.metrics.get("decision")
     if found is None:
@@ -185,13 +228,16 @@ def _redecided(plan: Plan, run: tuple[TrialRecord, Path]) -> _Reached:
 
 def _open_test(
     plan: Plan, study: OpenStudy, checkpoints: list[Path], console: Console
-) -> tuple[list[RankingMetrics], BaselineMetrics | None]:
+) -> tuple[Sequence[RankingMetrics] | Sequence[TopKMetrics], BaselineMetrics | TopKMetrics | None]:
     """Rank the test triples with each checkpoint and without training; nothing else in a search scores them."""
     graph = plan.data.graph
     if graph.test_reader is None:
-        console.print("the graph has no test split: validation figures only")
+        console.print("the data has no test split: validation figures only")
         return [], None
     study.journal.append("test", checkpoints=[str(path) for path in checkpoints])  # before: it counts, whatever happens then
+    if isinstance(plan.data, RecommendData):
+        return recommend_final.test_metrics(plan.data, checkpoints, plan.base.train.memory_budget_mb)
+    graph = plan.data.graph
     triples = graph.open_test()
     for note in graph.test_notes:
         console.print(f"  {escape(note)}", highlight=False)
@@ -202,8 +248,11 @@ def _open_test(
     return metrics, baseline_of(graph, triples, known)
 
 
-def _publish(source: Path, target: Path, test: dict[str, object] | None) -> None:
+def _publish(source: Path, target: Path, test: Mapping[str, object] | None) -> None:
     """Write the best checkpoint where the user finds it, with its test figures and their slices inside."""
+    if is_recommender(source):
+        recommend_final.publish(source, target, test)
+        return
     loaded = load_checkpoint(source)
     metrics = {**loaded.metrics, **({"test": test} if test is not None else {})}
     save_checkpoint(target, loaded.model, loaded.config, loaded.entities, loaded.relations, metrics)

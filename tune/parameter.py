@@ -9,8 +9,11 @@ from dataclasses import dataclass, replace
 from itertools import combinations
 from typing import Any, Literal
 
+from pydantic import BaseModel
+
 from imf_core.config import Config, Tunable, nearest
 from imf_core.errors import ConfigError
+from tune.settings import AnyConfig
 
 Kind = Literal["int", "float", "categorical"]
 When = tuple[tuple[str, tuple[Any, ...]], ...]
@@ -113,7 +116,7 @@ class Parameter:
             return self
         return replace(self, low=min(self.low, value), high=max(self.high, value))._with_default(value)
 
-    def accepted(self, config: Config) -> Parameter:
+    def accepted(self, config: AnyConfig) -> Parameter:
         """The same without the choices that the other settings of `config` refuse."""
         kept = tuple(choice for choice in self.choices if _refusal(config, {self.name: choice}) is None)
         return self if kept == self.choices else replace(self, choices=kept)
@@ -199,16 +202,16 @@ class Parameter:
         return replace(self, default=self.clamp(value))
 
 
-def marks() -> dict[str, Tunable]:
-    """Dotted name -> mark, of every field of `Config` that carries one."""
+def marks(kind: type[BaseModel] = Config) -> dict[str, Tunable]:
+    """Dotted name -> mark, of every field of a configuration that carries one."""
     found: dict[str, Tunable] = {}
-    for section, field in Config.model_fields.items():
+    for section, field in kind.model_fields.items():
         for name, inner in getattr(field.annotation, "model_fields", {}).items():
             found |= {f"{section}.{name}": mark for mark in inner.metadata if isinstance(mark, Tunable)}
     return found
 
 
-def value_of(config: Config, name: str) -> Any:
+def value_of(config: AnyConfig, name: str) -> Any:
     """The present value of `section.field`; what follows the field (a branch) is ignored."""
     section, field = name.split(".")[:2]
     return getattr(getattr(config, section), field)
@@ -225,7 +228,7 @@ def ordered(parameters: Sequence[Parameter]) -> tuple[Parameter, ...]:
     return tuple(placed)
 
 
-def try_corners(base: Config, parameters: Sequence[Parameter], source: str) -> None:
+def try_corners(base: AnyConfig, parameters: Sequence[Parameter], source: str) -> None:
     """Each extreme of each parameter, alone and with each extreme of another, must make a valid configuration.
 
     Raises:
@@ -243,7 +246,7 @@ def try_corners(base: Config, parameters: Sequence[Parameter], source: str) -> N
             ) from error
 
 
-def _refusal(base: Config, settings: Mapping[str, Any]) -> ConfigError | None:
+def _refusal(base: AnyConfig, settings: Mapping[str, Any]) -> ConfigError | None:
     try:
         base.updated(settings)
     except ConfigError as error:

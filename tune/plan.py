@@ -10,16 +10,22 @@ from rich.markup import escape
 from rich.table import Table
 
 from imf_core.config import FUSED, STRUCTURE, Config
+from imf_core.config_recommend import RecommendConfig
 from imf_core.data.audit import AuditReport
+from imf_core.data.interaction_audit import InteractionAudit
 from imf_core.data.prepared import LinkData, prepare
+from imf_core.data.recommend_data import RecommendData
 from imf_core.train.batches import TrainingQueries
 from imf_core.train.estimate import MemoryEstimate, estimate_of
-from tune.data_check import audited, baseline_of, with_baseline
+from imf_core.train.negatives import TrainingPairs
+from imf_core.train.recommend_estimate import estimate_recommender
+from tune.data_check import audited, baseline_of, recommend_data, with_baseline
 from tune.disk import DiskEstimate, disk_estimate
 from tune.resources import ClusterResources, ResourcePlan, plan_resources
 from tune.schedule import default_grace
-from tune.settings import SearchConfig
+from tune.settings import AnyConfig, SearchConfig
 from tune.space import SearchSpace
+from tune.task import StudyData
 
 
 @dataclass(frozen=True)
@@ -39,9 +45,9 @@ class Plan:
     """
 
     settings: SearchConfig
-    base: Config
-    data: LinkData
-    audit: AuditReport
+    base: AnyConfig
+    data: StudyData
+    audit: AuditReport | InteractionAudit
     branches: tuple[str, ...]
     space: SearchSpace
     resources: ResourcePlan
@@ -74,11 +80,10 @@ def make_plan(settings: SearchConfig, cluster: ClusterResources) -> Plan:
         ImfError: whatever would stop the search later.
     """
     base = settings.base_config()
-    report = audited(base.data, strict=settings.strict)  # before features are extracted, which may take long
-    data = prepare(base.data, base.structure, progress=True)
-    report = with_baseline(report, "valid", baseline_of(data.graph, data.graph.valid, data.graph.known()))
+    data, report = _link_data(base, settings.strict) if isinstance(base, Config) else recommend_data(base, settings.strict)
     names = tuple(modality.name for modality in data.select(base.model.modalities))
     branches = (STRUCTURE, *names, FUSED) if names else (STRUCTURE,)
+    branches = names if isinstance(base, RecommendConfig) else branches
     if settings.space is not None:
         space = SearchSpace.load(settings.space, base, branches, settings.overrides)
     else:
@@ -86,9 +91,28 @@ def make_plan(settings: SearchConfig, cluster: ClusterResources) -> Plan:
     resources = plan_resources(
         settings.workers, settings.cpus_per_worker, settings.gpus_per_worker, settings.concurrency, settings.trials, cluster
     )
-    TrainingQueries(data.graph).num_steps(base.train.batch_size, settings.workers)  # refuses too few queries a worker
-    memory = estimate_of(space.base, data)
-    return Plan(settings, space.base, data, report, branches, space, resources, memory)
+    return Plan(settings, space.base, data, report, branches, space, resources, _memory(space.base, data, settings.workers))
+
+
+def _link_data(base: Config, strict: bool) -> tuple[LinkData, AuditReport]:
+    report = audited(base.data, strict=strict)  # before features are extracted, which may take long
+    data = prepare(base.data, base.structure, progress=True)
+    return data, with_baseline(report, "valid", baseline_of(data.graph, data.graph.valid, data.graph.known()))
+
+
+def _memory(base: AnyConfig, data: StudyData, workers: int) -> MemoryEstimate:
+    """Peak of one worker.
+
+    Raises:
+        DataError: too few queries or interactions for so many workers.
+    """
+    if isinstance(base, RecommendConfig):
+        assert isinstance(data, RecommendData)
+        TrainingPairs(data.interactions).num_steps(base.train.batch_size, workers)
+        return estimate_recommender(base, data)
+    assert isinstance(data, LinkData)
+    TrainingQueries(data.graph).num_steps(base.train.batch_size, workers)
+    return estimate_of(base, data)
 
 
 def show_plan(console: Console, plan: Plan) -> None:

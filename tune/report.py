@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from imf_core.data.audit_report import AuditReport
+from imf_core.data.interaction_audit import InteractionAudit
 from tune.front import front
 from tune.objectives import COSTS, QUALITY, parse_objective
 from tune.records import TrialRecord, atomic_write_text, count_states, ranked, winner
@@ -27,7 +28,11 @@ __all__ = [
     "StudyResult", "cell", "machine", "plots", "save_picture", "short", "summary", "write_leaderboard", "write_summary",
 ]
 
-TEST_METRICS = ("mrr", "hits_at_1", "hits_at_3", "hits_at_10", "mean_rank")
+TEST_METRICS = {
+    "link": ("mrr", "hits_at_1", "hits_at_3", "hits_at_10", "mean_rank"),
+    "recommend": ("mrr", "precision_at_10", "recall_at_10", "hit_ratio_at_10", "ndcg_at_10"),
+}
+_RULES = {"link": "one-step rules", "recommend": "what most users have"}
 
 
 @dataclass(frozen=True)
@@ -55,6 +60,8 @@ class StudyResult:
         budget_seconds: time allowed for the trials; None for no limit.
         settings: of the search, as plain values.
         audit: of the data, with the baseline without training on validation and, once it was opened, on test.
+        task: `link` or `recommend`.
+        control: what `structure_only_mrr` is of, where that is not structure alone.
     """
 
     study: str
@@ -70,12 +77,14 @@ class StudyResult:
     seeds: tuple[int, ...] = ()
     checkpoint: Path | None = None
     tracking_uri: str | None = None
-    example: tuple[str, str] | None = None
+    example: tuple[str, ...] | None = None
     winner_seed_mrr: tuple[float, ...] = ()
     test_opened: int = 0
     budget_seconds: float | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
-    audit: AuditReport | None = None
+    audit: AuditReport | InteractionAudit | None = None
+    task: str = "link"
+    control: str = "structure alone"
 
     @property
     def winner(self) -> TrialRecord | None:
@@ -122,7 +131,13 @@ class StudyResult:
 
     def test(self) -> dict[str, dict[str, float | None]]:
         """Mean and sample deviation (n - 1) over the seeds; None where unknown: no test, or one seed has no deviation."""
-        return {name: _mean_std([run[name] for run in self.test_runs if name in run]) for name in TEST_METRICS}
+        names = TEST_METRICS[self.task]
+        return {name: _mean_std([run[name] for run in self.test_runs if name in run]) for name in names}
+
+    @property
+    def rules(self) -> str:
+        """What the baseline without training goes by."""
+        return _RULES[self.task]
 
 
 def write_leaderboard(records: Sequence[TrialRecord], folder: Path | str) -> tuple[Path, Path]:
@@ -160,7 +175,8 @@ def summary(result: StudyResult) -> dict[str, Any]:
     best = result.winner
     won = {"trial": best.number, "epoch": best.best_epoch, "params": best.params, "metrics": best.metrics} if best else None
     return {
-        "study": result.study, "data": result.data, "data_fingerprint": result.data_fingerprint,
+        "study": result.study, "task": result.task, "control": result.control,
+        "data": result.data, "data_fingerprint": result.data_fingerprint,
         "trials": count_states(result.records), "best_validation_mrr": best.best_mrr if best else None,
         "structure_only_validation_mrr": result.structure_only_mrr, "points_over_structure_only": result.points_over_structure,
         "validation_mrr_without": dict(result.without),

@@ -78,7 +78,7 @@ def _content(
         "counts": {state: number for state, number in count_states(records).items() if number},
         "pruned": _pruned(records), "leaderboard": _leaderboard(records),
         "front": _front(result),
-        "inside": look_inside(result.checkpoint if result.winner else None, relation_counts),
+        "inside": look_inside(result.checkpoint if result.winner else None, relation_counts, result.task),
         "failures": _failures(records), "recovered": _recovered(records),
         "commands": [(purpose, command, _PURPOSES.get(purpose, "")) for purpose, command in next_commands(result)],
     }
@@ -93,11 +93,11 @@ def _cards(result: StudyResult) -> Iterator[tuple[str, str, str]]:
         seeds = len(result.test_runs)
         yield "test MRR", plus_minus(test), f"{seeds} seeds" if seeds > 1 else "1 seed, no deviation"
     if result.points_over_structure is not None:
-        yield "above structure alone", f"{points(result.points_over_structure)} points", "validation MRR, same settings"
+        yield f"above {result.control}", f"{points(result.points_over_structure)} points", "validation MRR, same settings"
     split = "test" if result.points_over_baseline("test") is not None else "valid"
     if result.points_over_baseline(split) is not None:
         on = "test" if split == "test" else "validation"
-        yield "above no training", f"{points(result.points_over_baseline(split))} points", f"{on} MRR, one-step rules"
+        yield "above no training", f"{points(result.points_over_baseline(split))} points", f"{on} MRR, {result.rules}"
     lost = sum(not record.state.usable for record in result.records)
     yield "trials", str(len(result.records)), f"{lost} failed or diverged" if lost else "none failed"
     yield "time", duration(result.wall_seconds), "of the whole command"
@@ -142,13 +142,9 @@ def _settings_table(result: StudyResult) -> Table:
 def _audit_tables(result: StudyResult) -> list[Table]:
     if result.audit is None:
         return []
-    found = {
-        "splits": ("the splits", result.audit.split_rows()),
-        "categories": ("relations by category", result.audit.category_rows()),
-    }
     return [
         Table(name, caption, (Column(columns[0]), *(Column(title, "number") for title in columns[1:])), rows)
-        for name, (caption, (columns, rows)) in found.items()
+        for name, (caption, (columns, rows)) in result.audit.tables().items()
     ]
 
 

@@ -19,7 +19,8 @@ from tune.report_table import NONE, Column, Share, Table, mrr, points, rank, usa
 
 MOST_RELATIONS = 30  # with a row of their own; the rest is summed up
 _TEST = {"mrr": "MRR", "hits_at_1": "Hits@1", "hits_at_3": "Hits@3", "hits_at_10": "Hits@10", "mean_rank": "mean rank"}
-_RULES, _SPLITS = "no training (one-step rules)", ("valid", "test")
+_NAMES = _TEST | {"precision_at_10": "P@10", "recall_at_10": "R@10", "hit_ratio_at_10": "HR@10", "ndcg_at_10": "NDCG@10"}
+_SPLITS = ("valid", "test")
 _SLICES = {
     "tail": ("direction", "tails asked for"), "head": ("direction", "heads asked for"), "1-1": ("category", "1-1"),
     "1-N": ("category", "1-N"), "N-1": ("category", "N-1"), "N-N": ("category", "N-N"),
@@ -70,7 +71,7 @@ def figures_on_test(result: StudyResult) -> Table | None:
     for name, value in found.items():
         shown = rank if name == "mean_rank" else mrr
         each = [shown(run.get(name)) for run in result.test_runs]
-        rows.append([_TEST[name], shown(value["mean"]), shown(value["std"]) if value["std"] is not None else NONE, *each])
+        rows.append([_NAMES[name], shown(value["mean"]), shown(value["std"]) if value["std"] is not None else NONE, *each])
     note = f"n = {count} seeds; deviation of a sample (n - 1)." if count > 1 else "n = 1 seed, so there is no deviation."
     columns = [Column("metric"), Column("mean", "number"), Column("deviation", "number")]
     columns += [Column(f"seed {seed}", "number") for seed in seeds]
@@ -89,18 +90,19 @@ def comparison(result: StudyResult) -> tuple[Table, str] | None:
     reached = result.winner_validation() if seeds else {"mean": result.winner.best_mrr, "std": None}
     test = result.test()["mrr"]
     rules = result.audit.baseline if result.audit is not None else {}
+    untrained = f"no training ({result.rules})"
     retrained = f"mean of {seeds} seeds" if seeds > 1 else "1 seed" if seeds else "its trial, not retrained"
     found: list[tuple[str, Any, Any]] = [(f"winner ({retrained})", reached["mean"], test["mean"])]
     if result.structure_only_mrr is not None:
-        found.append(("structure alone", result.structure_only_mrr, None))
+        found.append((result.control, result.structure_only_mrr, None))
     found += [(f"without {name}", value, None) for name, value in result.without.items()]
     if rules:
         valid, tested = (rules[split].mrr if split in rules else None for split in _SPLITS)
-        found.append((_RULES, valid, tested))
+        found.append((untrained, valid, tested))
     rows = []
     for position, (name, valid, tested) in enumerate(found):
         above = [_above(reached["mean"], valid) if position else None, None]
-        if name == _RULES:
+        if name == untrained:
             above = [result.points_over_baseline(split) for split in _SPLITS]
         rows.append([name, mrr(valid), points(above[0]), mrr(tested), points(above[1])])
     columns = (
@@ -118,13 +120,16 @@ def comparison(result: StudyResult) -> tuple[Table, str] | None:
     return Table("comparison", "what the parts are worth", columns, rows, marked=0, note=note), picture
 
 
-def look_inside(checkpoint: Path | None, counts: Mapping[str, int]) -> Inside:
+def look_inside(checkpoint: Path | None, counts: Mapping[str, int], task: str = "link") -> Inside:
     """Slices and weights of a checkpoint.
 
     Args:
         checkpoint: its folder; None where there is none.
         counts: training triples of each relation, by name; empty where they are not known.
+        task: of the study.
     """
+    if task == "recommend":
+        return Inside("a recommender has neither slices by relation nor branches to weigh")
     if checkpoint is None:
         return Inside("there is no checkpoint: nothing was trained to its end")
     try:

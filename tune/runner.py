@@ -15,7 +15,6 @@ from rich.console import Console
 from rich.markup import escape
 
 import imf_core
-from imf_core.config import Config
 from imf_core.errors import ImfError, ResourceError
 from tune.budget import Deadline, Reserve
 from tune.continuation import OpenStudy
@@ -28,7 +27,7 @@ from tune.plan import Plan
 from tune.records import TRIALS_FILE, Ledger, TrialRecord, load_records
 from tune.resources import ClusterResources, ResourcePlan
 from tune.schedule import FiniteAsha, make_scheduler
-from tune.settings import SearchConfig
+from tune.settings import AnyConfig, SearchConfig
 from tune.study import StudySearch
 from tune.tracking import MlflowCallback, Tracker
 from tune.trial import TrialSpec, trainable
@@ -163,7 +162,7 @@ def run_search(
 
 
 def run_variants(
-    plan: Plan, study: OpenStudy, variants: Mapping[str, Config], folder: Path, tracker: Tracker, console: Console
+    plan: Plan, study: OpenStudy, variants: Mapping[str, AnyConfig], folder: Path, tracker: Tracker, console: Console
 ) -> dict[str, tuple[TrialRecord, Path]]:
     """Run whole configurations by name, each to its own end, and keep the best epoch's checkpoint of each.
 
@@ -233,7 +232,7 @@ def _reserve(plan: Plan, study: OpenStudy) -> Reserve | None:
     """What finalising takes of the time budget; None where there is none."""
     if study.seconds_left is None:
         return None
-    views = len(plan.branches) - 2  # modalities
+    views = len(plan.data.select(plan.base.model.modalities))
     ablations = 0 if views < 1 else 1 if views == 1 else 1 + views
     return Reserve(
         plan.settings.seeds + ablations, plan.resources.concurrency, plan.base.train.max_epochs,
@@ -245,7 +244,7 @@ def _spec(plan: Plan, folder: Path, **own: Any) -> TrialSpec:
     return TrialSpec(
         prepared=str(plan.prepared), folder=str(folder), workers=plan.resources.workers,
         threads=plan.resources.threads_per_worker, gpus=plan.resources.gpus_per_worker,
-        save_seconds=plan.settings.save_seconds, code=code_digest(), interface=plan.interface, **own,
+        save_seconds=plan.settings.save_seconds, code=code_digest(), interface=plan.interface, task=plan.settings.task, **own,
     )
 
 

@@ -46,6 +46,7 @@ if not __package__:
 from rich.console import Console
 from rich.markup import escape
 
+from imf_core.data.prepared import LinkData
 from imf_core.errors import ImfError
 from tune.environment import asked_address, environment
 from tune.settings import SearchConfig
@@ -202,16 +203,16 @@ def report(
         study=settings.study, folder=settings.study_dir, data=settings.data, data_fingerprint=plan.data.graph.fingerprint,
         records=tuple(records), wall_seconds=time_of(study), command=shlex.join(["python", *sys.argv]),
         tracking_uri=settings.tracking_uri, budget_seconds=settings.budget_seconds, settings=described(plan), audit=audit,
-        **(final.for_report() if final is not None else {}),
+        task=settings.task, **(final.for_report() if final is not None else {}),
     )
     write_leaderboard(records, settings.study_dir)
     plots(records, settings.study_dir)
     write_summary(result)
     write_audit(audit, settings.study_dir)
     write_report(result)
-    counts = relation_counts(plan.data.graph)
+    counts = relation_counts(plan.data.graph) if isinstance(plan.data, LinkData) else {}
     write_html(result, space=plan.space.describe(), importance=importances(search.study), relation_counts=counts)
-    if final is not None:
+    if final is not None and settings.task == "link":
         card = model_card(load_checkpoint(final.checkpoint), read_study(final.checkpoint))
         atomic_write_text(settings.study_dir / CARD_FILE, card)
     for file in (settings.study_dir / name for name in ARTIFACTS):

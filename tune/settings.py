@@ -17,11 +17,14 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, model_validator
 
-from imf_core.config import PRESETS, Config, nearest, preset
+from imf_core.config import Config, nearest, preset
+from imf_core.config_recommend import RecommendConfig
 from imf_core.errors import ConfigError
 from tune.journal import JOURNAL_FILE, read_events
 from tune.objectives import QUALITY, parse_objective
 
+AnyConfig = Config | RecommendConfig
+CONFIGS: dict[str, type[Config] | type[RecommendConfig]] = {"link": Config, "recommend": RecommendConfig}  # by task
 METRIC, MODE = "best_mrr", "max"  # what the searcher and the scheduler maximise: the best validation MRR so far
 TIME_ATTR = "epoch"  # real epochs: Tune's own counter starts again when a trial is retried
 
@@ -101,7 +104,12 @@ class SearchConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
     _given: frozenset[str] = PrivateAttr(frozenset())
 
-    data: str = Field("", description="graph folder, or bundled data set; default: that of --config or --set, else unicode")
+    task: Literal["link", "recommend"] = Field(
+        "link", description="link: predict links of a multimodal graph; recommend: items for users (MetaMMF)"
+    )
+    data: str = Field(
+        "", description="folder, or bundled data set; default: that of --config or --set, else unicode (recommend: codepages)"
+    )
     study: str = Field(
         "", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$", description="name and folder of the study; default: data and time"
     )
@@ -183,6 +191,9 @@ class SearchConfig(BaseModel):
             if name in values:
                 values[name] = _existing(name, values[name], kind)
         values["data"] = _data_path(values)
+        if values.get("task") == "recommend" and "latency" in parse_objective(str(values.get("objective", QUALITY))):
+            remedy = "weigh mrr,params"
+            raise ConfigError("latency is measured of link predictors alone", remedy=remedy, key="objective")
         if parse_objective(str(values.get("objective", QUALITY))):
             values.setdefault("scheduler", "none")  # it would stop small models because larger ones are ahead
         values["tracking_uri"] = absolute_tracking_uri(values.get("tracking_uri"), values["storage"])
@@ -253,17 +264,21 @@ class SearchConfig(BaseModel):
         """Absolute folder in which Ray Tune keeps the trials."""
         return self.study_dir / "trials"
 
-    def base_config(self) -> Config:
+    def base_config(self) -> AnyConfig:
         """The settings before anything is searched: file or preset, then the overrides, the data and the seed.
 
         Raises:
             ConfigError: the file or an override is refused.
         """
-        base = Config.load(self.config) if self.config is not None else preset(self.preset or "paper")
+        kind = CONFIGS[self.task]
+        if self.preset is not None and kind is not Config:
+            raise ConfigError("the presets belong to link prediction", remedy="leave out --preset", key="preset")
+        base: AnyConfig = preset(self.preset or "paper") if kind is Config else kind()
+        base = kind.load(self.config) if self.config is not None else base
         flat = dict(self.overrides)
         flat["data.path"] = self.data
         flat.setdefault("train.seed", self.seed)
-        chosen = base.updated(flat, source="--set")
+        chosen: AnyConfig = base.updated(flat, source="--set")
         return chosen.model_copy(update={"data": chosen.data.absolute()})
 
 
@@ -303,7 +318,8 @@ def _data_path(values: Mapping[str, Any]) -> str:
     overrides = dict(values.get("overrides") or {})
     path = values.get("data") or overrides.get("data.path")
     if not path:
-        base = Config.load(values["config"]) if "config" in values else PRESETS["paper"]()
+        kind = CONFIGS.get(str(values.get("task", "link")), Config)
+        base = kind.load(values["config"]) if "config" in values else kind()
         path = base.updated({key: file for key, file in overrides.items() if key == "data.train"}, source="--set").data.path
     path = os.path.expanduser(str(path))
     return _absolute(path) if os.path.isdir(path) or os.sep in path or path.startswith(".") else path

@@ -11,9 +11,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from imf_core.config import Config
 from imf_core.train.memory import is_out_of_memory
 from tune.outcome import atomic_write_text
+from tune.settings import AnyConfig
 
 SMALLER_FILE, KILLED_FILE = "smaller.json", "killed_for_memory"
 # What a worker's own error looks like from outside: Ray's, and a worker group's with the text of the first one in it.
@@ -59,7 +59,7 @@ def was_killed(folder: Path) -> bool:
     return True
 
 
-def shrink(folder: Path, config: Config) -> str | None:
+def shrink(folder: Path, config: AnyConfig) -> str | None:
     """Halve the batch of a trial, once.
 
     Args:

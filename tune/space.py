@@ -20,6 +20,7 @@ import yaml
 from imf_core.config import FUSED, STRUCTURE, Config
 from imf_core.errors import ConfigError
 from tune.parameter import Parameter, hint, label, marks, ordered, try_corners, value_of
+from tune.settings import AnyConfig
 
 WEIGHTS = "model.decision_weights"
 MODALITIES = "model.modalities"
@@ -56,13 +57,13 @@ class SearchSpace:
     """
 
     parameters: tuple[Parameter, ...]
-    base: Config
+    base: AnyConfig
     branches: tuple[str, ...]
     fixed: tuple[tuple[str, Any], ...] = ()
     notes: tuple[str, ...] = ()
 
     @classmethod
-    def default(cls, config: Config, branches: Sequence[str], fixed: Collection[str] = ()) -> SearchSpace:
+    def default(cls, config: AnyConfig, branches: Sequence[str], fixed: Collection[str] = ()) -> SearchSpace:
         """The parameters that are searched without being asked for.
 
         A base value outside its usual range widens the range, so that trial 1 can be the base itself; a choice that the base's
@@ -76,7 +77,7 @@ class SearchSpace:
         return _assemble(cls, _usual(config), config, branches, fixed, {}, "default space")
 
     @classmethod
-    def load(cls, path: Path | str, config: Config, branches: Sequence[str], fixed: Collection[str] = ()) -> SearchSpace:
+    def load(cls, path: Path | str, config: AnyConfig, branches: Sequence[str], fixed: Collection[str] = ()) -> SearchSpace:
         """Read a space file; it is the whole space, unless it says `include: default`.
 
         Each entry maps a dotted name to `{low, high, log, step}`, to `{choices: [...]}` or to a plain value (held fixed).
@@ -95,7 +96,7 @@ class SearchSpace:
 
     @classmethod
     def from_values(
-        cls, values: Mapping[str, Any], config: Config, branches: Sequence[str], fixed: Collection[str] = (),
+        cls, values: Mapping[str, Any], config: AnyConfig, branches: Sequence[str], fixed: Collection[str] = (),
         source: str = "space",
     ) -> SearchSpace:
         """As `load`, from values already read."""
@@ -104,7 +105,7 @@ class SearchSpace:
         if include not in (None, "default"):
             remedy = "write include: default, or leave it out"
             raise ConfigError(f"{source}: include: {include!r} is unknown", remedy=remedy, key="include", value=include)
-        marked, settings = marks(), config.flat()
+        marked, settings = marks(type(config)), config.flat()
         searchable = [*marked, MODALITIES, *(f"{WEIGHTS}.{branch}" for branch in branches)]
         chosen: dict[str, Parameter] = {}
         held: dict[str, Any] = {}
@@ -207,7 +208,7 @@ class SearchSpace:
             values[WEIGHTS] = {branch: share / sum(mass.values()) for branch, share in mass.items()}
         return values
 
-    def config_for(self, point: Mapping[str, Any]) -> Config:
+    def config_for(self, point: Mapping[str, Any]) -> AnyConfig:
         """The full configuration of a point."""
         return self.base.updated(self.to_config_values(point), source="search point")
 
@@ -230,9 +231,9 @@ class SearchSpace:
 
     def describe(self) -> list[Row]:
         """A row for every parameter that can be tuned, searched here or not."""
-        marked, rows = marks(), []
+        marked, rows = marks(type(self.base)), []
         usual = {name: Parameter.of_mark(name, mark, value_of(self.base, name)) for name, mark in marked.items()}
-        weights = [f"{WEIGHTS}.{branch}" for branch in self.branches]
+        weights = [f"{WEIGHTS}.{branch}" for branch in self.branches] if "model.decision" in marked else []
         usual |= {name: _weight(self.base, self.branches, name) for name in weights}
         here = {parameter.name: parameter for parameter in self.parameters}
         for name, parameter in {**usual, **here}.items():
@@ -246,11 +247,12 @@ class SearchSpace:
         return all((point[name] if name in point else value_of(self.base, name)) in allowed for name, allowed in parameter.when)
 
 
-def _usual(config: Config) -> list[Parameter]:
+def _usual(config: AnyConfig) -> list[Parameter]:
     """What is searched without being asked for, conditions not yet looked at."""
     chosen = []
-    for name, mark in marks().items():
-        off = config.model.contrastive_weight == 0 and name in ("model.contrastive_weight", "model.temperature")
+    for name, mark in marks(type(config)).items():
+        alignment = name in ("model.contrastive_weight", "model.temperature")
+        off = alignment and isinstance(config, Config) and config.model.contrastive_weight == 0
         if mark.default and not off:
             usual = Parameter.of_mark(name, mark, value_of(config, name)).widened(value_of(config, name))
             chosen.append(usual.accepted(config))
@@ -258,7 +260,7 @@ def _usual(config: Config) -> list[Parameter]:
 
 
 def _assemble(
-    kind: type[SearchSpace], chosen: list[Parameter], base: Config, branches: Sequence[str], fixed: Collection[str],
+    kind: type[SearchSpace], chosen: list[Parameter], base: AnyConfig, branches: Sequence[str], fixed: Collection[str],
     held: Mapping[str, Any], source: str, asked: Collection[str] = (),
 ) -> SearchSpace:
     """Drop what has no effect, add the branches' weights, put controllers first, try the corners.
@@ -279,12 +281,13 @@ def _assemble(
                 break
         else:
             reachable.append(item)
-    if len(branches) < 2:
+    if len(branches) < 2 and isinstance(base, Config):
         idle = [parameter.name for parameter in reachable if parameter.name.startswith(_NEEDS_MODALITIES)]
         reachable = [parameter for parameter in reachable if parameter.name not in idle]
         if idle:
             notes.append(f"without modalities these have no effect and are left out: {', '.join(idle)}")
-    decision = next((item.choices for item in reachable if item.name == "model.decision"), (base.model.decision,))
+    own = (base.model.decision,) if isinstance(base, Config) else ()
+    decision: Sequence[Any] = next((item.choices for item in reachable if item.name == "model.decision"), own)
     if "fixed" in decision and len(branches) > 1 and not weighed:
         named = {item.name for item in reachable}
         missing = (name for branch in branches if (name := f"{WEIGHTS}.{branch}") not in named)
@@ -300,9 +303,9 @@ def _assemble(
     return space
 
 
-def _weight(config: Config, branches: Sequence[str], name: str, drawn: Parameter | None = None) -> Parameter:
+def _weight(config: AnyConfig, branches: Sequence[str], name: str, drawn: Parameter | None = None) -> Parameter:
     """The parameter of one branch's weight; its default reproduces the base's weights."""
-    given = config.model.decision_weights or dict.fromkeys(branches, 1.0)
+    given = (config.model.decision_weights if isinstance(config, Config) else None) or dict.fromkeys(branches, 1.0)
     share = given.get(name.removeprefix(f"{WEIGHTS}."), 0.0) / sum(given.values())
     when = (("model.decision", ("fixed",)),)
     parameter = drawn or Parameter(name, "float", 0.5, low=1e-3, high=1.0)

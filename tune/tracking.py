@@ -276,6 +276,8 @@ class Tracker:
         self.client.set_terminated(run_id, RUN_STATUS[record.state])
 
     def _register_model(self, checkpoint: Path, name: str, alias: str, tags: Mapping[str, str]) -> str:
+        from imf_core.train.recommend_checkpoint import is_recommender  # loads torch, which the driver's other work need not
+
         mlflow.set_tracking_uri(self.tracking_uri)
         mlflow.set_experiment(experiment_id=self.experiment_id)  # else the model lands in ./mlruns
         self.client.log_artifacts(self.parent_id, str(checkpoint), "checkpoint")
@@ -284,7 +286,8 @@ class Tracker:
             code = Path(folder) / "model.py"
             code.write_text(text.MODEL_CODE, encoding="utf-8")
             model = mlflow.models.Model.log(
-                None, mlflow.pyfunc, name=name, run_id=self.parent_id, python_model=str(code), signature=_signature(),
+                None, mlflow.pyfunc, name=name, run_id=self.parent_id, python_model=str(code),
+                signature=_signature(is_recommender(checkpoint)),
                 artifacts={"checkpoint": str(checkpoint.absolute())}, pip_requirements=text.requirements(),
             )
         if not self.client.search_registered_models(f"name = {text.quoted(name)}"):
@@ -302,16 +305,31 @@ class ImfPyfunc(PythonModel):
 
     def load_context(self, context: Any) -> None:
         from imf_core.predict import Predictor
+        from imf_core.recommend import ItemRecommender
+        from imf_core.train.recommend_checkpoint import is_recommender
 
-        self.predictor = Predictor.load(context.artifacts["checkpoint"])
+        place = context.artifacts["checkpoint"]
+        self.recommends = is_recommender(place)
+        self.predictor: Any = ItemRecommender.load(place) if self.recommends else Predictor.load(place)
 
     def predict(self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None) -> pd.DataFrame:
-        """One row an answer (head, relation, tail, rank, score) for rows of relation and head or tail; see `answer_table`."""
+        """One row an answer (head, relation, tail, rank, score) for rows of relation and head or tail; see `answer_table`.
+
+        Of a recommender: (user, rank, item, score) for rows of users.
+        """
+        if self.recommends:
+            return text.recommendation_table(self.predictor, model_input, int((params or {}).get("k", 10)))
         return text.answer_table(self.predictor, model_input, int((params or {}).get("k", 10)))
 
 
-def _signature() -> ModelSignature:
-    asked: list[ColSpec | TensorSpec] = [ColSpec("string", "relation"), ColSpec("long", "k", required=False)]
+def _signature(recommends: bool) -> ModelSignature:
+    if recommends:
+        asked: list[ColSpec | TensorSpec] = [ColSpec("string", "user")]
+        proposed: list[ColSpec | TensorSpec] = [
+            ColSpec("string", "user"), ColSpec("long", "rank"), ColSpec("string", "item"), ColSpec("double", "score")
+        ]
+        return ModelSignature(Schema(asked), Schema(proposed), ParamSchema([ParamSpec("k", "long", 10)]))
+    asked = [ColSpec("string", "relation"), ColSpec("long", "k", required=False)]
     asked += [ColSpec("string", name, required=False) for name in ("head", "tail")]
     answers: list[ColSpec | TensorSpec] = [ColSpec("string", name) for name in ("head", "relation", "tail")]
     answers += [ColSpec("long", "rank"), ColSpec("double", "score")]

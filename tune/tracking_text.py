@@ -120,3 +120,25 @@ def answer_table(predictor: Any, questions: pd.DataFrame, k: int) -> pd.DataFram
             triple = (head, relation, answer.entity) if head else (answer.entity, relation, tail)
             rows.append((*triple, rank, float(answer.score)))
     return pd.DataFrame(rows, columns=columns)
+
+
+def recommendation_table(recommender: Any, questions: pd.DataFrame, k: int) -> pd.DataFrame:
+    """Ask a recommender by name.
+
+    Args:
+        recommender: has `recommend_all(users, k)`, which returns items with their scores.
+        questions: column `user`.
+        k: items for each user.
+
+    Returns:
+        one row an item: user, rank (from 1), item, score.
+    """
+    import pandas as pd
+
+    users = [str(user) for user in questions["user"]]
+    rows = [
+        (user, rank, answer.item, float(answer.score))
+        for user, answers in zip(users, recommender.recommend_all(users, k), strict=True)
+        for rank, answer in enumerate(answers, start=1)
+    ]
+    return pd.DataFrame(rows, columns=["user", "rank", "item", "score"])

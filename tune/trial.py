@@ -18,9 +18,9 @@ from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
 from ray.tune.integration.ray_train import TuneReportCallback
 
-from imf_core.config import Config
 from imf_core.errors import DivergedError
 from tune.outcome import OUTCOME_FILE, TrialState, full_disk
+from tune.settings import CONFIGS, AnyConfig
 from tune.smaller import ran_out, said, shrink, smaller_settings, was_killed
 from tune.space import SearchSpace
 from tune.worker import Job, run_job, train_worker, write_outcome, written_state
@@ -46,6 +46,7 @@ class TrialSpec:
         save_seconds: least time between two saves of the training state.
         code: digest of the driver's sources.
         interface: network interface of worker groups that span nodes; None: found by host name.
+        task: see `SearchConfig.task`.
     """
 
     prepared: str
@@ -61,11 +62,12 @@ class TrialSpec:
     save_seconds: float = 20.0
     code: str = ""
     interface: str | None = None
+    task: str = "link"
 
-    def configure(self, params: Mapping[str, Any]) -> Config:
+    def configure(self, params: Mapping[str, Any]) -> AnyConfig:
         """The settings of a trial."""
         if "run" in params:
-            return Config.build(self.variants[params["run"]])
+            return CONFIGS[self.task].build(self.variants[params["run"]])
         assert self.space is not None
         return self.space.config_for(params)
 
@@ -75,7 +77,7 @@ class TrialSpec:
         changed = smaller_settings(folder)
         return Job(
             self.configure(params).updated(changed).model_dump(), self.prepared, str(folder), self.threads, self.gpus > 0,
-            self.keep, self.scores, self.latency, self.save_seconds, changed, self.code,
+            self.keep, self.scores, self.latency, self.save_seconds, changed, self.code, self.task,
         )
 
 
@@ -118,7 +120,7 @@ def _attempt(settings: Mapping[str, Any], name: str, spec: TrialSpec) -> bool:
         write_outcome(folder, TrialState.DIVERGED, error)
         raise
     except Exception as error:
-        if ran_out(error) and shrink(folder, Config.build(job.config)):
+        if ran_out(error) and shrink(folder, CONFIGS[job.task].build(job.config)):
             return False
         if written_state(folder)[0] is not TrialState.DIVERGED:  # a worker has said so already; Ray wraps its exception
             write_outcome(folder, TrialState.FAILED, full_disk(error, folder) or error)

@@ -22,17 +22,17 @@ from typing import Any
 import ray.train
 import torch
 
-from imf_core.config import Config
-from imf_core.data.prepared import LinkData, load_prepared
 from imf_core.errors import DivergedError, ResourceError
+from imf_core.model.imf import Imf
 from imf_core.train.batches import Shard
-from imf_core.train.checkpoint import save_checkpoint
-from imf_core.train.fit import EpochReport, FitResult, Saving, build_model, fit
+from imf_core.train.fit import Saving
 from imf_core.train.latency import latency_ms
 from imf_core.train.memory import MemoryBudget
+from imf_core.train.progress import EpochReport
 from tune.cached_scores import cache_decision, save_cache
 from tune.node_report import refuse_other_code
 from tune.outcome import OUTCOME_FILE, TrialState, atomic_write_text
+from tune.task import TASKS, Result
 
 _WAIT_SECONDS = 120.0
 Report = Callable[[dict[str, Any]], None]
@@ -54,6 +54,7 @@ class Job:
         save_seconds: least time between two saves of the training state.
         changed: settings in `config` that replace the trial's own since memory ran out.
         code: digest of the driver's sources; empty: any will do.
+        task: what is trained: a name of `TASKS`.
     """
 
     config: dict[str, Any]
@@ -67,6 +68,7 @@ class Job:
     save_seconds: float = 20.0
     changed: dict[str, Any] = field(default_factory=dict)
     code: str = ""
+    task: str = "link"
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
@@ -74,12 +76,12 @@ class Job:
 
 
 @lru_cache(maxsize=1)
-def shared_data(prepared: str) -> LinkData:
+def shared_data(prepared: str, task: str = "link") -> Any:
     """The prepared data, loaded once a process: a reused actor trains many trials on it. Read-only by convention."""
-    return load_prepared(prepared)
+    return TASKS[task].load(prepared)
 
 
-def run_job(job: Job, report: Report, shard: Shard = Shard()) -> FitResult:  # noqa: B008
+def run_job(job: Job, report: Report, shard: Shard = Shard()) -> Result:  # noqa: B008
     """Train a job, resuming the state in its folder.
 
     Args:
@@ -95,19 +97,20 @@ def run_job(job: Job, report: Report, shard: Shard = Shard()) -> FitResult:  # n
     """
     refuse_other_code(job.code)
     torch.set_num_threads(job.threads)
-    config, folder = Config.build(job.config), Path(job.folder)
-    data = shared_data(job.prepared)
-    model = build_model(config, data)
+    task, folder = TASKS[job.task], Path(job.folder)
+    config = task.config.build(job.config)
+    data = shared_data(job.prepared, job.task)
+    model = task.build(config, data)
     device = torch.device("cuda" if job.gpu and torch.cuda.is_available() else "cpu")
     with _alone(folder) if shard.rank == 0 else nullcontext():
         always = {"num_parameters": model.num_parameters, **_effective(job.changed)}
         if job.latency:
             always["latency_ms"] = latency_ms(model.to(device))
         reporter = _Reporter(folder, report, always, shard)
-        result = fit(
+        result = task.fit(
             model, data, config, reporter, shard=shard, saving=Saving(folder / "state", job.save_seconds), device=device
         )
-        if job.scores and shard.rank == 0 and len(model.branches) > 1:
+        if job.scores and shard.rank == 0 and isinstance(model, Imf) and len(model.branches) > 1:
             try:
                 memory = MemoryBudget.of(config.train.memory_budget_mb, device)
                 save_cache(cache_decision(model, data.graph, memory), folder)
@@ -118,7 +121,7 @@ def run_job(job: Job, report: Report, shard: Shard = Shard()) -> FitResult:  # n
                 "validation": result.metrics.as_dict(), "best_epoch": result.best_epoch, "epochs": result.epochs,
                 "seed": config.train.seed, "fingerprint": data.graph.fingerprint,
             }
-            save_checkpoint(folder / "best", model, config, data.graph.entities, data.graph.relations, metrics)
+            task.keep(folder / "best", model, config, data, metrics)
     return result
 
 

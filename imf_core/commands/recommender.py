@@ -165,7 +165,7 @@ def show_interactions(console: Console, report: InteractionAudit) -> None:
     for row in rows:
         table.add_row(*row)
     console.print(table)
-    for line in report.lines_of_text():
+    for line in report.lines():
         console.print(line, soft_wrap=True)
     for title, style, entries in (("Warning ", "bold yellow", report.warnings), ("Problem ", "bold red", report.problems)):
         for entry in entries:

@@ -166,6 +166,15 @@ class AuditReport:
         rows = [[name, *(f"{counts[key]:,}" for key in ("relations", *SPLITS))] for name, counts in self.categories.items()]
         return columns, rows
 
+    @property
+    def size(self) -> str:
+        """How large the graph is, in words."""
+        return f"{self.entities:,} entities, {self.relations:,} relations"
+
+    def tables(self) -> dict[str, tuple[str, tuple[list[str], list[list[str]]]]]:
+        """For a report: name -> caption, and columns and rows."""
+        return {"splits": ("the splits", self.split_rows()), "categories": ("relations by category", self.category_rows())}
+
     def lines(self) -> list[str]:
         """What the tables do not say, one fact a line, without wrapping."""
         found = [f"{WORDS[a]} and {WORDS[b]} are disjoint" for a, b in combinations(SPLITS, 2) if self._disjoint(a, b)]

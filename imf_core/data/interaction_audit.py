@@ -6,8 +6,8 @@ With finalising it is the one place that looks at test interactions; it compares
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import asdict, dataclass, field
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -17,6 +17,20 @@ from imf_core.data.modality import Modality
 from imf_core.data.raw import SPLITS
 
 _FEW_ITEMS = 10  # items up to which every list of 10 holds all
+
+
+class Baseline(Protocol):
+    """What a baseline without training reaches."""
+
+    @property
+    def mrr(self) -> float:
+        """Mean reciprocal rank, 0..1."""
+
+    def describe(self) -> str:
+        """In words."""
+
+    def as_dict(self) -> dict[str, float]:
+        """For JSON."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +65,7 @@ class InteractionAudit:
     Args:
         source: where they are from.
         users, items: U and I.
-        lines, distinct: of all files together; distinct ones counted per split.
+        interactions, distinct: of all files together; distinct ones counted per split.
         splits: counts of train, valid and test.
         given: the files give the split; else it is drawn for each user.
         per_user: least, median and largest number of interactions of a user.
@@ -62,12 +76,13 @@ class InteractionAudit:
         notes: what the readers said.
         problems: what `--strict` refuses.
         warnings: what one should know, but cannot or need not mend.
+        baseline: metrics of recommending what most users have, by split.
     """
 
     source: str
     users: int
     items: int
-    lines: int
+    interactions: int
     distinct: int
     splits: Mapping[str, PartCounts]
     given: bool
@@ -79,6 +94,7 @@ class InteractionAudit:
     notes: tuple[str, ...]
     problems: tuple[str, ...]
     warnings: tuple[str, ...]
+    baseline: Mapping[str, Baseline] = field(default_factory=dict)
 
     @property
     def density(self) -> float:
@@ -87,7 +103,13 @@ class InteractionAudit:
 
     def to_json(self) -> dict[str, Any]:
         """Everything as plain values."""
-        return {**asdict(self), "splits": {name: asdict(part) for name, part in self.splits.items()}, "density": self.density}
+        own = {name: value for name, value in vars(self).items() if name not in ("splits", "baseline")}
+        return {
+            **own,
+            "splits": {name: asdict(part) for name, part in self.splits.items()},
+            "density": self.density,
+            "baseline": {name: metrics.as_dict() for name, metrics in self.baseline.items()},
+        }
 
     def split_rows(self) -> tuple[list[str], list[list[str]]]:
         """The table of the splits: columns and rows."""
@@ -101,7 +123,7 @@ class InteractionAudit:
             rows.append([name, *cells])
         return columns, rows
 
-    def lines_of_text(self) -> list[str]:
+    def lines(self) -> list[str]:
         """What the table does not say, one fact a line."""
         low, middle, high = self.per_user
         found = [
@@ -110,8 +132,8 @@ class InteractionAudit:
             else "the split is drawn for each user: 80 % train, the rest test and validation",
             f"{100 * self.density:.2f} % of the pairs are interactions; a user has {low:,} to {high:,}, the median {middle:g}",
         ]
-        if self.lines > self.distinct:
-            found.append(f"{self.lines - self.distinct:,} repeats merged")
+        if self.interactions > self.distinct:
+            found.append(f"{self.interactions - self.distinct:,} repeats merged")
         if self.few:
             found.append(f"{self.few:,} users have fewer than 3 interactions: nothing to be tested on, left out of averages")
         for count, what, then in (
@@ -129,14 +151,30 @@ class InteractionAudit:
                 )
         if self.featureless:
             found.append(f"{self.featureless:,} items have no features")
-        return [*found, *self.coverage, *self.notes]
+        return [*found, *self.coverage, *self.baseline_lines(), *self.notes]
+
+    def baseline_lines(self) -> list[str]:
+        """`baseline without training, test: MRR 12.6, ... (a model should beat its MRR)`."""
+        return [
+            f"baseline without training, {WORDS[name]}: {metrics.describe()} (a model should beat its MRR)"
+            for name, metrics in self.baseline.items()
+        ]
+
+    @property
+    def size(self) -> str:
+        """How large the data is, in words."""
+        return f"{self.users:,} users, {self.items:,} items"
+
+    def tables(self) -> dict[str, tuple[str, tuple[list[str], list[list[str]]]]]:
+        """For a report: name -> caption, and columns and rows."""
+        return {"splits": ("the splits", self.split_rows())}
 
     def markdown(self) -> str:
         """A section for a report, heading included."""
         columns, rows = self.split_rows()
         rule = ["---", *["---:"] * (len(columns) - 1)]
         text = ["## Audit of the data", "", escaped(f"{self.source}: {self.users:,} users, {self.items:,} items."), ""]
-        for title, entries in (("Problems", self.problems), ("Warnings", self.warnings), ("Found", self.lines_of_text())):
+        for title, entries in (("Problems", self.problems), ("Warnings", self.warnings), ("Found", self.lines())):
             if title == "Found":
                 text += [*("| " + " | ".join(cells) + " |" for cells in (columns, rule, *rows)), ""]
             if entries:
@@ -168,7 +206,7 @@ def audit_interactions(
         source=raw.source,
         users=size[0],
         items=size[1],
-        lines=raw.lines,
+        interactions=raw.lines,
         distinct=len(every),
         splits=counts,
         given=given,

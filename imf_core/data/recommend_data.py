@@ -44,6 +44,11 @@ class RecommendData:
     modalities: tuple[Modality, ...]
     notes: tuple[str, ...] = ()
 
+    @property
+    def graph(self) -> Interactions:
+        """The interactions: the bipartite graph of users and items."""
+        return self.interactions
+
     def describe(self, names: tuple[str, ...] | None = None) -> list[str]:
         """What the user should know before training: notes, cold and featureless items, each modality's coverage."""
         found = self.interactions
@@ -60,7 +65,7 @@ class RecommendData:
             lines.append(
                 f"{idle:,} of {found.num_users:,} users have no training interaction: they get what the mean user gets"
             )
-        return [*lines, *(modality.describe() for modality in self.select(names)), *self.notes]
+        return [*lines, *(modality.describe().replace(" entities ", " items ") for modality in self.select(names)), *self.notes]
 
     def select(self, names: tuple[str, ...] | None) -> tuple[Modality, ...]:
         """The named modalities (None: all).

@@ -16,6 +16,7 @@ from imf_core.train.memory import MemoryBudget, free_memory
 
 _PROCESS = 450 * 2**20  # a process with torch imported that has multiplied some matrices
 _WORKING = 64 * 2**20  # tiles, batches, what the C library keeps
+PROCESS = _PROCESS + _WORKING
 _EXACT = 4  # bytes of an fp32 number
 
 
@@ -107,7 +108,7 @@ def estimate_memory(
         "relation matrices": _EXACT * min(matrices, 2**26),
     }
     return MemoryEstimate({
-        "process": _PROCESS + _WORKING,
+        "process": PROCESS,
         "weights and optimizer": _EXACT * weights,
         **coming_and_going,
         "triples": 8 * num_triples * 3 * 3,  # the graph, the queries of both directions, the filter

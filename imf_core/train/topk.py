@@ -73,9 +73,24 @@ class TopKMetrics:
         """`flat()` with the number of users, for JSON."""
         return {"users": self.count, **self.flat()}
 
+    @classmethod
+    def from_dict(cls, values: Mapping[str, float], k: int = K) -> TopKMetrics:
+        """The inverse of `as_dict`."""
+        count = int(values["users"])
+        sums = (values[f"{name}_at_{k}"] * count for name in ("precision", "recall", "hit_ratio", "ndcg"))
+        precision, recall, hit_ratio, ndcg = sums
+        return cls(count, precision, recall, hit_ratio, ndcg, values["mrr"] * count, k)
+
     def vector(self) -> np.ndarray:
         """All sums, float64, for an all-reduce."""
         return np.array(astuple(self)[:-1], dtype=np.float64)
+
+    def describe(self) -> str:
+        """`MRR 12.6, P@10 48.8, R@10 20.9, NDCG@10 48.8`, in percent."""
+        flat = self.flat()
+        short = {"P": "precision", "R": "recall", "NDCG": "ndcg"}
+        parts = (f"{letter}@{self.k} {100 * flat[f'{name}_at_{self.k}']:.1f}" for letter, name in short.items())
+        return f"MRR {100 * self.mrr:.1f}, {', '.join(parts)}"
 
     def pack(self) -> dict[str, Any]:
         """As plain values."""

@@ -5,30 +5,16 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import numpy as np
 import pytest
+from tiny_interactions import SMALL, write_interactions
 from typer.testing import CliRunner
 
 from imf_core.cli import app, main
 
-SMALL = [
-    "--set", "model.widths=[8,4]", "--set", "model.id_width=4", "--set", "train.max_epochs=3", "--set", "train.lr=0.01",
-    "--set", "model.meta_hidden=4",
-]
-
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A user "nobody" without interactions, items with features by name; one more item with features alone."""
-    random = np.random.default_rng(0)
-    place = tmp_path_factory.mktemp("data")
-    pairs = [f"user {u}\titem {i}" for u in range(8) for i in range(24) if i % 2 == u % 2 and random.random() < 0.9]
-    (place / "interactions.tsv").write_text("\n".join(pairs) + "\n")
-    (place / "users.txt").write_text("nobody\n" + "".join(f"user {u}\n" for u in range(8)))
-    (place / "modalities").mkdir()
-    np.save(place / "modalities" / "tags.npy", np.eye(2, dtype=np.float32)[np.arange(25) % 2])
-    (place / "modalities" / "tags.names.txt").write_text("".join(f"item {i}\n" for i in range(25)))
-    return place
+    return write_interactions(tmp_path_factory.mktemp("data") / "tastes")
 
 
 def imf(*arguments: object) -> str:
@@ -40,7 +26,7 @@ def imf(*arguments: object) -> str:
 @pytest.fixture(scope="module")
 def checkpoint(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("out") / "mine"
-    said = imf("recommender", "train", out, "--data", folder, *SMALL)
+    said = imf("recommender", "train", out, "--data", folder, *(part for given in SMALL for part in ("--set", given)))
     assert "1 of 25 items have no training interaction" in said
     assert "MetaMMF_GCN" in said
     assert "popularity" in said

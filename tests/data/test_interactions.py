@@ -300,12 +300,12 @@ def test_the_audit_counts_overlaps_repeats_and_cold_items(tmp_path: Path) -> Non
     write_lines(tmp_path / "test.tsv", [("v", "new"), ("w", "b")])
     report = audit_interactions(*read_for_audit(InteractionConfig(path=str(tmp_path))))
     valid, test = report.splits["valid"], report.splits["test"]
-    assert (report.lines, report.distinct, report.given) == (8, 7, True)
+    assert (report.interactions, report.distinct, report.given) == (8, 7, True)
     assert (valid.in_train, valid.in_test, valid.clean, valid.cold_items) == (1, 1, 0, 1)
     assert (test.cold, test.cold_users, test.cold_items, test.in_train) == (2, 1, 1, 0)
     assert len(report.problems) == 2
     assert report.problems[0].startswith("1 of 2 validation interactions stand in train too")
-    assert "1 repeats merged" in report.lines_of_text()
+    assert "1 repeats merged" in report.lines()
     assert report.to_json()["splits"]["valid"]["in_train"] == 1
     assert "## Audit of the data" in report.markdown()
 

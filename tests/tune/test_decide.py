@@ -200,7 +200,7 @@ def test_a_finished_trial_leaves_its_scores_and_the_command_reads_them(
             "model": {"dim": 16, "relation_dim": 8, "modalities": modalities}, "train": {"max_epochs": 2, "batch_size": 32},
         })
         folder = tmp_path / "study" / "trials" / f"trial-{number:03}"
-        result = run_job(Job(config.model_dump(), str(tmp_path / "data"), str(folder)), lambda numbers: None)
+        result = run_job(Job(config.model_dump(), str(tmp_path / "data"), str(folder), scores=True), lambda numbers: None)
         assert (folder / SCORES_FILE).exists() == (modalities is None)
         records.append(TrialRecord(number, folder.name, TrialState.COMPLETED, {}, result.best_mrr, 1, 2, 1.0))
     capsys.readouterr()
