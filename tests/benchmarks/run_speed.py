@@ -229,15 +229,25 @@ def sizes(lab: Lab) -> Figures:
     return {"sizes": found}
 
 
-GROUPS = ("steps", "ranks", "workers", "quality", "large", "sizes")
+def search(lab: Lab) -> Figures:
+    """What a trial costs in a search over the bare `fit`."""
+    (runs,) = lab.turns(("trial_start", {"trials": 8 if lab.scale == 1.0 else 3}))
+    raw = {key: middle(runs, key) for key in ("trial_seconds", "fit_seconds", "first_trial_seconds")}
+    return {"trial_start_seconds": figure(middle(runs, "overhead_seconds"), **raw)}
+
+
+GROUPS = ("steps", "ranks", "workers", "quality", "large", "sizes", "search")
+
+
+_GENERATED = {"large": large, "sizes": sizes, "search": search}  # need no shared graph
 
 
 def measure_group(group: str, lab: Lab, mkgy: str, db15k: str) -> Figures:
     """Figures of one of `GROUPS`."""
     if group == "steps":
         return steps(lab, mkgy, db15k)
-    if group in ("large", "sizes"):
-        return large(lab) if group == "large" else sizes(lab)
+    if group in _GENERATED:
+        return _GENERATED[group](lab)
     return {"ranks": ranks, "workers": workers, "quality": quality}[group](lab, mkgy)
 
 
@@ -254,7 +264,7 @@ def main(
         raise typer.BadParameter(f"unknown: {', '.join(sorted(unknown))}; there are {', '.join(GROUPS)}")
     mkgy, db15k = (str((shared / "data" / name).resolve()) for name in ("MKG-Y", "DB15K"))
     if not Path(mkgy).is_dir():
-        skipped = [group for group in chosen if group not in ("large", "sizes")]
+        skipped = [group for group in chosen if group not in _GENERATED]
         chosen = [group for group in chosen if group not in skipped]
         print(f"{mkgy} is absent: {', '.join(skipped)} cannot be measured")
     lab = Lab(cache, rounds)

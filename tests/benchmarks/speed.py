@@ -30,6 +30,7 @@ from imf_core.train.memory import keep_freed_memory
 from imf_core.train.optimizers import Optimizers
 from imf_core.train.ranking import evaluate
 from tests.benchmarks import textbook
+from tests.benchmarks.trial_start import trial_start
 
 _WIDTH = 64  # of the random features
 Figures = dict[str, Any]
@@ -289,7 +290,7 @@ def _seconds(work: Callable[[], object]) -> float:
     return time.perf_counter() - started
 
 
-MEASURES = {"step": step, "ranking": ranking, "ddp": ddp, "quality": quality, "large": large}
+MEASURES = {"step": step, "ranking": ranking, "ddp": ddp, "quality": quality, "large": large, "trial_start": trial_start}
 
 if __name__ == "__main__":
     name, arguments = sys.argv[1], json.loads(sys.argv[2])

@@ -1,0 +1,65 @@
+"""What a trial of a search costs over the training that it does: start, data, reports, journal, MLflow, early stopping."""
+
+from __future__ import annotations
+
+import statistics
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+
+from imf_core.train.fit import build_model, fit
+from tune.continuation import open_study
+from tune.plan import make_plan
+from tune.resources import ClusterResources
+from tune.runner import ray_cluster, run_search
+from tune.search import open_tracker, searcher
+from tune.settings import SearchConfig
+
+SETTINGS = {"model.dim": 32, "model.relation_dim": 16, "train.max_epochs": 2, "train.precision": "fp32", "data.text": "none"}
+SPACE = "train.label_smoothing: {low: 0.0, high: 0.001}\n"  # trials that differ in nothing that costs time
+
+
+def trial_start(data: str = "unicode", trials: int = 8, **settings: Any) -> dict[str, float | int]:
+    """Seconds of a trial in a search of its kind, and of the bare `fit` with the same settings; one at a time, one thread.
+
+    Each trial is counted from the end of the one before it, so that everything between them counts; the first, for which Ray
+    starts its process, apart.
+
+    Args:
+        data: bundled data set, or folder.
+        trials: of the search, and repeats of the bare `fit`.
+        settings: more settings, with `__` for the dot.
+    """
+    torch.set_num_threads(1)
+    flat = {**SETTINGS, **{name.replace("__", "."): value for name, value in settings.items()}}
+    with tempfile.TemporaryDirectory() as place:
+        space = Path(place) / "space.yaml"
+        space.write_text(SPACE, encoding="utf-8")
+        plan = make_plan(SearchConfig.build({
+            "data": data, "study": "overhead", "storage": place, "trials": trials, "concurrency": 1, "cpus_per_worker": 1,
+            "scheduler": "none", "space": space, "overrides": flat, "keep": 0,
+        }), ClusterResources.local())
+        with open_study(plan) as study:
+            search = searcher(plan, study)
+            tracker = open_tracker(plan, study)
+            with ray_cluster(plan.settings, plan.resources, study.journal.lost):
+                run_search(plan, study, search, tracker, Console(quiet=True), finalises=False)
+            tracker.finish()
+            asked = next(event["at"] for event in study.journal.events if event["event"] == "ask")
+            ends = [event["at"] for event in study.journal.events if event["event"] == "tell"]
+        bare = []
+        for _ in range(trials):
+            config = plan.space.config_for(plan.space.default_point())
+            started = time.perf_counter()
+            fit(build_model(config, plan.data), plan.data, config)
+            bare.append(time.perf_counter() - started)
+    each = [later - earlier for earlier, later in zip(ends, ends[1:], strict=False)]
+    trial, alone = statistics.median(each), statistics.median(bare)
+    return {
+        "overhead_seconds": trial - alone, "trial_seconds": trial, "fit_seconds": alone,
+        "first_trial_seconds": ends[0] - asked, "trials": trials,
+    }
