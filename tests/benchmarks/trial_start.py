@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 import tempfile
 import time
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ SETTINGS = {"model.dim": 32, "model.relation_dim": 16, "train.max_epochs": 2, "t
 SPACE = "train.label_smoothing: {low: 0.0, high: 0.001}\n"  # trials that differ in nothing that costs time
 
 
-def trial_start(data: str = "unicode", trials: int = 8, **settings: Any) -> dict[str, float | int]:
+def trial_start(data: str = "unicode", trials: int = 8, **settings: Any) -> dict[str, Any]:
     """Seconds of a trial in a search of its kind, and of the bare `fit` with the same settings; one at a time, one thread.
 
     Each trial is counted from the end of the one before it, so that everything between them counts; the first, for which Ray
@@ -57,7 +58,7 @@ def trial_start(data: str = "unicode", trials: int = 8, **settings: Any) -> dict
             started = time.perf_counter()
             fit(build_model(config, plan.data), plan.data, config)
             bare.append(time.perf_counter() - started)
-    each = [later - earlier for earlier, later in zip(ends, ends[1:], strict=False)]
+    each = [later - earlier for earlier, later in pairwise(ends)]
     trial, alone = statistics.median(each), statistics.median(bare)
     return {
         "overhead_seconds": trial - alone, "trial_seconds": trial, "fit_seconds": alone,
