@@ -6,12 +6,14 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+STALL = "RAY_TRAIN_COLLECTIVE_TIMEOUT_S"
 _ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_AIR_NEW_OUTPUT": "0",  # with verbose=0 the only silent form
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",  # each report of a worker group waits for this poll
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
     "RAY_TRAIN_METRICS_ENABLED": "0",
+    STALL: "1800",  # seconds after which workers that wait for one that says nothing more fail, and the trial with them
     "TUNE_GLOBAL_CHECKPOINT_S": "1",  # a killed search loses at most about a second of bookkeeping
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",

@@ -7,6 +7,7 @@ re-raises, so that Ray counts the failure and the other trials go on.
 from __future__ import annotations
 
 import gc
+import os
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -15,10 +16,11 @@ from typing import Any
 
 import ray.tune as ray_tune
 from ray.train import FailureConfig, RunConfig, ScalingConfig
-from ray.train.torch import TorchTrainer
+from ray.train.torch import TorchConfig, TorchTrainer
 from ray.tune.integration.ray_train import TuneReportCallback
 
 from imf_core.errors import DivergedError
+from tune.environment import STALL
 from tune.outcome import OUTCOME_FILE, TrialState, full_disk
 from tune.settings import CONFIGS, AnyConfig
 from tune.smaller import ran_out, said, shrink, smaller_settings, was_killed
@@ -134,6 +136,7 @@ def _run_distributed(job: Job, spec: TrialSpec) -> None:
     trainer = TorchTrainer(
         train_worker,
         train_loop_config=job.to_json(),
+        torch_config=TorchConfig(timeout_s=int(float(os.environ[STALL]))),
         scaling_config=ScalingConfig(
             num_workers=spec.workers, use_gpu=spec.gpus > 0,
             resources_per_worker={"CPU": spec.threads, **({"GPU": spec.gpus} if spec.gpus else {})},
