@@ -194,7 +194,28 @@ def _stack(config: RecommenderConfig, width: int) -> MetaStack:
             return CpLayer(width_in, width_out, config.meta_dim, config.cp_rank)
         return WeightedLayer(width_in, width_out)
 
-    return MetaStack((width, *config.widths), layer, **dims)
+    stack = MetaStack((width, *config.widths), layer, **dims)
+    for made in stack.layers:
+        _calm(made)
+    return stack
+
+
+def _calm(layer: nn.Module) -> None:
+    """Let the dynamic weights begin as small as those of the published code, which draws T as a matrix (S, in out).
+
+    As large as the static ones, they multiply the variance in each of the layers: of four or five, the first scores would be
+    hundreds of times those of the static control.
+    """
+    if not isinstance(layer, DynamicLayer | CpLayer):
+        return
+    width_in, width_out = layer.static.shape
+    signal = len(layer.tensors if isinstance(layer, DynamicLayer) else layer.mix)
+    std = (2 / (signal + width_in * width_out)) ** 0.5
+    if isinstance(layer, DynamicLayer):
+        nn.init.normal_(layer.tensors, std=std)
+    else:  # its factors give each number of T the variance of the static weight, 2 / (in + out)
+        with torch.no_grad():
+            layer.mix.mul_(std / (2 / (width_in + width_out)) ** 0.5)
 
 
 def _seen(ids: np.ndarray, count: int) -> Tensor:

@@ -93,6 +93,18 @@ def test_the_fusion_of_an_item_is_its_own() -> None:
     assert slopes["meta"].std(dim=0).min() > 1e-3
 
 
+@pytest.mark.parametrize("fusion", ["meta", "meta_cp"])
+def test_dynamic_layers_begin_near_the_static_control(fusion: str) -> None:
+    """Of four layers on wide features, first vectors are of the size that static ones have, and differ from them."""
+    random = np.random.default_rng(0)
+    wide = [Modality("sound", random.normal(size=(I, 200)).astype(np.float32), np.ones(I, bool))]
+    shape = {"widths": (256, 128, 64, 32), "meta_dim": 5, "meta_hidden": 64, "cp_rank": 32}
+    sizes = {kind: made(wide, fusion=kind, **shape).item_vectors()[:, :32].std().item() for kind in (fusion, "mlp")}
+    assert 0.5 < sizes[fusion] / sizes["mlp"] < 3
+    for layer in made(wide, fusion="meta", **shape).fuse.layers:
+        assert layer.tensors.std().item() == pytest.approx((2 / (5 + layer.static.numel())) ** 0.5, rel=0.05)
+
+
 def test_the_graph_model_by_hand() -> None:
     model = made(encoder="gcn").eval()
     assert isinstance(model, MetaMMF_GCN)
