@@ -174,12 +174,15 @@ def full_disk(error: BaseException, folder: Path) -> ResourceError | None:
 
 
 def atomic_write_text(path: Path | str, text: str) -> Path:
-    """Write a file so that a reader sees the old text or the new, never a part; makes the folder."""
+    """Write a file so that a reader sees the old text or the new, never a part; makes the folder.
+
+    Bytes of names that are no UTF-8 are written as `\\udc80`, which JSON reads back as they were.
+    """
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
     try:
-        with os.fdopen(handle, "w", encoding="utf-8", newline="") as stream:
+        with os.fdopen(handle, "w", encoding="utf-8", errors="backslashreplace", newline="") as stream:
             stream.write(text)
             stream.flush()
             os.fsync(stream.fileno())

@@ -33,6 +33,7 @@ from imf_core.train.optimizers import Optimizers
 from imf_core.train.progress import TrainedModule
 
 FORMAT = 1
+_PARTS = ("config", "modalities", "entities_sha256", "relations_sha256", "metrics")
 
 
 @dataclass(frozen=True)
@@ -117,6 +118,11 @@ def load_checkpoint(folder: Path | str) -> Checkpoint:
         raise CheckpointError(
             f"{folder} has format {described.get('format')!r}, this version reads {FORMAT}", remedy="update imf-search"
         )
+    for file, content, parts in (("config.json", described, _PARTS), ("vocabulary.json", names, ("entities", "relations"))):
+        if absent := [part for part in parts if part not in content]:
+            raise CheckpointError(
+                f"{folder / file} is damaged: it lacks {', '.join(absent)}", remedy="restore the folder from a copy"
+            )
     entities, relations = Vocabulary(tuple(names["entities"])), Vocabulary(tuple(names["relations"]), "relation")
     check_vocabulary(described, entities, relations, folder)
     state = read_tensors(folder / "model.safetensors", "restore the folder from a copy")

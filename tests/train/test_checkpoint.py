@@ -167,6 +167,18 @@ def test_missing_and_damaged_parts_are_named(
     assert "What to do:" in str(caught.value)
 
 
+@pytest.mark.parametrize(("file", "part"), [("config.json", "entities_sha256"), ("config.json", "config"),
+                                            ("vocabulary.json", "relations")])
+def test_a_part_that_is_lacking_is_named(toy: LinkData, tmp_path: Path, file: str, part: str) -> None:
+    save(tmp_path / "best", Config().updated(SMALL), toy)
+    path = tmp_path / "best" / file
+    content = json.loads(path.read_text())
+    del content[part]
+    path.write_text(json.dumps(content))
+    with pytest.raises(CheckpointError, match=f"{file} is damaged: it lacks {part}"):
+        load_checkpoint(tmp_path / "best")
+
+
 def test_a_list_is_no_description(toy: LinkData, tmp_path: Path) -> None:
     save(tmp_path / "best", Config().updated(SMALL), toy)
     (tmp_path / "best" / "config.json").write_text("[]")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 from types import SimpleNamespace
@@ -58,3 +59,11 @@ def test_what_a_trial_reports_and_says() -> None:
     died = "Failure # 1 (occurred at x)\nold\nFailure # 2 (occurred at y)\nThe actor died unexpectedly.\n\tclass_name: X\n"
     assert last_error(died) == "The actor died unexpectedly."
     assert last_error("") == ""
+
+
+def test_names_that_are_no_text_can_be_written(tmp_path: Path) -> None:
+    name = b"caf\xe9".decode("utf-8", "surrogateescape")
+    path = atomic_write_text(tmp_path / "report.md", f"the entity {name}")
+    assert path.read_text(encoding="utf-8") == "the entity caf\\udce9"
+    atomic_write_text(tmp_path / "x.json", json.dumps({"name": name}, ensure_ascii=False))
+    assert json.loads((tmp_path / "x.json").read_text(encoding="utf-8")) == {"name": name}
