@@ -16,16 +16,20 @@ RUNTIME := .venv/.installed-runtime
 DEV := .venv/.installed-dev
 
 DEMO_FLAGS ?= --data unicode --trials 12 --seeds 2 --grace 1 --set model.dim=64 --set train.batch_size=512 --set train.max_epochs=5 --set train.precision=auto --budget 300s
+RECOMMEND_FLAGS ?= --task recommend --data codepages --trials 10 --seeds 2 --grace 3 --set model.widths=[64,32] --set train.lr=0.005 --set train.max_epochs=16 --set train.patience=6 --budget 200s
 PYTEST_FLAGS ?=
 BENCH_FLAGS ?=
 
-.PHONY: help demo test slow test-cluster bench lint types clean
+.PHONY: help demo demo-recommend test slow test-cluster bench lint types clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 22
 
 demo: $(RUNTIME)  ## install, then search the bundled data set (a few minutes on two cores)
 	$(VENV_PYTHON) tune/search.py $(DEMO_FLAGS)
+
+demo-recommend: $(RUNTIME)  ## install, then search a recommender on the bundled code pages (under four minutes)
+	$(VENV_PYTHON) tune/search.py $(RECOMMEND_FLAGS)
 
 test: $(DEV)  ## install, then run the tests
 	$(VENV_PYTHON) -m pytest $(PYTEST_FLAGS)
