@@ -23,6 +23,7 @@ from typing import Any
 import yaml
 
 PLACEHOLDER = re.compile(r"CHANGE-ME-([A-Za-z0-9-]*[A-Za-z0-9])")
+STATES = Path("/tmp/ray")  # where the launcher keeps what it knows of own machines
 UPLOAD_LIMIT = 200 * 2**20  # bytes
 _LISTED = 5
 _REACH_SECONDS = 5.0
@@ -76,6 +77,10 @@ def local_problems(config: Mapping[str, Any], text: str, name: str) -> list[str]
         if field in config and config[field] != len(workers):
             have = f"{field} is {config[field]}, but there are {len(workers)} worker_ips"
             found.append(f"{name}:{line_of(text, field)}: {have}; leave it out")
+    state = STATES / f"cluster-{config.get('cluster_name')}.state"
+    if state.exists() and not os.access(state, os.W_OK):
+        owner = f"{state} belongs to another user of this machine, so that the launcher cannot write it"
+        found.append(f"{name}:{line_of(text, 'cluster_name')}: {owner}; choose another cluster_name, or have it removed")
     key = auth.get("ssh_private_key")
     if not key:
         return [*found, f"{name}:{line_of(text, 'auth')}: no ssh_private_key; without it the head cannot start the workers"]

@@ -213,6 +213,8 @@ class Ledger(ray_tune.Callback):
         self._open = {name: _Progress.of(trial) for name, trial in begun.items() if name not in self._records}
         self._numbers = {record.trial_id: record.number for record in records} | {name: begun[name].number for name in begun}
         self._deadline, self._reserve, self._ended = math.inf, reserve, False
+        self._without: set[str] = set()  # ended trials that have no checkpoint: not looked for again, on a far disk
+        self._lines: dict[str, tuple[TrialRecord, str]] = {}
         self._warned, self._kills = False, kills_for_memory()
         for name, trial in begun.items():
             if trial.told is not None and name in self._open:
@@ -311,19 +313,29 @@ class Ledger(ray_tune.Callback):
             ended=now, curve=tuple(sorted(progress.curve.items())),
         )
         self._records[name] = record
+        self._without.discard(name)
         del self._open[name]
         if state is not TrialState.STOPPED:  # that one may go on from its training state; of the others it is only in the way
             shutil.rmtree(own / "state", ignore_errors=True)
         self._drop_checkpoints()
-        self._write(TRIALS_FILE, json.dumps([item.to_json() for item in self.records], indent=1, ensure_ascii=False) + "\n")
+        self._write(TRIALS_FILE, "[\n" + ",\n".join(self._line(item) for item in self.records) + "\n]\n")
         return record
+
+    def _line(self, record: TrialRecord) -> str:
+        """A record as a line of JSON, composed once: a thousand anew at each end would take the driver half a second."""
+        kept = self._lines.get(record.trial_id)
+        if kept is None or kept[0] is not record:
+            kept = self._lines[record.trial_id] = (record, json.dumps(record.to_json(), ensure_ascii=False))
+        return kept[1]
 
     def _drop_checkpoints(self) -> None:
         """Remove those of all trials but the best ones; what a killed session left over goes with the next trial's end."""
         if self._keep is not None:
-            kept = [folder for record in ranked(self.records) if (folder := self.trials / record.trial_id / "best").is_dir()]
-            for folder in kept[self._keep :]:
-                shutil.rmtree(folder, ignore_errors=True)
+            names = [record.trial_id for record in ranked(self.records) if record.trial_id not in self._without]
+            kept = [name for name in names if (self.trials / name / "best").is_dir()]
+            for name in kept[self._keep :]:
+                shutil.rmtree(self.trials / name / "best", ignore_errors=True)
+            self._without |= {*names} - {*kept[: self._keep]}
 
     def _progress(self, trial: Any, trials: Iterable[Any] = ()) -> _Progress:
         name = name_of(trial)

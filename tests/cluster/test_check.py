@@ -109,6 +109,16 @@ def test_a_key_that_others_may_read_is_refused(check: ModuleType, place: Path) -
     assert "chmod 600" in found
 
 
+def test_sub_5_a_state_file_of_another_user_is_named(check: ModuleType, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(check, "STATES", place.parent)
+    assert check.problems(place / "cluster.yaml", place) == []
+    (place.parent / "cluster-imf.state").write_text("{}")
+    assert check.problems(place / "cluster.yaml", place) == []
+    monkeypatch.setattr(check.os, "access", lambda path, mode: not str(path).endswith(".state"))
+    (found,) = check.problems(place / "cluster.yaml", place)
+    assert "cluster-imf.state belongs to another user" in found
+
+
 def test_sub_4_the_upload_leaves_out_what_is_no_code(check: ModuleType, place: Path) -> None:
     """`.gitignore` does not decide: data, results and runs stay here by name, and imf_core/data goes along."""
     (place / ".gitignore").write_text("imf_core/\n")

@@ -15,6 +15,7 @@ from imf_core.errors import ConfigError, ResourceError
 from tune import node_report
 from tune.node_report import NodeReport, code_digest, data_digest, look, refuse_other_code
 from tune.nodes import common_interface, refuse_unfit, show_nodes
+from tune.settings import SearchConfig
 from tune.worker import Job, run_job
 
 DRIVER = NodeReport(
@@ -101,3 +102,13 @@ def test_host_names_that_lead_to_loopback_are_got_round_or_named() -> None:
     assert common_interface([DRIVER, astray]) == "eth0"
     with pytest.raises(ResourceError, match=r"worker2 \(10.0.0.3\): its host name leads to 127.0.1.1"):
         common_interface([replace(DRIVER, interface="ens5"), astray])
+
+
+def test_sub_6_a_relative_path_is_that_of_the_driver_s_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A trial runs in another folder, on another node: what it is told of paths is absolute."""
+    (tmp_path / "datasets" / "DB15K").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    settings = SearchConfig.build({"data": "./datasets/DB15K", "storage": "studies"})
+    assert settings.data == str(tmp_path / "datasets" / "DB15K")
+    assert settings.base_config().data.path == settings.data  # what is logged
+    assert settings.study_dir.is_relative_to(tmp_path / "studies")

@@ -325,3 +325,25 @@ def test_records_refuse_what_they_cannot_read(tmp_path: Path) -> None:
     (tmp_path / "trials.json").write_text('[{"number": 1}]')
     with pytest.raises(DataError, match="not a trial record"):
         load_records(tmp_path)
+
+
+def test_an_end_costs_the_same_after_many_trials(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each record is composed once, and the folder of a trial without a checkpoint is looked at once."""
+    ledger = Ledger(tmp_path, max_epochs=3, keep=1)
+    trials = [make_trial(tmp_path, f"t{number}", **{"train.lr": 0.1}) for number in range(6)]
+    composed: list[str] = []
+    real = TrialRecord.to_json
+
+    def counted(record: TrialRecord) -> dict[str, Any]:
+        composed.append(record.trial_id)
+        return real(record)
+
+    monkeypatch.setattr(TrialRecord, "to_json", counted)
+    for place, trial in enumerate(trials):
+        ledger.on_trial_start(iteration=0, trials=trials, trial=trial)
+        report(ledger, trial, trials, 0.1 * (place + 1), stop=True)
+        (tmp_path / "trials" / trial.trial_id / "best").mkdir(parents=True)
+        ledger.on_trial_complete(iteration=0, trials=trials, trial=trial)
+    assert composed == [trial.trial_id for trial in trials]
+    assert load_records(tmp_path) == ledger.records
+    assert [path.parent.name for path in (tmp_path / "trials").glob("*/best")] == ["t5"]
