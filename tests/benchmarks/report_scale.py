@@ -126,7 +126,7 @@ def page(measured: dict[str, Any], cost: dict[str, dict[str, float]], rows: list
     lines += [f"| {name} | {value:.3f} |" for name, value in taken.items() if value >= 0.001]
     lines += [f"| together | {sum(taken.values()):.3f} |", "", *conclusions(measured, taken), "## Simulated", ""]
     lines += [
-        "`busy`: of the driver; `waiting`: share of the trials' time spent waiting for it; ideal: a driver that takes no time.", "",
+        "`busy`: of the driver; `waiting`: share of the trials' time spent waiting for it; ideal: a driver without cost.", "",
         "| trials at a time | epoch, s | `--track-seconds` | hours (ideal) | busy | waiting | MLflow writes/s |",
         "|---:|---:|---:|---:|---:|---:|---:|",
     ]
@@ -146,17 +146,19 @@ def conclusions(measured: dict[str, Any], taken: dict[str, float]) -> list[str]:
     books, server = measured["bookkeeping"], measured[f"mlflow, server with {trials} runs"]
     first, second = list(taken)[:2]
     draws = (books["draw, at the beginning"] + books[f"draw, after {trials} trials"]) / 2 * trials / 1000
+    once, ends, point = server["30 epochs at once"], server["begin"] + server["end"], books[f"draw, after {trials} trials"]
     return [
-        f"**First comes {first}, then {second}.** What lifts the first is `--track-seconds` (on a cluster 10, unless given): the epochs",
-        f"of so many seconds go to MLflow in one write, 30 of them in {server['30 epochs at once']:.0f} ms instead of 30 times",
-        f"{server['epoch']:.0f} ms. A trial's beginning and end stay ({server['begin'] + server['end']:.0f} ms together), so that a search whose trials",
-        "last seconds is bound by them: give it longer trials, or fewer at a time. Nothing is lost where the driver is late; trials",
-        "wait for it.", "",
+        f"**First comes {first}, then {second}.** What lifts the first is `--track-seconds` (on a cluster 10, unless given):",
+        f"the epochs of so many seconds go to MLflow in one write, 30 of them in {once:.0f} ms instead of 30 times",
+        f"{server['epoch']:.0f} ms. A trial's beginning and end stay ({ends:.0f} ms together), so that a search whose trials",
+        "last seconds is bound by them: give it longer trials, or fewer at a time. Nothing is lost where the driver is late;",
+        "trials wait for it.", "",
         "- **MLflow's database**: SQLite behind a server of two processes takes about "
         f"{1000 / server['epoch']:.0f} writes of one epoch a second.",
-        f"- **Optuna**: the study is in memory; a point after {trials:,} trials takes {books[f'draw, after {trials} trials']:.0f} ms. Going on with",
-        f"  an interrupted study of that length draws all its points again: about {draws:.0f} s before the first trial. The journal has",
-        f"  {books['journal, MB']:.1f} MB; a disk that takes longer for an fsync than the one measured adds that to each report.",
+        f"- **Optuna**: the study is in memory; a point after {trials:,} trials takes {point:.0f} ms. Going on with an interrupted",
+        f"  study of that length draws all its points again: about {draws:.0f} s before the first trial.",
+        f"- **Journal**: {books['journal, MB']:.1f} MB; a disk that takes longer for an fsync than the one measured adds that to",
+        "  each report.",
         "- **Object store**: no data of ours passes through it. A node maps the prepared arrays from the shared folder, once read.",
         "- **Not measured**: Ray's own servers with 100 nodes, the network, a shared folder by NFS, PostgreSQL behind MLflow.", "",
     ]
