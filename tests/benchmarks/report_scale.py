@@ -155,10 +155,10 @@ def conclusions(measured: dict[str, Any], taken: dict[str, float]) -> list[str]:
         "trials wait for it.", "",
         "- **MLflow's database**: SQLite behind a server of two processes takes about "
         f"{1000 / server['epoch']:.0f} writes of one epoch a second.",
-        f"- **Optuna**: the study is in memory; a point after {trials:,} trials takes {point:.0f} ms. Going on with an interrupted",
-        f"  study of that length draws all its points again: about {draws:.0f} s before the first trial.",
-        f"- **Journal**: {books['journal, MB']:.1f} MB; a disk that takes longer for an fsync than the one measured adds that to",
-        "  each report.",
-        "- **Object store**: no data of ours passes through it. A node maps the prepared arrays from the shared folder, once read.",
-        "- **Not measured**: Ray's own servers with 100 nodes, the network, a shared folder by NFS, PostgreSQL behind MLflow.", "",
+        f"- **Optuna**: the study is in memory; a point after {trials:,} trials takes {point:.0f} ms. Going on with an",
+        f"  interrupted study of that length draws all its points again: about {draws:.0f} s before the first trial.",
+        f"- **Journal**: {books['journal, MB']:.1f} MB; a disk that takes longer for an fsync than the one measured adds that",
+        "  to each report.",
+        "- **Object store**: no data of ours passes through it. A node maps the prepared arrays from the shared folder.",
+        "- **Not measured**: Ray's own servers with 100 nodes, the network, a shared folder by NFS, PostgreSQL for MLflow.", "",
     ]
