@@ -32,7 +32,7 @@ _OF_A_SESSION = {
     "trials", "resume", "extend", "dry_run", "show_space", "address", "storage", "study", "expect_nodes", "node_wait_seconds",
     "fewer_nodes", "grows_to", "track_seconds",
 }
-_CLUSTER_RETRIES, _CLUSTER_TRACKING = 4, 10.0
+_CLUSTER_RETRIES, _CLUSTER_TRACKING = 4, 60.0
 _SERVERS = ("http", "https", "databricks", "databricks-uc", "postgresql", "mysql", "mssql")
 _UNITS = {"d": 86400.0, "h": 3600.0, "m": 60.0, "s": 1.0}
 
@@ -145,7 +145,7 @@ class SearchConfig(BaseModel):
     keep: int = Field(3, ge=0, le=1000, description="trials whose checkpoints stay, the best ones, say for `imf ensemble`")
     save_seconds: float = Field(20.0, ge=0, description="least time between two saves of a trial's training state")
     track_seconds: float = Field(
-        0.0, ge=0, description="least time between two writes of a trial's epochs to MLflow; default on a cluster: 10"
+        0.0, ge=0, description="least time between two writes of a trial's epochs to MLflow; default on a cluster: 60"
     )
     resume: bool = Field(False, description="go on with --study; what is not given is as it was")
     extend: int | None = Field(None, ge=1, description="as --resume, with so many trials more")

@@ -148,7 +148,7 @@ def conclusions(measured: dict[str, Any], taken: dict[str, float]) -> list[str]:
     draws = (books["draw, at the beginning"] + books[f"draw, after {trials} trials"]) / 2 * trials / 1000
     once, ends, point = server["30 epochs at once"], server["begin"] + server["end"], books[f"draw, after {trials} trials"]
     return [
-        f"**First comes {first}, then {second}.** What lifts the first is `--track-seconds` (on a cluster 10, unless given):",
+        f"**First comes {first}, then {second}.** What lifts the first is `--track-seconds` (on a cluster 60, unless given):",
         f"the epochs of so many seconds go to MLflow in one write, 30 of them in {once:.0f} ms instead of 30 times",
         f"{server['epoch']:.0f} ms. A trial's beginning and end stay ({ends:.0f} ms together), so that a search whose trials",
         "last seconds is bound by them: give it longer trials, or fewer at a time. Nothing is lost where the driver is late;",

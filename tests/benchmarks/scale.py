@@ -250,13 +250,13 @@ def tune_loop(trials: int, reports: int, period: str) -> dict[str, Any]:
 
 def tune_costs(trials: int) -> Milliseconds:
     """Of a report, of a trial, and of a snapshot of the experiment with few and with many trials."""
-    few, many = tune_loop(40, 1, "1000"), tune_loop(40, 26, "1000")
-    report = max(0.0, (many["seconds"] - few["seconds"]) / (40 * 25))
+    few, many, longer = (tune_loop(count, reports, "1000")["seconds"] for count, reports in ((40, 1), (200, 1), (40, 101)))
+    report = max(0.0, (longer - few) / (40 * 100))
     snapshots = tune_loop(trials, 1, "1")["saves"]
     late = [seconds for count, seconds in snapshots if count > 0.8 * trials and seconds > 0.001]
     early = [seconds for count, seconds in snapshots if count < 0.2 * trials and seconds > 0.001]
     return {
-        "report": round(1000 * report, 2), "trial": round(1000 * max(0.0, few["seconds"] / 40 - report), 2),
+        "report": round(1000 * report, 2), "trial": round(1000 * max(0.0, (many - few) / 160 - report), 2),
         "snapshot, few trials": quiet(early or [0.0]), f"snapshot, {trials} trials": quiet(late or [0.0]),
     }
 

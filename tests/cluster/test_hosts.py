@@ -134,11 +134,14 @@ def test_a_killed_head_comes_back_and_the_search_goes_on(facts: dict[str, Any]) 
     assert status == 0, log
     assert f"3 of 4 nodes, missing {facts['address cut off']}" in log  # said, and gone on without it
     assert "going on: 0 of 2 trials have ended, 2 are left, 1 of them interrupted" in log
-    found = facts["third trials"]
-    assert len(found) == 2
-    assert all(whole(trial, hosts_round.EPOCHS) for trial in found)
-    assert facts["epochs before"] >= 4
+    assert facts["epochs before"] >= 1
     assert facts["began again"] > 1  # the interrupted trial, from its checkpoint
+    interrupted, other = facts["third trials"]
+    assert whole(other, hosts_round.EPOCHS)
+    assert (interrupted["state"], interrupted["epochs"]) == ("completed", hosts_round.EPOCHS)
+    # Epochs that were on their way to the head when it died are the only ones that its curve may lack.
+    lacking = set(range(1, hosts_round.EPOCHS + 1)) - {epoch for epoch, _ in interrupted["curve"]}
+    assert lacking <= set(range(facts["epochs before"] + 1, facts["began again"]))
     assert {run["info"]["status"] for run in facts["runs at the end"]} == {"FINISHED"}
 
 

@@ -206,6 +206,7 @@ def first_search() -> None:
     facts["trials"] = trials("first")
     facts["runs"] = through_the_tunnel(lambda: mlflow("runs/search", {
         "experiment_ids": [mlflow("experiments/search", {"max_results": 10})["experiments"][0]["experiment_id"]],
+        "filter": "tags.study = 'first'",
     }))["runs"]
     facts["open"] = [port for port in (5000, 8265) if reachable(port)]
     facts["gcs"] = reachable(6379)
