@@ -30,7 +30,7 @@ def watching(lost: Callable[[ResourceError], None]) -> Iterator[None]:
     servers = [child for child in psutil.Process().children(recursive=True) if child.name() in _SERVERS]
     over = threading.Event()
 
-    def watch() -> None:
+    def _watch() -> None:
         while not over.wait(_EVERY_SECONDS):
             gone = [server for server in servers if not _alive(server)]
             if gone:
@@ -45,7 +45,7 @@ def watching(lost: Callable[[ResourceError], None]) -> Iterator[None]:
                 return
 
     names = {server.pid: server.name() for server in servers}
-    thread = threading.Thread(target=watch, name="ray watch", daemon=True)
+    thread = threading.Thread(target=_watch, name="ray watch", daemon=True)
     thread.start()
     try:
         yield

@@ -40,7 +40,7 @@ def teach(
     width = min(answers, graph.num_entities)
     order = np.argsort(queries.relations, kind="stable")  # a relation's matrix is then built once
 
-    def asked(budget: int) -> SoftTargets:
+    def _asked(budget: int) -> SoftTargets:
         found = torch.empty(len(queries), width, dtype=torch.long)
         likely = torch.empty(len(queries), width)
         scores = PooledScores(models, weights, budget)
@@ -54,4 +54,4 @@ def teach(
             likely[place] = torch.softmax(best.values.float(), dim=1).cpu()
         return SoftTargets(found, likely)
 
-    return (memory or MemoryBudget.of(None, models[0].structure.device)).within(asked)
+    return (memory or MemoryBudget.of(None, models[0].structure.device)).within(_asked)
