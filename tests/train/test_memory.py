@@ -151,7 +151,7 @@ def test_a_repeated_step_draws_and_counts_as_if_nothing_had_failed(
     def failing(self: Imf, *arguments: Any) -> Any:
         losses = real(self, *arguments)  # dropout is drawn and the statistics are moved before it fails
         calls[0] += 1
-        sizes.append(arguments[-1].memory_budget_mb)
+        sizes.append(arguments[3].memory_budget_mb)
         if 3 <= calls[0] < 3 + failures:
             raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
         return losses

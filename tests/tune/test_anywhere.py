@@ -36,19 +36,18 @@ def home(repository: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def tree(repository: Path, tmp_path: Path) -> Path:
-    """A source tree whose first module says that it was found, and ends there: the real one takes seconds to import."""
+    """A source tree whose package says that it was found, and ends there: the real one takes seconds to import."""
     root = tmp_path / "tree"
     (root / "imf_core").mkdir(parents=True)
     (root / "tune").mkdir()
     shutil.copy(repository / "tune" / "search.py", root / "tune" / "search.py")
-    (root / "imf_core" / "__init__.py").write_text("")
-    (root / "imf_core" / "errors.py").write_text("import sys\nprint('found', __file__)\nsys.exit(0)\n")
+    (root / "imf_core" / "__init__.py").write_text("import sys\nprint('found', __file__)\nsys.exit(0)\n")
     return root
 
 
 def found(done: subprocess.CompletedProcess[str], tree: Path) -> bool:
-    """Whether the tree's module was imported. -S keeps the installed package away, hence the libraries by hand."""
-    return done.returncode == 0 and done.stdout == f"found {tree / 'imf_core' / 'errors.py'}\n"
+    """Whether the tree's package was imported. -S keeps the installed package away, hence the libraries by hand."""
+    return done.returncode == 0 and done.stdout == f"found {tree / 'imf_core' / '__init__.py'}\n"
 
 
 def test_sub_1_a_copy_alone_shows_its_help(repository: Path, home: Path) -> None:

@@ -74,7 +74,7 @@ def test_the_best_trials_keep_their_checkpoints_and_become_an_ensemble(study: tu
     folder, _ = study
     trials = pd.read_csv(folder / "leaderboard.csv")
     there = {place.parent.name for place in folder.glob("trials/*/best")}
-    ended = trials[trials["state"] == "completed"]["trial_id"].tolist()
+    ended = [f"trial-{number:03d}" for number in trials[trials["state"] == "completed"]["trial"]]
     assert 2 <= len(there) == min(3, len(ended)) and there == set(ended[:3])
     made = CliRunner().invoke(app, ["ensemble", str(tmp_path / "pool"), str(folder), "--json"], catch_exceptions=False)
     said = json.loads(made.stdout)
@@ -166,7 +166,9 @@ def test_test_is_opened_in_finalise_alone(repository: Path) -> None:
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Attribute) and node.attr in ("open_test", "test_reader"):
                 found.add(path.relative_to(repository).as_posix())
-    assert found == {"imf_core/data/graph.py", "imf_core/commands/splits.py", "tune/finalise.py"}
+    links = {"imf_core/data/graph.py", "imf_core/commands/splits.py", "tune/finalise.py"}
+    recommenders = {"imf_core/data/interactions.py", "imf_core/commands/recommender.py", "tune/recommend_final.py"}
+    assert found == links | recommenders
 
 
 def test_search_finds_the_same_without_the_test_file(study: tuple, repository: Path, tmp_path: Path) -> None:
