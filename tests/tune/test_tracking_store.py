@@ -89,6 +89,7 @@ def test_the_winner_is_a_registered_model_that_answers_by_name(
     checkpoint = tmp_path / "best"
     checkpoint.mkdir()
     (checkpoint / "entities.json").write_text('["Berlin", "Rome", "Oslo"]')
+    (checkpoint / "config.json").write_text("{}")
     tracker = open_study(place, "winner")
     assert tracker.register_model(checkpoint, "imf-cities", tags={"best_validation_mrr": "0.4"}) == "1"
     assert tracker.register_model(checkpoint, "imf-cities") == "2"
