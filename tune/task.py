@@ -19,10 +19,13 @@ from imf_core.model.recommender import Recommender
 from imf_core.train import fit as link
 from imf_core.train import recommend
 from imf_core.train.checkpoint import save_checkpoint
+from imf_core.train.loop import FitResult
+from imf_core.train.metrics import RankingMetrics
 from imf_core.train.recommend_checkpoint import save_recommender
+from imf_core.train.topk import TopKMetrics
 
 StudyData = LinkData | RecommendData
-Result = link.FitResult | recommend.RecommendResult
+Result = FitResult[RankingMetrics] | FitResult[TopKMetrics]
 
 
 @dataclass(frozen=True)

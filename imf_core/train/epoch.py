@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from imf_core.config import Config, TrainConfig
 from imf_core.train.batches import QueryBatch, Shard, TrainingQueries, fitting_run
+from imf_core.train.loop import seed_epoch
 from imf_core.train.memory import MemoryBudget
 from imf_core.train.optimizers import Optimizers
 
@@ -49,7 +49,7 @@ def train_epoch(
         ResourceError: a step does not fit the memory.
     """
     settings = config.train
-    torch.manual_seed(int(np.random.SeedSequence((settings.seed, epoch, shard.rank)).generate_state(1)[0]))
+    seed_epoch(settings.seed, epoch, shard.rank)
     optimizers.set_lr(settings.lr * settings.lr_decay ** (epoch - 1))
     trained.train()
     sums: dict[str, Tensor] = {}

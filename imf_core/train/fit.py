@@ -6,12 +6,8 @@ what the unbroken run would have drawn.
 
 from __future__ import annotations
 
-import math
-import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 import torch.distributed as dist
@@ -22,53 +18,18 @@ from torch import Tensor, nn
 from imf_core.config import Config
 from imf_core.data.graph import KnowledgeGraph, KnownAnswers
 from imf_core.data.prepared import LinkData
-from imf_core.errors import DataError, DivergedError
+from imf_core.errors import DataError
 from imf_core.model.imf import Imf
 from imf_core.model.soft_targets import SoftTargets
 from imf_core.train.batches import Shard, TrainingQueries
 from imf_core.train.calibrate import calibrate, folds
-from imf_core.train.checkpoint import load_training_state, save_training_state
 from imf_core.train.epoch import train_epoch
+from imf_core.train.loop import FitResult, Loop, Saving, reduced
 from imf_core.train.memory import MemoryBudget, keep_freed_memory
 from imf_core.train.metrics import RankingMetrics
 from imf_core.train.optimizers import Optimizers
 from imf_core.train.progress import EpochReport, RunProgress
 from imf_core.train.ranking import evaluate
-
-
-@dataclass(frozen=True)
-class FitResult:
-    """Outcome of `fit`; the model then holds the weights of the best epoch.
-
-    Args:
-        best_mrr, best_epoch: best validation MRR and its epoch.
-        metrics: validation ranking of the best epoch.
-        epochs: epochs trained.
-        reason: why it ended: `max_epochs` or `no better validation MRR for <patience> evaluations`.
-        curve: (epoch, validation MRR) of each evaluation.
-        notes: what happened on the way: memory that ran out.
-    """
-
-    best_mrr: float
-    best_epoch: int
-    metrics: RankingMetrics
-    epochs: int
-    reason: str
-    curve: tuple[tuple[int, float], ...]
-    notes: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class Saving:
-    """Where and how often the training state is kept.
-
-    Args:
-        folder: state folder; an existing state there is resumed.
-        seconds: least time between two saves.
-    """
-
-    folder: Path
-    seconds: float = 20.0
 
 
 def build_model(config: Config, data: LinkData) -> Imf:
@@ -97,7 +58,7 @@ def fit(
     device: torch.device | None = None,
     progress: bool = False,
     teacher: SoftTargets | None = None,
-) -> FitResult:
+) -> FitResult[RankingMetrics]:
     """Train until the validation MRR stops rising, and leave the best epoch's weights in the model.
 
     Args:
@@ -135,54 +96,26 @@ def fit(
     steps = queries.num_steps(settings.batch_size, shard.world)
     known = graph.known()
     optimizers = build_optimizers(model, config, early=shard.world == 1 and device.type == "cpu")
-    run: RunProgress[RankingMetrics] = RunProgress()
-    if saving is not None and (saving.folder / "progress.json").exists():
-        run = RunProgress.from_json(
-            *load_training_state(saving.folder, model, optimizers), RankingMetrics.unpack
-        )
-        if on_epoch is not None and run.last is not None:
-            on_epoch(run.last)  # the interrupted process may have saved it and not delivered it
+    loop = Loop(settings.max_epochs, settings.patience, settings.eval_every, shard, on_epoch, saving)
+    run = loop.begin(model, optimizers, RankingMetrics.unpack)
     trained: nn.Module = model
     if shard.world > 1:
         # Sparse gradients are averaged by rows, see `Optimizers`. Names of the outermost module begin with a dot there.
         apart = [name if "." in name else f".{name}" for name in model.sparse_parameters(settings)]
         nn.parallel.DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(model, apart)
         trained = nn.parallel.DistributedDataParallel(model, broadcast_buffers=False, gradient_as_bucket_view=True)
-    last_save = time.monotonic()
+
+    def epoch(number: int) -> dict[str, float]:
+        return train_epoch(trained, queries, config, number, shard, optimizers, device, memory)
+
+    def validate() -> RankingMetrics:
+        _average_buffers(model, shard)
+        return _validate(model, graph, known, memory, shard, device)
+
     with closing(optimizers), _bar(progress, settings.max_epochs, run.epoch) as advance:
-        while run.reason is None:
-            started = time.monotonic()
-            sums: dict[str, float] = {}
-            stop = min(run.epoch + settings.eval_every, settings.max_epochs)
-            for epoch in range(run.epoch + 1, stop + 1):
-                for name, value in train_epoch(trained, queries, config, epoch, shard, optimizers, device, memory).items():
-                    sums[name] = sums.get(name, 0.0) + value
-            losses = {name: value / (steps * (stop - run.epoch)) for name, value in sums.items()}
-            if not math.isfinite(losses["total"]):
-                raise DivergedError(
-                    f"the training loss is {losses['total']} in epoch {stop}",
-                    remedy="lower train.lr",
-                    epoch=stop,
-                    quantity="loss",
-                )
-            _average_buffers(model, shard)
-            metrics = _validate(model, graph, known, memory, shard, device)
-            run.record(stop, metrics, model)
-            seconds = time.monotonic() - started
-            run.last = EpochReport(stop, losses["total"], losses, metrics, run.best_mrr, run.best_epoch, seconds)
-            over = run.end(settings.patience, settings.max_epochs)
-            if saving is not None and shard.rank == 0 and (over or time.monotonic() - last_save >= saving.seconds):
-                save_training_state(saving.folder, model, optimizers, run.to_json(), run.best_state)
-                last_save = time.monotonic()
-            advance(run)
-            if on_epoch is not None:
-                on_epoch(run.last)
-    assert run.best_metrics is not None and run.reason is not None
-    if run.best_state is not None:
-        model.load_state_dict(run.best_state, strict=False)
+        loop.run(run, model, optimizers, epoch, steps, validate, advance)
     model.eval()
-    curve, notes = tuple(run.curve), tuple(memory.notes)
-    return FitResult(run.best_mrr, run.best_epoch, run.best_metrics, run.epoch, run.reason, curve, notes)
+    return FitResult.of(run, memory.notes)
 
 
 def _has_bfloat16(device: torch.device) -> bool:
@@ -217,13 +150,13 @@ def _validate(
     """
     fitted = calibrate(model, graph, graph.valid, known, memory)
     if fitted is None:
-        return _reduced(evaluate(model, graph, graph.valid, known, memory=memory, shard=shard).metrics, shard, device)
+        return reduced(evaluate(model, graph, graph.valid, known, memory=memory, shard=shard).metrics, shard, device)
     own, total = folds(graph.valid), RankingMetrics()
     for fold, logits in enumerate(fitted.crosswise):
         _set_logits(model, logits, shard)
         total = total + evaluate(model, graph, graph.valid[own == fold], known, memory=memory, shard=shard).metrics
     _set_logits(model, fitted.final, shard)
-    return _reduced(total, shard, device)
+    return reduced(total, shard, device)
 
 
 def _set_logits(model: Imf, logits: Tensor, shard: Shard) -> None:
@@ -231,15 +164,6 @@ def _set_logits(model: Imf, logits: Tensor, shard: Shard) -> None:
     model.decision.logits.copy_(logits)
     if shard.world > 1:  # the ranks fit the same numbers; nothing rests on their last bits
         dist.broadcast(model.decision.logits, 0)
-
-
-def _reduced(metrics: RankingMetrics, shard: Shard, device: torch.device) -> RankingMetrics:
-    """Sum over the ranks."""
-    if shard.world == 1:
-        return metrics
-    vector = torch.from_numpy(metrics.vector()).to(device)
-    dist.all_reduce(vector)
-    return metrics.with_vector(vector.cpu().numpy())
 
 
 @contextmanager

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, Self, TypeVar
 
+import numpy as np
 from torch import Tensor
 
 
@@ -21,6 +22,16 @@ class Metrics(Protocol):
 
     def pack(self) -> dict[str, Any]:
         """As plain values, exactly."""
+
+
+class Summed(Protocol):
+    """Metrics that add up over ranks."""
+
+    def vector(self) -> np.ndarray:
+        """Their sums."""
+
+    def with_vector(self, vector: np.ndarray) -> Self:
+        """The same with other sums."""
 
 
 class TrainedModule(Protocol):

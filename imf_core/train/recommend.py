@@ -6,54 +6,27 @@ what the unbroken run would have drawn. Each step encodes the whole graph once, 
 
 from __future__ import annotations
 
-import math
-import time
 from collections.abc import Callable
 from contextlib import closing
-from dataclasses import dataclass
 
 import numpy as np
 import torch
-import torch.distributed as dist
 from torch import nn
 
 from imf_core.config_recommend import RecommendConfig
 from imf_core.data.interactions import Interactions, Owned
 from imf_core.data.recommend_data import RecommendData
-from imf_core.errors import DataError, DivergedError
+from imf_core.errors import DataError
 from imf_core.model.recommender import Recommender, build_recommender
 from imf_core.train.batches import Shard
-from imf_core.train.checkpoint import load_training_state, save_training_state
-from imf_core.train.fit import Saving
+from imf_core.train.loop import FitResult, Loop, Saving, reduced, seed_epoch
 from imf_core.train.memory import MemoryBudget, keep_freed_memory
 from imf_core.train.negatives import TrainingPairs
 from imf_core.train.optimizers import Optimizers
-from imf_core.train.progress import EpochReport, RunProgress
+from imf_core.train.progress import EpochReport
 from imf_core.train.topk import Popularity, TopKMetrics, VectorScorer, evaluate_top_k
 
 OnEpoch = Callable[[EpochReport[TopKMetrics]], None]
-
-
-@dataclass(frozen=True)
-class RecommendResult:
-    """Outcome of `fit_recommender`; the model then holds the weights of the best epoch.
-
-    Args:
-        best_mrr, best_epoch: best validation MRR and its epoch.
-        metrics: validation metrics of the best epoch.
-        epochs: epochs trained.
-        reason: why it ended.
-        curve: (epoch, validation MRR) of each evaluation.
-        notes: what happened on the way.
-    """
-
-    best_mrr: float
-    best_epoch: int
-    metrics: TopKMetrics
-    epochs: int
-    reason: str
-    curve: tuple[tuple[int, float], ...]
-    notes: tuple[str, ...] = ()
 
 
 def build_model(config: RecommendConfig, data: RecommendData) -> Recommender:
@@ -83,7 +56,7 @@ def fit_recommender(
     shard: Shard = Shard(),  # noqa: B008
     saving: Saving | None = None,
     device: torch.device | None = None,
-) -> RecommendResult:
+) -> FitResult[TopKMetrics]:
     """Train until the validation MRR stops rising, and leave the best epoch's weights in the model.
 
     Args:
@@ -118,47 +91,22 @@ def fit_recommender(
     steps = pairs.num_steps(settings.batch_size, shard.world)
     early = shard.world == 1 and device.type == "cpu"
     optimizers = Optimizers(model, "adam", settings.lr, settings.weight_decay, early=early)
-    run: RunProgress[TopKMetrics] = RunProgress()
-    if saving is not None and (saving.folder / "progress.json").exists():
-        run = RunProgress.from_json(*load_training_state(saving.folder, model, optimizers), TopKMetrics.unpack)
-        if on_epoch is not None and run.last is not None:
-            on_epoch(run.last)  # the interrupted process may have saved it and not delivered it
+    loop = Loop(settings.max_epochs, settings.patience, settings.eval_every, shard, on_epoch, saving)
+    run = loop.begin(model, optimizers, TopKMetrics.unpack)
     trained: nn.Module = model
     if shard.world > 1:
         trained = nn.parallel.DistributedDataParallel(model, broadcast_buffers=False)
-    last_save = time.monotonic()
     with closing(optimizers):
-        while run.reason is None:
-            started = time.monotonic()
-            stop = min(run.epoch + settings.eval_every, settings.max_epochs)
-            total = 0.0
-            for epoch in range(run.epoch + 1, stop + 1):
-                total += _train_epoch(trained, pairs, config, epoch, shard, optimizers, device)
-            loss = total / (steps * (stop - run.epoch))
-            if not math.isfinite(loss):
-                raise DivergedError(
-                    f"the training loss is {loss} in epoch {stop}", remedy="lower train.lr", epoch=stop, quantity="loss"
-                )
-            metrics = _reduced(validate(model, found, memory, shard), shard, device)
-            run.record(stop, metrics, model)
-            seconds = time.monotonic() - started
-            run.last = EpochReport(stop, loss, {"total": loss}, metrics, run.best_mrr, run.best_epoch, seconds)
-            over = run.end(settings.patience, settings.max_epochs)
-            if saving is not None and shard.rank == 0 and (over or time.monotonic() - last_save >= saving.seconds):
-                save_training_state(saving.folder, model, optimizers, run.to_json(), run.best_state)
-                last_save = time.monotonic()
-            if on_epoch is not None:
-                on_epoch(run.last)
-    assert run.best_metrics is not None and run.reason is not None
-    if run.best_state is not None:
-        model.load_state_dict(run.best_state, strict=False)
+        loop.run(
+            run, model, optimizers,
+            lambda epoch: {"total": _train_epoch(trained, pairs, config, epoch, shard, optimizers, device)}, steps,
+            lambda: reduced(validate(model, found, memory, shard), shard, device),
+        )
     model.eval()
     notes = list(memory.notes)
     if pairs.left_out:
         notes.append(f"{pairs.left_out:,} training interactions of users who have every item were left out: nothing to prefer")
-    return RecommendResult(
-        run.best_mrr, run.best_epoch, run.best_metrics, run.epoch, run.reason, tuple(run.curve), tuple(notes)
-    )
+    return FitResult.of(run, notes)
 
 
 def validate(
@@ -211,7 +159,7 @@ def _train_epoch(
 ) -> float:
     """One pass over the interactions; returns the sum of the steps' losses on this rank."""
     settings = config.train
-    torch.manual_seed(int(np.random.SeedSequence((settings.seed, epoch, shard.rank)).generate_state(1)[0]))
+    seed_epoch(settings.seed, epoch, shard.rank)
     trained.train()
     total = torch.zeros((), device=device)
     batches = pairs.epoch(settings.batch_size, settings.num_negatives, settings.seed, epoch, shard)
@@ -222,12 +170,3 @@ def _train_epoch(
         optimizers.step()
         total += loss.detach()
     return float(total)
-
-
-def _reduced(metrics: TopKMetrics, shard: Shard, device: torch.device) -> TopKMetrics:
-    """Sum over the ranks."""
-    if shard.world == 1:
-        return metrics
-    vector = torch.from_numpy(metrics.vector()).to(device)
-    dist.all_reduce(vector)
-    return metrics.with_vector(vector.cpu().numpy())

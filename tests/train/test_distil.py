@@ -18,7 +18,8 @@ from imf_core.model.imf import Imf
 from imf_core.model.soft_targets import SoftTargets, soft_loss
 from imf_core.train.batches import Shard, TrainingQueries
 from imf_core.train.checkpoint import load_checkpoint
-from imf_core.train.fit import Saving, build_model, fit
+from imf_core.train.fit import build_model, fit
+from imf_core.train.loop import Saving
 from imf_core.train.memory import MemoryBudget
 from imf_core.train.pooled import PooledScores
 from imf_core.train.teacher import teach

@@ -20,7 +20,8 @@ from imf_core.data.prepared import LinkData, load_prepared, save_prepared
 from imf_core.model.imf import Imf
 from imf_core.model.modality_table import ModalityTable
 from imf_core.train.batches import Shard
-from imf_core.train.fit import Saving, build_model, fit
+from imf_core.train.fit import build_model, fit
+from imf_core.train.loop import Saving
 from imf_core.train.ranking import evaluate
 
 SETTINGS = {"model.dim": 16, "model.relation_dim": 8, "train.batch_size": 16, "train.max_epochs": 2}

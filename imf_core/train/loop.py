@@ -1,0 +1,158 @@
+"""The loop that every kind of training shares: epochs, evaluations, the best weights, saving and going on from a save.
+
+What an epoch and an evaluation are is handed in. No Ray, no MLflow: progress leaves through `on_epoch`.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+import numpy as np
+import torch
+import torch.distributed as dist
+
+from imf_core.errors import DivergedError
+from imf_core.train.batches import Shard
+from imf_core.train.checkpoint import load_training_state, save_training_state
+from imf_core.train.optimizers import Optimizers
+from imf_core.train.progress import EpochReport, M, RunProgress, Summed, TrainedModule
+
+S = TypeVar("S", bound=Summed)
+
+
+@dataclass(frozen=True)
+class Saving:
+    """Where and how often the training state is kept.
+
+    Args:
+        folder: state folder; an existing state there is resumed.
+        seconds: least time between two saves.
+    """
+
+    folder: Path
+    seconds: float = 20.0
+
+
+@dataclass(frozen=True)
+class FitResult(Generic[M]):
+    """Outcome of a training run; the model then holds the weights of the best epoch.
+
+    Args:
+        best_mrr, best_epoch: best validation MRR and its epoch.
+        metrics: validation metrics of the best epoch.
+        epochs: epochs trained.
+        reason: why it ended: `max_epochs` or `no better validation MRR for <patience> evaluations`.
+        curve: (epoch, validation MRR) of each evaluation.
+        notes: what happened on the way, say memory that ran out.
+    """
+
+    best_mrr: float
+    best_epoch: int
+    metrics: M
+    epochs: int
+    reason: str
+    curve: tuple[tuple[int, float], ...]
+    notes: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, run: RunProgress[M], notes: Iterable[str]) -> FitResult[M]:
+        """Of a run that has ended."""
+        assert run.best_metrics is not None and run.reason is not None
+        return cls(run.best_mrr, run.best_epoch, run.best_metrics, run.epoch, run.reason, tuple(run.curve), tuple(notes))
+
+
+@dataclass(frozen=True)
+class Loop(Generic[M]):
+    """How long to train and what to tell.
+
+    Args:
+        max_epochs, patience, eval_every: as in the settings.
+        shard: this process's part.
+        on_epoch: called after each evaluation, on every rank; an exception it raises ends the run. A resumed run first repeats
+            the last report that was saved, so that each epoch is reported at least once.
+        saving: keep the training state, and resume from it if there is one.
+    """
+
+    max_epochs: int
+    patience: int
+    eval_every: int
+    shard: Shard
+    on_epoch: Callable[[EpochReport[M]], None] | None
+    saving: Saving | None
+
+    def begin(self, model: TrainedModule, optimizers: Optimizers, unpack: Callable[[Any], M]) -> RunProgress[M]:
+        """A fresh run, or where a saved one stands; model and optimizers are brought there.
+
+        Raises:
+            CheckpointError: the saved state is damaged, or another model's.
+        """
+        if self.saving is None or not (self.saving.folder / "progress.json").exists():
+            return RunProgress()
+        run = RunProgress.from_json(*load_training_state(self.saving.folder, model, optimizers), unpack)
+        if self.on_epoch is not None and run.last is not None:
+            self.on_epoch(run.last)  # the interrupted process may have saved it and not delivered it
+        return run
+
+    def run(
+        self, run: RunProgress[M], model: TrainedModule, optimizers: Optimizers, epoch: Callable[[int], dict[str, float]],
+        steps: int, validate: Callable[[], M], advance: Callable[[RunProgress[M]], None] = lambda run: None,
+    ) -> None:
+        """Go on until the validation MRR stops rising or the epochs are over.
+
+        Args:
+            run: from `begin`.
+            model, optimizers: what is kept.
+            epoch: number of an epoch, from 1 -> sum of each loss over its steps; `total` is among them.
+            steps: of an epoch.
+            validate: metrics of the model as it is.
+            advance: shows the progress.
+
+        Raises:
+            DivergedError: the loss became non-finite.
+        """
+        last_save = time.monotonic()
+        while run.reason is None:
+            started = time.monotonic()
+            sums: dict[str, float] = {}
+            stop = min(run.epoch + self.eval_every, self.max_epochs)
+            for number in range(run.epoch + 1, stop + 1):
+                for name, value in epoch(number).items():
+                    sums[name] = sums.get(name, 0.0) + value
+            losses = {name: value / (steps * (stop - run.epoch)) for name, value in sums.items()}
+            if not math.isfinite(losses["total"]):
+                raise DivergedError(
+                    f"the training loss is {losses['total']} in epoch {stop}", remedy="lower train.lr", epoch=stop,
+                    quantity="loss",
+                )
+            metrics = validate()
+            run.record(stop, metrics, model)
+            seconds = time.monotonic() - started
+            run.last = EpochReport(stop, losses["total"], losses, metrics, run.best_mrr, run.best_epoch, seconds)
+            over, saving = run.end(self.patience, self.max_epochs), self.saving
+            if saving is not None and self.shard.rank == 0 and (over or time.monotonic() - last_save >= saving.seconds):
+                save_training_state(saving.folder, model, optimizers, run.to_json(), run.best_state)
+                last_save = time.monotonic()
+            advance(run)
+            if self.on_epoch is not None:
+                self.on_epoch(run.last)
+        if run.best_state is not None:
+            model.load_state_dict(run.best_state, strict=False)
+
+
+def seed_epoch(seed: int, epoch: int, rank: int) -> None:
+    """The random numbers of an epoch depend on these alone, so a run that resumes draws what the unbroken one would have."""
+    torch.manual_seed(int(np.random.SeedSequence((seed, epoch, rank)).generate_state(1)[0]))
+
+
+def reduced(metrics: S, shard: Shard, device: torch.device) -> S:
+    """Metrics of all ranks: their sums."""
+    if shard.world == 1:
+        return metrics
+    vector = torch.from_numpy(metrics.vector()).to(device)
+    dist.all_reduce(vector)
+    return metrics.with_vector(vector.cpu().numpy())
