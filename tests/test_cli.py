@@ -11,13 +11,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
-from typer.testing import CliRunner
 
-from imf_core.cli import app, main
+from imf_core.cli import main
 from imf_core.config import Config, published
 from imf_core.data.modality import Modality, load_modality
-from imf_core.errors import ImfError
 from imf_core.train.checkpoint import load_checkpoint
+from tests.support.command_line import fails, run
 
 QUICK = [
     "--set", "model.dim=16", "--set", "model.relation_dim=8", "--set", "train.batch_size=16",
@@ -53,20 +52,6 @@ def checkpoint(graph: Path) -> Path:
     out = graph.parent / "trained"
     run("train", str(out), "--data", str(graph), *QUICK)
     return out
-
-
-def run(*arguments: str) -> str:
-    """What the command prints; it must succeed."""
-    result = CliRunner().invoke(app, list(arguments), catch_exceptions=False)
-    assert result.exit_code == 0, result.output
-    return result.stdout
-
-
-def fails(*arguments: str) -> ImfError:
-    """The error of ours with which the command ends."""
-    result = CliRunner().invoke(app, list(arguments))
-    assert isinstance(result.exception, ImfError), result.exception
-    return result.exception
 
 
 def in_process(*arguments: str | bytes, encoding: str = "utf-8") -> subprocess.CompletedProcess[bytes]:

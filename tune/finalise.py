@@ -178,6 +178,12 @@ def _without(plan: Plan, chosen: AnyConfig, seed: int) -> Mapping[str, AnyConfig
     return {name: without(chosen, name, used, seed) for name in used} if len(used) > 1 else {}
 
 
+def final_runs(plan: Plan) -> int:
+    """Runs that finalising a winner takes, its settings as the base has them: seeds and what they are measured against."""
+    base, seed = plan.base, plan.settings.seed
+    return plan.settings.seeds + (_control(plan, base, seed) is not None) + len(_without(plan, base, seed))
+
+
 def structure_only(config: Config, seed: int) -> Config:
     """The same settings without any modality."""
     flat: dict[str, Any] = {"model.modalities": [], "model.decision": "uniform", "model.decision_weights": None}

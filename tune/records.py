@@ -212,10 +212,12 @@ class Ledger(ray_tune.Callback):
         }
         self._open = {name: _Progress.of(trial) for name, trial in begun.items() if name not in self._records}
         self._numbers = {record.trial_id: record.number for record in records} | {name: begun[name].number for name in begun}
-        self._deadline, self._reserve, self._ended = math.inf, reserve, False
+        self._deadline, self._ended = math.inf, False
+        self._reserve, self._reserved = reserve, 0.0  # it follows from the ended trials, and Tune asks many times a second
         self._without: set[str] = set()  # ended trials that have no checkpoint: not looked for again, on a far disk
         self._lines: dict[str, tuple[TrialRecord, str]] = {}
         self._warned, self._kills = False, kills_for_memory()
+        self._set_aside()
         for name, trial in begun.items():
             if trial.told is not None and name in self._open:
                 self.close(SimpleNamespace(trial_id=name, config={}), "ERROR" if trial.told["error"] else "TERMINATED")
@@ -224,15 +226,14 @@ class Ledger(ray_tune.Callback):
     def over(self) -> bool:
         """Whether the time budget has run out, but for what is reserved; once it has, it stays so."""
         if not self._ended and math.isfinite(self._deadline):
-            left = self._reserve(self.records) if self._reserve is not None else 0.0
-            self._ended = time.time() + left >= self._deadline
+            self._ended = time.time() + self._reserved >= self._deadline
         return self._ended
 
     def time_left(self, now: float) -> float | None:
         """Seconds of the budget that trials may still use, at least 0; None without a budget."""
         if not math.isfinite(self._deadline):
             return None
-        return max(0.0, self._deadline - (self._reserve(self.records) if self._reserve is not None else 0.0) - now)
+        return max(0.0, self._deadline - self._reserved - now)
 
     @property
     def records(self) -> list[TrialRecord]:
@@ -318,6 +319,7 @@ class Ledger(ray_tune.Callback):
         if state is not TrialState.STOPPED:  # that one may go on from its training state; of the others it is only in the way
             shutil.rmtree(own / "state", ignore_errors=True)
         self._drop_checkpoints()
+        self._set_aside()
         self._write(TRIALS_FILE, "[\n" + ",\n".join(self._line(item) for item in self.records) + "\n]\n")
         return record
 
@@ -327,6 +329,10 @@ class Ledger(ray_tune.Callback):
         if kept is None or kept[0] is not record:
             kept = self._lines[record.trial_id] = (record, json.dumps(record.to_json(), ensure_ascii=False))
         return kept[1]
+
+    def _set_aside(self) -> None:
+        if self._reserve is not None:
+            self._reserved = self._reserve(self.records)
 
     def _drop_checkpoints(self) -> None:
         """Remove those of all trials but the best ones; what a killed session left over goes with the next trial's end."""

@@ -112,12 +112,12 @@ class SearchInterrupted(ImfError):
 
 
 def run_search(
-    plan: Plan, study: OpenStudy, search: StudySearch, tracker: Tracker, console: Console, *, finalises: bool = True
+    plan: Plan, study: OpenStudy, search: StudySearch, tracker: Tracker, console: Console, *, finals: int = 0
 ) -> list[TrialRecord]:
     """Run the searched trials that the study still lacks; returns one record a trial, whatever became of it.
 
     Args:
-        finalises: of the time budget so much is left as finalising will take.
+        finals: runs of finalising, for which time is left of the budget; 0: it is not finalised.
 
     Raises:
         SearchInterrupted: it was ended from outside.
@@ -127,7 +127,7 @@ def run_search(
     earlier = load_records(settings.study_dir) if (settings.study_dir / TRIALS_FILE).exists() else ()
     ledger = Ledger(
         settings.study_dir, max_epochs, study.seconds_left, earlier, settings.trials_dir, history, study.journal,
-        settings.keep, _reserve(plan, study) if finalises else None,
+        settings.keep, _reserve(plan, study, finals),
     )
     tracker.settle(ledger.records)
     missing = study.trials - len(ledger.records)
@@ -228,14 +228,12 @@ def _needs(plan: Plan) -> dict[str, float]:
     return {name: plan.resources.workers * amount for name, amount in plan.resources.worker_bundle.items()}
 
 
-def _reserve(plan: Plan, study: OpenStudy) -> Reserve | None:
+def _reserve(plan: Plan, study: OpenStudy, finals: int) -> Reserve | None:
     """What finalising takes of the time budget; None where there is none."""
-    if study.seconds_left is None:
+    if study.seconds_left is None or not finals:
         return None
-    views = len(plan.data.select(plan.base.model.modalities))
-    ablations = 0 if views < 1 else 1 if views == 1 else 1 + views
     return Reserve(
-        plan.settings.seeds + ablations, plan.resources.concurrency, plan.base.train.max_epochs,
+        finals, plan.resources.concurrency, plan.base.train.max_epochs,
         plan.settings.budget_seconds or study.seconds_left,
     )
 

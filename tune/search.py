@@ -59,7 +59,7 @@ from tune import options
 from tune.closing import closing_table, write_report
 from tune.continuation import OpenStudy, open_study
 from tune.data_check import AUDIT_FILE, with_baseline, write_audit
-from tune.finalise import Final, finalise
+from tune.finalise import Final, final_runs, finalise
 from tune.joining import joined
 from tune.journal import History
 from tune.node_report import code_digest
@@ -120,7 +120,7 @@ def run(plan: Plan, study: OpenStudy, console: Console) -> int:
     status = "FAILED"
     try:
         with ray_cluster(settings, plan.resources, study.journal.lost):
-            records = run_search(plan, study, search, tracker, console)
+            records = run_search(plan, study, search, tracker, console, finals=final_runs(plan))
             final = finalised(plan, study, records, tracker, console)
         export_study(search.study, settings.study_dir / "optuna.db", {record.trial_id: record.state for record in records})
         report(plan, study, search, records, final, tracker, console)

@@ -45,6 +45,7 @@ class MlflowCallback(ray_tune.Callback):
         self._start(trial, trials)
 
     def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any) -> None:
+        """Log the epoch, or keep it for the next write."""
         name = name_of(trial)
         if name not in self._runs:
             self._start(trial, trials)

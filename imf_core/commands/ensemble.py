@@ -10,7 +10,8 @@ import typer
 from rich.table import Table
 
 from imf_core.commands.terminal import terminal
-from imf_core.data.prepared import graph_of, sha256_of
+from imf_core.data.prepared import graph_of
+from imf_core.data.shared_form import sha256_of
 from imf_core.ensemble import ENSEMBLE_FILE, same_names, save_ensemble
 from imf_core.errors import ConfigError
 from imf_core.train.checkpoint import check_vocabulary, load_checkpoint

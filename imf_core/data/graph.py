@@ -57,6 +57,16 @@ class Vocabulary:
         return hashlib.sha256("\n".join(self.names).encode("utf-8", "surrogateescape")).hexdigest()
 
 
+def fingerprint_of(vocabularies: Sequence[Vocabulary], arrays: Sequence[np.ndarray]) -> str:
+    """SHA-256 of vocabularies and of arrays of ids, in their order."""
+    digest = hashlib.sha256()
+    for vocabulary in vocabularies:
+        digest.update(vocabulary.sha256.encode())
+    for array in arrays:
+        digest.update(np.ascontiguousarray(array, dtype=np.int64).tobytes())
+    return digest.hexdigest()
+
+
 @dataclass(frozen=True)
 class KnownAnswers:
     """CSR index: query -> sorted distinct answers. Built once by sorting, read by binary search; never a dense mask.
@@ -208,12 +218,7 @@ class KnowledgeGraph:
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256 of vocabularies, train and valid: what a study is tied to. The test split is not read for it."""
-        digest = hashlib.sha256()
-        for part in (self.entities.sha256, self.relations.sha256):
-            digest.update(part.encode())
-        for triples in (self.train, self.valid):
-            digest.update(np.ascontiguousarray(triples, dtype=np.int64).tobytes())
-        return digest.hexdigest()
+        return fingerprint_of((self.entities, self.relations), (self.train, self.valid))
 
 
 CATEGORY_NAMES: Sequence[str] = ("1-1", "1-N", "N-1", "N-N")

@@ -17,14 +17,13 @@ in nothing but their names are split alike.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
 
-from imf_core.data.graph import Vocabulary, expand_ranges
+from imf_core.data.graph import Vocabulary, expand_ranges, fingerprint_of
 from imf_core.data.raw import SPLITS
 from imf_core.data.splits import mixed
 from imf_core.errors import DataError
@@ -135,12 +134,7 @@ class Interactions:
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256 of vocabularies, train and valid: what a study is tied to. The test split is not read for it."""
-        digest = hashlib.sha256()
-        for part in (self.users.sha256, self.items.sha256):
-            digest.update(part.encode())
-        for pairs in (self.train, self.valid):
-            digest.update(np.ascontiguousarray(pairs, dtype=np.int64).tobytes())
-        return digest.hexdigest()
+        return fingerprint_of((self.users, self.items), (self.train, self.valid))
 
 
 @dataclass(frozen=True)

@@ -6,16 +6,10 @@ trial can read it even by mistake. Arrays are memory-mapped by safetensors and t
 
 from __future__ import annotations
 
-import hashlib
-import json
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from safetensors import SafetensorError
-from safetensors.numpy import save_file
-from safetensors.torch import load_file
 
 from imf_core.config import DataConfig, StructureConfig
 from imf_core.data.bundled import BUNDLED, bundled_path
@@ -24,6 +18,7 @@ from imf_core.data.files import GraphFiles
 from imf_core.data.graph import KnowledgeGraph, Vocabulary
 from imf_core.data.modality import Modality, load_modality
 from imf_core.data.readers import read_graph
+from imf_core.data.shared_form import check_fingerprint, load_shared, named, save_shared
 from imf_core.data.views import DESCRIPTIONS, IMAGES, image_view, text_view
 from imf_core.encode.structure_table import structure_table
 from imf_core.errors import DataError
@@ -57,16 +52,7 @@ class LinkData:
         Raises:
             DataError: a name that the data does not have.
         """
-        if names is None:
-            return self.modalities
-        found = {modality.name: modality for modality in self.modalities}
-        for name in names:
-            if name not in found:
-                raise DataError(
-                    f"modality {name!r} is not there; found: {', '.join(found) or 'none'}",
-                    remedy="add modalities/<name>.safetensors, descriptions.tsv or images/, or leave it out", value=name,
-                )
-        return tuple(found[name] for name in names)
+        return named(self.modalities, names)
 
 
 def prepare(config: DataConfig, structure: StructureConfig | None = None, *, progress: bool = False) -> LinkData:
@@ -127,28 +113,14 @@ def resolve(path: str) -> Path:
 
 def save_prepared(data: LinkData, folder: Path) -> None:
     """Write the shared form: features standardised, so that no trial needs a copy. The test split is left out on purpose."""
-    folder.mkdir(parents=True, exist_ok=True)
-    tensors = {"train": np.ascontiguousarray(data.graph.train), "valid": np.ascontiguousarray(data.graph.valid)}
-    for modality in data.modalities:
-        tensors[f"matrix.{modality.name}"] = np.ascontiguousarray(modality.standardised())
-        tensors[f"mask.{modality.name}"] = np.ascontiguousarray(modality.mask)
+    graph = data.graph
+    arrays = {"train": graph.train, "valid": graph.valid}
     if data.structure is not None:
-        tensors["structure"] = np.ascontiguousarray(data.structure)
-    save_file(tensors, folder / "arrays.safetensors")
-    described = {
-        "entities": data.graph.entities.names,
-        "relations": data.graph.relations.names,
-        "source": data.graph.source,
-        "notes": data.graph.notes,
-        "data_notes": data.notes,
-        "modalities": {
-            modality.name: {"unknown": modality.unknown, "encoder": modality.encoder, "standard": True}
-            for modality in data.modalities
-        },
-        "arrays_sha256": sha256_of(folder / "arrays.safetensors"),
-        "fingerprint": data.graph.fingerprint,
-    }
-    (folder / "vocabulary.json").write_text(json.dumps(described), encoding="utf-8")
+        arrays["structure"] = data.structure
+    save_shared(folder, arrays, data.modalities, {
+        "entities": graph.entities.names, "relations": graph.relations.names, "source": graph.source, "notes": graph.notes,
+        "data_notes": data.notes, "fingerprint": graph.fingerprint,
+    })
 
 
 def load_prepared(folder: Path | str) -> LinkData:
@@ -158,41 +130,13 @@ def load_prepared(folder: Path | str) -> LinkData:
         DataError: a part is missing or damaged, or the arrays do not belong to the vocabulary beside them.
     """
     folder = Path(folder)
-    try:
-        described: dict[str, Any] = json.loads((folder / "vocabulary.json").read_text(encoding="utf-8"))
-        # The flavour for torch maps the file: all processes share its pages. The one for NumPy would copy it.
-        arrays = {name: tensor.numpy() for name, tensor in load_file(folder / "arrays.safetensors").items()}
-        found = sha256_of(folder / "arrays.safetensors")
-    except (OSError, ValueError, SafetensorError) as error:
-        raise DataError(f"{folder} is damaged: {error}", remedy="prepare it again", path=str(folder)) from error
-    if found != described["arrays_sha256"]:
-        raise DataError(
-            f"{folder} is damaged: arrays.safetensors {found[:12]} is not {described['arrays_sha256'][:12]}",
-            remedy="prepare it again",
-            path=str(folder),
-        )
-    for name, array in arrays.items():
-        if name not in ("train", "valid"):
-            array.flags.writeable = False  # features are shared by all trials and written by none
+    facts, arrays, modalities = load_shared(folder)
     graph = KnowledgeGraph(
-        Vocabulary(tuple(described["entities"])), Vocabulary(tuple(described["relations"]), "relation"),
-        arrays["train"], arrays["valid"], None, tuple(described["notes"]), described["source"],
+        Vocabulary(tuple(facts["entities"])), Vocabulary(tuple(facts["relations"]), "relation"),
+        arrays["train"], arrays["valid"], None, tuple(facts["notes"]), facts["source"],
     )
-    if graph.fingerprint != described["fingerprint"]:
-        raise DataError(
-            f"{folder} is damaged: fingerprint {graph.fingerprint[:12]} is not {described['fingerprint'][:12]}",
-            remedy="prepare it again",
-        )
-    modalities = tuple(
-        Modality(name, arrays[f"matrix.{name}"], arrays[f"mask.{name}"], **facts)
-        for name, facts in described["modalities"].items()
-    )
-    return LinkData(graph, modalities, tuple(described["data_notes"]), arrays.get("structure"))
-
-
-def sha256_of(path: Path) -> str:
-    with path.open("rb") as handle:
-        return hashlib.file_digest(handle, "sha256").hexdigest()
+    check_fingerprint(folder, graph.fingerprint, facts)
+    return LinkData(graph, modalities, tuple(facts["data_notes"]), arrays.get("structure"))
 
 
 def without_modality(data: LinkData, name: str) -> LinkData:

@@ -5,17 +5,11 @@ As for graphs (`prepared.py`), the prepared folder holds no test interaction, so
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from safetensors import SafetensorError
-from safetensors.numpy import save_file
-from safetensors.torch import load_file
 
 from imf_core.config_recommend import InteractionConfig
 from imf_core.data.bundled import BUNDLED_INTERACTIONS, bundled_path
@@ -24,6 +18,7 @@ from imf_core.data.graph import Vocabulary
 from imf_core.data.interaction_readers import interaction_files, read_raw_interactions
 from imf_core.data.interactions import Interactions, RawInteractions, distinct_pairs
 from imf_core.data.modality import Modality, load_modality
+from imf_core.data.shared_form import check_fingerprint, load_shared, named, save_shared
 from imf_core.data.views import DESCRIPTIONS, IMAGES, image_view, text_view
 from imf_core.errors import DataError
 
@@ -73,17 +68,7 @@ class RecommendData:
         Raises:
             DataError: a name that the data does not have.
         """
-        if names is None:
-            return self.modalities
-        found = {modality.name: modality for modality in self.modalities}
-        for name in names:
-            if name not in found:
-                raise DataError(
-                    f"modality {name!r} is not there; found: {', '.join(found) or 'none'}",
-                    remedy="add modalities/<name>.safetensors, descriptions.tsv or images/, or leave it out",
-                    value=name,
-                )
-        return tuple(found[name] for name in names)
+        return named(self.modalities, names)
 
 
 @dataclass(frozen=True)
@@ -247,27 +232,11 @@ def _repeats(raw: RawInteractions) -> list[str]:
 
 def save_recommend(data: RecommendData, folder: Path) -> None:
     """Write the shared form: features standardised, so that no trial needs a copy. The test split is left out on purpose."""
-    folder.mkdir(parents=True, exist_ok=True)
     found = data.interactions
-    tensors = {"train": np.ascontiguousarray(found.train), "valid": np.ascontiguousarray(found.valid)}
-    for modality in data.modalities:
-        tensors[f"matrix.{modality.name}"] = np.ascontiguousarray(modality.standardised())
-        tensors[f"mask.{modality.name}"] = np.ascontiguousarray(modality.mask)
-    save_file(tensors, folder / "arrays.safetensors")
-    described = {
-        "users": found.users.names,
-        "items": found.items.names,
-        "source": found.source,
-        "notes": found.notes,
-        "data_notes": data.notes,
-        "modalities": {
-            modality.name: {"unknown": modality.unknown, "encoder": modality.encoder, "standard": True}
-            for modality in data.modalities
-        },
-        "arrays_sha256": _sha256(folder / "arrays.safetensors"),
-        "fingerprint": found.fingerprint,
-    }
-    (folder / "vocabulary.json").write_text(json.dumps(described), encoding="utf-8")
+    save_shared(folder, {"train": found.train, "valid": found.valid}, data.modalities, {
+        "users": found.users.names, "items": found.items.names, "source": found.source, "notes": found.notes,
+        "data_notes": data.notes, "fingerprint": found.fingerprint,
+    })
 
 
 def load_recommend(folder: Path | str) -> RecommendData:
@@ -277,28 +246,8 @@ def load_recommend(folder: Path | str) -> RecommendData:
         DataError: a part is missing or damaged, or the arrays do not belong to the vocabulary beside them.
     """
     folder = Path(folder)
-    try:
-        described: dict[str, Any] = json.loads((folder / "vocabulary.json").read_text(encoding="utf-8"))
-        arrays = {name: tensor.numpy() for name, tensor in load_file(folder / "arrays.safetensors").items()}
-        hashed = _sha256(folder / "arrays.safetensors")
-    except (OSError, ValueError, SafetensorError) as error:
-        raise DataError(f"{folder} is damaged: {error}", remedy="prepare it again", path=str(folder)) from error
-    for name, array in arrays.items():
-        if name not in ("train", "valid"):
-            array.flags.writeable = False  # features are shared by all trials and written by none
-    users, items = Vocabulary(tuple(described["users"]), "user"), Vocabulary(tuple(described["items"]), "item")
-    found = Interactions(users, items, arrays["train"], arrays["valid"], None, tuple(described["notes"]), described["source"])
-    if hashed != described["arrays_sha256"] or found.fingerprint != described["fingerprint"]:
-        raise DataError(
-            f"{folder} is damaged: its arrays are not those of its vocabulary", remedy="prepare it again", path=str(folder)
-        )
-    modalities = tuple(
-        Modality(name, arrays[f"matrix.{name}"], arrays[f"mask.{name}"], **facts)
-        for name, facts in described["modalities"].items()
-    )
-    return RecommendData(found, modalities, tuple(described["data_notes"]))
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as handle:
-        return hashlib.file_digest(handle, "sha256").hexdigest()
+    facts, arrays, modalities = load_shared(folder)
+    users, items = Vocabulary(tuple(facts["users"]), "user"), Vocabulary(tuple(facts["items"]), "item")
+    found = Interactions(users, items, arrays["train"], arrays["valid"], None, tuple(facts["notes"]), facts["source"])
+    check_fingerprint(folder, found.fingerprint, facts)
+    return RecommendData(found, modalities, tuple(facts["data_notes"]))

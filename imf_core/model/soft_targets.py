@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from imf_core.model.target import renormalised
+
 
 @dataclass(frozen=True)
 class SoftTargets:
@@ -66,9 +68,7 @@ def soft_loss(
     students = [torch.log_softmax(log / temperature, dim=1) for log in logs]
     if len(logs) > 1:
         ones = torch.ones_like(soft.answers, dtype=torch.bool)
-        able = torch.stack([ones if mask is None else mask for mask in usable])  # (M, B, S)
-        share = weights.T[:, :, None] * able
-        share = share / share.sum(dim=0).clamp_min(1e-6)
+        share = renormalised(weights, torch.stack([ones if mask is None else mask for mask in usable]))
         if loss == "bce":
             decided = torch.logsumexp(torch.stack(logs) + share.log(), dim=0)
         else:

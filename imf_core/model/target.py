@@ -115,8 +115,8 @@ def shares(target: JointTarget, low: int, high: int, columns: Tensor | None = No
 
 
 def renormalised(weights: Tensor, usable: Tensor) -> Tensor:
-    """(B, M) weights and (M, C) bool who has which branch -> (M, B, C) weights that sum to 1 over the usable branches."""
-    share = weights.T[:, :, None] * usable[:, None, :]
+    """(B, M) weights and (M, C) or (M, B, C) bool who has which branch -> (M, B, C), their sum 1 over the usable."""
+    share = weights.T[:, :, None] * (usable if usable.dim() == 3 else usable[:, None, :])
     return share / share.sum(dim=0).clamp_min(1e-6)
 
 

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from imf_core.data.graph import KnowledgeGraph, KnownAnswers
+from imf_core.data.graph import KnowledgeGraph, KnownAnswers, with_inverses
 from imf_core.model.imf import Imf, Tables
 from imf_core.train.memory import MemoryBudget
 
@@ -82,9 +82,7 @@ def cache_scores(
     rng = np.random.default_rng(0)
     if len(triples) > _MAX_TRIPLES:
         triples = triples[np.sort(rng.choice(len(triples), _MAX_TRIPLES, replace=False))]
-    heads = np.concatenate([triples[:, 0], triples[:, 2]])
-    relations = np.concatenate([triples[:, 1], triples[:, 1] + graph.num_relations])
-    targets = np.concatenate([triples[:, 2], triples[:, 0]])
+    heads, relations, targets = np.ascontiguousarray(with_inverses(triples, graph.num_relations).T)
     # All scores of a block at once are needed for the strongest candidates; the block follows from the budget.
     each = 4 * graph.num_entities * (3 * len(model.branches) + 2)  # bytes of a query: scores, values, what is sorted
     block = max(1, min(256, budget // each))
@@ -112,10 +110,7 @@ def _cache_block(
     head, target = torch.from_numpy(heads).to(device), torch.from_numpy(targets).to(device)
     raw = model.branch_scores(tables, model.contexts(tables, head, torch.from_numpy(relations).to(device)))
     values = [torch.log_softmax(score, dim=1) if model.loss_kind == "ce" else score.sigmoid() for score in raw]
-    rows, answers = (torch.from_numpy(part).to(device) for part in known.lookup(heads, relations))
-    competes = torch.ones_like(values[0], dtype=torch.bool)
-    competes[rows, answers] = False
-    competes[torch.arange(len(head), device=device), target] = False
+    competes = competing(values[0], target, known.lookup(heads, relations))
     width = min(_PER_BRANCH, model.num_entities)
     strongest = [value.masked_fill(~competes, -torch.inf).topk(width, dim=1).indices for value in values]
     drawn = torch.from_numpy(rng.integers(0, model.num_entities, (len(heads), _RANDOM))).to(device)
@@ -128,6 +123,20 @@ def _cache_block(
         if mask is not None:
             usable[:, :, position] = (mask[head][:, None] & mask[candidates]).to(picked.dtype)
     return picked.cpu(), usable.cpu(), valid.cpu()
+
+
+def competing(scores: Tensor, target: Tensor, known: tuple[np.ndarray, np.ndarray]) -> Tensor:
+    """(Q, N) bool: the candidates that are wrong answers.
+
+    Args:
+        scores: (Q, N), for their shape and device.
+        target: (Q,) the answer.
+        known: rows and columns of the known answers, from `KnownAnswers.lookup`.
+    """
+    competes = torch.ones_like(scores, dtype=torch.bool)
+    competes[tuple(torch.from_numpy(part).to(scores.device) for part in known)] = False
+    competes[torch.arange(len(target), device=scores.device), target] = False
+    return competes
 
 
 def repeated(candidates: Tensor) -> Tensor:

@@ -20,7 +20,7 @@ from imf_core.model.imf import Imf
 from imf_core.model.modality_table import ModalityTable
 from imf_core.train.checkpoint import Checkpoint
 
-_PENALTIES = (1e-3, 1e-2, 1e-1, 1.0, 10.0)  # of the ridge regression, times the number of entities it learns from
+_PENALTIES = (1e-3, 1e-2, 1e-1, 1.0, 10.0)  # of the ridge regression, times the mean square of a described number
 _HELD_BACK = 0.1  # of the known entities: they choose the penalty
 _SAME = 1e-3  # features that differ by less, relatively, are the same
 _LITTLE = 1e-8  # penalty where many more vectors than numbers are known
@@ -212,7 +212,7 @@ def _projection(own: ModalityTable, old: ModalityTable, match: _Match) -> float 
     wanted = old.projection(old.features[others]).double()
     centre, aim = own.features[ids].double().mean(dim=0), wanted.mean(dim=0)
     rows = own.features[ids].double() - centre
-    normal = _Normal(rows.T @ rows, rows.T @ (wanted - aim), len(rows))
+    normal = _Normal(rows.T @ rows, rows.T @ (wanted - aim))
     weights = normal.solve(_LITTLE)
     own.projection.weight.copy_(weights.T)
     own.projection.bias.copy_(aim - centre @ weights)
@@ -276,11 +276,10 @@ def _predicted(known: np.ndarray, new: np.ndarray, targets: Tensor, views: Seque
 
 @dataclass(frozen=True)
 class _Normal:
-    """The normal equations of a ridge regression, summed up over chunks of entities: (f, f), (f, d), and their number."""
+    """The normal equations of a ridge regression, summed up over chunks of entities: (f, f) and (f, d)."""
 
     gram: Tensor
     moment: Tensor
-    count: int
 
     @classmethod
     def of(cls, entities: np.ndarray, targets: Tensor, views: Sequence[_View]) -> _Normal:
@@ -291,10 +290,10 @@ class _Normal:
             rows = _described(views, entities[part])
             gram += rows.T @ rows
             moment += rows.T @ targets[part]
-        return cls(gram, moment, len(entities))
+        return cls(gram, moment)
 
     def less(self, other: _Normal) -> _Normal:
-        return _Normal(self.gram - other.gram, self.moment - other.moment, self.count - other.count)
+        return _Normal(self.gram - other.gram, self.moment - other.moment)
 
     def solve(self, penalty: float) -> Tensor:
         ridge = self.gram.diagonal().mean().clamp_min(1e-12) * penalty

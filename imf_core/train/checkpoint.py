@@ -33,7 +33,6 @@ from imf_core.train.optimizers import Optimizers
 from imf_core.train.progress import TrainedModule
 
 FORMAT = 1
-_PARTS = ("config", "modalities", "entities_sha256", "relations_sha256", "metrics")
 
 
 @dataclass(frozen=True)
@@ -113,16 +112,7 @@ def load_checkpoint(folder: Path | str) -> Checkpoint:
     described = read_description(folder)
     if described.get("task"):
         raise CheckpointError(f"{folder} holds a recommender, no link predictor", remedy="ask it by imf recommend")
-    names = read_json(folder / "vocabulary.json")
-    if described.get("format") != FORMAT:
-        raise CheckpointError(
-            f"{folder} has format {described.get('format')!r}, this version reads {FORMAT}", remedy="update imf-search"
-        )
-    for file, content, parts in (("config.json", described, _PARTS), ("vocabulary.json", names, ("entities", "relations"))):
-        if absent := [part for part in parts if part not in content]:
-            raise CheckpointError(
-                f"{folder / file} is damaged: it lacks {', '.join(absent)}", remedy="restore the folder from a copy"
-            )
+    names = read_names(folder, described, ("entities", "relations"))
     entities, relations = Vocabulary(tuple(names["entities"])), Vocabulary(tuple(names["relations"]), "relation")
     check_vocabulary(described, entities, relations, folder)
     state = read_tensors(folder / "model.safetensors", "restore the folder from a copy")
@@ -136,6 +126,31 @@ def load_checkpoint(folder: Path | str) -> Checkpoint:
     )
     load_state(model, state, folder)
     return Checkpoint(model.eval(), config, entities, relations, described["metrics"], folder, described)
+
+
+def read_names(folder: Path, described: Mapping[str, Any], kinds: tuple[str, str]) -> dict[str, Any]:
+    """`vocabulary.json` of a checkpoint whose description is whole and of this version's format.
+
+    Args:
+        folder: of the checkpoint.
+        described: its `config.json`.
+        kinds: of names: `entities` and `relations`, or `users` and `items`.
+
+    Raises:
+        CheckpointError: another format, or a part is missing or damaged.
+    """
+    names = read_json(folder / "vocabulary.json")
+    if described.get("format") != FORMAT:
+        raise CheckpointError(
+            f"{folder} has format {described.get('format')!r}, this version reads {FORMAT}", remedy="update imf-search"
+        )
+    parts = ("config", "modalities", *(f"{kind}_sha256" for kind in kinds), "metrics")
+    for file, content, needed in (("config.json", described, parts), ("vocabulary.json", names, kinds)):
+        if absent := [part for part in needed if part not in content]:
+            raise CheckpointError(
+                f"{folder / file} is damaged: it lacks {', '.join(absent)}", remedy="restore the folder from a copy"
+            )
+    return names
 
 
 def check_vocabulary(

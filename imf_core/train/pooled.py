@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from imf_core.data.graph import KnowledgeGraph, KnownAnswers
+from imf_core.data.graph import KnowledgeGraph, KnownAnswers, with_inverses
 from imf_core.model.imf import Imf
 from imf_core.train.memory import MemoryBudget
 from imf_core.train.metrics import RankingMetrics
@@ -87,8 +87,7 @@ def evaluate_pooled(
         DivergedError: a score is not finite.
         ResourceError: not even a query at a time fits the memory.
     """
-    heads, targets = np.concatenate([triples[:, 0], triples[:, 2]]), np.concatenate([triples[:, 2], triples[:, 0]])
-    relations = np.concatenate([triples[:, 1], triples[:, 1] + graph.num_relations])
+    heads, relations, targets = with_inverses(triples, graph.num_relations).T
 
     def ranked(budget: int) -> np.ndarray:
         scores = PooledScores(models, weights, budget)

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from imf_core.data.graph import CATEGORY_NAMES, KnowledgeGraph, KnownAnswers
+from imf_core.data.graph import CATEGORY_NAMES, KnowledgeGraph, KnownAnswers, with_inverses
 from imf_core.errors import DivergedError
 from imf_core.model.decided import ROWS, decided_scores, room_for
 from imf_core.model.decision import Decision, present_weights
@@ -210,13 +210,11 @@ def evaluate_decisions(
         {"structure alone": Decision("fixed", model.branches, 2 * model.num_relations, {"structure": 1.0})}
     """
     mine = triples[shard.rank :: shard.world]
-    heads, relations, tails = mine[:, 0], mine[:, 1], mine[:, 2]
-    both = np.concatenate([heads, tails]), np.concatenate([relations, relations + graph.num_relations])
-    targets = np.concatenate([tails, heads])
+    heads, relations, targets = with_inverses(mine, graph.num_relations).T
 
     def ranked(budget: int) -> np.ndarray:
         scores = ModelScores(model, budget, list(variants.values()))
-        return rank(scores, *both, targets, known, block=scores.block)
+        return rank(scores, heads, relations, targets, known, block=scores.block)
 
     memory = memory or MemoryBudget.of(None, model.structure.device)
     ranks = memory.within(ranked)

@@ -32,7 +32,7 @@ from imf_core.train.checkpoint import (
     check_vocabulary,
     load_state,
     read_description,
-    read_json,
+    read_names,
     read_tensors,
 )
 
@@ -101,11 +101,7 @@ def load_recommender(folder: Path | str) -> RecommenderCheckpoint:
     described = read_description(folder)
     if described.get("task") != TASK:
         raise CheckpointError(f"{folder} holds no recommender", remedy="a link predictor answers by imf predict")
-    if described.get("format") != FORMAT:
-        raise CheckpointError(
-            f"{folder} has format {described.get('format')!r}, this version reads {FORMAT}", remedy="update imf-search"
-        )
-    names = read_json(folder / "vocabulary.json")
+    names = read_names(folder, described, ("users", "items"))
     users, items = Vocabulary(tuple(names["users"]), "user"), Vocabulary(tuple(names["items"]), "item")
     check_vocabulary(described, users, items, folder, ("users", "items"))
     pairs = read_tensors(folder / "interactions.safetensors", _REMEDY)

@@ -16,9 +16,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from imf_core.data.graph import KnowledgeGraph, KnownAnswers
+from imf_core.data.graph import KnowledgeGraph, KnownAnswers, with_inverses
 from imf_core.model.imf import Imf
-from imf_core.train.calibrate import folds, repeated
+from imf_core.train.calibrate import competing, folds, repeated
 from imf_core.train.memory import MemoryBudget
 from imf_core.train.pooled import PooledScores
 
@@ -88,21 +88,17 @@ def pool_candidates(
     """
     if len(triples) > _MAX_TRIPLES:
         triples = triples[np.sort(np.random.default_rng(0).choice(len(triples), _MAX_TRIPLES, replace=False))]
-    heads, targets = np.concatenate([triples[:, 0], triples[:, 2]]), np.concatenate([triples[:, 2], triples[:, 0]])
-    relations = np.concatenate([triples[:, 1], triples[:, 1] + graph.num_relations])
-    order = np.argsort(relations, kind="stable")  # a relation's matrix is then built once
-    heads, relations, targets = heads[order], relations[order], targets[order]
+    asked = with_inverses(triples, graph.num_relations)
+    order = np.argsort(asked[:, 1], kind="stable")  # a relation's matrix is then built once
+    heads, relations, targets = np.ascontiguousarray(asked[order].T)
     scores = PooledScores(models, [1.0] * len(models), budget // 2)
     device, block = scores.device, min(scores.block, 256)
-    asked = torch.from_numpy(heads).to(device), torch.from_numpy(relations).to(device)
+    both = torch.from_numpy(heads).to(device), torch.from_numpy(relations).to(device)
     values, valid = [], []
-    for number, members in enumerate(scores.each(*asked, block)):
+    for number, members in enumerate(scores.each(*both, block)):
         part = slice(number * block, (number + 1) * block)
         target = torch.from_numpy(targets[part]).to(device)
-        rows, answers = (torch.from_numpy(found).to(device) for found in known.lookup(heads[part], relations[part]))
-        competes = torch.ones(members[0].shape, dtype=torch.bool, device=device)
-        competes[rows, answers] = False
-        competes[torch.arange(len(target), device=device), target] = False
+        competes = competing(members[0], target, known.lookup(heads[part], relations[part]))
         width = min(_PER_MODEL, scores.num_entities)
         strongest = [member.masked_fill(~competes, -torch.inf).topk(width, dim=1).indices for member in members]
         candidates = torch.cat([target[:, None], *strongest], dim=1)

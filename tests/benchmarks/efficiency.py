@@ -244,4 +244,3 @@ if __name__ == "__main__":
     app = typer.Typer(add_completion=False)
     app.command()(main)
     app()
-

@@ -28,7 +28,7 @@ def main(folder: Path, data: str, seconds: float, seed: int, rival: str, more: l
         search.replay(study.history)
         tracker = open_tracker(plan, study)
         with ray_cluster(plan.settings, plan.resources, study.journal.lost):
-            run_search(plan, study, search, tracker, console, finalises=False)
+            run_search(plan, study, search, tracker, console)
         tracker.finish("FINISHED")
     (folder / "done").touch()
 

@@ -48,7 +48,7 @@ def trial_start(data: str = "unicode", trials: int = 8, **settings: Any) -> dict
             search = searcher(plan, study)
             tracker = open_tracker(plan, study)
             with ray_cluster(plan.settings, plan.resources, study.journal.lost):
-                run_search(plan, study, search, tracker, Console(stderr=True), finalises=False)
+                run_search(plan, study, search, tracker, Console(stderr=True))
             tracker.finish()
             asked = next(event["at"] for event in study.journal.events if event["event"] == "ask")
             ends = [event["at"] for event in study.journal.events if event["event"] == "tell"]

@@ -9,13 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from typer.testing import CliRunner
 
-from imf_core.cli import app
 from imf_core.config import Config
 from imf_core.data.prepared import LinkData
 from imf_core.ensemble import EnsemblePredictor, load_ensemble, open_predictor
-from imf_core.errors import CheckpointError, ConfigError, ImfError, VocabularyError
+from imf_core.errors import CheckpointError, ConfigError, VocabularyError
 from imf_core.model.imf import Imf
 from imf_core.predict import Predictor
 from imf_core.train.fit import build_model, fit
@@ -23,6 +21,7 @@ from imf_core.train.memory import MemoryBudget
 from imf_core.train.pooled import PooledScores, evaluate_pooled
 from imf_core.train.ranking import evaluate
 from imf_core.train.selection import PoolCandidates, greedy, pool_candidates, select
+from tests.support.command_line import fails, run
 from tests.support.tiny_checkpoint import tiny_checkpoint, tiny_graph
 
 SETTINGS = {"model.dim": 16, "model.relation_dim": 8, "train.batch_size": 16, "train.lr": 0.01, "train.max_epochs": 6}
@@ -148,18 +147,6 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def pool(place: Path) -> Path:
     run("ensemble", str(place / "pool"), *(str(place / f"m{seed}") for seed in range(3)))
     return place / "pool"
-
-
-def run(*arguments: str) -> str:
-    result = CliRunner().invoke(app, list(arguments), catch_exceptions=False)
-    assert result.exit_code == 0, result.output
-    return result.stdout
-
-
-def fails(*arguments: str) -> ImfError:
-    result = CliRunner().invoke(app, list(arguments))
-    assert isinstance(result.exception, ImfError), result.exception
-    return result.exception
 
 
 def test_the_folder_works_alone(place: Path, pool: Path, tmp_path: Path) -> None:
