@@ -34,11 +34,10 @@ def cluster() -> Iterator[Cluster]:
     made.shutdown()
 
 
-def where_imported() -> str:
-    return str(Path(imf_core.__file__))
-
-
 def test_two_nodes_are_joined_counted_and_alike(cluster: Cluster, toy: LinkData, tmp_path: Path) -> None:
+    def where_imported() -> str:  # within, so that it travels by value: a worker has our code, not our tests
+        return str(Path(imf_core.__file__))
+
     save_prepared(toy, tmp_path / "study" / "data")
     said = io.StringIO()
     console = Console(file=said, width=120)
