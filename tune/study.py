@@ -138,7 +138,10 @@ class StudySearch(OptunaSearch):
         self._waiting = [trial.name for trial in history.interrupted]
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str:  # type: ignore[override]
-        """A trial's name and its point: flat, dotted names; parameters whose condition is false are absent."""
+        """A trial's name and its point: flat, dotted names; parameters whose condition is false are absent.
+
+        A trial that goes on from an earlier session has `known` besides: the last epoch of it that was heard of.
+        """
         if trial_id not in self._names:
             if self._waiting:
                 self._names[trial_id] = self._waiting.pop(0)
@@ -151,7 +154,8 @@ class StudySearch(OptunaSearch):
                 self._write("ask", name, params=point)
                 self._names[trial_id] = name
         name = self._names[trial_id]
-        return {"name": name, "params": dict(self._points[name])}
+        known = self._last_epoch.get(name)
+        return {"name": name, "params": dict(self._points[name]), **({"known": known} if known else {})}
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         """Note a report; one that is not finite marks the trial as diverged."""

@@ -73,13 +73,13 @@ class TrialSpec:
         assert self.space is not None
         return self.space.config_for(params)
 
-    def job(self, params: Mapping[str, Any], name: str) -> Job:
-        """The training run of a trial, smaller than its settings where memory ran out."""
+    def job(self, params: Mapping[str, Any], name: str, known: int = 0) -> Job:
+        """The training run of a trial, smaller than its settings where memory ran out; `known`: see `Job`."""
         folder = Path(self.folder) / name
         changed = smaller_settings(folder)
         return Job(
             self.configure(params).updated(changed).model_dump(), self.prepared, str(folder), self.threads, self.gpus > 0,
-            self.keep, self.scores, self.latency, self.save_seconds, changed, self.code, self.task,
+            self.keep, self.scores, self.latency, self.save_seconds, changed, self.code, self.task, known,
         )
 
 
@@ -87,7 +87,7 @@ def run_trial(params: dict[str, Any], spec: TrialSpec) -> None:
     """The Tune function: train, report every epoch, leave `outcome.json`.
 
     Args:
-        params: `{"name": name, "params": searched values}`, or `{"run": name}`.
+        params: `{"name": name, "params": searched values, "known": epoch}`, or `{"run": name}`.
         spec: what all trials share.
     """
     name = str(params.get("name") or params["run"])
@@ -97,19 +97,19 @@ def run_trial(params: dict[str, Any], spec: TrialSpec) -> None:
     if state is TrialState.DIVERGED:
         raise DivergedError(reason)  # the same settings and seed would diverge again
     (folder / OUTCOME_FILE).unlink(missing_ok=True)
-    settings = params.get("params", params)
+    settings, known = params.get("params", params), int(params.get("known", 0))
     if was_killed(folder):
         shrink(folder, spec.configure(settings))
-    if not _attempt(settings, name, spec):
+    if not _attempt(settings, name, known, spec):
         gc.collect()  # what the failed attempt held
-        _attempt(settings, name, spec)
+        _attempt(settings, name, known, spec)
 
 
-def _attempt(settings: Mapping[str, Any], name: str, spec: TrialSpec) -> bool:
+def _attempt(settings: Mapping[str, Any], name: str, known: int, spec: TrialSpec) -> bool:
     """Train; False where memory ran out and the trial was made smaller, to be tried again."""
     folder = Path(spec.folder) / name
     try:
-        job = spec.job(settings, name)
+        job = spec.job(settings, name, known)
         if spec.workers == 1:
             result = run_job(job, ray_tune.report)
             notes, epochs = (result.reason, *result.notes), result.epochs

@@ -1,7 +1,7 @@
 """What trains one trial: the whole trial in process, or one rank of it under Ray Train.
 
-A trial is a folder. `outcome.json` says how it ended, `state/` is what a retry goes on from, `reported.json` keeps a retry
-from reporting again what is known, `best/` is the checkpoint of the best epoch, `decision.safetensors` has the
+A trial is a folder. `outcome.json` says how it ended, `state/` is what a retry goes on from, `reported.json` has what was
+reported last, for a driver that did not hear it, `best/` is the checkpoint of the best epoch, `decision.safetensors` has the
 branch scores of a searched trial, `lock` is held by the process that trains.
 """
 
@@ -13,7 +13,7 @@ import os
 import socket
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
@@ -35,6 +35,7 @@ from tune.outcome import OUTCOME_FILE, TrialState, atomic_write_text
 from tune.task import TASKS, Result
 
 _WAIT_SECONDS = 120.0
+_RECENT = 64  # epochs that may be on their way to a driver when it dies; far fewer are
 Report = Callable[[dict[str, Any]], None]
 
 
@@ -55,6 +56,7 @@ class Job:
         changed: settings in `config` that replace the trial's own since memory ran out.
         code: digest of the driver's sources; empty: any will do.
         task: what is trained: a name of `TASKS`.
+        known: last epoch that the driver has heard of, from an earlier session.
     """
 
     config: dict[str, Any]
@@ -69,6 +71,7 @@ class Job:
     changed: dict[str, Any] = field(default_factory=dict)
     code: str = ""
     task: str = "link"
+    known: int = 0
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
@@ -106,7 +109,8 @@ def run_job(job: Job, report: Report, shard: Shard = Shard()) -> Result:  # noqa
         always = {"num_parameters": model.num_parameters, **_effective(job.changed)}
         if job.latency:
             always["latency_ms"] = latency_ms(model.to(device))
-        reporter = _Reporter(folder, report, always, shard)
+        reporter = Reporter(folder, report, always, shard)
+        reporter.catch_up(job.known)
         result = task.fit(
             model, data, config, reporter, shard=shard, saving=Saving(folder / "state", job.save_seconds), device=device
         )
@@ -155,30 +159,54 @@ def _effective(changed: Mapping[str, Any]) -> dict[str, Any]:
 
 
 @dataclass
-class _Reporter:
-    """Reports each epoch, and a known one not again, although a retry trains again what came after the last save."""
+class Reporter:
+    """Reports each epoch once, although a retry trains again what came after the last save.
+
+    Args:
+        folder: of the trial.
+        report: takes the flat numbers of an epoch; called on every rank.
+        always: numbers of every report.
+        shard: this rank's part.
+    """
 
     folder: Path
     report: Report
-    always: dict[str, Any]  # numbers of every report
+    always: dict[str, Any]
     shard: Shard
-    reported: int = field(init=False)
     began: int | None = field(init=False, default=None)  # first epoch that this process had: 1, or where it went on
+    recent: list[dict[str, Any]] = field(init=False, default_factory=list)  # the last reports of all processes so far
 
     def __post_init__(self) -> None:
-        file = self.folder / "reported.json"
-        # The last one comes again: it left this process, but may not have reached the driver, which counts an epoch once.
-        self.reported = int(json.loads(file.read_text())["epoch"]) - 1 if file.exists() else 0
+        with suppress(FileNotFoundError):
+            self.recent = json.loads((self.folder / "reported.json").read_text(encoding="utf-8"))["reports"]
 
-    def __call__(self, epoch: EpochReport) -> None:
+    @property
+    def reported(self) -> int:
+        """The last epoch that was reported; 0: none."""
+        return int(self.recent[-1]["epoch"]) if self.recent else 0
+
+    def catch_up(self, known: int) -> None:
+        """Report again what left an earlier process and may have died with the driver or on the way to it.
+
+        The last one always comes again: Tune takes it amiss if a trial ends without a report.
+
+        Args:
+            known: the last epoch that the driver has. It counts an epoch once, so that a lower number does no harm.
+        """
+        for numbers in self.recent:
+            if numbers["epoch"] > min(known, self.reported - 1):
+                self.report(numbers)
+
+    def __call__(self, epoch: EpochReport[Any]) -> None:
         self.began = self.began or epoch.epoch
         if epoch.epoch <= self.reported:
             return
-        self.report({**epoch.flat(), **self.always})
-        self.reported = epoch.epoch
-        if self.shard.rank == 0:  # after the report: one that was lost is repeated, and the driver counts an epoch once
-            said = {"pid": os.getpid(), "host": socket.gethostname(), "began": self.began}
-            atomic_write_text(self.folder / "reported.json", json.dumps({**said, "epoch": epoch.epoch}))
+        numbers = {**epoch.flat(), **self.always}
+        self.report(numbers)
+        self.recent = [*self.recent, numbers][-_RECENT:]
+        if self.shard.rank == 0:  # after the report: one that was lost is trained and reported again
+            said = {"pid": os.getpid(), "host": socket.gethostname(), "began": self.began, "epoch": epoch.epoch}
+            atomic_write_text(self.folder / "reported.json", json.dumps({**said, "reports": self.recent}))
 
 
 def train_worker(job: Mapping[str, Any]) -> None:

@@ -1,0 +1,74 @@
+"""What a trial has reported reaches the driver once, also across the death of either."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from imf_core.config import Config
+from imf_core.train.batches import Shard
+from imf_core.train.metrics import RankingMetrics
+from imf_core.train.progress import EpochReport
+from tune.journal import History, Journal
+from tune.space import SearchSpace
+from tune.study import StudySearch
+from tune.worker import Reporter
+
+
+def epoch(number: int) -> EpochReport[RankingMetrics]:
+    metrics = RankingMetrics.of(np.array([number]))
+    return EpochReport(number, 1.0, {"total": 1.0}, metrics, 1 / number, number, 0.5)
+
+
+def test_reports_on_their_way_come_again_as_they_were(tmp_path: Path) -> None:
+    first: list[dict[str, Any]] = []
+    reporter = Reporter(tmp_path, first.append, {"num_parameters": 7}, Shard())
+    for number in range(1, 6):
+        reporter(epoch(number))
+    assert [numbers["epoch"] for numbers in first] == [1, 2, 3, 4, 5]
+    for known, expected in ((0, [1, 2, 3, 4, 5]), (2, [3, 4, 5]), (5, [5]), (9, [5])):
+        again: list[dict[str, Any]] = []
+        later = Reporter(tmp_path, again.append, {"num_parameters": 7}, Shard())
+        later.catch_up(known)
+        assert again == [first[number - 1] for number in expected]
+    later(epoch(4))  # trained again from an earlier save
+    later(epoch(5))
+    assert len(again) == 1
+    later(epoch(6))
+    assert again[-1]["epoch"] == 6
+    said = json.loads((tmp_path / "reported.json").read_text())
+    assert (said["epoch"], said["began"]) == (6, 4)
+
+
+def test_what_is_kept_of_a_long_trial_is_bounded(tmp_path: Path) -> None:
+    reporter = Reporter(tmp_path, lambda numbers: None, {}, Shard())
+    for number in range(1, 201):
+        reporter(epoch(number))
+    kept = json.loads((tmp_path / "reported.json").read_text())["reports"]
+    assert [numbers["epoch"] for numbers in kept] == list(range(137, 201))
+
+
+def test_other_ranks_report_and_write_nothing(tmp_path: Path) -> None:
+    heard: list[dict[str, Any]] = []
+    Reporter(tmp_path, heard.append, {}, Shard(1, 2))(epoch(1))
+    assert len(heard) == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_trial_that_goes_on_is_told_what_is_known_of_it(tmp_path: Path) -> None:
+    space = SearchSpace.from_values({"train.lr": {"low": 1e-4, "high": 1e-1, "log": True}}, Config(), ("structure",))
+    with Journal(tmp_path) as journal:
+        journal.append("study")
+        search = StudySearch(space, journal=journal)
+        first = search.suggest("a")
+        assert isinstance(first, dict)
+        assert "known" not in first
+        for number in (1, 2, 3):
+            search.on_trial_result("a", {"best_mrr": 0.1 * number, "epoch": number})
+        history = History.of(list(journal.events))
+    later = StudySearch(space)
+    later.replay(history)
+    assert later.suggest("b") == {**first, "known": 3}
