@@ -82,7 +82,8 @@ def refuse_other_code(expected: str) -> None:
     if expected and code_digest() != expected:
         raise ConfigError(
             f"node {socket.gethostname()} has the code {code_digest()}, the driver has {expected}",
-            remedy="bring the code to every machine anew: ray up cluster.yaml", key="code", value=code_digest(),
+            remedy="put the sources back as they were when the search began; on a cluster bring them to every machine: "
+            "ray up cluster.yaml", key="code", value=code_digest(),
         )
 
 
