@@ -103,6 +103,12 @@ def ratio(ours: Found, other: Found) -> float | None:
     return None if mine is None or its is None else mine / its
 
 
+def _share(ours: Found, other: Found) -> float | None:
+    """Our time to the other's final value, over all the time that the other was given: it cannot know that it is done."""
+    mine = ours.reached(other.final)
+    return None if mine is None else mine / other.seconds
+
+
 def main(
     mkgy: Annotated[Path | None, typer.Option(help="Folder of MKG-Y; without it the bundled data alone.")] = None,
     budget: Annotated[str, typer.Option(help="Wall time of each rival on MKG-Y; on the bundled data half of it.")] = "20m",
@@ -170,6 +176,8 @@ def _facts(found: Mapping[str, Mapping[str, Sequence[Found]]]) -> dict[str, Any]
                 ratios = [ratio(mine, other) for mine, other in zip(own, runs, strict=True)]
                 known = [value for value in ratios if value is not None]
                 entry[f"time_ratio_vs_{name}"] = statistics.median(known) if len(known) == len(ratios) else None
+                shares = [_share(mine, other) for mine, other in zip(own, runs, strict=True)]
+                entry[f"share_of_time_vs_{name}"] = None if None in shares else statistics.median(filter(None, shares))
                 entry[f"seconds_to_final_of_{name}"] = [
                     [mine.reached(other.final), other.reached(other.final)] for mine, other in zip(own, runs, strict=True)
                 ]
@@ -191,19 +199,22 @@ def _page(found: Mapping[str, Mapping[str, Sequence[Found]]], more: Sequence[str
     for title, rivals in found.items():
         seconds = next(iter(rivals.values()))[0].seconds
         marks = [seconds / 8, seconds / 4, seconds / 2, seconds]
-        head = ["search", *(f"after {mark:.0f} s" for mark in marks), "trials", "stopped early", "time ratio"]
+        head = ["search", *(f"after {mark:.0f} s" for mark in marks), "trials", "stopped early"]
+        head += ["time ratio", "share of its time"]
         text += [f"## {title}", "", "| " + " | ".join(head) + " |", "| --- |" + " ---: |" * (len(head) - 1)]
         for name, runs in rivals.items():
             cells = [_spread([run.best_at(mark) for run in runs]) for mark in marks]
             cells += [_listed([run.trials for run in runs]), _listed([run.pruned for run in runs])]
-            known = facts[title].get(f"time_ratio_vs_{name}")
-            cells.append("" if name == OURS else f"{known:.2f}" if known is not None else "not reached")
+            for kind in ("time_ratio", "share_of_time"):
+                known = facts[title].get(f"{kind}_vs_{name}")
+                cells.append("" if name == OURS else f"{known:.2f}" if known is not None else "not reached")
             text.append(f"| {name} | " + " | ".join(cells) + " |")
         text.append("")
     host = facts["machine"]
     text += [
         "Time ratio: seconds until ours was as good as the other at its end, over the seconds that the other needed for it "
-        f"(median over seeds); the aim against `{TPE}` is at most 0.33.", "",
+        f"(median over seeds); the aim against `{TPE}` is at most 0.33. Share of its time: the same over all the seconds that "
+        "the other ran, as it cannot know beforehand that it will find no better.", "",
         f"Command: `python -m tests.benchmarks.efficiency --mkgy MKG-Y`{' with ' + ', '.join(more) if more else ''}; settings "
         f"of all: {', '.join(f'{key}={value}' for key, value in SETTINGS.items())}; {host['cpu']}, {host['cores']} cores, "
         f"torch {host['torch']}; {facts['date']}. Other programs ran on the machine meanwhile.", "",
