@@ -122,7 +122,9 @@ def test_slurm_hands_on_arguments_and_status_and_ends_what_it_started(tmp_path: 
     stand_ins = {
         "srun": 'echo "srun $*" >> "$RECORD"; sleep 30', "ray": 'echo "ray $*" >> "$RECORD"',
         "getent": "printf '127.0.1.1 STREAM\\n10.1.2.3 STREAM\\n'",
-        "python": f'printf "<%s>" "$@" >> "$RECORD"; echo >> "$RECORD"; exit {status}',
+        # A search takes longer than what runs beside it takes to begin.
+        "python": 'for _ in $(seq 100); do [ "$(grep -c ^srun "$RECORD")" = 2 ] && break; sleep 0.1; done; '
+        f'printf "<%s>" "$@" >> "$RECORD"; echo >> "$RECORD"; exit {status}',
     }
     for name, text in stand_ins.items():
         (tools / name).write_text(f"#!/bin/bash\n{text}\n")
