@@ -38,10 +38,11 @@ MILLION = {
 }
 
 
-def code_state(folder: Path = REPOSITORY) -> str:
-    """Digest of the measured code and of the measuring one."""
+def code_state(folder: Path = REPOSITORY, searches: bool = False) -> str:
+    """Digest of the measured code and of the measuring one; that of the search is measured by `trial_start` alone."""
     digest = hashlib.sha256()
     files = [*folder.glob("imf_core/model/*.py"), *folder.glob("imf_core/train/*.py"), folder / "imf_core/config.py"]
+    files += [*folder.glob("tune/*.py"), folder / "tests/benchmarks/trial_start.py"] if searches else []
     for file in [*sorted(files), folder / "tests/benchmarks/speed.py", folder / "tests/benchmarks/textbook.py"]:
         digest.update(file.relative_to(folder).as_posix().encode() + b"\0" + file.read_bytes())
     return digest.hexdigest()[:12]
@@ -71,7 +72,8 @@ class Lab:
         Raises:
             subprocess.CalledProcessError: a process failed; its output was shown.
         """
-        key = json.dumps([code_state(), asked, repeat], sort_keys=True)
+        searches = any(name == "trial_start" for name, _ in asked)
+        key = json.dumps([code_state(searches=searches), asked, repeat], sort_keys=True)
         file = self.cache / f"{hashlib.sha256(key.encode()).hexdigest()[:16]}.json"
         if file.is_file():
             kept: list[Figures] = json.loads(file.read_text(encoding="utf-8"))["found"]

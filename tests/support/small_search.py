@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -39,6 +42,23 @@ def write_graph(folder: Path) -> Path:
     texts = [f"{names[i]}\ta {words[group[i]]} kind of thing" for i in range(count) if i % 10]
     (folder / "descriptions.tsv").write_text("\n".join([*texts, *(f"group {g}\tthe {words[g]} group" for g in range(groups))]))
     return folder
+
+
+def ready_database(home: Path) -> Path:
+    """MLflow's database for a search in `home`, without a run in it: MLflow takes seconds to make one."""
+    place = home / "results" / "mlflow.db"
+    place.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(_empty_database(), place)
+    return home
+
+
+@lru_cache(maxsize=1)
+def _empty_database() -> Path:
+    from mlflow.tracking import MlflowClient
+
+    file = Path(tempfile.mkdtemp(prefix="imf-mlflow-")) / "mlflow.db"
+    MlflowClient(f"sqlite:///{file}").search_experiments()
+    return file
 
 
 def run_search(

@@ -315,6 +315,7 @@ def _limited(entities: int, spare: int, budget: int) -> dict[str, Any]:
     return found | {"stderr": done.stderr}
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="limits the address space the Linux way")
 def test_a_real_allocation_that_fails_halves_the_budget() -> None:
     """40,000 entities x 512 queries x 4 score tables are 312 MiB; the process may take 200 MiB more than it has."""

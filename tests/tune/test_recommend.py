@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from rich.console import Console
-from small_search import run_search
+from small_search import ready_database, run_search
 from tiny_interactions import SMALL, write_interactions
 from typer.testing import CliRunner
 
@@ -199,7 +199,7 @@ def test_a_study_of_one_task_is_not_gone_on_with_as_another(folder: Path, tmp_pa
 
 @pytest.fixture(scope="module")
 def study(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    home = tmp_path_factory.mktemp("home")
+    home = ready_database(tmp_path_factory.mktemp("home"))
     arguments = ("--data", str(folder), "--trials", "3", "--seeds", "2", "--study", "small", "--grace", "1")
     done = run_search(Path(__file__).parents[2], home, "--task", "recommend", *arguments, settings=SMALL)
     assert done.returncode == 0, done.stdout + done.stderr

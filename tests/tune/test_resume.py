@@ -25,7 +25,7 @@ from killed_search import (
     summary,
     trials,
 )
-from small_search import run_search, write_graph
+from small_search import ready_database, run_search, write_graph
 
 pytestmark = pytest.mark.timeout(900)
 REPOSITORY = Path(__file__).parents[2]
@@ -35,6 +35,7 @@ REPOSITORY = Path(__file__).parents[2]
 def unbroken(tmp_path_factory: pytest.TempPathFactory) -> Path:
     home = tmp_path_factory.mktemp("unbroken")
     write_graph(home / "graph")
+    ready_database(home)
     done = run_search(REPOSITORY, home, *ARGUMENTS)
     assert done.returncode == 0, done.stdout + done.stderr
     assert {trial["state"] for trial in trials(home)} >= {"pruned", "completed"}
@@ -57,6 +58,7 @@ def assert_as_unbroken(home: Path, unbroken: Path) -> None:
 def test_a_killed_driver_goes_on_to_the_same_end(unbroken: Path, tmp_path: Path) -> None:
     """Once within a trial, once while finalising; the same command goes on by itself, then --resume does."""
     write_graph(tmp_path / "graph")
+    ready_database(tmp_path)
     search = start(REPOSITORY, tmp_path, *ARGUMENTS)
     assert run_until(search, tmp_path, 12)
     search.kill()
@@ -84,6 +86,7 @@ def test_a_killed_driver_goes_on_to_the_same_end(unbroken: Path, tmp_path: Path)
 
 def test_ctrl_c_stops_says_how_to_go_on_and_loses_nothing(unbroken: Path, tmp_path: Path) -> None:
     write_graph(tmp_path / "graph")
+    ready_database(tmp_path)
     search = start(REPOSITORY, tmp_path, *ARGUMENTS)
     assert run_until(search, tmp_path, 10)
     search.send_signal(signal.SIGINT)

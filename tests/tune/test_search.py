@@ -14,7 +14,7 @@ import pandas as pd
 import pytest
 from mlflow.tracking import MlflowClient
 from safetensors.numpy import load_file
-from small_search import run_search, write_graph
+from small_search import ready_database, run_search, write_graph
 from typer.testing import CliRunner
 
 from imf_core.cli import app
@@ -177,7 +177,7 @@ def test_search_finds_the_same_without_the_test_file(study: tuple, repository: P
     seen = []
     for keep in (True, False):
         home = tmp_path / str(keep)
-        shutil.copytree(folder.parents[1] / "graph", home / "graph")
+        shutil.copytree(folder.parents[1] / "graph", ready_database(home) / "graph")
         if not keep:
             (home / "graph" / "test.tsv").unlink()
         done = run_search(
@@ -206,7 +206,7 @@ def test_search_finds_the_same_without_the_test_file(study: tuple, repository: P
 def test_failed_trials_are_told_and_the_others_go_on(study: tuple, repository: Path, tmp_path: Path) -> None:
     """A modality that is not there fails its trials alone."""
     folder, _ = study
-    shutil.copytree(folder.parents[1] / "graph", tmp_path / "graph")
+    shutil.copytree(folder.parents[1] / "graph", ready_database(tmp_path) / "graph")
     (tmp_path / "space.yaml").write_text(
         'model.modalities: {choices: [["text"], ["sound"]]}\ntrain.lr: {low: 0.001, high: 0.01}\n'
     )
