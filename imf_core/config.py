@@ -6,54 +6,23 @@ be, and what does the search try". `tune/space.py` reads the `Tunable` marks; no
 
 from __future__ import annotations
 
-import difflib
 import os
-import re
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
 from imf_core.errors import ConfigError
+from imf_core.settings import Section, Settings, Tunable
 
 MissingPolicy = Literal["learned", "mean", "neutral"]
 DecisionMode = Literal["uniform", "fixed", "learned", "relation"]
 FusionKind = Literal["tucker", "meta", "meta_cp", "concat", "gated"]
 STRUCTURE, FUSED = "structure", "fused"
 SPLIT_FILES = ("train", "valid", "test")  # settings of the data that name a file
-_EXPONENT = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+")
 
 
-@dataclass(frozen=True)
-class Tunable:
-    """The search range of a setting.
-
-    Args:
-        low, high: bounds of a numeric range, both included.
-        log: sample the exponent instead of the value.
-        step: grid of an integer range.
-        choices: the values of a categorical setting (instead of low and high).
-        when: `{"model.decision": ("fixed",)}`: the setting exists only where the other one has one of these values.
-        default: searched without being asked for; the others are searched when a space file names them.
-    """
-
-    low: float | None = None
-    high: float | None = None
-    log: bool = False
-    step: int | None = None
-    choices: tuple[Any, ...] | None = None
-    when: Mapping[str, tuple[Any, ...]] | None = None
-    default: bool = True
-
-
-class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False, protected_namespaces=())
-
-
-class DataConfig(_Frozen):
+class DataConfig(Section):
     """Where the graph is and which views of its entities are built from it."""
 
     path: str = Field("unicode", description="graph folder, or the name of a bundled data set (unicode)")
@@ -98,7 +67,7 @@ class DataConfig(_Frozen):
         return self.model_copy(update=given)
 
 
-class ModelConfig(_Frozen):
+class ModelConfig(Section):
     """Shape and behaviour of `Imf` (model sections 2 to 5)."""
 
     modalities: tuple[str, ...] | None = Field(
@@ -174,7 +143,7 @@ class ModelConfig(_Frozen):
         return self
 
 
-class TrainConfig(_Frozen):
+class TrainConfig(Section):
     """One training run (model section 4)."""
 
     loss: Annotated[Literal["ce", "bce"], Tunable(choices=("ce", "bce"), default=False)] = Field(
@@ -220,7 +189,7 @@ class TrainConfig(_Frozen):
     )
 
 
-class StructureConfig(_Frozen):
+class StructureConfig(Section):
     """What the structure branch starts from (model section 1). The table is made once; all trials share it."""
 
     init: Literal["random", "gat", "file"] = Field(
@@ -247,75 +216,6 @@ class StructureConfig(_Frozen):
         return self
 
 
-class Settings(_Frozen):
-    """Sections of settings: what `Config` and the recommender's configuration can both do."""
-
-    @classmethod
-    def build(cls, values: Mapping[str, Any], *, source: str = "configuration") -> Self:
-        """Validate nested values; an unknown key is refused with the nearest known name.
-
-        Raises:
-            ConfigError: unknown key, wrong type, value out of range.
-        """
-        _refuse_unknown(values, cls, source)
-        try:
-            return cls.model_validate(dict(values))
-        except ValidationError as error:
-            first = error.errors()[0]
-            key = ".".join(str(part) for part in first["loc"]) or "configuration"
-            raise ConfigError(
-                f"{source}: {key} = {first.get('input')!r} is refused: {first['msg']}",
-                remedy=f"correct {key}; `imf config` prints every setting with its bounds",
-                key=key, value=first.get("input"),
-            ) from error
-
-    @classmethod
-    def load(cls, path: Path | str) -> Self:
-        """Read a YAML file.
-
-        Raises:
-            ConfigError: the file cannot be read, is no YAML, or holds something else than settings.
-        """
-        try:
-            values = yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
-        except OSError as error:
-            raise ConfigError(f"{path} cannot be read: {error.strerror}", remedy="check the path") from error
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise ConfigError(f"{path} is not valid YAML: {error}", remedy="correct the file") from error
-        if not isinstance(values, dict):
-            raise ConfigError(f"{path} holds {type(values).__name__}, not settings", remedy="write `model:`, `train:` sections")
-        return cls.build(values, source=str(path))
-
-    def updated(self, flat: Mapping[str, Any], *, source: str = "override") -> Self:
-        """A copy with `{"train.lr": 0.01}` applied; keys are dotted paths."""
-        values = self.model_dump()
-        for name in self._left_open(flat):
-            section, key = name.split(".")
-            del values[section][key]
-        for key, value in flat.items():
-            node = values
-            *parents, leaf = key.split(".")
-            for parent in parents:
-                child = node.get(parent)
-                if child is None:
-                    child = node[parent] = {}
-                if not isinstance(child, dict):
-                    raise ConfigError(
-                        f"{source}: {key} goes below the plain value {parent}", remedy="use the dotted path of a setting"
-                    )
-                node = child
-            node[leaf] = value
-        return type(self).build(values, source=source)
-
-    def flat(self) -> dict[str, Any]:
-        """`{"train.lr": 0.002, ...}`, every leaf."""
-        return dict(_leaves(self.model_dump(), ""))
-
-    def _left_open(self, flat: Mapping[str, Any]) -> tuple[str, ...]:
-        """Settings that follow those in `flat` instead of staying as they are."""
-        return ()
-
-
 class Config(Settings):
     """Everything that determines one run."""
 
@@ -328,30 +228,6 @@ class Config(Settings):
         """The folder follows the training file."""
         unchosen = self.data.train is None and self.data.path == DataConfig().path
         return ("data.path",) if flat.get("data.train") and "data.path" not in flat and unchosen else ()
-
-
-def parse_overrides(assignments: Iterable[str]) -> dict[str, Any]:
-    """`["train.lr=1e-3", "model.modalities=[text]"]` -> flat values; the right side is YAML (so `1e-3` is a number too)."""
-    flat: dict[str, Any] = {}
-    for assignment in assignments:
-        key, separator, text = assignment.partition("=")
-        if not separator or not key.strip():
-            raise ConfigError(
-                f"cannot read the setting {assignment!r}", remedy="write key.sub=value, for example train.lr=0.001"
-            )
-        if _EXPONENT.fullmatch(text.strip()):  # YAML 1.1 reads 1e-3 as text
-            flat[key.strip()] = float(text)
-            continue
-        try:
-            flat[key.strip()] = yaml.safe_load(text)
-        except yaml.YAMLError as error:
-            raise ConfigError(
-                f"cannot read the value of {assignment!r}: it is no YAML",
-                remedy="close its brackets and quotes, for example model.modalities=[text,image]",
-                key=key.strip(),
-                value=text,
-            ) from error
-    return flat
 
 
 def published() -> Config:
@@ -391,30 +267,3 @@ def preset(name: str) -> Config:
     if name not in PRESETS:
         raise ConfigError(f"unknown preset {name!r}", remedy=f"choose one of {', '.join(PRESETS)}", key="preset", value=name)
     return PRESETS[name]()
-
-
-def nearest(name: str, known: Iterable[str], prefix: str = "") -> str:
-    """`; did you mean 'lr'?` or nothing; the prefix is shown before the proposal and not compared."""
-    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
-    return f"; did you mean {prefix + close[0]!r}?" if close else ""
-
-
-def _leaves(values: Mapping[str, Any], prefix: str) -> Iterable[tuple[str, Any]]:
-    for key, value in values.items():
-        if isinstance(value, dict) and value:
-            yield from _leaves(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
-
-
-def _refuse_unknown(values: Mapping[str, Any], kind: type[BaseModel], source: str, prefix: str = "") -> None:
-    for key, value in values.items():
-        if key not in kind.model_fields:
-            known = [f"{prefix}{name}" for name in kind.model_fields]
-            raise ConfigError(
-                f"{source}: unknown setting {prefix}{key!s}{nearest(str(key), kind.model_fields, prefix)}",
-                remedy=f"known here: {', '.join(known)}", key=f"{prefix}{key}", value=value,
-            )
-        child = kind.model_fields[key].annotation
-        if isinstance(child, type) and issubclass(child, BaseModel) and isinstance(value, Mapping):
-            _refuse_unknown(value, child, source, f"{prefix}{key}.")

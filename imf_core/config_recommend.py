@@ -9,14 +9,15 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from imf_core.config import DataConfig, Settings, Tunable, _Frozen
+from imf_core.config import DataConfig
+from imf_core.settings import Section, Settings, Tunable
 
 Fusion = Literal["meta", "meta_cp", "mlp", "id"]
 _META = {"model.fusion": ("meta", "meta_cp")}
 _GCN = {"model.encoder": ("gcn",)}
 
 
-class InteractionConfig(_Frozen):
+class InteractionConfig(Section):
     """Where the interactions are, how they are split, and which features of the items are used."""
 
     path: str = Field("codepages", description="folder or file of interactions, or the name of a bundled data set (codepages)")
@@ -42,7 +43,7 @@ class InteractionConfig(_Frozen):
         return DataConfig(path=self.path, **{name: getattr(self, name) for name in shared})
 
 
-class RecommenderConfig(_Frozen):
+class RecommenderConfig(Section):
     """Shape and behaviour of the recommender."""
 
     encoder: Literal["mf", "gcn"] = Field("gcn", description="score of the vectors themselves (mf), or after two graph layers")
@@ -86,7 +87,7 @@ class RecommenderConfig(_Frozen):
         return self.widths[-1] + self.id_width
 
 
-class RecommenderTrainConfig(_Frozen):
+class RecommenderTrainConfig(Section):
     """One training run of the recommender."""
 
     lr: Annotated[float, Tunable(low=3e-4, high=1e-2, log=True)] = Field(1e-3, gt=0, le=1, description="learning rate of Adam")

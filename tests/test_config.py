@@ -9,8 +9,9 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
-from imf_core.config import Config, ModelConfig, nearest, parse_overrides, preset, published
+from imf_core.config import Config, ModelConfig, preset, published
 from imf_core.errors import ConfigError
+from imf_core.settings import nearest, parse_overrides
 
 
 @pytest.mark.parametrize(

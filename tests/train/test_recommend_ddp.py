@@ -11,9 +11,9 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from tiny_interactions import SMALL, write_interactions
 
-from imf_core.config import parse_overrides
 from imf_core.config_recommend import InteractionConfig, RecommendConfig
 from imf_core.data.recommend_data import load_recommend, prepare_recommend, save_recommend
+from imf_core.settings import parse_overrides
 from imf_core.train.batches import Shard
 from imf_core.train.memory import MemoryBudget
 from imf_core.train.recommend import build_model, fit_recommender, validate
