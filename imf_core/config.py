@@ -161,6 +161,10 @@ class TrainConfig(Section):
         1.0, gt=0, le=1, description="factor on the learning rate after each epoch"
     )
     weight_decay: Annotated[float, Tunable(low=1e-8, high=1e-3, log=True, default=False)] = Field(0.0, ge=0)
+    average: Annotated[float, Tunable(choices=(0.0, 0.99, 0.999), default=False)] = Field(
+        0.0, ge=0, lt=1, description="decay per step of the moving average of the weights that is evaluated and kept; 0: the "
+        "weights themselves"
+    )
     precision: Literal["fp32", "bf16", "auto"] = Field(
         "fp32", description="bf16: a training step multiplies in bfloat16 (evaluation in fp32); auto: where the hardware can"
     )

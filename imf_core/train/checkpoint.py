@@ -250,7 +250,7 @@ def read_json(path: Path) -> dict[str, Any]:
 def save_training_state(
     folder: Path, model: TrainedModule, optimizers: Optimizers, progress: Mapping[str, Any], best: Mapping[str, Tensor] | None
 ) -> None:
-    """Write weights, optimizer moments, the best weights so far and the progress counters.
+    """Write weights, their average if one is kept, optimizer moments, the best weights so far and the progress counters.
 
     Args:
         folder: replaced if it exists.
@@ -261,6 +261,8 @@ def save_training_state(
     tensors = {f"model.{name}": tensor for name, tensor in model.trained_state().items()}
     for position, entry in optimizers.state().items():
         tensors.update({f"optimizer.{position}.{name}": value for name, value in entry.items()})
+    if optimizers.average is not None:
+        tensors.update({f"average.{name}": tensor for name, tensor in optimizers.average.state().items()})
     for name, tensor in (best or {}).items():
         tensors[f"best.{name}"] = tensor
     with atomic_folder(folder) as fresh:
@@ -278,16 +280,23 @@ def load_training_state(
     """
     progress = read_json(folder / "progress.json")
     tensors = read_tensors(folder / "state.safetensors", "delete the folder; training starts over")
-    own = {name.removeprefix("model."): tensor for name, tensor in tensors.items() if name.startswith("model.")}
+    own = _part(tensors, "model.")
     odd = _odd_tensor(model.trained_state(), own)
     if odd is not None:
         raise CheckpointError(f"{folder} is the state of another model (tensor {odd})", remedy="delete the folder")
     model.load_state_dict(own, strict=False)
     moments: dict[int, dict[str, Tensor]] = {}
-    for name, tensor in tensors.items():
-        if name.startswith("optimizer."):
-            _, position, entry = name.split(".", 2)
-            moments.setdefault(int(position), {})[entry] = tensor
+    for name, tensor in _part(tensors, "optimizer.").items():
+        position, _, entry = name.partition(".")
+        moments.setdefault(int(position), {})[entry] = tensor
     optimizers.load_state(moments)
-    best = {name.removeprefix("best."): tensor for name, tensor in tensors.items() if name.startswith("best.")}
-    return progress, best or None
+    if optimizers.average is not None:
+        if "average.steps" not in tensors:
+            raise CheckpointError(f"{folder} is the state of a run without train.average", remedy="delete the folder")
+        optimizers.average.load_state(_part(tensors, "average."))
+    return progress, _part(tensors, "best.") or None
+
+
+def _part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """The tensors below a prefix, without it."""
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}

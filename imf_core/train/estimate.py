@@ -81,8 +81,9 @@ def estimate_memory(
     fusion = fusion_size(model, width, views)  # of the entities; relations are few
     others += fusion.parameters + fusion_size(model, narrow, views).parameters if views > 1 else 0
     others += 0 if model.finetune_features else sum(size * width for size in feature_widths.values())
-    # Value, two moments of Adam, best copy. The gradients of large parameters never exist together, see `Optimizers`.
-    weights = 4 * (trained_tables + others) + (others if sampled else max(num_entities * width, others))
+    # Value, two moments of Adam, best copy, moving average. The gradients of large parameters never exist together.
+    weights = (5 if train.average else 4) * (trained_tables + others)
+    weights += others if sampled else max(num_entities * width, others)
 
     features = 0 if model.finetune_features else num_entities * sum(feature_widths.values())
     if sampled:

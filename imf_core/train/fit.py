@@ -21,6 +21,7 @@ from imf_core.data.prepared import LinkData
 from imf_core.errors import DataError
 from imf_core.model.imf import Imf
 from imf_core.model.soft_targets import SoftTargets
+from imf_core.train.averaging import WeightAverage, averaged_tensors
 from imf_core.train.batches import Shard, TrainingQueries
 from imf_core.train.calibrate import calibrate, folds
 from imf_core.train.epoch import train_epoch
@@ -96,6 +97,8 @@ def fit(
     steps = queries.num_steps(settings.batch_size, shard.world)
     known = graph.known()
     optimizers = build_optimizers(model, config, early=shard.world == 1 and device.type == "cpu")
+    if settings.average:  # the decision weights are fitted anew at each evaluation
+        optimizers.average = WeightAverage(averaged_tensors(model.trained_state(), ["decision.logits"]), settings.average)
     loop = Loop(settings.max_epochs, settings.patience, settings.eval_every, shard, on_epoch, saving)
     run = loop.begin(model, optimizers, RankingMetrics.unpack)
     trained: nn.Module = model

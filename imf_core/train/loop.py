@@ -129,8 +129,9 @@ class Loop(Generic[M]):
                     f"the training loss is {losses['total']} in epoch {stop}", remedy="lower train.lr", epoch=stop,
                     quantity="loss",
                 )
-            metrics = validate()
-            run.record(stop, metrics, model)
+            with optimizers.averaged():
+                metrics = validate()
+                run.record(stop, metrics, model)
             seconds = time.monotonic() - started
             run.last = EpochReport(stop, losses["total"], losses, metrics, run.best_mrr, run.best_epoch, seconds)
             over, saving = run.end(self.patience, self.max_epochs), self.saving

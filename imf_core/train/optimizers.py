@@ -8,11 +8,14 @@ next one is made.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+
+from imf_core.train.averaging import WeightAverage
 
 _LARGE = 2**20  # numbers of a parameter that is stepped by itself: a launch more costs nothing beside its update
 
@@ -48,6 +51,7 @@ class Optimizers:
         if self._sparse:
             self._late.append(torch.optim.SparseAdam(self._sparse, lr=lr))
         self._early = [made([parameter], lr=lr, weight_decay=weight_decay, fused=True) for parameter in large]
+        self.average: WeightAverage | None = None  # follows the steps
         self.stepped = False  # whether a parameter was updated since `zero_grad`
         self._hooks = [
             optimizer.param_groups[0]["params"][0].register_post_accumulate_grad_hook(self._stepped_by(optimizer))
@@ -66,9 +70,15 @@ class Optimizers:
             parameter.grad = None
 
     def step(self) -> None:
-        """Update what `backward` has not updated yet."""
+        """Update what `backward` has not updated yet, and the average."""
         for optimizer in self._late:
             optimizer.step()
+        if self.average is not None:
+            self.average.update()
+
+    def averaged(self) -> AbstractContextManager[None]:
+        """Within the block the model has the average of its weights, if one is kept."""
+        return self.average.applied() if self.average is not None else nullcontext()
 
     def set_lr(self, lr: float) -> None:
         """Set the learning rate of all parameters."""

@@ -1,0 +1,67 @@
+"""The moving average of a model's weights, which is what is evaluated and kept (Polyak and Juditsky 1992).
+
+A large learning rate lets the weights wander around a good place; their mean is nearer to it than any of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+
+
+class WeightAverage:
+    """Exponential moving average of tensors that a step changes in place.
+
+    Its decay after step t is the smaller of `decay` and (1 + t) / (10 + t), so that the first values are soon forgotten.
+
+    Args:
+        tensors: by name; they stay where they are as long as this lives.
+        decay: 0 < decay < 1.
+    """
+
+    def __init__(self, tensors: Mapping[str, Tensor], decay: float) -> None:
+        self.decay, self.steps = decay, 0
+        self._names, self._live = list(tensors), list(tensors.values())
+        self._mean = [tensor.detach().clone() for tensor in self._live]
+
+    @torch.no_grad()
+    def update(self) -> None:
+        """Take in the values after a step."""
+        self.steps += 1
+        decay = min(self.decay, (1 + self.steps) / (10 + self.steps))
+        torch._foreach_lerp_(self._mean, self._live, 1.0 - decay)
+
+    @contextmanager
+    def applied(self) -> Iterator[None]:
+        """Within the block the model has the averages, and what it has been given there stays in them."""
+        self._swap()
+        try:
+            yield
+        finally:
+            self._swap()
+
+    def state(self) -> dict[str, Tensor]:
+        """The averages by name, and `steps`."""
+        return {**dict(zip(self._names, self._mean, strict=True)), "steps": torch.tensor(self.steps)}
+
+    @torch.no_grad()
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        """Take over what `state` gave."""
+        self.steps = int(state["steps"])
+        for name, mean in zip(self._names, self._mean, strict=True):
+            mean.copy_(state[name])
+
+    @torch.no_grad()
+    def _swap(self) -> None:
+        for live, mean in zip(self._live, self._mean, strict=True):
+            kept = live.clone()
+            live.copy_(mean)
+            mean.copy_(kept)
+
+
+def averaged_tensors(state: Mapping[str, Tensor], left_out: Sequence[str] = ()) -> dict[str, Tensor]:
+    """Those of a model's trained tensors that have a mean: floating point, and not named in `left_out`."""
+    return {name: tensor for name, tensor in state.items() if tensor.is_floating_point() and name not in left_out}

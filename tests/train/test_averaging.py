@@ -1,0 +1,113 @@
+"""The moving average of the weights: its numbers, that it is what is evaluated and kept, and that a run resumes with it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from imf_core.config import Config
+from imf_core.data.prepared import LinkData
+from imf_core.errors import CheckpointError, ConfigError
+from imf_core.train.averaging import WeightAverage, averaged_tensors
+from imf_core.train.fit import Saving, build_model, fit
+from imf_core.train.ranking import evaluate
+
+SMALL = {
+    "model.dim": 16, "model.relation_dim": 8, "model.decision": "uniform", "train.batch_size": 16, "train.lr": 0.01,
+    "train.max_epochs": 4, "train.patience": 4,
+}
+
+
+def test_the_average_of_numbers() -> None:
+    value = torch.tensor([1.0, -1.0], dtype=torch.float64)
+    average = WeightAverage({"w": value}, 0.5)
+    expected = value.clone()
+    for step, new in enumerate([3.0, 5.0, -2.0, 8.0, 0.5, 1.0, 4.0, 9.0, 2.0, 7.0], start=1):
+        value.copy_(torch.tensor([new, 2 * new]))
+        average.update()
+        decay = min(0.5, (1 + step) / (10 + step))
+        expected = decay * expected + (1 - decay) * value
+    torch.testing.assert_close(average.state()["w"], expected)
+    assert int(average.state()["steps"]) == 10
+
+
+def test_within_the_block_the_model_is_the_average_and_afterwards_as_before() -> None:
+    weight, statistic = torch.randn(5, generator=torch.Generator().manual_seed(0)), torch.zeros(2)
+    average = WeightAverage({"w": weight, "s": statistic}, 0.9)
+    weight += 1.0
+    before, mean = weight.clone(), average.state()["w"].clone()
+    with average.applied():
+        assert torch.equal(weight, mean)
+        statistic += 3.0  # what an evaluation does to the averaged model stays in the average
+    assert torch.equal(weight, before)
+    assert torch.equal(average.state()["w"], mean)
+    assert statistic.sum() == 0 and average.state()["s"].sum() == 6.0
+    with pytest.raises(KeyError), average.applied():
+        raise KeyError
+    assert torch.equal(weight, before)
+
+
+def test_counters_and_named_tensors_have_no_average() -> None:
+    state = {"a": torch.zeros(1), "b": torch.zeros(1), "count": torch.zeros(1, dtype=torch.long)}
+    assert list(averaged_tensors(state, ["b"])) == ["a"]
+
+
+def _config(**more: Any) -> Config:
+    return Config().updated({**SMALL, **{key.replace("__", "."): value for key, value in more.items()}})
+
+
+@pytest.mark.parametrize("negatives", [None, 8])
+def test_the_average_is_what_is_validated_and_kept(toy: LinkData, negatives: int | None) -> None:
+    plain, averaged = _config(train__num_negatives=negatives), _config(train__num_negatives=negatives, train__average=0.9)
+    runs = {}
+    for config in (plain, averaged):
+        model = build_model(config, toy)
+        losses: list[float] = []
+        result = fit(model, toy, config, lambda report: losses.append(report.train_loss))  # noqa: B023
+        again = evaluate(model, toy.graph, toy.graph.valid, toy.graph.known()).metrics
+        assert again.mrr == pytest.approx(result.best_mrr, abs=1e-9)
+        runs[config.train.average] = result.curve, losses
+    assert runs[0.0][1] == runs[0.9][1]  # training does not see it
+    assert runs[0.0][0] != runs[0.9][0]
+
+
+class Killed(Exception):
+    """Stands for a process that ends in the middle."""
+
+
+def _die_at(epoch: int) -> Any:
+    def on_epoch(report: Any) -> None:
+        if report.epoch == epoch:
+            raise Killed
+
+    return on_epoch
+
+
+def test_an_interrupted_run_goes_on_to_the_bit(toy: LinkData, tmp_path: Path) -> None:
+    config, saving = _config(train__average=0.99, model__decision="learned"), Saving(tmp_path / "state", seconds=0)
+    unbroken = build_model(config, toy)
+    expected = fit(unbroken, toy, config)
+    with pytest.raises(Killed):
+        fit(build_model(config, toy), toy, config, _die_at(2), saving=saving)
+    resumed = build_model(config, toy)
+    assert fit(resumed, toy, config, saving=saving).curve == expected.curve
+    own = resumed.state_dict()
+    assert all(torch.equal(tensor, own[name]) for name, tensor in unbroken.state_dict().items())
+
+
+def test_a_state_without_an_average_is_refused(toy: LinkData, tmp_path: Path) -> None:
+    saving = Saving(tmp_path / "state", seconds=0)
+    with pytest.raises(Killed):
+        fit(build_model(_config(), toy), toy, _config(), _die_at(1), saving=saving)
+    config = _config(train__average=0.9)
+    with pytest.raises(CheckpointError, match=r"without train\.average"):
+        fit(build_model(config, toy), toy, config, saving=saving)
+
+
+def test_its_bounds() -> None:
+    for value in (-0.1, 1.0):
+        with pytest.raises(ConfigError, match=r"train\.average"):
+            _config(train__average=value)
