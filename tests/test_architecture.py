@@ -31,7 +31,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
      "tune.records", "tune.outcome", "tune.journal", "tune.smaller", "tune.node_report", "tune.objectives"),
     ("tune.study", "tune.sampler", "tune.warm_start", "tune.schedule", "tune.tracking", "tune.tracking_callback",
      "tune.tracking_text", "tune.data_check", "tune.disk", "tune.cached_scores", "tune.budget", "tune.front", "tune.joining",
-     "tune.nodes"),
+     "tune.nodes", "tune.priors"),
     ("tune.task",),
     ("tune.worker",),
     ("tune.trial", "tune.decide"),

@@ -21,6 +21,7 @@ from imf_core.train.negatives import TrainingPairs
 from imf_core.train.recommend_estimate import estimate_recommender
 from tune.data_check import audited, baseline_of, recommend_data, with_baseline
 from tune.disk import DiskEstimate, disk_estimate
+from tune.priors import start_points
 from tune.resources import ClusterResources, ResourcePlan, plan_resources
 from tune.schedule import default_grace
 from tune.settings import AnyConfig, SearchConfig
@@ -132,6 +133,10 @@ def show_plan(console: Console, plan: Plan) -> None:
         early = f"ASHA from epoch {plan.grace}{learned}, one in {settings.reduction_factor:g} passes a rung"
     budget = f", at most {settings.budget_seconds:.0f} s" if settings.budget_seconds else ""
     console.print(f"  {settings.trials} trials of up to {plan.base.train.max_epochs} epochs{budget}; {early}", highlight=False)
+    if settings.first != "drawn":
+        others = len(start_points(plan.space, settings.task)) if settings.first == "shipped" else 0
+        beside = f", then {others} that {'was' if others == 1 else 'were'} good on other graphs" if others else ""
+        console.print(f"  they begin with the base settings{beside}", highlight=False)
     console.print(f"  {plan.memory.describe()}", highlight=False)
     if not settings.joins and (shortage := plan.memory.shortage(plan.resources.concurrency * plan.resources.workers)):
         console.print(f"  [bold yellow]warning[/]: {escape(shortage)}", highlight=False)

@@ -131,7 +131,10 @@ class SearchConfig(BaseModel):
     preset: Literal["paper", "published"] | None = Field(None, description="a built-in base instead of a file")
     overrides: dict[str, Any] = Field(default_factory=dict, description="flat settings; they are fixed, hence not searched")
     warm_start: Path | None = Field(None, description="earlier study, or its leaderboard.csv, whose best points come first")
-    first: Literal["base", "drawn"] = Field("base", description="trial 1: the base settings, or what the sampler draws")
+    first: Literal["shipped", "base", "drawn"] = Field(
+        "shipped", description="the first trials: the base settings and then what was good on other graphs (shipped), the base "
+        "settings alone, or what the sampler draws"
+    )
     objective: str = Field(
         "mrr", description="mrr, or the best trade-offs with costs: mrr,params or mrr,latency; then without early stopping"
     )

@@ -159,10 +159,15 @@ class SearchSpace:
 
     def default_point(self) -> dict[str, Any]:
         """The base configuration as a point (the nearest one where a space file excludes it): the first trial."""
+        return self.near({})
+
+    def near(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        """The point nearest to some settings: moved into the ranges, the rest as in the base."""
         point: dict[str, Any] = {}
         for parameter in self.parameters:
             if self._active(parameter, point):
-                point[parameter.name] = parameter.default
+                wanted = parameter.name in values
+                point[parameter.name] = parameter.clamp(values[parameter.name]) if wanted else parameter.default
         return point
 
     def validate_point(self, point: Mapping[str, Any]) -> dict[str, Any]:
