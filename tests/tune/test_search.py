@@ -42,6 +42,8 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.Co
         "1",
         "--reduction",
         "2",
+        "--first",
+        "base",
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return home / "results" / "small", done
