@@ -112,7 +112,8 @@ def _share(ours: Found, other: Found) -> float | None:
 
 def main(
     mkgy: Annotated[Path | None, typer.Option(help="Folder of MKG-Y; without it the bundled data alone.")] = None,
-    budget: Annotated[str, typer.Option(help="Wall time of each rival on MKG-Y; on the bundled data half of it.")] = "20m",
+    bundled: Annotated[bool, typer.Option(help="On the bundled data, too.")] = True,
+    budget: Annotated[str, typer.Option(help="Wall time of each rival and graph.")] = "20m",
     seeds: Annotated[int, typer.Option(min=1, help="Repeats with other seeds.")] = 1,
     rivals: Annotated[str, typer.Option(help="Which, by comma.")] = f"{OURS},{TPE},{RANDOM},{DRAWN}",
     out: Annotated[Path, typer.Option(help="Folder of the results.")] = Path("results"),
@@ -122,7 +123,8 @@ def main(
     """Run what is missing, and write the table, the plot and the JSON."""
     seconds = parse_duration(budget)
     sets = {"MKG-Y": (str(mkgy.resolve()), seconds)} if mkgy is not None else {}
-    sets["unicode"] = ("unicode", seconds / 2 if mkgy is not None else seconds)
+    if bundled or not sets:
+        sets["unicode"] = ("unicode", seconds)
     names = rivals.split(",")
     found: dict[str, dict[str, list[Found]]] = {}
     for title, (data, limit) in sets.items():
