@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
@@ -67,6 +68,11 @@ class Plan:
     def prepared(self) -> Path:
         """Folder of the prepared data: no test triple is in it."""
         return self.settings.study_dir / "data"
+
+    @property
+    def start_points(self) -> list[dict[str, Any]]:
+        """Points from earlier searches that are tried after the base, unless that was declined."""
+        return start_points(self.space, self.settings.task) if self.settings.first == "shipped" else []
 
     @property
     def grace(self) -> int:
@@ -134,8 +140,8 @@ def show_plan(console: Console, plan: Plan) -> None:
     budget = f", at most {settings.budget_seconds:.0f} s" if settings.budget_seconds else ""
     console.print(f"  {settings.trials} trials of up to {plan.base.train.max_epochs} epochs{budget}; {early}", highlight=False)
     if settings.first != "drawn":
-        others = len(start_points(plan.space, settings.task)) if settings.first == "shipped" else 0
-        beside = f", then {others} that {'was' if others == 1 else 'were'} good on other graphs" if others else ""
+        others = len(plan.start_points)
+        beside = f", then {others} that won earlier searches" if others else ""
         console.print(f"  they begin with the base settings{beside}", highlight=False)
     console.print(f"  {plan.memory.describe()}", highlight=False)
     if not settings.joins and (shortage := plan.memory.shortage(plan.resources.concurrency * plan.resources.workers)):

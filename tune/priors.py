@@ -1,4 +1,4 @@
-"""Settings that were good on other graphs: tried right after the base, so that a search on a new graph begins well."""
+"""Settings that won earlier searches: tried right after the base, so that a search on a new graph begins well."""
 
 from __future__ import annotations
 

@@ -66,7 +66,6 @@ from tune.node_report import code_digest
 from tune.nodes import check_nodes, common_interface
 from tune.objectives import COSTS
 from tune.plan import Plan, make_plan, show_plan, show_space
-from tune.priors import start_points
 from tune.records import TrialRecord, atomic_write_text, winner
 from tune.report import StudyResult, plots, save_picture, write_leaderboard, write_summary
 from tune.report_html import HTML_FILE, write_html
@@ -144,11 +143,10 @@ def run(plan: Plan, study: OpenStudy, console: Console) -> int:
 def searcher(plan: Plan, study: OpenStudy) -> StudySearch:
     """What draws the settings of the study's trials: first the base, the points of a warm start, those that are shipped."""
     settings = plan.settings
-    shipped = start_points(plan.space, settings.task) if settings.first == "shipped" else []
     return StudySearch(
         plan.space, seed=settings.seed, kind=settings.sampler, base=settings.first != "drawn",
-        points=[*study.points, *shipped],
-        known=study.known, name=settings.study, journal=study.journal, trials=settings.trials_dir,
+        points=[*study.points, *plan.start_points], known=study.known, name=settings.study,
+        journal=study.journal, trials=settings.trials_dir,
         costs=[COSTS[name].metric for name in settings.costs],
     )
 

@@ -132,7 +132,7 @@ class SearchConfig(BaseModel):
     overrides: dict[str, Any] = Field(default_factory=dict, description="flat settings; they are fixed, hence not searched")
     warm_start: Path | None = Field(None, description="earlier study, or its leaderboard.csv, whose best points come first")
     first: Literal["shipped", "base", "drawn"] = Field(
-        "shipped", description="the first trials: the base settings and then what was good on other graphs (shipped), the base "
+        "shipped", description="the first trials: the base settings and then what won earlier searches (shipped), the base "
         "settings alone, or what the sampler draws"
     )
     objective: str = Field(

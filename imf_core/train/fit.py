@@ -97,8 +97,6 @@ def fit(
     steps = queries.num_steps(settings.batch_size, shard.world)
     known = graph.known()
     optimizers = build_optimizers(model, config, early=shard.world == 1 and device.type == "cpu")
-    if settings.average:  # the decision weights are fitted anew at each evaluation
-        optimizers.average = WeightAverage(averaged_tensors(model.trained_state(), ["decision.logits"]), settings.average)
     loop = Loop(settings.max_epochs, settings.patience, settings.eval_every, shard, on_epoch, saving)
     run = loop.begin(model, optimizers, RankingMetrics.unpack)
     trained: nn.Module = model
@@ -133,7 +131,10 @@ def build_optimizers(model: Imf, config: Config, early: bool) -> Optimizers:
     """The optimizers of the configuration, see `Optimizers`."""
     settings = config.train
     sparse = model.sparse_parameters(settings).values()
-    return Optimizers(model, settings.optimizer, settings.lr, settings.weight_decay, sparse, early)
+    made = Optimizers(model, settings.optimizer, settings.lr, settings.weight_decay, sparse, early)
+    if settings.average:  # the decision weights are fitted anew at each evaluation
+        made.average = WeightAverage(averaged_tensors(model.trained_state(), ["decision.logits"]), settings.average)
+    return made
 
 
 def _average_buffers(model: Imf, shard: Shard) -> None:

@@ -178,15 +178,20 @@ def _facts(found: Mapping[str, Mapping[str, Sequence[Found]]]) -> dict[str, Any]
             ]
             if name != OURS:
                 ratios = [ratio(mine, other) for mine, other in zip(own, runs, strict=True)]
-                known = [value for value in ratios if value is not None]
-                entry[f"time_ratio_vs_{name}"] = statistics.median(known) if len(known) == len(ratios) else None
+                entry[f"time_ratio_vs_{name}"] = _median(ratios)
                 shares = [_share(mine, other) for mine, other in zip(own, runs, strict=True)]
-                entry[f"share_of_time_vs_{name}"] = None if None in shares else statistics.median(filter(None, shares))
+                entry[f"share_of_time_vs_{name}"] = _median(shares)
                 entry[f"seconds_to_final_of_{name}"] = [
                     [mine.reached(other.final), other.reached(other.final)] for mine, other in zip(own, runs, strict=True)
                 ]
         facts[title] = entry
     return {**facts, "machine": machine(), "date": str(date.today())}
+
+
+def _median(values: Sequence[float | None]) -> float | None:
+    """Of the seeds; None where one of them has none."""
+    known = [value for value in values if value is not None]
+    return statistics.median(known) if len(known) == len(values) else None
 
 
 def _page(found: Mapping[str, Mapping[str, Sequence[Found]]], more: Sequence[str]) -> list[str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -48,17 +47,19 @@ def ready_database(home: Path) -> Path:
     """MLflow's database for a search in `home`, without a run in it: MLflow takes seconds to make one."""
     place = home / "results" / "mlflow.db"
     place.parent.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(_empty_database(), place)
+    place.write_bytes(empty_database())
     return home
 
 
 @lru_cache(maxsize=1)
-def _empty_database() -> Path:
+def empty_database() -> bytes:
+    """A file of MLflow's database before its first experiment."""
     from mlflow.tracking import MlflowClient
 
-    file = Path(tempfile.mkdtemp(prefix="imf-mlflow-")) / "mlflow.db"
-    MlflowClient(f"sqlite:///{file}").search_experiments()
-    return file
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "mlflow.db"
+        MlflowClient(f"sqlite:///{file}").search_experiments()
+        return file.read_bytes()
 
 
 def run_search(

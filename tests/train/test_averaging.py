@@ -14,6 +14,7 @@ from imf_core.errors import CheckpointError, ConfigError
 from imf_core.train.averaging import WeightAverage, averaged_tensors
 from imf_core.train.fit import Saving, build_model, fit
 from imf_core.train.ranking import evaluate
+from tests.support.killed_run import Killed, stop_at
 
 SMALL = {
     "model.dim": 16, "model.relation_dim": 8, "model.decision": "uniform", "train.batch_size": 16, "train.lr": 0.01,
@@ -74,24 +75,12 @@ def test_the_average_is_what_is_validated_and_kept(toy: LinkData, negatives: int
     assert runs[0.0][0] != runs[0.9][0]
 
 
-class Killed(Exception):
-    """Stands for a process that ends in the middle."""
-
-
-def _die_at(epoch: int) -> Any:
-    def on_epoch(report: Any) -> None:
-        if report.epoch == epoch:
-            raise Killed
-
-    return on_epoch
-
-
 def test_an_interrupted_run_goes_on_to_the_bit(toy: LinkData, tmp_path: Path) -> None:
     config, saving = _config(train__average=0.99, model__decision="learned"), Saving(tmp_path / "state", seconds=0)
     unbroken = build_model(config, toy)
     expected = fit(unbroken, toy, config)
     with pytest.raises(Killed):
-        fit(build_model(config, toy), toy, config, _die_at(2), saving=saving)
+        fit(build_model(config, toy), toy, config, stop_at(2), saving=saving)
     resumed = build_model(config, toy)
     assert fit(resumed, toy, config, saving=saving).curve == expected.curve
     own = resumed.state_dict()
@@ -101,7 +90,7 @@ def test_an_interrupted_run_goes_on_to_the_bit(toy: LinkData, tmp_path: Path) ->
 def test_a_state_without_an_average_is_refused(toy: LinkData, tmp_path: Path) -> None:
     saving = Saving(tmp_path / "state", seconds=0)
     with pytest.raises(Killed):
-        fit(build_model(_config(), toy), toy, _config(), _die_at(1), saving=saving)
+        fit(build_model(_config(), toy), toy, _config(), stop_at(1), saving=saving)
     config = _config(train__average=0.9)
     with pytest.raises(CheckpointError, match=r"without train\.average"):
         fit(build_model(config, toy), toy, config, saving=saving)

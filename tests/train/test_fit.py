@@ -1,6 +1,5 @@
 """The loop: learns, is reproducible to the bit, resumes to the bit, keeps the best epoch, ends when it diverges."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +11,9 @@ from imf_core.data.graph import KnowledgeGraph, Vocabulary
 from imf_core.data.modality import Modality
 from imf_core.data.prepared import LinkData
 from imf_core.errors import DataError, DivergedError
-from imf_core.train.fit import EpochReport, Saving, build_model, fit
+from imf_core.train.fit import Saving, build_model, fit
 from imf_core.train.ranking import evaluate
+from tests.support.killed_run import Killed, stop_at
 
 SMALL = {
     "model.dim": 16,
@@ -50,18 +50,6 @@ def test_learns_the_pattern(toy: LinkData) -> None:
     losses: list[float] = []
     fit(build_model(config, toy), toy, config, lambda report: losses.append(report.train_loss))
     assert losses[-1] < losses[0] / 2
-
-
-class Killed(Exception):
-    """Stands for a process that ends in the middle."""
-
-
-def stop_at(epoch: int) -> Callable[[EpochReport], None]:
-    def on_epoch(report: EpochReport) -> None:
-        if report.epoch == epoch:
-            raise Killed
-
-    return on_epoch
 
 
 @pytest.mark.parametrize("negatives", [None, 8])

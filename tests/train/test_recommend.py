@@ -27,6 +27,7 @@ from imf_core.train.recommend import (
     validate,
 )
 from imf_core.train.recommend_checkpoint import is_recommender, load_recommender, save_recommender
+from tests.support.killed_run import Killed, stop_at
 
 GROUPS, USERS, ITEMS = 4, 40, 60
 
@@ -99,15 +100,8 @@ def test_an_interrupted_run_goes_on_to_the_bit(data: RecommendData, tmp_path: Pa
     expected = fit_recommender(whole, data, settings)
     heard: list[int] = []
 
-    class Killed(Exception):
-        pass
-
-    def die(report) -> None:
-        if report.epoch == 3:
-            raise Killed
-
     with pytest.raises(Killed):
-        fit_recommender(build_model(settings, data), data, settings, die, saving=Saving(tmp_path / "state", 0.0))
+        fit_recommender(build_model(settings, data), data, settings, stop_at(3), saving=Saving(tmp_path / "state", 0.0))
     model = build_model(config(train__seed=9).updated({"train.seed": 0}), data)
     result = fit_recommender(
         model, data, settings, lambda report: heard.append(report.epoch), saving=Saving(tmp_path / "state", 0.0)
