@@ -23,7 +23,8 @@ class StartPoint:
 
 
 # The best trials, by validation MRR, of searches of 10 to 20 minutes with at most 12 epochs and d = 64, three at a time on two
-# cores (`python -m tests.benchmarks.efficiency --seeds 2`, before there were start points; 2026-11-28): 0.3087 on MKG-Y with structure alone, 0.5438 on the bundled characters. Decision weights are a graph's own.
+# cores (`python -m tests.benchmarks.efficiency --seeds 2`, before there were start points; 2026-11-28): 0.3087 on MKG-Y with
+# structure alone, 0.5438 on the bundled characters. Decision weights are a graph's own.
 START_POINTS: dict[str, tuple[StartPoint, ...]] = {
     "link": (
         StartPoint("MKG-Y", {
