@@ -12,7 +12,7 @@ Shapes: `Q` queries, `C` cached candidates, `M` branches, `E` proposed weights, 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -161,6 +161,7 @@ class Redecided:
         mrr: filtered validation MRR by kind, among all entities, each triple ranked by weights that did not see it.
         trained, tuned: mean weight of each branch over the validation queries, before and of the better of the other two.
         decision: what the model gets, fitted to all of validation; None: it keeps its own.
+        kinds: the decision of each kind, fitted to all of validation.
     """
 
     kept: str
@@ -168,12 +169,13 @@ class Redecided:
     trained: Mapping[str, float]
     tuned: Mapping[str, float]
     decision: Decision | None
+    kinds: Mapping[str, Decision]
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, for a checkpoint's metrics."""
         return {
             "kept": self.kept, "held_back_mrr": dict(self.mrr), "trained_weights": dict(self.trained),
-            "tuned_weights": dict(self.tuned),
+            "tuned_weights": dict(self.tuned), "weights": {kind: _rows(made) for kind, made in self.kinds.items()},
         }
 
     def apply(self, model: Imf, config: Config) -> Config:
@@ -213,12 +215,33 @@ def redecide(model: Imf, graph: KnowledgeGraph, memory: MemoryBudget, evaluation
     mrr = {kind: total / len(graph.valid) for kind, total in totals.items()}
     kept = max(kinds, key=mrr.__getitem__)
     final = fit_weights(scores, relations, evaluations)
-    better = final.decision(max((COMMON, RELATION), key=mrr.__getitem__), cache.branches)
+    made = {kind: final.decision(kind, cache.branches) for kind in kinds if kind != TRAINED}
+    made[TRAINED] = _as_trained(model, cache.final).cpu()
+    better = made[max((COMMON, RELATION), key=mrr.__getitem__)]
     means = [
         dict(zip(cache.branches, decision.weights(scores.relations).mean(dim=0).tolist(), strict=True))
-        for decision in (_as_trained(model, cache.final).cpu(), better)
+        for decision in (made[TRAINED], better)
     ]
-    return Redecided(kept, mrr, means[0], means[1], None if kept == TRAINED else better)
+    return Redecided(kept, mrr, means[0], means[1], None if kept == TRAINED else better, made)
+
+
+def decisions_of(found: Mapping[str, Any], branches: tuple[str, ...]) -> dict[str, Decision]:
+    """The decision of each kind, from what `Redecided.as_dict` wrote into a checkpoint's metrics."""
+    return {kind: _from_rows(rows, branches) for kind, rows in found.get("weights", {}).items()}
+
+
+def _rows(decision: Decision) -> list[list[float]]:
+    """Weights of a decision, a row common to all relations or a row each."""
+    rows = decision.constant[None] if decision.logits is None else torch.softmax(decision.logits, dim=1)
+    return [[float(weight) for weight in row] for row in rows.tolist()]
+
+
+def _from_rows(rows: Sequence[Sequence[float]], branches: tuple[str, ...]) -> Decision:
+    weights = torch.tensor(rows, dtype=torch.float32)
+    made = Decision("relation" if len(weights) > 1 else "learned", branches, len(weights))
+    assert made.logits is not None
+    made.logits.copy_(weights.clamp_min(torch.finfo(torch.float32).tiny).log())
+    return made
 
 
 def _as_trained(model: Imf, logits: Tensor) -> Decision:

@@ -6,7 +6,7 @@ This is the only place of the search that reads test triples. Everything was cho
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,6 @@ from imf_core.errors import ImfError
 from imf_core.train.checkpoint import load_checkpoint, save_checkpoint
 from imf_core.train.memory import MemoryBudget
 from imf_core.train.metrics import RankingMetrics
-from imf_core.train.ranking import evaluate
 from imf_core.train.recommend_checkpoint import is_recommender
 from imf_core.train.topk import TopKMetrics
 from tune import recommend_final
@@ -34,6 +33,7 @@ from tune.records import TrialRecord
 from tune.runner import run_variants
 from tune.settings import AnyConfig
 from tune.task import StudyData
+from tune.tested import RANKS_FILE, Tested, flat, rank_test
 from tune.tracking import Tracker
 
 STRUCTURE_ONLY = "structure alone"
@@ -55,6 +55,8 @@ class Final:
         test_opened: how often the study has read the test split: 1, and once more for each winner that an extension brings.
         test_baseline: what the baseline without training reaches on test; None where there is none.
         control: what the winner is measured against: its settings on structure alone, or with the other kind of fusion.
+        decisions: test metrics of each seed under other decision weights, by what those are.
+        pooled: test metrics of the seeds together; None where there is one.
     """
 
     seeds: tuple[int, ...]
@@ -67,13 +69,16 @@ class Final:
     test_opened: int
     test_baseline: BaselineMetrics | TopKMetrics | None = None
     control: str = STRUCTURE_ONLY
+    decisions: Mapping[str, Sequence[Mapping[str, float]]] = field(default_factory=dict)
+    pooled: Mapping[str, float] | None = None
 
     def for_report(self) -> dict[str, Any]:
         """As fields of `StudyResult`."""
         return {
             "structure_only_mrr": self.structure_only, "without": self.without, "winner_seed_mrr": self.validation,
             "test_runs": self.test, "seeds": self.seeds, "checkpoint": self.checkpoint, "example": self.example,
-            "test_opened": self.test_opened, "control": self.control,
+            "test_opened": self.test_opened, "control": self.control, "test_decisions": self.decisions,
+            "test_pooled": self.pooled,
         }
 
 
@@ -120,12 +125,14 @@ def finalise(plan: Plan, study: OpenStudy, winner: TrialRecord, tracker: Tracker
         if told := reached[names[seed]].said:
             console.print(f"  seed {seed}: {told}", highlight=False)
     validation = [reached[names[seed]].mrr for seed in done]
-    test, rules = _open_test(plan, study, [runs[names[seed]][1] for seed in done], console)
+    tested, rules = _open_test(plan, study, {seed: runs[names[seed]][1] for seed in done}, console)
+    test = tested.own
     best = max(range(len(done)), key=lambda position: validation[position])
     _publish(runs[names[done[best]]][1], plan.settings.study_dir / "best", test[best].as_dict() if test else None)
     found = study.journal.append(
         "final", winner=winner.trial_id, asked=seeds, seeds=done, validation=validation,
-        test=[metrics.flat() for metrics in test],
+        test=[flat(metrics) if isinstance(metrics, RankingMetrics) else metrics.flat() for metrics in test],
+        decisions=tested.decisions, pooled=tested.pooled,
         structure_only=reached[alone].mrr if alone in reached else None,
         without={name: reached[run].mrr for name, run in names_of.items() if run in reached},
         control=control[0] if control is not None else "",
@@ -140,7 +147,7 @@ def _known(plan: Plan, event: Mapping[str, Any], opened: int) -> Final:
         seeds=tuple(event["seeds"]), validation=tuple(event["validation"]), test=tuple(event["test"]),
         structure_only=event["structure_only"], without=dict(event["without"]), checkpoint=plan.settings.study_dir / "best",
         example=_example(plan.data), test_opened=opened, test_baseline=_baseline(plan.data, event["baseline"]),
-        control=event.get("control") or STRUCTURE_ONLY,
+        control=event.get("control") or STRUCTURE_ONLY, decisions=event.get("decisions") or {}, pooled=event.get("pooled"),
     )
 
 
@@ -233,25 +240,25 @@ def _redecided(plan: Plan, run: tuple[TrialRecord, Path]) -> _Reached:
 
 
 def _open_test(
-    plan: Plan, study: OpenStudy, checkpoints: list[Path], console: Console
-) -> tuple[Sequence[RankingMetrics] | Sequence[TopKMetrics], BaselineMetrics | TopKMetrics | None]:
-    """Rank the test triples with each checkpoint and without training; nothing else in a search scores them."""
-    graph = plan.data.graph
+    plan: Plan, study: OpenStudy, checkpoints: Mapping[int, Path], console: Console
+) -> tuple[Tested, BaselineMetrics | TopKMetrics | None]:
+    """Rank the test triples with each seed's checkpoint and without training; nothing else in a search scores them."""
+    graph, folders = plan.data.graph, list(checkpoints.values())
     if graph.test_reader is None:
         console.print("the data has no test split: validation figures only")
-        return [], None
-    study.journal.append("test", checkpoints=[str(path) for path in checkpoints])  # before: it counts, whatever happens then
+        return Tested([]), None
+    study.journal.append("test", checkpoints=list(map(str, folders)))  # before: it counts, whatever happens then
     if isinstance(plan.data, RecommendData):
-        return recommend_final.test_metrics(plan.data, checkpoints, plan.base.train.memory_budget_mb)
+        found, popular = recommend_final.test_metrics(plan.data, folders, plan.base.train.memory_budget_mb)
+        return Tested(found), popular
     graph = plan.data.graph
     triples = graph.open_test()
     for note in graph.test_notes:
         console.print(f"  {escape(note)}", highlight=False)
     known = graph.known(graph.train, graph.valid, triples)
     memory = MemoryBudget.of(plan.base.train.memory_budget_mb)
-    models = (load_checkpoint(path).model for path in checkpoints)
-    metrics = [evaluate(model, graph, triples, known, memory=memory).metrics for model in models]
-    return metrics, baseline_of(graph, triples, known)
+    ranks_file = folders[0].parent.parent / RANKS_FILE
+    return rank_test(checkpoints, graph, triples, known, memory, ranks_file), baseline_of(graph, triples, known)
 
 
 def _publish(source: Path, target: Path, test: Mapping[str, object] | None) -> None:

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import json
-import math
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -16,14 +15,15 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from imf_core.errors import DataError, ImfError
+from imf_core.errors import ConfigError, DataError, ImfError
+from imf_core.train.paired import LEVEL
 from tune.outcome import atomic_write_text
-from tune.report import StudyResult, summary
+from tune.reference_row import HITS, SUMMARY_FILE, paired, summary_row
+from tune.tested import OWN
 
-REFERENCE_FILE, README_FILE, SUMMARY_FILE = "reference.json", "README.md", "summary.json"
+REFERENCE_FILE, README_FILE = "reference.json", "README.md"
 BEGIN, END = "<!-- rows -->", "<!-- /rows -->"
 ROW_KEYS = ("data_set", "row", "command", "mrr_mean", "mrr_std", "hits", "seeds", "machine", "date")
-_HITS = ("hits_at_1", "hits_at_3", "hits_at_10")
 
 Published = Mapping[str, Sequence[tuple[str, Sequence[float | None]]]]
 
@@ -51,48 +51,6 @@ PUBLISHED: Published = {
         ("M-Hyper (2026)", (39.46, None, None, 45.22)),
     ),
 }
-
-
-def reference_row(result: StudyResult, data_set: str, row: str) -> dict[str, Any]:
-    """A study as a row of the reference table; see `summary_row`."""
-    return summary_row(summary(result), data_set, row)
-
-
-def summary_row(values: Mapping[str, Any], data_set: str, row: str, source: Path | str = SUMMARY_FILE) -> dict[str, Any]:
-    """A row from a study's `summary.json`.
-
-    Args:
-        values: the summary.
-        data_set: name of the data set, as in the published table.
-        row: what distinguishes this study from the others on the data set.
-        source: file to name in an error.
-
-    Returns:
-        `ROW_KEYS`, metrics as shares of 1, and `settings`, those of the winner.
-
-    Raises:
-        DataError: a key is missing, there is no test result, or test was not opened exactly once.
-    """
-    try:
-        test, machine = values["test"], values["machine"]
-        mean, std = test["mrr"]["mean"], test["mrr"]["std"]
-        found = {
-            "data_set": data_set, "row": row, "command": str(values["command"]), "mrr_mean": mean, "mrr_std": std,
-            "hits": {name: test[name]["mean"] for name in _HITS}, "seeds": list(values["seeds"]), "machine": _machine(machine),
-            "date": str(values["date"])[:10], "settings": dict((values.get("winner") or {}).get("params") or {}),
-        }
-        opened = int(values["test_opened"])
-    except (KeyError, TypeError, ValueError) as error:
-        remedy = "name a study that this version of the search has finished"
-        raise DataError.at(source, None, f"not the summary of a study: {error!r}", remedy=remedy) from error
-    if not data_set or not row.strip():
-        raise DataError.at(source, None, "the row or its data set has no name", remedy="give --row and --data-set")
-    if mean is None or not math.isfinite(mean):
-        raise DataError.at(source, None, "the study has no test result", remedy="add a study whose winner was tested")
-    if opened != 1:
-        remedy = "search again: a figure of the table comes from a test split that was opened once, after every choice"
-        raise DataError.at(source, None, "the test split was not opened exactly once", value=opened, remedy=remedy)
-    return found
 
 
 def load_reference(path: Path | str) -> list[dict[str, Any]]:
@@ -131,21 +89,26 @@ def render_reference(rows: Sequence[Mapping[str, Any]], published: Published = P
     """
     if not rows:
         return 'No row yet. `python -m tune.reference add results/<study> --row "..."` adds one.'
-    head = ("data set", "row", "MRR", "H@1", "H@3", "H@10", "seeds", "date")
-    lines = [_line(head), _line(["---", "---", *["---:"] * 5, "---"])]
+    head = ("data set", "row", "valid MRR", "MRR", "H@1", "H@3", "H@10", "cold MRR", "seeds", "date")
+    lines = [_line(head), _line(["---", "---", *["---:"] * 7, "---"])]
     for data_set in dict.fromkeys(row["data_set"] for row in rows):
         ours = [row for row in rows if row["data_set"] == data_set]
         for row in sorted(ours, key=lambda row: -row["mrr_mean"]):
-            hits = [_percent(row["hits"].get(name)) for name in _HITS]
+            hits = [_percent(row["hits"].get(name)) for name in HITS]
             mrr = _percent(row["mrr_mean"]) + (f" ± {_percent(row['mrr_std'])}" if row["mrr_std"] is not None else "")
-            lines.append(_line([data_set, f"**{_text(row['row'])}**", mrr, *hits, str(len(row["seeds"])), row["date"]]))
+            around = _percent(row.get("valid")), _percent(row.get("cold"))
+            seeds = str(len(row["seeds"]))
+            lines.append(_line([data_set, f"**{_text(row['row'])}**", around[0], mrr, *hits, around[1], seeds, row["date"]]))
         for name, figures in published.get(data_set, ()):
-            lines.append(_line([data_set, f"*{name}*", *map(_figure, figures), "", ""]))
+            lines.append(_line([data_set, f"*{name}*", "", *map(_figure, figures), "", "", ""]))
     lines += ["", "How each of our rows was made:", ""]
     for row in rows:
         settings = ", ".join(f"`{name}={_value(value)}`" for name, value in sorted(row.get("settings", {}).items()))
         seeds = ", ".join(map(str, row["seeds"]))
         lines.append(f"- {row['data_set']}, **{_text(row['row'])}**: `{row['command']}`; seeds {seeds}; {row['machine']}")
+        if row.get("decision", OWN) != OWN:
+            lines.append(f"  - of it: {_text(row['decision'])}")
+        lines += [f"  - {_against(other)}" for other in row.get("against", ())]
         lines += [f"  - winner: {settings}"] if settings else []
     return "\n".join(lines)
 
@@ -184,9 +147,14 @@ def _write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     atomic_write_text(path, json.dumps(rows, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
-def _machine(facts: Mapping[str, Any]) -> str:
-    versions = ", ".join(f"{name} {facts[name]}" for name in ("python", "torch", "ray") if name in facts)
-    return f"{facts['cpu']}, {facts['cores']} cores; {versions}"
+def _against(other: Mapping[str, Any]) -> str:
+    """`+0.52 points over **structure only** (95 % +0.10 to +0.94, p = 0.014)`."""
+    low, high = other["interval"]
+    word = "real" if other["p"] < LEVEL else "may be chance"
+    return (
+        f"{100 * other['difference']:+.2f} points against **{_text(other['row'])}** "
+        f"(95 % {100 * low:+.2f} to {100 * high:+.2f}, p = {other['p']:.2g}: {word})"
+    )
 
 
 def _line(cells: Iterable[str]) -> str:
@@ -225,10 +193,14 @@ def add(
     row: Annotated[str, typer.Option(help="Name of the row; a row of that name on the same data set is replaced.")],
     data_set: Annotated[str | None, typer.Option(help="Name of the data set; default: that of the data's folder.")] = None,
     results: Annotated[Path | None, typer.Option(help="Folder of README.md; default: the one above the study.")] = None,
+    decision: Annotated[str, typer.Option(help="own, or a key of test_otherwise in summary.json.")] = OWN,
+    against: Annotated[list[str] | None, typer.Option(
+        help="A paired test against a row of this data set, as its name, a colon and its study's folder. Repeatable."
+    )] = None,
 ) -> None:
     """Add a study's test figures to reference.json and to the table in README.md.
 
-    Example: python -m tune.reference add results/mkg-y --row "IMF, names as text"
+    Example: python -m tune.reference add results/mkg-y --row "IMF, names as text" --against "structure only:results/mkg-y-s"
     """
     file = study / SUMMARY_FILE
     try:
@@ -238,9 +210,28 @@ def add(
     if not isinstance(values, dict):
         raise DataError.at(file, None, "not the summary of a study", remedy="name the folder of a finished study")
     name = data_set or Path(str(values.get("data", ""))).name
-    made = summary_row(values, name, row, file)
-    readme = write_reference(results or study.resolve().parent, made)
+    made = summary_row(values, name, row, file, decision)
+    folder = results or study.resolve().parent
+    rows = (kept for kept in load_reference(folder / REFERENCE_FILE) if kept["data_set"] == name)
+    earlier = {kept["row"]: kept.get("decision", OWN) for kept in rows}
+    made["against"] = [_paired_row(study, decision, text, earlier) for text in against or ()]
+    readme = write_reference(folder, made)
     Console().print(f"{name}, {row}: test MRR {made['mrr_mean']:.4f}; see {readme}", markup=False, highlight=False)
+
+
+def _paired_row(study: Path, decision: str, against: str, earlier: Mapping[str, str]) -> dict[str, Any]:
+    """A paired test against `row:folder`.
+
+    Raises:
+        ConfigError: no such row.
+    """
+    row, _, folder = against.rpartition(":")
+    if row not in earlier:
+        raise ConfigError(
+            f"--against names no row of this data set: {row!r}", key="against", value=against,
+            remedy=f"write ROW:FOLDER with one of: {', '.join(earlier) or 'none yet'}",
+        )
+    return {"row": row, **paired(study, decision, Path(folder), earlier[row])}
 
 
 def main() -> None:

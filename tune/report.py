@@ -29,7 +29,7 @@ __all__ = [
 ]
 
 TEST_METRICS = {
-    "link": ("mrr", "hits_at_1", "hits_at_3", "hits_at_10", "mean_rank"),
+    "link": ("mrr", "hits_at_1", "hits_at_3", "hits_at_10", "mean_rank", "mrr_cold", "mrr_warm"),
     "recommend": ("mrr", "precision_at_10", "recall_at_10", "hit_ratio_at_10", "ndcg_at_10"),
 }
 _RULES = {"link": "one-step rules", "recommend": "what most users have"}
@@ -62,6 +62,8 @@ class StudyResult:
         audit: of the data, with the baseline without training on validation and, once it was opened, on test.
         task: `link` or `recommend`.
         control: what `structure_only_mrr` is of, where that is not structure alone.
+        test_decisions: test metrics of each seed under other decision weights, by what those are.
+        test_pooled: test metrics of the seeds together; None where there is one.
     """
 
     study: str
@@ -85,6 +87,8 @@ class StudyResult:
     audit: AuditReport | InteractionAudit | None = None
     task: str = "link"
     control: str = "structure alone"
+    test_decisions: Mapping[str, Sequence[Mapping[str, float]]] = field(default_factory=dict)
+    test_pooled: Mapping[str, float] | None = None
 
     @property
     def winner(self) -> TrialRecord | None:
@@ -131,8 +135,16 @@ class StudyResult:
 
     def test(self) -> dict[str, dict[str, float | None]]:
         """Mean and sample deviation (n - 1) over the seeds; None where unknown: no test, or one seed has no deviation."""
+        return self._over_seeds(self.test_runs)
+
+    def tested_otherwise(self) -> dict[str, dict[str, dict[str, float | None]]]:
+        """As `test()`, under other decision weights and by the seeds together, by what those are."""
+        pooled = {} if self.test_pooled is None else {"seeds pooled": self._over_seeds([self.test_pooled])}
+        return {**{name: self._over_seeds(runs) for name, runs in self.test_decisions.items()}, **pooled}
+
+    def _over_seeds(self, runs: Sequence[Mapping[str, float]]) -> dict[str, dict[str, float | None]]:
         names = TEST_METRICS[self.task]
-        return {name: _mean_std([run[name] for run in self.test_runs if name in run]) for name in names}
+        return {name: _mean_std([run[name] for run in runs if name in run]) for name in names}
 
     @property
     def rules(self) -> str:
@@ -189,7 +201,8 @@ def summary(result: StudyResult) -> dict[str, Any]:
         "points_over_baseline": {split: result.points_over_baseline(split) for split in ("valid", "test")},
         "audit": result.audit.to_json() if result.audit is not None else None,
         "winner_validation_mrr": {"by_seed": list(result.winner_seed_mrr), **result.winner_validation()},
-        "test": result.test(), "test_opened": result.test_opened, "seeds": list(result.seeds),
+        "test": result.test(), "test_otherwise": result.tested_otherwise(),
+        "test_opened": result.test_opened, "seeds": list(result.seeds),
         "settings": dict(result.settings), "budget_seconds": result.budget_seconds,
         "wall_seconds": round(result.wall_seconds, 1),
         "checkpoint": str(result.checkpoint) if result.checkpoint else None, "command": result.command, "machine": machine(),

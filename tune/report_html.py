@@ -22,7 +22,7 @@ from tune.records import TrialRecord, TrialState, atomic_write_text, count_state
 from tune.report import StudyResult, machine
 from tune.report_svg import curves, history
 from tune.report_table import NONE, Column, Share, Table, listed, mrr, points, printable, setting
-from tune.report_winner import comparison, figures_on_test, look_inside, settings_table
+from tune.report_winner import comparison, figures_on_test, look_inside, otherwise_on_test, settings_table
 from tune.space import Row
 
 HTML_FILE = "report.html"
@@ -68,6 +68,7 @@ def _content(
         "audit_tables": _audit_tables(result),
         "settings": _settings_table(result),
         "winner": result.winner, "winner_settings": settings_table(result), "test": figures_on_test(result),
+        "otherwise": otherwise_on_test(result),
         "retrained": plus_minus(result.winner_validation()) if result.winner_validation()["mean"] is not None else "",
         "comparison": compared[0] if compared else None, "comparison_picture": compared[1] if compared else "",
         "importance": _importance_table(importance),

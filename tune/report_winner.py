@@ -19,7 +19,8 @@ from tune.report_table import NONE, Column, Share, Table, mrr, points, rank, usa
 
 MOST_RELATIONS = 30  # with a row of their own; the rest is summed up
 _TEST = {"mrr": "MRR", "hits_at_1": "Hits@1", "hits_at_3": "Hits@3", "hits_at_10": "Hits@10", "mean_rank": "mean rank"}
-_NAMES = _TEST | {"precision_at_10": "P@10", "recall_at_10": "R@10", "hit_ratio_at_10": "HR@10", "ndcg_at_10": "NDCG@10"}
+_NAMES = _TEST | {"mrr_cold": "MRR, cold", "mrr_warm": "MRR, warm"}
+_NAMES |= {"precision_at_10": "P@10", "recall_at_10": "R@10", "hit_ratio_at_10": "HR@10", "ndcg_at_10": "NDCG@10"}
 _SPLITS = ("valid", "test")
 _SLICES = {
     "tail": ("direction", "tails asked for"), "head": ("direction", "heads asked for"), "1-1": ("category", "1-1"),
@@ -77,6 +78,22 @@ def figures_on_test(result: StudyResult) -> Table | None:
     columns += [Column(f"seed {seed}", "number") for seed in seeds]
     opened = f" The test split was opened {'once' if result.test_opened == 1 else f'{result.test_opened} times'}."
     return Table("test", "the retrained winner on test", tuple(columns), rows, note=note + opened * bool(result.test_opened))
+
+
+def otherwise_on_test(result: StudyResult) -> Table | None:
+    """The same seeds on test under other decision weights, and taken together; None where there is none of it."""
+    found = result.tested_otherwise()
+    if not found:
+        return None
+    names = [name for name in _NAMES if any(values.get(name, {}).get("mean") is not None for values in found.values())]
+    rows = []
+    for kind, values in found.items():
+        means = [(rank if name == "mean_rank" else mrr)(values[name]["mean"]) for name in names]
+        rows.append([kind, means[0], mrr(values[names[0]]["std"]), *means[1:]])
+    head = Column(_NAMES[names[0]], "number"), Column("deviation", "number")
+    columns = (Column("decision"), *head, *(Column(_NAMES[name], "number") for name in names[1:]))
+    note = "Read off in the same pass, to look at: nothing was chosen by these. Seeds pooled: the mean of their probabilities."
+    return Table("test-otherwise", "the same models under other decision weights, and together", columns, rows, note=note)
 
 
 def comparison(result: StudyResult) -> tuple[Table, str] | None:

@@ -156,7 +156,8 @@ def test_test_is_opened_once_and_its_figures_are_published(folder: Path, tmp_pat
     best, events = tmp_path / "trial" / "best", []
     plan = SimpleNamespace(data=prepare_recommend(InteractionConfig(path=str(folder))), base=RecommendConfig())
     study = SimpleNamespace(journal=SimpleNamespace(append=lambda event, **values: events.append(event)))
-    (metrics,), rules = finalise._open_test(plan, study, [best], Console(quiet=True))  # type: ignore[arg-type]
+    tested, rules = finalise._open_test(plan, study, {0: best}, Console(quiet=True))  # type: ignore[arg-type]
+    (metrics,) = tested.own
     assert events == ["test"]
     data = plan.data.interactions
     sizes = data.num_users, data.num_items

@@ -9,7 +9,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from imf_core.errors import DataError
 from tune import reference
@@ -18,15 +20,16 @@ from tune.reference import (
     PUBLISHED,
     ROW_KEYS,
     load_reference,
-    reference_row,
     render_reference,
     update_reference,
     write_reference,
 )
+from tune.reference_row import paired, reference_row
 from tune.report import StudyResult, write_summary
+from tune.tested import RANKS_FILE
 
 RESULTS = Path(__file__).resolve().parents[2] / "results"
-PAGE = "# Results\n\nbefore\n\n<!-- rows -->\nold\n<!-- /rows -->\n\nafter\n"
+PAGE = "# Results\n\nbefore\n\n<!-- rows -->\noutdated\n<!-- /rows -->\n\nafter\n"
 
 
 @pytest.fixture
@@ -34,11 +37,12 @@ def result(tmp_path: Path) -> StudyResult:
     params = {"train.lr": 0.00212345, "model.modalities": ["text"]}
     record = TrialRecord(0, "t0", TrialState.COMPLETED, params, 0.37, 8, 9, 60.0)
     hits = {"hits_at_1": 0.32, "hits_at_3": 0.37, "hits_at_10": 0.41}
-    runs = tuple({"mrr": mrr, **hits, "mean_rank": 900.0} for mrr in (0.350, 0.354, 0.358))
+    runs = tuple({"mrr": mrr, **hits, "mean_rank": 900.0, "mrr_cold": 0.015} for mrr in (0.350, 0.354, 0.358))
     return StudyResult(
         study="mkg-y", folder=tmp_path / "mkg-y", data="../data/MKG-Y", data_fingerprint="abc", records=(record,),
         wall_seconds=1800.0, command="python tune/search.py --data ../data/MKG-Y", test_runs=runs, seeds=(0, 1, 2),
-        test_opened=1,
+        test_opened=1, winner_seed_mrr=(0.330, 0.331, 0.332), test_decisions={"uniform": [{**runs[0], "mrr": 0.345}] * 3},
+        test_pooled={**runs[0], "mrr": 0.361},
     )
 
 
@@ -48,7 +52,8 @@ def page(folder: Path) -> str:
 
 def test_a_study_as_a_row(result: StudyResult) -> None:
     row = reference_row(result, "MKG-Y", "IMF, text")
-    assert set(row) == {*ROW_KEYS, "settings"}
+    assert set(row) == {*ROW_KEYS, "settings", "cold", "valid", "decision"}
+    assert (row["cold"], row["valid"], row["decision"]) == (pytest.approx(0.015), pytest.approx(0.331), "own")
     assert (row["data_set"], row["row"], row["command"]) == ("MKG-Y", "IMF, text", result.command)
     assert (row["mrr_mean"], row["mrr_std"]) == (pytest.approx(0.354), pytest.approx(0.004))
     assert row["hits"] == pytest.approx({"hits_at_1": 0.32, "hits_at_3": 0.37, "hits_at_10": 0.41})
@@ -70,6 +75,50 @@ def test_a_study_as_a_row(result: StudyResult) -> None:
 def test_a_study_that_earns_no_row(result: StudyResult, change: dict[str, Any], problem: str) -> None:
     with pytest.raises(DataError, match=problem):
         reference_row(replace(result, **change), "MKG-Y", "x")
+
+
+def test_a_row_of_other_decision_weights(result: StudyResult) -> None:
+    row = reference_row(result, "MKG-Y", "IMF, plain mean", "uniform")
+    assert (row["mrr_mean"], row["mrr_std"], row["valid"], row["decision"]) == (pytest.approx(0.345), 0, None, "uniform")
+    pooled = reference_row(result, "MKG-Y", "three seeds", "seeds pooled")
+    assert (pooled["mrr_mean"], pooled["mrr_std"], pooled["seeds"]) == (0.361, None, [0, 1, 2])
+    assert "  - of it: seeds pooled" in render_reference([pooled])
+    with pytest.raises(DataError, match="choose one of: own, uniform, seeds pooled"):
+        reference_row(result, "MKG-Y", "x", "learned")
+
+
+def write_ranks(folder: Path, ranks: dict[str, list[float]], graph: str = "g") -> None:
+    (folder / "final").mkdir(parents=True, exist_ok=True)
+    arrays = {name: np.array(values, dtype=np.float32) for name, values in ranks.items()}
+    save_file(arrays, folder / "final" / RANKS_FILE, metadata={"graph": graph})
+
+
+def test_rows_are_compared_triple_by_triple(
+    result: StudyResult, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    (tmp_path / "README.md").write_text(PAGE)
+    write_summary(result)
+    other = tmp_path / "plain"
+    write_ranks(result.folder, {"own/0": [1, 2] * 40, "own/1": [1, 1] * 40, "uniform/0": [4] * 80, "seeds pooled": [1] * 80})
+    write_ranks(other, {"own/0": [2, 4] * 40})
+    assert command(monkeypatch, "add", result.folder, "--row", "plain") == 0
+    assert command(monkeypatch, "add", result.folder, "--row", "better", "--against", f"plain:{other}") == 0
+    (found,) = load_reference(tmp_path / "reference.json")[1]["against"]
+    assert found["difference"] == pytest.approx((1 + 0.75) / 2 - (0.5 + 0.25) / 2)  # of the mean reciprocal ranks
+    assert found["p"] < 0.01 and found["interval"][0] > 0
+    assert "+50.00 points against **plain**" in page(tmp_path)
+    worse = paired(result.folder, "uniform", other)
+    assert worse["difference"] == pytest.approx(0.25 - 0.375)
+
+    assert command(monkeypatch, "add", result.folder, "--row", "x", "--against", f"nothing:{other}") == 2
+    assert "one of: plain, better" in " ".join(capsys.readouterr().err.split())
+    with pytest.raises(DataError, match="choose one of: own, seeds pooled, uniform"):
+        paired(result.folder, "none", other)
+    with pytest.raises(DataError, match="cannot read the ranks"):
+        paired(tmp_path / "nothing", "own", other)
+    write_ranks(other, {"own/0": [2, 4] * 40}, graph="another")
+    with pytest.raises(DataError, match="another graph"):
+        paired(result.folder, "own", other)
 
 
 def test_a_row_needs_names(result: StudyResult) -> None:
@@ -108,11 +157,11 @@ def test_the_table_stands_beside_what_is_published(result: StudyResult) -> None:
     own = {**row, "data_set": "unicode"}
     lines = render_reference([row, one, own]).splitlines()
     table = [line for line in lines if line.startswith("|")]
-    assert {line.replace("\\|", "").count("|") for line in table} == {9}
-    assert table[2].startswith("| MKG-Y | **one seed** | 36.00 | 32.00 | 37.00 | 41.00 | 1 |")
-    assert table[3].startswith("| MKG-Y | **IMF \\| text** | 35.40 ± 0.40 | 32.00 | 37.00 | 41.00 | 3 |")
-    assert "| MKG-Y | *IMF* | 35.79 | 32.95 | 37.1 | 40.6 |  |  |" in table
-    assert "| MKG-Y | *M-Hyper (2026)* | 39.46 | - | - | 45.22 |  |  |" in table
+    assert {line.replace("\\|", "").count("|") for line in table} == {11}
+    assert table[2].startswith("| MKG-Y | **one seed** | 33.10 | 36.00 | 32.00 | 37.00 | 41.00 | 1.50 | 1 |")
+    assert table[3].startswith("| MKG-Y | **IMF \\| text** | 33.10 | 35.40 ± 0.40 | 32.00 | 37.00 | 41.00 | 1.50 | 3 |")
+    assert "| MKG-Y | *IMF* |  | 35.79 | 32.95 | 37.1 | 40.6 |  |  |  |" in table
+    assert "| MKG-Y | *M-Hyper (2026)* |  | 39.46 | - | - | 45.22 |  |  |  |" in table
     assert table[-1].startswith("| unicode | ")
     assert len(table) == 2 + 3 + len(PUBLISHED["MKG-Y"])
     text = "\n".join(lines)
@@ -129,7 +178,7 @@ def test_the_page_changes_between_its_markers_only(result: StudyResult, tmp_path
     text = page(tmp_path)
     assert text.startswith("# Results\n\nbefore\n\n<!-- rows -->\n| data set")
     assert text.endswith("\n<!-- /rows -->\n\nafter\n")
-    assert "old" not in text
+    assert "outdated" not in text
     write_reference(tmp_path, row)
     assert page(tmp_path) == text
     assert len(load_reference(tmp_path / "reference.json")) == 2
@@ -157,7 +206,7 @@ def test_the_command(result: StudyResult, tmp_path: Path, monkeypatch: pytest.Mo
     assert command(monkeypatch, "add", result.folder, "--row", "IMF [text]") == 0
     assert "MKG-Y, IMF [text]: test MRR 0.3540" in capsys.readouterr().out
     (row,) = load_reference(tmp_path / "reference.json")
-    assert row == reference_row(result, "MKG-Y", "IMF [text]") | {"date": row["date"]}
+    assert row == reference_row(result, "MKG-Y", "IMF [text]") | {"date": row["date"], "against": []}
     assert "**IMF [text]**" in page(tmp_path)
 
     other = tmp_path / "elsewhere"

@@ -47,7 +47,8 @@ def test_the_published_winner_has_slices_of_test_too(result: StudyResult, toy: L
     plan = SimpleNamespace(data=replace(toy, graph=graph), base=Config())
     study = SimpleNamespace(journal=SimpleNamespace(append=lambda event, **values: None))
     folder = checkpoint(tmp_path / "seed", toy)
-    (metrics,), rules = finalise._open_test(plan, study, [folder], Console(quiet=True))  # type: ignore[arg-type]
+    tested, rules = finalise._open_test(plan, study, {0: folder}, Console(quiet=True))  # type: ignore[arg-type]
+    (metrics,) = tested.own
     assert rules is not None
     finalise._publish(folder, tmp_path / "best", metrics.as_dict())
     page = drawn(replace(result, checkpoint=tmp_path / "best"))

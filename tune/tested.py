@@ -1,0 +1,123 @@
+"""What the test split says of a winner: each seed under the weights it decides by and under others, and the seeds together.
+
+All of it comes from one reading of the split and one pass over it a seed: decisions differ only in how they weigh the branches'
+scores. What a model decides by was chosen on validation before; the others stand beside it and choose nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import load_file, save_file
+
+from imf_core.data.graph import KnowledgeGraph, KnownAnswers
+from imf_core.errors import DataError
+from imf_core.model.decision import Decision, alternatives
+from imf_core.train.checkpoint import Checkpoint, load_checkpoint
+from imf_core.train.memory import MemoryBudget
+from imf_core.train.metrics import RankingMetrics
+from imf_core.train.pooled import evaluate_pooled
+from imf_core.train.ranking import Ranked, evaluate_decisions
+from imf_core.train.topk import TopKMetrics
+from tune.decide import COMMON, RELATION, TRAINED, decisions_of
+
+OWN, POOLED = "own", "seeds pooled"
+RANKS_FILE = "test_ranks.safetensors"
+KINDS = {TRAINED: "weights as trained", COMMON: "weights tuned again", RELATION: "weights tuned again for each relation"}
+_SLICES = ("cold", "warm")
+
+
+@dataclass(frozen=True)
+class Tested:
+    """Test metrics.
+
+    Args:
+        own: of each seed, with slices; recommenders have metrics of another kind.
+        decisions: flat metrics of each seed under other decision weights, by what those are; empty for a single branch.
+        pooled: flat metrics of the plain mean of the seeds' probabilities; None for a single seed.
+    """
+
+    own: Sequence[RankingMetrics | TopKMetrics]
+    decisions: dict[str, list[dict[str, float]]] = field(default_factory=dict)
+    pooled: dict[str, float] | None = None
+
+
+def rank_test(
+    checkpoints: Mapping[int, Path], graph: KnowledgeGraph, triples: np.ndarray, known: KnownAnswers, memory: MemoryBudget,
+    ranks_file: Path | None = None,
+) -> Tested:
+    """Rank the test triples with each seed's checkpoint.
+
+    Args:
+        checkpoints: folders by seed.
+        graph: for slices.
+        triples: (T, 3) of the test split.
+        known: what is filtered.
+        memory: for scores.
+        ranks_file: where the ranks go, for paired tests between studies; None: nowhere.
+    """
+    loaded = {seed: load_checkpoint(path) for seed, path in checkpoints.items()}
+    found = {
+        seed: evaluate_decisions(one.model, graph, triples, known, _decisions(one), memory=memory)
+        for seed, one in loaded.items()
+    }
+    models = [one.model for one in loaded.values()]
+    pooled = evaluate_pooled(models, [1.0] * len(models), graph, triples, known, memory) if len(models) > 1 else None
+    if ranks_file is not None:
+        ranks = {f"{name}/{seed}": _ranks(one) for seed, kinds in found.items() for name, one in kinds.items()}
+        if pooled is not None:
+            ranks[POOLED] = _ranks(pooled)
+        save_file(ranks, ranks_file, metadata={"graph": graph.fingerprint})
+    shared = [name for name in next(iter(found.values())) if name != OWN and all(name in kinds for kinds in found.values())]
+    return Tested(
+        [kinds[OWN].metrics for kinds in found.values()],
+        {name: [flat(kinds[name].metrics) for kinds in found.values()] for name in shared},
+        None if pooled is None else flat(pooled.metrics),
+    )
+
+
+def flat(metrics: RankingMetrics) -> dict[str, float]:
+    """The metrics with the MRR of what is cold and what is warm; an empty slice has none."""
+    slices = {name: metrics.slices[name] for name in _SLICES if name in metrics.slices}
+    return {**metrics.flat(), **{f"mrr_{name}": part.mrr for name, part in slices.items() if part.count}}
+
+
+def read_ranks(file: Path, kind: str = OWN) -> tuple[np.ndarray, str]:
+    """Ranks of the test triples as `compare_ranks` takes them, the harmonic mean over the seeds, and the graph's fingerprint.
+
+    Args:
+        file: written by `rank_test`.
+        kind: `own`, `seeds pooled`, or a key of `Tested.decisions`.
+
+    Raises:
+        DataError: no such file, or no such kind in it.
+    """
+    try:
+        with safe_open(file, "numpy") as opened:
+            fingerprint = (opened.metadata() or {}).get("graph", "")
+        ranks = load_file(file)
+    except (OSError, SafetensorError) as error:
+        remedy = "name a study that this version has finished, with a test split"
+        raise DataError.at(file, None, f"cannot read the ranks of the test triples: {error}", remedy=remedy) from error
+    kinds = sorted({name.rpartition("/")[0] or name for name in ranks})
+    chosen = [values for name, values in ranks.items() if (name.rpartition("/")[0] or name) == kind]
+    if not chosen:
+        raise DataError.at(file, None, "has no ranks of this kind", value=kind, remedy=f"choose one of: {', '.join(kinds)}")
+    return 1.0 / np.mean([1.0 / values.astype(np.float64) for values in chosen], axis=0), fingerprint
+
+
+def _decisions(loaded: Checkpoint) -> dict[str, Decision]:
+    """A model's own decision, the other kinds that were fitted to its branches, and the plain ones."""
+    own = loaded.model.decision
+    fitted = decisions_of(loaded.metrics.get("decision") or {}, own.branches)
+    device = own.constant.device
+    return {OWN: own, **{KINDS[kind]: made.to(device) for kind, made in fitted.items()}, **alternatives(own)}
+
+
+def _ranks(found: Ranked) -> np.ndarray:
+    """(2T,) tails first; halves are exact in float32 up to 8 million."""
+    return np.concatenate([found.tail_ranks, found.head_ranks]).astype(np.float32)
