@@ -27,7 +27,7 @@ from imf_core.train.ranking import Ranked, evaluate
 from imf_core.train.teacher import teach
 
 ENSEMBLE_FILE = "ensemble.json"
-FORMAT = 1
+FORMAT = 2  # 1 meant the arithmetic mean
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class Ensemble:
 
 
 class EnsemblePredictor(Predictor):
-    """Proposes tails or heads by name, by the mean probability of the members.
+    """Proposes tails or heads by name, by the geometric mean of the members' probabilities.
 
     An answer's `branch_scores` and `weights` are those of the members, which are called `1`, `2` ... as in the folder.
     """
@@ -212,7 +212,8 @@ def load_ensemble(folder: Path | str) -> Ensemble:
         remedy = "restore the folder from a copy, or make it again: imf ensemble"
         raise CheckpointError(f"{file} cannot be read: {error!r}", remedy=remedy) from error
     if kind != FORMAT:
-        raise CheckpointError(f"{folder} has format {kind!r}, this version reads {FORMAT}", remedy="update imf-search")
+        remedy = "make it again: imf ensemble" if kind == 1 else "update imf-search"
+        raise CheckpointError(f"{folder} has format {kind!r}, this version reads {FORMAT}", remedy=remedy)
     total = sum(weight for _, weight in listed)
     if not listed or min(weight for _, weight in listed) <= 0 or not np.isfinite(total):
         raise CheckpointError(

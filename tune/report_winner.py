@@ -92,7 +92,7 @@ def otherwise_on_test(result: StudyResult) -> Table | None:
         rows.append([kind, means[0], mrr(values[names[0]]["std"]), *means[1:]])
     head = Column(_NAMES[names[0]], "number"), Column("deviation", "number")
     columns = (Column("decision"), *head, *(Column(_NAMES[name], "number") for name in names[1:]))
-    note = "Read off in the same pass, to look at: nothing was chosen by these. Seeds pooled: the mean of their probabilities."
+    note = "Of the same pass, to look at: nothing was chosen by these. Seeds pooled: the geometric mean of their probabilities."
     return Table("test-otherwise", "the same models under other decision weights, and together", columns, rows, note=note)
 
 

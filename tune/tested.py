@@ -38,7 +38,7 @@ class Tested:
     Args:
         own: of each seed, with slices; recommenders have metrics of another kind.
         decisions: flat metrics of each seed under other decision weights, by what those are; empty for a single branch.
-        pooled: flat metrics of the plain mean of the seeds' probabilities; None for a single seed.
+        pooled: flat metrics of the geometric mean of the seeds' probabilities; None for a single seed.
     """
 
     own: Sequence[RankingMetrics | TopKMetrics]

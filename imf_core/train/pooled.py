@@ -1,4 +1,7 @@
-"""Several models asked as one: the weighted mean of the probabilities that they give the entities.
+"""Several models asked as one: the weighted geometric mean of the probabilities that they give the entities.
+
+A model combines its own branches so (`imf_core.model.decision`): what one of them is sure not to be, the mean is not either.
+On MKG-Y's validation split it ranks 0.2 points of MRR better than the arithmetic mean of the same models (`results/README.md`).
 
 Shapes: `K` models, `B` queries of a block, `N` entities.
 """
@@ -31,7 +34,7 @@ def log_distribution(decided: Tensor, loss: str) -> Tensor:
 
 
 class PooledScores:
-    """`Scores` of several models: the log of their mean probability.
+    """`Scores` of several models: the weighted mean of their log-probabilities, as a distribution.
 
     Args:
         models: K models of the same entities and relations; put into evaluation mode.
@@ -43,7 +46,7 @@ class PooledScores:
 
     def __init__(self, models: Sequence[Imf], weights: Sequence[float], budget: int) -> None:
         self.kinds = [model.loss_kind for model in models]
-        self.logs = [float(np.log(weight / sum(weights))) for weight in weights]
+        self.shares = [float(weight / sum(weights)) for weight in weights]
         self.parts = [ModelScores(model, budget // (len(models) + 1)) for model in models]
         self.num_entities, self.device = models[0].num_entities, self.parts[0].device
 
@@ -58,11 +61,11 @@ class PooledScores:
             yield [log_distribution(table[0], kind) for table, kind in zip(tables, self.kinds, strict=True)]
 
     def pool(self, members: Sequence[Tensor]) -> Tensor:
-        """K tensors of log-probabilities -> the log of their weighted mean."""
-        pooled = members[0] + self.logs[0]
-        for member, log in zip(members[1:], self.logs[1:], strict=True):
-            torch.logaddexp(pooled, member + log, out=pooled)
-        return pooled
+        """K tensors (B, N) of log-probabilities -> (B, N) log-probabilities of their weighted geometric mean."""
+        pooled = members[0] * self.shares[0]
+        for member, share in zip(members[1:], self.shares[1:], strict=True):
+            pooled.add_(member, alpha=share)
+        return pooled.sub_(torch.logsumexp(pooled, dim=1, keepdim=True))
 
     def blocks(self, heads: Tensor, relations: Tensor, size: int) -> Iterator[Tensor]:
         """See `imf_core.train.ranking.Scores`."""

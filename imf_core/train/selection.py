@@ -33,7 +33,7 @@ class PoolCandidates:
     """For each query its answer and the wrong answers that any model ranks high.
 
     Args:
-        values: (Q, C, K) float64 probabilities, the answer in column 0.
+        values: (Q, C, K) float64 log-probabilities, the answer in column 0.
         valid: (Q, C) bool; False for candidates that are no competitor (known answers, repeats).
         fold: (Q,) 0 or 1.
     """
@@ -47,7 +47,7 @@ class PoolCandidates:
         return PoolCandidates(self.values[chosen], self.valid[chosen], self.fold[chosen])
 
     def reciprocal_ranks(self, pooled: Tensor) -> Tensor:
-        """(Q,) of the answers under (Q, C) pooled probabilities; ties count half."""
+        """(Q,) of the answers under (Q, C) pooled log-probabilities; ties count half."""
         own, others, competes = pooled[:, :1], pooled[:, 1:], self.valid[:, 1:]
         better = ((others > own) & competes).sum(dim=1) + 0.5 * ((others == own) & competes).sum(dim=1)
         return 1.0 / (1.0 + better.double())
@@ -104,7 +104,7 @@ def pool_candidates(
         candidates = torch.cat([target[:, None], *strongest], dim=1)
         usable = competes.gather(1, candidates) & ~repeated(candidates)
         usable[:, 0] = True
-        values.append(torch.stack([member.gather(1, candidates) for member in members], dim=2).double().exp().cpu())
+        values.append(torch.stack([member.gather(1, candidates) for member in members], dim=2).double().cpu())
         valid.append(usable.cpu())
     fold = np.tile(folds(triples), 2)[order]
     return PoolCandidates(torch.cat(values), torch.cat(valid), torch.from_numpy(fold))
