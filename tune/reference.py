@@ -18,6 +18,7 @@ from rich.markup import escape
 from imf_core.errors import ConfigError, DataError, ImfError
 from imf_core.train.paired import LEVEL
 from tune.outcome import atomic_write_text
+from tune.pool import pool
 from tune.reference_row import HITS, SUMMARY_FILE, paired, summary_row
 from tune.tested import OWN
 
@@ -182,9 +183,7 @@ app = typer.Typer(
 )
 
 
-@app.callback()
-def _commands() -> None:
-    """Keeps `add` a command of its own."""
+app.command("pool")(pool)
 
 
 @app.command()

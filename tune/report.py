@@ -131,7 +131,7 @@ class StudyResult:
 
     def winner_validation(self) -> dict[str, float | None]:
         """Mean and sample deviation of the retrained winner's best validation MRR over the seeds."""
-        return _mean_std(self.winner_seed_mrr)
+        return mean_std(self.winner_seed_mrr)
 
     def test(self) -> dict[str, dict[str, float | None]]:
         """Mean and sample deviation (n - 1) over the seeds; None where unknown: no test, or one seed has no deviation."""
@@ -144,7 +144,7 @@ class StudyResult:
 
     def _over_seeds(self, runs: Sequence[Mapping[str, float]]) -> dict[str, dict[str, float | None]]:
         names = TEST_METRICS[self.task]
-        return {name: _mean_std([run[name] for run in runs if name in run]) for name in names}
+        return {name: mean_std([run[name] for run in runs if name in run]) for name in names}
 
     @property
     def rules(self) -> str:
@@ -216,7 +216,7 @@ def write_summary(result: StudyResult) -> Path:
     return atomic_write_text(result.folder / "summary.json", text + "\n")
 
 
-def _mean_std(values: Sequence[float]) -> dict[str, float | None]:
+def mean_std(values: Sequence[float]) -> dict[str, float | None]:
     finite = [float(value) for value in values if math.isfinite(value)]
     if not finite or len(finite) < len(values):
         return {"mean": None, "std": None}

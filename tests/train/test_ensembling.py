@@ -1,4 +1,4 @@
-"""Several models as one: the geometric mean of their probabilities, chosen greedily on validation, in a folder that works alone."""
+"""Several models as one: the geometric mean of their probabilities, chosen on validation, in a folder that works alone."""
 
 from __future__ import annotations
 

@@ -1,0 +1,102 @@
+"""Several studies as one model: an ensemble a seed, weighed on validation, test read once and after that."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from imf_core.commands.splits import open_split
+from imf_core.data.prepared import graph_of
+from imf_core.ensemble import load_ensemble, open_predictor
+from imf_core.train.checkpoint import load_checkpoint
+from imf_core.train.ranking import evaluate
+from tests.support.tiny_checkpoint import tiny_checkpoint, tiny_graph
+from tune import pool as pooling
+from tune import reference
+from tune.reference_row import summary_row
+from tune.tested import RANKS_FILE, read_ranks
+
+PAGE = "# Results\n\n<!-- rows -->\n<!-- /rows -->\n"
+
+
+@pytest.fixture
+def studies(tmp_path: Path) -> list[Path]:
+    """Two finished studies with the seeds 0 and 1, the second with seed 2 besides."""
+    graph = tiny_graph(tmp_path / "graph")
+    made = []
+    for name, dim, seeds in (("narrow", 8, (0, 1)), ("wide", 16, (0, 1, 2))):
+        study = tmp_path / name
+        for seed in seeds:
+            tiny_checkpoint(graph, study / "final" / f"t000-seed-{seed}" / "best", seed=seed, model__dim=dim)
+        (study / "summary.json").write_text(json.dumps({"seeds": list(seeds), "test_opened": 1}))
+        made.append(study)
+    return made
+
+
+def command(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
+    monkeypatch.setattr(sys, "argv", ["reference", *map(str, arguments)])
+    with pytest.raises(SystemExit) as ended:
+        reference.main()
+    return int(ended.value.code or 0)
+
+
+def test_an_ensemble_of_each_seed_and_a_row_of_it(
+    studies: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "README.md").write_text(PAGE)
+    order = []
+    ask = pooling.open_split
+    monkeypatch.setattr(pooling, "open_split", lambda *given: order.append("test") or ask(*given))
+    weigh = pooling.select
+    monkeypatch.setattr(pooling, "select", lambda *given, **more: order.append("weights") or weigh(*given, **more))
+    assert command(monkeypatch, "pool", tmp_path / "both", *studies) == 0
+    assert order == ["weights", "weights", "test"]
+
+    values = json.loads((tmp_path / "both" / "summary.json").read_text())
+    assert (values["seeds"], values["test_opened"]) == ([0, 1], 1)
+    graph = graph_of(load_checkpoint(studies[0] / "final" / "t000-seed-0" / "best").config.data)
+    triples, known = open_split(graph, "test")
+    mrr = [load_ensemble(tmp_path / "both" / f"seed-{seed}").rank(graph, triples, known).metrics.mrr for seed in (0, 1)]
+    assert values["test"]["mrr"]["mean"] == pytest.approx(np.mean(mrr))
+    assert values["test"]["mrr"]["std"] == pytest.approx(np.std(mrr, ddof=1))
+    ranks, _ = read_ranks(tmp_path / "both" / "final" / RANKS_FILE)
+    assert (1 / ranks).mean() == pytest.approx(np.mean(mrr), rel=1e-6)
+    held = values["winner_validation_mrr"]["by_seed"]
+    best = load_ensemble(tmp_path / "both" / "best")
+    assert best.metrics["held_back_mrr"] == max(held)
+    alone = evaluate(best.members[0].model, graph, graph.valid, graph.known()).metrics.mrr
+    assert 0 < alone <= 1 and open_predictor(tmp_path / "both" / "best").tails(*graph_example(graph), k=1)
+
+    assert command(monkeypatch, "add", tmp_path / "both", "--row", "both", "--data-set", "tiny") == 0
+    (row,) = reference.load_reference(tmp_path / "reference.json")
+    assert row == summary_row(values, "tiny", "both") | {"against": []}
+    assert "tune.reference pool" in row["command"]
+    assert command(monkeypatch, "pool", tmp_path / "both", *studies) == 2  # its test figures are known
+
+
+def graph_example(graph: object) -> tuple[str, str]:
+    first = graph.valid[0]  # type: ignore[attr-defined]
+    return graph.entities.names[first[0]], graph.relations.names[first[1]]  # type: ignore[attr-defined]
+
+
+def test_what_is_no_ensemble_is_refused(
+    studies: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refused(*arguments: object) -> str:
+        assert command(monkeypatch, "pool", tmp_path / "out", *arguments) == 2
+        assert not (tmp_path / "out").exists()
+        return " ".join(capsys.readouterr().err.split())
+
+    assert "one study is no ensemble" in refused(studies[0])
+    assert "not the summary of a study" in refused(studies[0], tmp_path / "graph")
+    summary = studies[1] / "summary.json"
+    summary.write_text(json.dumps({"seeds": [0], "test_opened": 2}))
+    assert "opened for several winners" in refused(*studies)
+    summary.write_text(json.dumps({"seeds": [7], "test_opened": 1}))
+    assert "has 0 checkpoints of seed 7" in refused(*studies)
+    summary.write_text(json.dumps({"seeds": [2], "test_opened": 1}))
+    assert "no seed in common" in refused(*studies)

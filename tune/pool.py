@@ -1,0 +1,141 @@
+"""Several finished studies of one graph as one model: an ensemble for each seed, and its figures on test.
+
+    python -m tune.reference pool results/mkg-y-pool results/mkg-y results/mkg-y-complex
+    python -m tune.reference add results/mkg-y-pool --row "ensemble of two"
+
+A seed's ensemble holds that seed's retrained winner of every study, weighed on validation (`imf_core.train.selection`); so
+there are as many ensembles as seeds, with a mean and a deviation like those of a single study. The folder looks like a study's:
+it has a `summary.json`, `best` and the ranks that paired tests need. Test is read once, after every weight is known.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+from rich.console import Console
+from safetensors.numpy import save_file
+
+from imf_core.commands.splits import open_split
+from imf_core.data.graph import KnowledgeGraph
+from imf_core.data.prepared import graph_of
+from imf_core.ensemble import load_ensemble, same_names, save_ensemble
+from imf_core.errors import ConfigError, DataError
+from imf_core.train.checkpoint import atomic_folder, check_vocabulary, load_checkpoint
+from imf_core.train.memory import MemoryBudget
+from imf_core.train.ranking import Ranked
+from imf_core.train.selection import select
+from tune.closing import plus_minus
+from tune.outcome import atomic_write_text
+from tune.reference_row import SUMMARY_FILE
+from tune.report import machine, mean_std
+from tune.tested import OWN, RANKS_FILE, flat
+
+
+def members_of(studies: Sequence[Path]) -> dict[int, list[Path]]:
+    """The checkpoints of each seed that every study retrained its winner with.
+
+    Raises:
+        DataError: a folder is no finished study, or opened test for several winners.
+        ConfigError: no seed is common to all.
+    """
+    found: dict[int, list[Path]] = {}
+    seeds: list[set[int]] = []
+    for study in studies:
+        file, remedy = study / SUMMARY_FILE, "name folders of finished studies"
+        try:
+            values = json.loads(file.read_text(encoding="utf-8"))
+            own, opened = [int(seed) for seed in values["seeds"]], int(values["test_opened"])
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise DataError.at(file, None, f"not the summary of a study: {error!r}", remedy=remedy) from error
+        if opened > 1:
+            raise DataError.at(file, None, "test was opened for several winners", value=opened, remedy="search again")
+        for seed in own:
+            folders = sorted(study.glob(f"final/*-seed-{seed}/best"))
+            if len(folders) != 1:
+                raise DataError.at(file, None, f"has {len(folders)} checkpoints of seed {seed}", remedy=remedy)
+            found.setdefault(seed, []).append(folders[0])
+        seeds.append(set(own))
+    common = sorted(set.intersection(*seeds)) if seeds else []
+    if not common:
+        raise ConfigError(
+            "the studies have no seed in common", key="studies", value=", ".join(map(str, studies)),
+            remedy="finalise them with the same --seed and --seeds",
+        )
+    return {seed: found[seed] for seed in common}
+
+
+def pool(
+    out: Annotated[Path, typer.Argument(help="Folder that is made; it must not exist.")],
+    studies: Annotated[list[Path], typer.Argument(help="Folders of finished studies of the same graph.")],
+) -> None:
+    """Weigh the studies' models on validation, seed by seed, and rank test with each ensemble, once."""
+    if out.exists():
+        raise ConfigError(f"{out} exists: its test figures are known", key="out", value=str(out), remedy="name another folder")
+    if len(studies) < 2:
+        raise ConfigError("one study is no ensemble", key="studies", value=len(studies), remedy="name several")
+    found = members_of(studies)
+    console = Console()
+    first = load_checkpoint(next(iter(found.values()))[0])
+    graph = graph_of(first.config.data)
+    check_vocabulary(first.description, graph.entities, graph.relations, first.path)
+    with atomic_folder(out) as fresh:
+        reached = {seed: _weigh(folders, fresh / f"seed-{seed}", graph, console, seed) for seed, folders in found.items()}
+        triples, known = open_split(graph, "test")
+        ranked: dict[int, Ranked] = {}
+        for seed in found:
+            ensemble = load_ensemble(fresh / f"seed-{seed}")
+            ranked[seed] = ensemble.rank(graph, triples, known)
+            console.print(f"seed {seed}: test MRR {ranked[seed].metrics.mrr:.4f}", highlight=False)
+        (fresh / "final").mkdir()
+        ranks = {f"{OWN}/{seed}": _ranks(one) for seed, one in ranked.items()}
+        save_file(ranks, fresh / "final" / RANKS_FILE, metadata={"graph": graph.fingerprint})
+        best = max(reached, key=reached.__getitem__)
+        (fresh / "best").symlink_to(f"seed-{best}")
+        text = json.dumps(_summary(out, first.config.data.path, reached, ranked), indent=2)
+        atomic_write_text(fresh / SUMMARY_FILE, text + "\n")
+    console.print(f"test MRR {plus_minus(mean_std([one.metrics.mrr for one in ranked.values()]))}; {out}", highlight=False)
+
+
+def _weigh(folders: Sequence[Path], target: Path, graph: KnowledgeGraph, console: Console, seed: int) -> float:
+    """Write a seed's ensemble; its validation MRR, each half of the triples ranked by weights of the other half."""
+    loaded = [load_checkpoint(folder) for folder in folders]
+    same_names(loaded)
+    chosen = select(
+        [one.model for one in loaded], graph, graph.valid, graph.known(),
+        memory=MemoryBudget.of(loaded[0].config.train.memory_budget_mb),
+    )
+    kept = [place for place, weight in enumerate(chosen.weights) if weight > 0]
+    figures = {"held_back_mrr": chosen.held_back, "held_back_mrr_of_single": chosen.held_back_single}
+    save_ensemble(target, [folders[place] for place in kept], [chosen.weights[place] for place in kept], figures)
+    shares = ", ".join(f"{weight:.2f}" for weight in chosen.weights)
+    console.print(
+        f"seed {seed}: weights {shares}; held-back validation MRR {chosen.held_back:.4f}, of the best one "
+        f"{chosen.held_back_single:.4f}", highlight=False,
+    )
+    return chosen.held_back
+
+
+def _summary(out: Path, data: str, reached: Mapping[int, float], ranked: Mapping[int, Ranked]) -> dict[str, Any]:
+    """As `tune.report.summary` has it, as far as there is something to say."""
+    runs = [flat(one.metrics) for one in ranked.values()]
+    command = shlex.join(["python", "-m", "tune.reference", *sys.argv[1:]])
+    return {
+        "study": out.name, "task": "link", "data": data, "winner": None,
+        "winner_validation_mrr": {"by_seed": list(reached.values()), **mean_std(list(reached.values()))},
+        "test": {name: mean_std([run[name] for run in runs]) for name in runs[0]}, "test_otherwise": {}, "test_opened": 1,
+        "seeds": list(ranked), "command": command, "machine": machine(),
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+
+
+def _ranks(found: Ranked) -> np.ndarray:
+    return np.concatenate([found.tail_ranks, found.head_ranks]).astype(np.float32)
+
