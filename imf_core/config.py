@@ -99,8 +99,8 @@ class ModelConfig(Section):
         16, ge=1, le=1024, description="meta_cp: rank Q of the factored meta learner"
     )
     scoring: Annotated[Literal["contextual", "transe", "distmult", "complex"], Tunable(
-        choices=("contextual", "transe", "distmult", "complex"), default=False
-    )] = Field("contextual", description="relation model of each branch")
+        choices=("contextual", "complex")
+    )] = Field("contextual", description="relation model of each branch: the paper's (contextual), or a plainer one")
     decision: Annotated[DecisionMode, Tunable(choices=("learned", "relation", "uniform", "fixed"))] = Field(
         "learned", description="how the branches' predictions are weighted"
     )
@@ -113,16 +113,16 @@ class ModelConfig(Section):
     finetune_features: Annotated[bool, Tunable(choices=(True, False), default=False)] = Field(
         False, description="train the projected feature table itself, as the published code does"
     )
-    dropout_input: Annotated[float, Tunable(low=0.0, high=0.5)] = Field(
-        0.3, ge=0, lt=1, description="dropout of the head vector"
+    dropout_input: Annotated[float, Tunable(low=0.0, high=0.4)] = Field(
+        0.1, ge=0, lt=1, description="dropout of the head vector"
     )
     dropout_relation: Annotated[float, Tunable(low=0.0, high=0.5, default=False)] = Field(
-        0.4, ge=0, lt=1, description="dropout of the relation's matrix"
+        0.1, ge=0, lt=1, description="dropout of the relation's matrix"
     )
-    dropout_context: Annotated[float, Tunable(low=0.1, high=0.6)] = Field(
-        0.5, ge=0, lt=1, description="dropout of the context vector"
+    dropout_context: Annotated[float, Tunable(low=0.1, high=0.5)] = Field(
+        0.3, ge=0, lt=1, description="dropout of the context vector"
     )
-    dropout_fusion: Annotated[float, Tunable(low=0.0, high=0.4)] = Field(0.2, ge=0, lt=1, description="dropout before fusion")
+    dropout_fusion: Annotated[float, Tunable(low=0.0, high=0.4)] = Field(0.1, ge=0, lt=1, description="dropout before fusion")
     contrastive_weight: Annotated[float, Tunable(low=1e-3, high=1.0, log=True)] = Field(
         0.01, ge=0, description="weight of the contrastive constraint; 0 switches it off"
     )
@@ -153,10 +153,10 @@ class TrainConfig(Section):
         "triple", description="ce: every training triple counts the same, or every distinct query"
     )
     label_smoothing: Annotated[float, Tunable(low=0.0, high=0.2)] = Field(
-        0.0, ge=0, lt=1, description="label smoothing epsilon"
+        0.1, ge=0, lt=1, description="label smoothing epsilon"
     )
     optimizer: Literal["adam", "adamw"] = "adam"
-    lr: Annotated[float, Tunable(low=5e-4, high=8e-3, log=True)] = Field(2e-3, gt=0, le=1, description="learning rate")
+    lr: Annotated[float, Tunable(low=1e-3, high=1.5e-2, log=True)] = Field(5e-3, gt=0, le=1, description="learning rate")
     lr_decay: Annotated[float, Tunable(low=0.9, high=1.0, default=False)] = Field(
         1.0, gt=0, le=1, description="factor on the learning rate after each epoch"
     )

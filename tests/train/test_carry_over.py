@@ -20,7 +20,10 @@ from imf_core.train.fit import build_model, fit
 from imf_core.train.ranking import evaluate
 
 COUNT, GROUPS = 120, 6
-SETTINGS = {"model.dim": 16, "model.relation_dim": 8, "train.batch_size": 64, "train.lr": 0.01, "train.max_epochs": 20}
+SETTINGS = {
+    "model.dim": 16, "model.relation_dim": 8, "train.batch_size": 64, "train.lr": 0.01, "train.max_epochs": 20,
+    "train.label_smoothing": 0.0, "model.dropout_input": 0.3, "model.dropout_relation": 0.4, "model.dropout_context": 0.5,
+}
 
 
 def world(order: np.ndarray, relations: tuple[str, ...] = ("likes", "knows"), width: int = 8) -> LinkData:
