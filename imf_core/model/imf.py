@@ -65,6 +65,7 @@ class Imf(nn.Module):
         width, narrow = config.dim, relation_width(config)
         self.structure = nn.Parameter(torch.empty(num_entities, width))
         nn.init.xavier_normal_(self.structure)
+        self.unlinked: Tensor | None = None  # entities whose structure rows training cannot teach, see `rest_unlinked`
         if structure_table is not None:
             start_from(self.structure, structure_table)
         self.features = nn.ModuleDict(

@@ -21,6 +21,7 @@ from imf_core.data.prepared import LinkData
 from imf_core.errors import DataError
 from imf_core.model.imf import Imf
 from imf_core.model.soft_targets import SoftTargets
+from imf_core.model.unlinked import rest_unlinked, unlinked_of
 from imf_core.train.averaging import WeightAverage, averaged_tensors
 from imf_core.train.batches import Shard, TrainingQueries
 from imf_core.train.calibrate import calibrate, folds
@@ -42,10 +43,13 @@ def build_model(config: Config, data: LinkData) -> Imf:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.train.seed)
         graph = data.graph
-        return Imf(
+        model = Imf(
             config.model, graph.num_entities, graph.num_relations, data.select(config.model.modalities), config.train.loss,
             data.structure,
         )
+    if data.structure is None:  # a table knows them from elsewhere
+        model.unlinked = unlinked_of(torch.from_numpy(graph.seen))
+    return model
 
 
 def fit(
@@ -111,6 +115,7 @@ def fit(
 
     def validate() -> RankingMetrics:
         _average_buffers(model, shard)
+        rest_unlinked(model.structure, model.unlinked)
         return _validate(model, graph, known, memory, shard, device)
 
     with closing(optimizers), _bar(progress, settings.max_epochs, run.epoch) as advance:

@@ -213,3 +213,15 @@ def test_one_trial_that_was_not_trained_again(result: StudyResult) -> None:
     assert "It was not trained again" in page.text
     assert page.tables["comparison"][1:] == [["winner (its trial, not retrained)", "0.3000", "–", "–", "–"]]
     assert "There is nothing to compare with" in page.text
+
+
+def test_other_decision_weights_and_the_seeds_together_stand_below_test(result: StudyResult) -> None:
+    assert "test-otherwise" not in drawn(result).tables
+    runs = [{**run, "mrr": run["mrr"] - 0.1} for run in result.test_runs]
+    page = drawn(replace(result, test_decisions={"uniform": runs}, test_pooled={**runs[0], "mrr": 0.6, "mrr_cold": 0.01}))
+    assert sound(page)
+    head, plain, pooled = page.tables["test-otherwise"]
+    assert head[:4] == ["decision", "MRR", "deviation", "Hits@1"]
+    assert plain[:3] == ["uniform", "0.4200", "0.0200"]
+    assert pooled[:3] == ["seeds pooled", "0.6000", "–"]
+    assert (plain[head.index("MRR, cold")], pooled[head.index("MRR, cold")]) == ("–", "0.0100")

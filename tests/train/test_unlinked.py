@@ -1,0 +1,100 @@
+"""Entities without a training triple: their structure rows rest at the mean of the others, which asks the relation alone."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from imf_core.config import Config
+from imf_core.data.graph import KnowledgeGraph, Vocabulary
+from imf_core.data.prepared import LinkData
+from imf_core.model.unlinked import rest_unlinked, unlinked_of
+from imf_core.train.carry_over import carry_over
+from imf_core.train.checkpoint import load_checkpoint, save_checkpoint
+from imf_core.train.fit import build_model, fit
+from imf_core.train.loop import Saving
+from imf_core.train.ranking import evaluate
+
+COUNT, NEW = 40, 4
+
+
+@pytest.fixture(scope="module")
+def world() -> LinkData:
+    """36 entities that all say `kind` of entity 0, and four that only validation names: they say it too."""
+    linked = COUNT - NEW
+    triples = [(i, 0, 0) for i in range(1, linked)] + [(i, 1, (i * 7 + 3) % linked) for i in range(linked)]
+    train = np.array(triples, dtype=np.int64)
+    valid = np.array([(i, 0, 0) for i in range(linked, COUNT)], dtype=np.int64)
+    names = Vocabulary(tuple(f"e{i}" for i in range(COUNT)))
+    return LinkData(KnowledgeGraph(names, Vocabulary(("kind", "next"), "relation"), train, valid, source="world"), ())
+
+
+def settings(**more: object) -> Config:
+    return Config().updated({
+        "model.dim": 16, "model.relation_dim": 8, "train.batch_size": 16, "train.max_epochs": 8, "train.patience": 8,
+        "train.lr": 0.01, **{key.replace("__", "."): value for key, value in more.items()},
+    })
+
+
+@pytest.mark.parametrize("more", [{}, {"model__scoring": "complex"}, {"train__num_negatives": 8}, {"train__average": 0.9}])
+def test_they_rest_at_the_mean_and_the_relation_answers(world: LinkData, more: dict[str, object]) -> None:
+    config = settings(**more)
+    model = build_model(config, world)
+    assert model.unlinked is not None and model.unlinked.sum() == NEW
+    fit(model, world, config)
+    seen = torch.from_numpy(world.graph.seen)
+    mean = model.structure[seen].mean(dim=0)
+    assert torch.allclose(model.structure[~seen], mean.expand(NEW, -1), atol=1e-6)
+    found = evaluate(model, world.graph, world.graph.valid, world.graph.known())
+    assert found.tail_ranks.tolist() == [1.0] * NEW  # almost everyone is of kind 0, so they are too
+    free = build_model(config, world)
+    free.unlinked = None
+    fit(free, world, config)
+    taught = evaluate(free, world.graph, world.graph.valid, world.graph.known())
+    assert found.metrics.mrr >= taught.metrics.mrr
+
+
+def test_a_resumed_run_rests_them_as_the_unbroken_one(world: LinkData, tmp_path: Path) -> None:
+    config = settings(train__max_epochs=4)
+    whole = build_model(config, world)
+    expected = fit(whole, world, config)
+
+    class Killed(Exception):
+        pass
+
+    def killed(report: object) -> None:
+        if report.epoch == 2:  # type: ignore[attr-defined]
+            raise Killed
+
+    with pytest.raises(Killed):
+        fit(build_model(config, world), world, config, killed, saving=Saving(tmp_path, seconds=0))
+    again = build_model(config, world)
+    assert fit(again, world, config, saving=Saving(tmp_path, seconds=0)).curve == expected.curve
+    assert torch.equal(again.structure, whole.structure)
+
+
+def test_rows_that_come_from_elsewhere_stay(world: LinkData, tmp_path: Path) -> None:
+    table = np.random.default_rng(0).normal(size=(COUNT, 16)).astype(np.float32)
+    assert build_model(settings(), replace(world, structure=table)).unlinked is None
+    config = settings(train__max_epochs=1)
+    model = build_model(config, world)
+    save_checkpoint(tmp_path / "start", model, config, world.graph.entities, world.graph.relations)
+    fresh = build_model(config, world)
+    carry_over(fresh, load_checkpoint(tmp_path / "start"), world)
+    assert fresh.unlinked is None
+
+
+def test_nobody_and_everybody() -> None:
+    some = torch.tensor([True, False, True])
+    assert unlinked_of(torch.ones(3, dtype=torch.bool)) is None
+    assert unlinked_of(torch.zeros(3, dtype=torch.bool)) is None
+    assert torch.equal(unlinked_of(some), ~some)  # type: ignore[arg-type]
+    rows = torch.tensor([[1.0, 2.0], [9.0, 9.0], [3.0, 6.0]])
+    rest_unlinked(rows, None)
+    assert rows[1].tolist() == [9.0, 9.0]
+    rest_unlinked(rows, ~some)
+    assert rows.tolist() == [[1.0, 2.0], [2.0, 4.0], [3.0, 6.0]]
