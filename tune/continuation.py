@@ -116,7 +116,7 @@ def open_study(plan: Plan) -> OpenStudy:
 def ties(plan: Plan) -> dict[str, Any]:
     """What makes a study's numbers what they are, flat, without the features' digest."""
     settings = plan.settings
-    sampler = sampler_settings(settings.seed, kind=settings.sampler)
+    sampler = sampler_settings(settings.seed, plan.startup, kind=settings.sampler)
     fixed = {name: value for name, value in plan.base.flat().items() if not name.startswith(_FREE)}
     found = {
         "task": settings.task, "data": plan.data.graph.fingerprint, "code": code_digest(), "version": imf_core.__version__,

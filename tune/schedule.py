@@ -142,8 +142,12 @@ class FiniteFifo(FIFOScheduler):
 
 
 def default_grace(max_epochs: int) -> int:
-    """Epochs before a trial may be stopped: an eighth of the longest run, at least 1."""
-    return max(1, max_epochs // 8)
+    """Epochs before a trial may be stopped: an eighth of the longest run; of a short one a quarter, up to 3.
+
+    A first epoch says how many steps it had rather than what the settings are worth: large batches trail small ones there,
+    whatever comes of them.
+    """
+    return max(1, max_epochs // 8, min(3, max_epochs // 4))
 
 
 def make_scheduler(kind: str, max_epochs: int, grace: int | None = None, reduction: float = 3.0) -> TrialScheduler:

@@ -144,7 +144,7 @@ def searcher(plan: Plan, study: OpenStudy) -> StudySearch:
     """What draws the settings of the study's trials: first the base, the points of a warm start, those that are shipped."""
     settings = plan.settings
     return StudySearch(
-        plan.space, seed=settings.seed, kind=settings.sampler, base=settings.first != "drawn",
+        plan.space, seed=settings.seed, startup=plan.startup, kind=settings.sampler, base=settings.first != "drawn",
         points=[*study.points, *plan.start_points], known=study.known, name=settings.study,
         journal=study.journal, trials=settings.trials_dir,
         costs=[COSTS[name].metric for name in settings.costs],
@@ -172,7 +172,7 @@ def finalised(
 def described(plan: Plan) -> dict[str, object]:
     """All settings of a study, flat, with what it is tied to."""
     settings = plan.settings
-    sampler = sampler_settings(settings.seed, concurrency=plan.resources.concurrency, kind=settings.sampler)
+    sampler = sampler_settings(settings.seed, plan.startup, plan.resources.concurrency, settings.sampler)
     return {
         **settings.model_dump(mode="json", exclude={"overrides", "dry_run", "show_space", "resume", "extend"}),
         **plan.base.flat(),

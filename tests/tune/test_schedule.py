@@ -112,7 +112,7 @@ def test_a_trial_without_reports_can_end() -> None:
 
 
 def test_defaults() -> None:
-    assert [default_grace(epochs) for epochs in (1, 8, 30, 1000)] == [1, 1, 3, 125]
+    assert [default_grace(epochs) for epochs in (1, 5, 8, 12, 24, 30, 1000)] == [1, 1, 2, 3, 3, 3, 125]
     for grace, rungs in ((None, [27, 9, 3, 1]), (3, [27, 9, 3])):
         scheduler = make_scheduler("asha", 30, grace)
         assert [milestone for milestone, _ in scheduler._brackets[0]._rungs] == rungs  # type: ignore[attr-defined]
