@@ -141,8 +141,8 @@ class SearchConfig(BaseModel):
     sampler: Literal["tpe", "random"] = Field("tpe", description="what draws the points: Optuna's TPE, or chance")
     scheduler: Literal["asha", "none"] = Field("asha", description="stop weak trials early, or not at all")
     grace_epochs: int | None = Field(
-        None, ge=1, description="epochs before a trial may be stopped; null: an eighth of max_epochs (of few up to 3, a quarter), "
-        "or fewer once the study's learning curves have shown that fewer tell"
+        None, ge=1, description="epochs before a trial may be stopped; null: an eighth of max_epochs (of few a quarter, up to "
+        "3), or fewer once the study's learning curves have shown that fewer tell"
     )
     reduction_factor: float = Field(3.0, gt=1, le=100, description="one in so many trials passes each rung")
     max_failures: int = Field(1, ge=0, le=100, description="retries of a trial whose worker died; default on a cluster: 4")
