@@ -29,6 +29,7 @@ OWN, POOLED = "own", "seeds pooled"
 RANKS_FILE = "test_ranks.safetensors"
 KINDS = {TRAINED: "weights as trained", COMMON: "weights tuned again", RELATION: "weights tuned again for each relation"}
 _SLICES = ("cold", "warm")
+_MOST = 2 * 10**11  # scores that are ranked for the other decisions of a seed, some minutes on two cores; beyond: the own alone
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,7 @@ def rank_test(
     """
     loaded = {seed: load_checkpoint(path) for seed, path in checkpoints.items()}
     found = {
-        seed: evaluate_decisions(one.model, graph, triples, known, _decisions(one), memory=memory)
+        seed: evaluate_decisions(one.model, graph, triples, known, _affordable(_decisions(one), graph, triples), memory=memory)
         for seed, one in loaded.items()
     }
     models = [one.model for one in loaded.values()]
@@ -116,6 +117,12 @@ def _decisions(loaded: Checkpoint) -> dict[str, Decision]:
     fitted = decisions_of(loaded.metrics.get("decision") or {}, own.branches)
     device = own.constant.device
     return {OWN: own, **{KINDS[kind]: made.to(device) for kind, made in fitted.items()}, **alternatives(own)}
+
+
+def _affordable(decisions: dict[str, Decision], graph: KnowledgeGraph, triples: np.ndarray) -> dict[str, Decision]:
+    """All of them, or the own one where the others would take long."""
+    cost = 2 * len(triples) * graph.num_entities * len(decisions)
+    return decisions if cost <= _MOST else {OWN: decisions[OWN]}
 
 
 def _ranks(found: Ranked) -> np.ndarray:

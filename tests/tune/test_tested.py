@@ -17,6 +17,7 @@ from imf_core.train.memory import MemoryBudget
 from imf_core.train.metrics import RankingMetrics
 from imf_core.train.pooled import evaluate_pooled
 from imf_core.train.ranking import evaluate
+from tune import tested
 from tune.decide import COMMON, RELATION, TRAINED, decisions_of, redecide
 from tune.tested import KINDS, OWN, POOLED, RANKS_FILE, flat, rank_test, read_ranks
 
@@ -62,6 +63,14 @@ def test_one_pass_says_what_ranking_again_would(toy: LinkData, seeds: dict[int, 
     assert (1 / ranks).mean() == pytest.approx(np.mean([metrics.mrr for metrics in found.own]), rel=1e-6)
     pooled, _ = read_ranks(tmp_path / RANKS_FILE, POOLED)
     assert (1 / pooled).mean() == pytest.approx(found.pooled["mrr"], rel=1e-6)
+
+
+def test_where_the_others_would_take_long_the_own_decision_is_ranked_alone(
+    toy: LinkData, seeds: dict[int, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tested, "_MOST", 2 * len(toy.graph.valid) * toy.graph.num_entities * 5)
+    found = rank_test(seeds, toy.graph, toy.graph.valid, toy.graph.known(), MEMORY, None)
+    assert (len(found.own), found.decisions) == (2, {}) and found.pooled is not None
 
 
 def test_a_single_seed_of_one_branch_has_nothing_beside_it(toy: LinkData, tmp_path: Path) -> None:
