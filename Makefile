@@ -37,7 +37,7 @@ test: $(DEV)  ## install, then run the tests
 slow: $(DEV)  ## the long tests that `make test` leaves out
 	$(VENV_PYTHON) -m pytest -m slow $(PYTEST_FLAGS)
 
-test-cluster: $(DEV)  ## ray up, ray submit and lost hosts, on several hosts within this machine (root; about 15 minutes)
+test-cluster: $(DEV)  ## ray up, ray submit and lost hosts, on several hosts within this machine (root; 10 to 15 minutes)
 	$(VENV_PYTHON) -m pytest -m slow tests/cluster/test_hosts.py -rs $(PYTEST_FLAGS)
 
 bench: $(DEV)  ## measure speed and memory anew (about an hour); writes results/benchmarks.md

@@ -156,7 +156,7 @@ class TrainConfig(Section):
         0.1, ge=0, lt=1, description="label smoothing epsilon"
     )
     optimizer: Literal["adam", "adamw"] = "adam"
-    lr: Annotated[float, Tunable(low=1e-3, high=1.5e-2, log=True)] = Field(5e-3, gt=0, le=1, description="learning rate")
+    lr: Annotated[float, Tunable(low=1e-3, high=1.5e-2, log=True)] = Field(8e-3, gt=0, le=1, description="learning rate")
     lr_decay: Annotated[float, Tunable(low=0.9, high=1.0, default=False)] = Field(
         1.0, gt=0, le=1, description="factor on the learning rate after each epoch"
     )

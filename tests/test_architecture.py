@@ -35,9 +35,10 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("tune.task",),
     ("tune.worker",),
     ("tune.trial", "tune.decide"),
-    ("tune.plan", "tune.continuation", "tune.watch", "tune.runner", "tune.live", "tune.finalise", "tune.recommend_final"),
+    ("tune.plan", "tune.continuation", "tune.watch", "tune.runner", "tune.live", "tune.finalise", "tune.recommend_final",
+     "tune.tested"),
     ("tune.report", "tune.report_plots", "tune.report_svg", "tune.report_table", "tune.report_winner", "tune.report_html",
-     "tune.closing", "tune.reference"),
+     "tune.closing", "tune.reference", "tune.reference_row", "tune.pool"),
     ("tune.search",),
 )
 FLOOR_OF = {module: level for level, floor in enumerate(FLOORS) for module in floor}

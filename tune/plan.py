@@ -45,6 +45,7 @@ class Plan:
         resources: trials at a time and what each takes.
         memory: peak of one worker.
         interface: network interface of trials whose workers span nodes; None: found by host name.
+        without: graphs whose start points are left out, for a comparison on them.
     """
 
     settings: SearchConfig
@@ -56,6 +57,7 @@ class Plan:
     resources: ResourcePlan
     memory: MemoryEstimate
     interface: str | None = None
+    without: tuple[str, ...] = ()
 
     @property
     def disk(self) -> DiskEstimate:
@@ -73,12 +75,12 @@ class Plan:
     @property
     def start_points(self) -> list[dict[str, Any]]:
         """Points from earlier searches that are tried after the base, unless that was declined."""
-        return start_points(self.space, self.settings.task) if self.settings.first == "shipped" else []
+        return start_points(self.space, self.settings.task, self.without) if self.settings.first == "shipped" else []
 
     @property
     def startup(self) -> int:
         """Draws by chance before the sampler goes by what it has seen; fewer where good settings come first."""
-        return STARTUP // 2 if self.start_points else STARTUP
+        return STARTUP // 2 if self.start_points or self.settings.warm_start else STARTUP
 
     @property
     def grace(self) -> int:

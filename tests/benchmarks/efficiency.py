@@ -30,7 +30,7 @@ from tune.settings import SearchConfig, parse_duration
 
 OURS, TPE, RANDOM, DRAWN = "ours", "tpe", "random", "ours-drawn"
 RIVALS: dict[str, dict[str, Any]] = {
-    OURS: {"first": "base"},
+    OURS: {"first": "shipped"},
     TPE: {"scheduler": "none", "first": "drawn"},
     RANDOM: {"scheduler": "none", "first": "drawn", "sampler": "random"},
     DRAWN: {"first": "drawn"},
@@ -42,7 +42,7 @@ SAID = {
     RANDOM: "random search, every trial to its own end",
     DRAWN: "ours without any start point: TPE with early stopping",
 }
-SETTINGS = {"model.dim": 64, "train.max_epochs": 12, "train.precision": "auto"}
+SETTINGS = {"model.dim": 64, "train.max_epochs": 8, "train.precision": "auto"}
 Curve = list[tuple[float, float]]
 
 

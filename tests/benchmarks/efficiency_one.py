@@ -12,10 +12,9 @@ from pathlib import Path
 from rich.console import Console
 
 from imf_core.settings import parse_overrides
-from tests.benchmarks.efficiency import OURS, settings_of
+from tests.benchmarks.efficiency import settings_of
 from tune.continuation import open_study
 from tune.plan import make_plan
-from tune.priors import start_points
 from tune.resources import ClusterResources
 from tune.runner import ray_cluster, run_search
 from tune.search import open_tracker, searcher
@@ -24,11 +23,9 @@ from tune.search import open_tracker, searcher
 def main(folder: Path, data: str, seconds: float, seed: int, rival: str, more: list[str]) -> None:
     """Search until the time is over."""
     plan = make_plan(settings_of(folder, data, seconds, seed, rival, parse_overrides(more)), ClusterResources.local())
+    plan = replace(plan, without=(Path(data).name,))  # start points that were found on this very graph
     console = Console(width=160)
     with open_study(plan) as study:
-        if rival == OURS:  # the shipped points, but those that were found on this very graph
-            points = start_points(plan.space, plan.settings.task, without=[Path(data).name])
-            study = replace(study, points=tuple(points))
         search = searcher(plan, study)
         search.replay(study.history)
         tracker = open_tracker(plan, study)

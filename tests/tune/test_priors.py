@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from tune.continuation import open_study
 from tune.plan import make_plan
 from tune.priors import START_POINTS, start_points
 from tune.resources import ClusterResources
+from tune.sampler import STARTUP
 from tune.search import searcher
 from tune.settings import SearchConfig
 from tune.space import SearchSpace
@@ -66,7 +68,13 @@ def test_what_a_search_begins_with(tmp_path: Path, first: str, begins: str) -> N
     asked: dict[str, Any] = {"data": str(tmp_path / "graph"), "storage": str(tmp_path), "study": "s", "first": first}
     plan = make_plan(SearchConfig.build(asked), ClusterResources.local())
     with open_study(plan) as study:
-        points = searcher(plan, study).first_points
+        search = searcher(plan, study)
+    points = search.first_points
+    # Good settings take the place of half of the draws by chance.
+    assert plan.startup == (STARTUP // 2 if "shipped" in begins else STARTUP)
+    assert search.study.sampler._n_startup_trials == plan.startup  # type: ignore[attr-defined]
+    without = replace(plan, without=tuple(point.graph for point in START_POINTS["link"]))
+    assert (without.start_points, without.startup) == ([], STARTUP)
     expected = [plan.space.default_point()] if "base" in begins else []
     assert points == [*expected, *(start_points(plan.space, "link") if "shipped" in begins else [])]
 

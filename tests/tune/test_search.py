@@ -18,6 +18,7 @@ from small_search import ready_database, run_search, write_graph
 from typer.testing import CliRunner
 
 from imf_core.cli import app
+from imf_core.config import TrainConfig
 from imf_core.ensemble import open_predictor
 from imf_core.predict import Predictor
 
@@ -68,7 +69,7 @@ def test_summary_counts_every_trial_once(study: tuple) -> None:
     assert json.loads((folder / "audit.json").read_text()) == summary["audit"]
     trials = json.loads((folder / "trials.json").read_text())
     assert summary["best_validation_mrr"] == max(trial["best_mrr"] for trial in trials)
-    assert trials[0]["params"]["train.lr"] == 2e-3  # the defaults are trial 1
+    assert trials[0]["params"]["train.lr"] == TrainConfig().lr  # the defaults are trial 1
     assert (folder / "leaderboard.csv").read_text().count("\n") == 8
 
 

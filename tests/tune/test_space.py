@@ -176,7 +176,7 @@ def test_space_file(tmp_path: Path) -> None:
     chosen = SearchSpace.load(file, Config(), BRANCHES)
     assert chosen.names == ("train.lr", "model.dim", "model.missing", "model.modalities")
     assert (chosen["train.lr"].low, chosen["model.dim"].high) == (1e-4, 96)
-    first = {"train.lr": 0.005, "model.dim": 96, "model.missing": "mean", "model.modalities": '["text"]'}
+    first = {"train.lr": 0.008, "model.dim": 96, "model.missing": "mean", "model.modalities": '["text"]'}
     assert chosen.default_point() == first
     assert len(chosen.notes) == 3  # dim, missing and modalities of the base are outside the file's ranges
     drawn = chosen.config_for({**first, "model.dim": 64, "model.modalities": '["text", "image"]'})
