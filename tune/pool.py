@@ -18,10 +18,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
 
-import numpy as np
 import typer
 from rich.console import Console
-from safetensors.numpy import save_file
 
 from imf_core.commands.splits import open_split
 from imf_core.data.graph import KnowledgeGraph
@@ -36,7 +34,7 @@ from tune.closing import plus_minus
 from tune.outcome import atomic_write_text
 from tune.reference_row import SUMMARY_FILE
 from tune.report import machine, mean_std
-from tune.tested import OWN, RANKS_FILE, flat
+from tune.tested import OWN, RANKS_FILE, flat, save_ranks
 
 
 def members_of(studies: Sequence[Path]) -> dict[int, list[Path]]:
@@ -95,8 +93,7 @@ def pool(
             ranked[seed] = ensemble.rank(graph, triples, known)
             console.print(f"seed {seed}: test MRR {ranked[seed].metrics.mrr:.4f}", highlight=False)
         (fresh / "final").mkdir()
-        ranks = {f"{OWN}/{seed}": _ranks(one) for seed, one in ranked.items()}
-        save_file(ranks, fresh / "final" / RANKS_FILE, metadata={"graph": graph.fingerprint})
+        save_ranks(fresh / "final" / RANKS_FILE, {f"{OWN}/{seed}": one for seed, one in ranked.items()}, graph)
         best = max(reached, key=reached.__getitem__)
         (fresh / "best").symlink_to(f"seed-{best}")
         text = json.dumps(_summary(out, first.config.data.path, reached, ranked), indent=2)
@@ -134,8 +131,4 @@ def _summary(out: Path, data: str, reached: Mapping[int, float], ranked: Mapping
         "seeds": list(ranked), "command": command, "machine": machine(),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
     }
-
-
-def _ranks(found: Ranked) -> np.ndarray:
-    return np.concatenate([found.tail_ranks, found.head_ranks]).astype(np.float32)
 

@@ -23,6 +23,7 @@ from tune.front import front
 from tune.objectives import COSTS, QUALITY, parse_objective
 from tune.records import TrialRecord, atomic_write_text, count_states, ranked, winner
 from tune.report_plots import plots, save_picture
+from tune.tested import POOLED
 
 __all__ = [
     "StudyResult", "cell", "machine", "plots", "save_picture", "short", "summary", "write_leaderboard", "write_summary",
@@ -139,7 +140,7 @@ class StudyResult:
 
     def tested_otherwise(self) -> dict[str, dict[str, dict[str, float | None]]]:
         """As `test()`, under other decision weights and by the seeds together, by what those are."""
-        pooled = {} if self.test_pooled is None else {"seeds pooled": self._over_seeds([self.test_pooled])}
+        pooled = {} if self.test_pooled is None else {POOLED: self._over_seeds([self.test_pooled])}
         return {**{name: self._over_seeds(runs) for name, runs in self.test_decisions.items()}, **pooled}
 
     def _over_seeds(self, runs: Sequence[Mapping[str, float]]) -> dict[str, dict[str, float | None]]:

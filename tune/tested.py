@@ -69,10 +69,8 @@ def rank_test(
     models = [one.model for one in loaded.values()]
     pooled = evaluate_pooled(models, [1.0] * len(models), graph, triples, known, memory) if len(models) > 1 else None
     if ranks_file is not None:
-        ranks = {f"{name}/{seed}": _ranks(one) for seed, kinds in found.items() for name, one in kinds.items()}
-        if pooled is not None:
-            ranks[POOLED] = _ranks(pooled)
-        save_file(ranks, ranks_file, metadata={"graph": graph.fingerprint})
+        ranks = {f"{name}/{seed}": one for seed, kinds in found.items() for name, one in kinds.items()}
+        save_ranks(ranks_file, ranks | ({} if pooled is None else {POOLED: pooled}), graph)
     shared = [name for name in next(iter(found.values())) if name != OWN and all(name in kinds for kinds in found.values())]
     return Tested(
         [kinds[OWN].metrics for kinds in found.values()],
@@ -87,11 +85,23 @@ def flat(metrics: RankingMetrics) -> dict[str, float]:
     return {**metrics.flat(), **{f"mrr_{name}": part.mrr for name, part in slices.items() if part.count}}
 
 
+def save_ranks(file: Path, ranks: Mapping[str, Ranked], graph: KnowledgeGraph) -> None:
+    """Write the ranks of the test triples, (2T,) float32 a name, tails first: halves are exact there up to 8 million.
+
+    Args:
+        file: its folder exists.
+        ranks: by `KIND/SEED`, or by the kind alone.
+        graph: whose test triples they are of.
+    """
+    found = {name: np.concatenate([one.tail_ranks, one.head_ranks]).astype(np.float32) for name, one in ranks.items()}
+    save_file(found, file, metadata={"graph": graph.fingerprint})
+
+
 def read_ranks(file: Path, kind: str = OWN) -> tuple[np.ndarray, str]:
     """Ranks of the test triples as `compare_ranks` takes them, the harmonic mean over the seeds, and the graph's fingerprint.
 
     Args:
-        file: written by `rank_test`.
+        file: written by `save_ranks`.
         kind: `own`, `seeds pooled`, or a key of `Tested.decisions`.
 
     Raises:
@@ -123,8 +133,3 @@ def _affordable(decisions: dict[str, Decision], graph: KnowledgeGraph, triples: 
     """All of them, or the own one where the others would take long."""
     cost = 2 * len(triples) * graph.num_entities * len(decisions)
     return decisions if cost <= _MOST else {OWN: decisions[OWN]}
-
-
-def _ranks(found: Ranked) -> np.ndarray:
-    """(2T,) tails first; halves are exact in float32 up to 8 million."""
-    return np.concatenate([found.tail_ranks, found.head_ranks]).astype(np.float32)
