@@ -226,7 +226,8 @@ def _page(found: Mapping[str, Mapping[str, Sequence[Found]]], more: Sequence[str
         "Time ratio: seconds until ours was as good as the other at its end, over the seconds that the other needed for it "
         f"(median over seeds); the aim against `{TPE}` is at most 0.33. Share of its time: the same over all the seconds that "
         "the other ran, as it cannot know beforehand that it will find no better.", "",
-        f"Command: `python -m tests.benchmarks.efficiency --mkgy MKG-Y`{' with ' + ', '.join(more) if more else ''}; settings "
+        f"Command: `python -m tests.benchmarks.efficiency --mkgy MKG-Y --budget {seconds:.0f}s`"
+        f"{' with ' + ', '.join(more) if more else ''}; settings "
         f"of all: {', '.join(f'{key}={value}' for key, value in SETTINGS.items())}; {host['cpu']}, {host['cores']} cores, "
         f"torch {host['torch']}; {facts['date']}.", "",
     ]
