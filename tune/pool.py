@@ -32,7 +32,7 @@ from imf_core.train.ranking import Ranked
 from imf_core.train.selection import select
 from tune.closing import plus_minus
 from tune.outcome import atomic_write_text
-from tune.reference_row import SUMMARY_FILE
+from tune.reference_row import SUMMARY_FILE, read_summary
 from tune.report import machine, mean_std
 from tune.tested import OWN, RANKS_FILE, flat, save_ranks
 
@@ -48,10 +48,10 @@ def members_of(studies: Sequence[Path]) -> dict[int, list[Path]]:
     seeds: list[set[int]] = []
     for study in studies:
         file, remedy = study / SUMMARY_FILE, "name folders of finished studies"
+        values = read_summary(study)
         try:
-            values = json.loads(file.read_text(encoding="utf-8"))
             own, opened = [int(seed) for seed in values["seeds"]], int(values["test_opened"])
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError) as error:
             raise DataError.at(file, None, f"not the summary of a study: {error!r}", remedy=remedy) from error
         if opened > 1:
             raise DataError.at(file, None, "test was opened for several winners", value=opened, remedy="search again")

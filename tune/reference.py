@@ -19,7 +19,7 @@ from imf_core.errors import ConfigError, DataError, ImfError
 from imf_core.train.paired import LEVEL
 from tune.outcome import atomic_write_text
 from tune.pool import pool
-from tune.reference_row import HITS, SUMMARY_FILE, paired, summary_row
+from tune.reference_row import HITS, SUMMARY_FILE, paired, read_summary, summary_row
 from tune.tested import OWN
 
 REFERENCE_FILE, README_FILE = "reference.json", "README.md"
@@ -201,15 +201,9 @@ def add(
 
     Example: python -m tune.reference add results/mkg-y --row "IMF, names as text" --against "structure only:results/mkg-y-s"
     """
-    file = study / SUMMARY_FILE
-    try:
-        values = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise DataError.at(file, None, f"cannot be read: {error}", remedy="name the folder of a finished study") from error
-    if not isinstance(values, dict):
-        raise DataError.at(file, None, "not the summary of a study", remedy="name the folder of a finished study")
+    values = read_summary(study)
     name = data_set or Path(str(values.get("data", ""))).name
-    made = summary_row(values, name, row, file, decision)
+    made = summary_row(values, name, row, study / SUMMARY_FILE, decision)
     folder = results or study.resolve().parent
     rows = (kept for kept in load_reference(folder / REFERENCE_FILE) if kept["data_set"] == name)
     earlier = {kept["row"]: kept.get("decision", OWN) for kept in rows}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,6 +15,22 @@ from tune.tested import OWN, RANKS_FILE, read_ranks
 
 SUMMARY_FILE = "summary.json"
 HITS = ("hits_at_1", "hits_at_3", "hits_at_10")
+
+
+def read_summary(study: Path) -> dict[str, Any]:
+    """The `summary.json` of a finished study.
+
+    Raises:
+        DataError: there is none, or it is no object.
+    """
+    file, remedy = study / SUMMARY_FILE, "name the folder of a finished study"
+    try:
+        values = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DataError.at(file, None, f"not the summary of a study: {error}", remedy=remedy) from error
+    if not isinstance(values, dict):
+        raise DataError.at(file, None, "not the summary of a study", remedy=remedy)
+    return values
 
 
 def reference_row(result: StudyResult, data_set: str, row: str, decision: str = OWN) -> dict[str, Any]:

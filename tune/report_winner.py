@@ -126,7 +126,7 @@ def comparison(result: StudyResult) -> tuple[Table, str] | None:
         Column("model"), Column("validation MRR", "number"), Column("winner above, points", "points"),
         Column("test MRR", "number"), Column("winner above, points", "points"),
     )
-    note = "Same settings, trained anew without the part. Only the winner and the rules are scored on test."
+    note = "Same settings, trained anew without the part. Of these, only the winner and the rules are scored on test."
     if len(found) == 1:
         note = "There is nothing to compare with: no run on structure alone or without a modality, and no baseline."
     shown = [

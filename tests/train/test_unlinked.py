@@ -18,6 +18,7 @@ from imf_core.train.checkpoint import load_checkpoint, save_checkpoint
 from imf_core.train.fit import build_model, fit
 from imf_core.train.loop import Saving
 from imf_core.train.ranking import evaluate
+from tests.support.killed_run import Killed, stop_at
 
 COUNT, NEW = 40, 4
 
@@ -62,16 +63,8 @@ def test_a_resumed_run_rests_them_as_the_unbroken_one(world: LinkData, tmp_path:
     config = settings(train__max_epochs=4)
     whole = build_model(config, world)
     expected = fit(whole, world, config)
-
-    class Killed(Exception):
-        pass
-
-    def killed(report: object) -> None:
-        if report.epoch == 2:  # type: ignore[attr-defined]
-            raise Killed
-
     with pytest.raises(Killed):
-        fit(build_model(config, world), world, config, killed, saving=Saving(tmp_path, seconds=0))
+        fit(build_model(config, world), world, config, stop_at(2), saving=Saving(tmp_path, seconds=0))
     again = build_model(config, world)
     assert fit(again, world, config, saving=Saving(tmp_path, seconds=0)).curve == expected.curve
     assert torch.equal(again.structure, whole.structure)
