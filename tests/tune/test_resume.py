@@ -78,10 +78,15 @@ def test_a_killed_driver_goes_on_to_the_same_end(unbroken: Path, tmp_path: Path)
     assert summary(tmp_path)["test_opened"] == 1
     sessions = [event for event in events(tmp_path) if event["event"] == "session"]
     assert len(sessions) == 3
-    # The interrupted trial went on from its last saved epoch instead of its first.
+    if before[-1]["event"] == "tell":  # killed between two trials
+        return
+    # The interrupted trial went on from its last saved epoch instead of its first. One stopped after its first report may
+    # have no time to say where it began: the driver ends its worker.
     last = max((event["epoch"] for event in before if event.get("trial") == open_trial and "epoch" in event), default=0)
-    said = json.loads((tmp_path / "results" / "s" / "trials" / open_trial / "reported.json").read_text())
-    assert last == 0 or said["began"] in (last, last + 1)
+    said = tmp_path / "results" / "s" / "trials" / open_trial / "reported.json"
+    assert last <= 1 or said.exists()
+    if last > 0 and said.exists():
+        assert json.loads(said.read_text())["began"] in (last, last + 1)
 
 
 def test_ctrl_c_stops_says_how_to_go_on_and_loses_nothing(unbroken: Path, tmp_path: Path) -> None:
