@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import ray.tune as ray_tune
 
 from tune.outcome import TrialState
 from tune.records import TrialRecord, winner
+from tune.taken import can_be_taken
 
 if TYPE_CHECKING:
     from tune.records import Ledger
@@ -29,12 +31,14 @@ class Reserve:
         concurrency: of them at a time.
         max_epochs: of a run, where the best trial was not left to its own end.
         budget: seconds of the search with its finalising.
+        trials: folder of the trials, from which one of the seeds is taken over; None: all are trained again.
     """
 
     runs: int
     concurrency: int
     max_epochs: int
     budget: float
+    trials: Path | None = None
 
     def __call__(self, records: Iterable[TrialRecord]) -> float:
         """Seconds; 0 where nothing is known yet, at most half the budget."""
@@ -43,7 +47,8 @@ class Reserve:
             return 0.0
         epochs = best.epochs if best.state is TrialState.COMPLETED else self.max_epochs
         each = best.seconds / best.epochs * epochs * _SLACK + _START
-        return min(_MOST * self.budget, math.ceil(self.runs / max(1, self.concurrency)) * each)
+        taken = self.trials is not None and can_be_taken(best, self.trials)
+        return min(_MOST * self.budget, math.ceil((self.runs - taken) / max(1, self.concurrency)) * each)
 
 
 class Deadline(ray_tune.Stopper):

@@ -111,7 +111,8 @@ def finalise(plan: Plan, study: OpenStudy, winner: TrialRecord, tracker: Tracker
     beside = f", and its settings {_BY.get(control[0], 'with')} {control[0]}" if control is not None else ""
     beside += " and without each modality" if removed else ""
     console.print(f"finalising: trial {winner.number} with {len(seeds)} seed(s){beside}", highlight=False)
-    runs = run_variants(plan, study, variants, plan.settings.study_dir / "final", tracker, console)
+    taken = {name: winner for name in names.values() if variants[name] == chosen}  # that seed is the trial's own
+    runs = run_variants(plan, study, variants, plan.settings.study_dir / "final", tracker, console, taken)
     done = [seed for seed in seeds if _usable(runs.get(names[seed]))]
     if not done:
         reasons = "; ".join(f"{name}: {record.reason}" for name, (record, _) in runs.items())

@@ -12,7 +12,7 @@ import shutil
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -320,8 +320,18 @@ class Ledger(ray_tune.Callback):
             shutil.rmtree(own / "state", ignore_errors=True)
         self._drop_checkpoints()
         self._set_aside()
-        self._write(TRIALS_FILE, "[\n" + ",\n".join(self._line(item) for item in self.records) + "\n]\n")
+        self._write_all()
         return record
+
+    def adopt(self, record: TrialRecord) -> TrialRecord:
+        """Take in a run that was made elsewhere, under the next number; returns it with that number."""
+        number = self._numbers.setdefault(record.trial_id, max(self._numbers.values(), default=-1) + 1)
+        record = self._records[record.trial_id] = replace(record, number=number)
+        self._write_all()
+        return record
+
+    def _write_all(self) -> None:
+        self._write(TRIALS_FILE, "[\n" + ",\n".join(self._line(item) for item in self.records) + "\n]\n")
 
     def _line(self, record: TrialRecord) -> str:
         """A record as a line of JSON, composed once: a thousand anew at each end would take the driver half a second."""

@@ -29,6 +29,7 @@ from tune.resources import ClusterResources, ResourcePlan
 from tune.schedule import FiniteAsha, make_scheduler
 from tune.settings import AnyConfig, SearchConfig
 from tune.study import StudySearch
+from tune.taken import take_over
 from tune.tracking import MlflowCallback, Tracker
 from tune.trial import TrialSpec, trainable
 from tune.watch import watching
@@ -162,11 +163,15 @@ def run_search(
 
 
 def run_variants(
-    plan: Plan, study: OpenStudy, variants: Mapping[str, AnyConfig], folder: Path, tracker: Tracker, console: Console
+    plan: Plan, study: OpenStudy, variants: Mapping[str, AnyConfig], folder: Path, tracker: Tracker, console: Console,
+    taken: Mapping[str, TrialRecord] | None = None,
 ) -> dict[str, tuple[TrialRecord, Path]]:
     """Run whole configurations by name, each to its own end, and keep the best epoch's checkpoint of each.
 
     Those that an earlier session has run are not run again.
+
+    Args:
+        taken: searched trials with the very settings of the run of that name; they are not run again either.
 
     Returns:
         record and checkpoint folder (`<folder>/<name>/best`) by name; a failed run has no checkpoint there.
@@ -177,17 +182,20 @@ def run_variants(
     longest = max(config.train.max_epochs for config in variants.values())
     earlier = load_records(folder) if (folder / TRIALS_FILE).exists() else []
     done = [record for record in earlier if _kept(record, folder) and record.trial_id in variants]
-    left = [name for name in variants if name not in {record.trial_id for record in done}]
     ledger = Ledger(folder, longest, records=done, trials=folder)
+    follow = MlflowCallback(tracker, ledger, plan.settings.track_seconds)
+    run = {record.trial_id for record in done}
+    new = {name: record for name, record in (taken or {}).items() if name not in run}
+    for name in take_over(new, plan.settings.trials_dir, folder, study, ledger, follow):
+        console.print(f"  {name}: the trial itself is taken over", highlight=False)
+        run.add(name)
+    left = [name for name in variants if name not in run]
     if left:
         spec = _spec(plan, folder, variants={name: config.model_dump() for name, config in variants.items()}, keep=True)
         live = LiveTable(console, ledger, len(variants), _needs(plan))
         tuner = _tuner(
             plan, spec, folder,
-            [
-                ledger, MlflowCallback(tracker, ledger, plan.settings.track_seconds),
-                TrialLines(console, ledger, len(variants)), live,
-            ],
+            [ledger, follow, TrialLines(console, ledger, len(variants)), live],
             param_space={"run": ray_tune.grid_search(left)}, scheduler=make_scheduler("none", longest),
         )
         with live:
@@ -234,7 +242,7 @@ def _reserve(plan: Plan, study: OpenStudy, finals: int) -> Reserve | None:
         return None
     return Reserve(
         finals, plan.resources.concurrency, plan.base.train.max_epochs,
-        plan.settings.budget_seconds or study.seconds_left,
+        plan.settings.budget_seconds or study.seconds_left, plan.settings.trials_dir,
     )
 
 

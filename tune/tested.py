@@ -29,7 +29,7 @@ OWN, POOLED = "own", "seeds pooled"
 RANKS_FILE = "test_ranks.safetensors"
 KINDS = {TRAINED: "weights as trained", COMMON: "weights tuned again", RELATION: "weights tuned again for each relation"}
 _SLICES = ("cold", "warm")
-_MOST = 2 * 10**11  # scores that are ranked for the other decisions of a seed, some minutes on two cores; beyond: the own alone
+_MOST = 2 * 10**11  # scores that are ranked besides the seeds' own, some minutes on two cores; beyond: those alone
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Tested:
     Args:
         own: of each seed, with slices; recommenders have metrics of another kind.
         decisions: flat metrics of each seed under other decision weights, by what those are; empty for a single branch.
-        pooled: flat metrics of the geometric mean of the seeds' probabilities; None for a single seed.
+        pooled: flat metrics of the geometric mean of the seeds' probabilities; None for a single seed or where it takes long.
     """
 
     own: Sequence[RankingMetrics | TopKMetrics]
@@ -61,13 +61,11 @@ def rank_test(
         memory: for scores.
         ranks_file: where the ranks go, for paired tests between studies; None: nowhere.
     """
-    loaded = {seed: load_checkpoint(path) for seed, path in checkpoints.items()}
-    found = {
-        seed: evaluate_decisions(one.model, graph, triples, known, _affordable(_decisions(one), graph, triples), memory=memory)
-        for seed, one in loaded.items()
-    }
-    models = [one.model for one in loaded.values()]
-    pooled = evaluate_pooled(models, [1.0] * len(models), graph, triples, known, memory) if len(models) > 1 else None
+    found = {seed: _ranked(load_checkpoint(path), graph, triples, known, memory) for seed, path in checkpoints.items()}
+    pooled = None
+    if len(checkpoints) > 1 and _cost(graph, triples, len(checkpoints)) <= _MOST:  # only then are all in memory at a time
+        models = [load_checkpoint(path).model for path in checkpoints.values()]
+        pooled = evaluate_pooled(models, [1.0] * len(models), graph, triples, known, memory)
     if ranks_file is not None:
         ranks = {f"{name}/{seed}": one for seed, kinds in found.items() for name, one in kinds.items()}
         save_ranks(ranks_file, ranks | ({} if pooled is None else {POOLED: pooled}), graph)
@@ -129,7 +127,16 @@ def _decisions(loaded: Checkpoint) -> dict[str, Decision]:
     return {OWN: own, **{KINDS[kind]: made.to(device) for kind, made in fitted.items()}, **alternatives(own)}
 
 
-def _affordable(decisions: dict[str, Decision], graph: KnowledgeGraph, triples: np.ndarray) -> dict[str, Decision]:
-    """All of them, or the own one where the others would take long."""
-    cost = 2 * len(triples) * graph.num_entities * len(decisions)
-    return decisions if cost <= _MOST else {OWN: decisions[OWN]}
+def _ranked(
+    loaded: Checkpoint, graph: KnowledgeGraph, triples: np.ndarray, known: KnownAnswers, memory: MemoryBudget
+) -> dict[str, Ranked]:
+    """Under all decisions, or under the own one where the others would take long."""
+    decisions = _decisions(loaded)
+    if _cost(graph, triples, len(decisions)) > _MOST:
+        decisions = {OWN: decisions[OWN]}
+    return evaluate_decisions(loaded.model, graph, triples, known, decisions, memory=memory)
+
+
+def _cost(graph: KnowledgeGraph, triples: np.ndarray, times: int) -> int:
+    """Scores to be ranked."""
+    return 2 * len(triples) * graph.num_entities * times

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import ray.tune as ray_tune
@@ -70,6 +71,13 @@ class MlflowCallback(ray_tune.Callback):
         for trial in trials:
             if name_of(trial) in ended and name_of(trial) not in self._ended:
                 self._end(trial, ended[name_of(trial)])
+
+    def adopt(self, record: TrialRecord, history: TrialHistory | None) -> None:
+        """Write the run of a record that Tune has no trial of, with the epochs that the journal knows."""
+        trial = SimpleNamespace(trial_id=record.trial_id, config=record.params)
+        if history is not None:
+            self._history = {**self._history, record.trial_id: history}
+        self._end(trial, record)
 
     def _start(self, trial: Any, trials: list[Any]) -> str | None:
         name, number = name_of(trial), self.ledger.number_of(trial, trials)

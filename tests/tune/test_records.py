@@ -168,6 +168,16 @@ def test_what_finalising_takes() -> None:
     assert reserve([replace(own, seconds=5000.0)]) == 500.0  # never more than half
 
 
+def test_a_seed_that_the_search_has_trained_takes_no_time_again(tmp_path: Path) -> None:
+    reserve = Reserve(runs=5, concurrency=2, max_epochs=10, budget=1000.0, trials=tmp_path)
+    own = TrialRecord(0, "a", TrialState.COMPLETED, {}, 0.3, 4, epochs=5, seconds=50.0)
+    assert reserve([own]) == pytest.approx(3 * (50 * 1.1 + 3))  # its checkpoint is gone
+    (tmp_path / "a" / "best").mkdir(parents=True)
+    assert reserve([own]) == pytest.approx(2 * (50 * 1.1 + 3))
+    stopped = replace(own, state=TrialState.PRUNED)
+    assert reserve([stopped]) == pytest.approx(3 * (100 * 1.1 + 3))  # not trained to its end
+
+
 def test_only_the_best_checkpoints_stay(tmp_path: Path) -> None:
     ledger = Ledger(tmp_path, max_epochs=1, keep=2)
     trials = [make_trial(tmp_path, f"t{number}") for number in range(5)]

@@ -25,6 +25,7 @@ from killed_search import (
     summary,
     trials,
 )
+from mlflow.tracking import MlflowClient
 from small_search import ready_database, run_search, write_graph
 
 pytestmark = pytest.mark.timeout(900)
@@ -87,6 +88,30 @@ def test_a_killed_driver_goes_on_to_the_same_end(unbroken: Path, tmp_path: Path)
     assert last <= 1 or said.exists()
     if last > 0 and said.exists():
         assert json.loads(said.read_text())["began"] in (last, last + 1)
+
+
+@pytest.mark.slow
+def test_the_winners_own_seed_is_taken_over_and_a_second_training_says_the_same(unbroken: Path, tmp_path: Path) -> None:
+    study = unbroken / "results" / "s"
+    (told,) = [event for event in events(unbroken) if event["event"] == "final"]
+    trial, run = study / "trials" / told["winner"], study / "final" / f"{told['winner']}-seed-0"
+    assert (run / "best").is_dir() and not (run / "reported.json").exists()  # no worker has been there
+    records = {record["trial_id"]: record for record in json.loads((study / "final" / "trials.json").read_text())}
+    searched = {record["trial_id"]: record for record in json.loads((study / "trials.json").read_text())}[trial.name]
+    assert records[run.name]["curve"] == searched["curve"] and records[run.name]["params"] == {"run": run.name}
+    assert sorted(record["number"] for record in records.values()) == list(range(len(records)))
+    client = MlflowClient(f"sqlite:///{unbroken / 'results' / 'mlflow.db'}")
+    (logged,) = client.search_runs(["1"], f"tags.trial_id = '{run.name}'")
+    assert (logged.data.tags["role"], logged.info.status) == ("final", "FINISHED")
+    assert len(client.get_metric_history(logged.info.run_id, "mrr")) == searched["epochs"]
+
+    write_graph(tmp_path / "graph")
+    ready_database(tmp_path)
+    done = run_search(REPOSITORY, tmp_path, *ARGUMENTS, "--keep", "0")  # nothing to take over
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert (tmp_path / "results" / "s" / "final" / run.name / "reported.json").exists()
+    for key in ("best_validation_mrr", "structure_only_validation_mrr", "test", "seeds"):
+        assert summary(tmp_path)[key] == summary(unbroken)[key], key
 
 
 def test_ctrl_c_stops_says_how_to_go_on_and_loses_nothing(unbroken: Path, tmp_path: Path) -> None:

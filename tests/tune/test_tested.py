@@ -71,6 +71,8 @@ def test_where_the_others_would_take_long_the_own_decision_is_ranked_alone(
     monkeypatch.setattr(tested, "_MOST", 2 * len(toy.graph.valid) * toy.graph.num_entities * 5)
     found = rank_test(seeds, toy.graph, toy.graph.valid, toy.graph.known(), MEMORY, None)
     assert (len(found.own), found.decisions) == (2, {}) and found.pooled is not None
+    monkeypatch.setattr(tested, "_MOST", 2 * len(toy.graph.valid) * toy.graph.num_entities)
+    assert rank_test(seeds, toy.graph, toy.graph.valid, toy.graph.known(), MEMORY, None).pooled is None
 
 
 def test_a_single_seed_of_one_branch_has_nothing_beside_it(toy: LinkData, tmp_path: Path) -> None:

@@ -1,0 +1,52 @@
+"""A final run that the search has made already: the winner's own trial, where a seed of finalising is the trial's.
+
+Training is determined by settings, seed and data, so the run would only be made a second time.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from tune.continuation import OpenStudy
+from tune.journal import History
+from tune.outcome import TrialState
+from tune.records import Ledger, TrialRecord
+from tune.tracking_callback import MlflowCallback
+
+
+def can_be_taken(record: TrialRecord | None, trials: Path) -> bool:
+    """Whether a trial ran to its own end, and its checkpoint is still there."""
+    ended = record is not None and record.state is TrialState.COMPLETED
+    return ended and record is not None and (trials / record.trial_id / "best").is_dir()
+
+
+def take_over(
+    taken: Mapping[str, TrialRecord], trials: Path, folder: Path, study: OpenStudy, ledger: Ledger, callback: MlflowCallback
+) -> list[str]:
+    """Make searched trials runs of finalising: a copy of the checkpoint, a record and an MLflow run of its own.
+
+    Args:
+        taken: the trial by the name of the run; those that cannot be taken over are left alone.
+        trials: folder of the searched trials.
+        folder: of the runs.
+        ledger: of the runs; gets the records.
+        callback: writes to MLflow.
+
+    Returns:
+        names of those that were taken over.
+    """
+    names = [name for name, record in taken.items() if can_be_taken(record, trials)]
+    history = History.of(list(study.journal.events)).trials if names else {}
+    for name in names:
+        own, trial = folder / name, taken[name]
+        part = own / "best.part"
+        shutil.rmtree(part, ignore_errors=True)  # of a session that was killed while it copied
+        if not (own / "best").is_dir():
+            shutil.copytree(trials / trial.trial_id / "best", part)
+            part.rename(own / "best")
+        record = replace(trial, trial_id=name, params={"run": name}, log_path=str(own))
+        callback.adopt(ledger.adopt(record), history.get(trial.trial_id))
+    return names
