@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from tests.benchmarks import efficiency
-from tests.benchmarks.efficiency import Found, ratio
+from tests.benchmarks.efficiency import Found, mean_of, ratio
 
 
 def events(*reports: tuple[float, float], start: float = 100.0) -> list[dict[str, object]]:
@@ -32,6 +32,14 @@ def test_the_ratio_is_of_the_times_to_the_same_value() -> None:
     ours, other = Found.of(events((10, 0.3), (20, 0.41)), 100), Found.of(events((40, 0.35), (80, 0.4)), 100)
     assert ratio(ours, other) == pytest.approx(20 / 80)
     assert ratio(other, ours) is None  # it never got there
+
+
+def test_the_mean_curve_is_the_mean_of_the_best_so_far() -> None:
+    one, two = Found.of(events((10, 0.2), (30, 0.4)), 50), Found.of(events((20, 0.3)), 50)
+    mean = mean_of([one, two])
+    assert [at for at, _ in mean.curve] == [10.0, 20.0, 30.0]
+    assert [best for _, best in mean.curve] == pytest.approx([0.1, 0.25, 0.35])
+    assert mean.trials == 4 and mean.reached(0.2) == 20.0
 
 
 def test_a_study_that_reported_nothing_found_nothing() -> None:
