@@ -236,8 +236,8 @@ def _page(found: Mapping[str, Mapping[str, Sequence[Found]]], more: Sequence[str
     text += [
         "Time ratio: seconds until ours was as good as the other at its end, over the seconds that the other needed for it "
         f"(median over seeds, then each); the aim against `{TPE}` is at most 0.33. Of the mean curves: the same of the best "
-        "value so far, averaged over the seeds; equal settings end differently with another seed, so that the ratio of a single "
-        "one is chance for a good part. Share of its time: the same over all the seconds that "
+        "value so far, averaged over the seeds; equal settings end differently with another seed, so that the ratio of one "
+        "alone is chance for a good part. Share of its time: the same over all the seconds that "
         "the other ran, as it cannot know beforehand that it will find no better.", "",
         f"Command: `python -m tests.benchmarks.efficiency`, {', '.join(_spent(title, found[title][OURS]) for title in found)}"
         f"{' with ' + ', '.join(more) if more else ''}; settings "
