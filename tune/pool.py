@@ -5,7 +5,8 @@
 
 A seed's ensemble holds that seed's retrained winner of every study, weighed on validation (`imf_core.train.selection`); so
 there are as many ensembles as seeds, with a mean and a deviation like those of a single study. The folder looks like a study's:
-it has a `summary.json`, `best` and the ranks that paired tests need. Test is read once, after every weight is known.
+it has a `summary.json`, `best` and the ranks that paired tests need. "Seeds pooled" are the ensembles of all seeds together.
+Test is read once, after every weight is known.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import json
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
@@ -24,7 +26,7 @@ from rich.console import Console
 from imf_core.commands.splits import open_split
 from imf_core.data.graph import KnowledgeGraph
 from imf_core.data.prepared import graph_of
-from imf_core.ensemble import load_ensemble, same_names, save_ensemble
+from imf_core.ensemble import Ensemble, load_ensemble, same_names, save_ensemble
 from imf_core.errors import ConfigError, DataError
 from imf_core.train.checkpoint import atomic_folder, check_vocabulary, load_checkpoint
 from imf_core.train.memory import MemoryBudget
@@ -34,7 +36,7 @@ from tune.closing import plus_minus
 from tune.outcome import atomic_write_text
 from tune.reference_row import SUMMARY_FILE, read_summary
 from tune.report import machine, mean_std
-from tune.tested import OWN, RANKS_FILE, flat, save_ranks
+from tune.tested import OWN, POOLED, RANKS_FILE, flat, save_ranks
 
 
 def members_of(studies: Sequence[Path]) -> dict[int, list[Path]]:
@@ -87,16 +89,18 @@ def pool(
     with atomic_folder(out) as fresh:
         reached = {seed: _weigh(folders, fresh / f"seed-{seed}", graph, console, seed) for seed, folders in found.items()}
         triples, known = open_split(graph, "test")
+        ensembles = {seed: load_ensemble(fresh / f"seed-{seed}") for seed in found}
         ranked: dict[int, Ranked] = {}
-        for seed in found:
-            ensemble = load_ensemble(fresh / f"seed-{seed}")
+        for seed, ensemble in ensembles.items():
             ranked[seed] = ensemble.rank(graph, triples, known)
             console.print(f"seed {seed}: test MRR {ranked[seed].metrics.mrr:.4f}", highlight=False)
+        together = _together(list(ensembles.values())).rank(graph, triples, known) if len(ensembles) > 1 else None
         (fresh / "final").mkdir()
-        save_ranks(fresh / "final" / RANKS_FILE, {f"{OWN}/{seed}": one for seed, one in ranked.items()}, graph)
+        ranks = {f"{OWN}/{seed}": one for seed, one in ranked.items()} | ({POOLED: together} if together is not None else {})
+        save_ranks(fresh / "final" / RANKS_FILE, ranks, graph)
         best = max(reached, key=reached.__getitem__)
         (fresh / "best").symlink_to(f"seed-{best}")
-        text = json.dumps(_summary(out, first.config.data.path, reached, ranked), indent=2)
+        text = json.dumps(_summary(out, first.config.data.path, reached, ranked, together), indent=2)
         atomic_write_text(fresh / SUMMARY_FILE, text + "\n")
     console.print(f"test MRR {plus_minus(mean_std([one.metrics.mrr for one in ranked.values()]))}; {out}", highlight=False)
 
@@ -120,14 +124,24 @@ def _weigh(folders: Sequence[Path], target: Path, graph: KnowledgeGraph, console
     return chosen.held_back
 
 
-def _summary(out: Path, data: str, reached: Mapping[int, float], ranked: Mapping[int, Ranked]) -> dict[str, Any]:
+def _together(ensembles: Sequence[Ensemble]) -> Ensemble:
+    """The ensembles of all seeds as one, each with the same say."""
+    members = tuple(member for ensemble in ensembles for member in ensemble.members)
+    weights = tuple(weight / len(ensembles) for ensemble in ensembles for weight in ensemble.weights)
+    return replace(ensembles[0], members=members, weights=weights)
+
+
+def _summary(
+    out: Path, data: str, reached: Mapping[int, float], ranked: Mapping[int, Ranked], together: Ranked | None
+) -> dict[str, Any]:
     """As `tune.report.summary` has it, as far as there is something to say."""
     runs = [flat(one.metrics) for one in ranked.values()]
+    pooled = {} if together is None else {POOLED: {name: mean_std([value]) for name, value in flat(together.metrics).items()}}
     command = shlex.join(["python", "-m", "tune.reference", *sys.argv[1:]])
     return {
         "study": out.name, "task": "link", "data": data, "winner": None,
         "winner_validation_mrr": {"by_seed": list(reached.values()), **mean_std(list(reached.values()))},
-        "test": {name: mean_std([run[name] for run in runs]) for name in runs[0]}, "test_otherwise": {}, "test_opened": 1,
+        "test": {name: mean_std([run[name] for run in runs]) for name in runs[0]}, "test_otherwise": pooled, "test_opened": 1,
         "seeds": list(ranked), "command": command, "machine": machine(),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
     }

@@ -13,12 +13,13 @@ from imf_core.commands.splits import open_split
 from imf_core.data.prepared import graph_of
 from imf_core.ensemble import load_ensemble, open_predictor
 from imf_core.train.checkpoint import load_checkpoint
+from imf_core.train.pooled import evaluate_pooled
 from imf_core.train.ranking import evaluate
 from tests.support.tiny_checkpoint import tiny_checkpoint, tiny_graph
 from tune import pool as pooling
 from tune import reference
 from tune.reference_row import summary_row
-from tune.tested import RANKS_FILE, read_ranks
+from tune.tested import POOLED, RANKS_FILE, read_ranks
 
 PAGE = "# Results\n\n<!-- rows -->\n<!-- /rows -->\n"
 
@@ -65,6 +66,12 @@ def test_an_ensemble_of_each_seed_and_a_row_of_it(
     assert values["test"]["mrr"]["std"] == pytest.approx(np.std(mrr, ddof=1))
     ranks, _ = read_ranks(tmp_path / "both" / "final" / RANKS_FILE)
     assert (1 / ranks).mean() == pytest.approx(np.mean(mrr), rel=1e-6)
+    every = [load_ensemble(tmp_path / "both" / f"seed-{seed}") for seed in (0, 1)]
+    models = [member.model for one in every for member in one.members]
+    shares = [weight / 2 for one in every for weight in one.weights]
+    together = evaluate_pooled(models, shares, graph, triples, known).metrics.mrr
+    assert values["test_otherwise"][POOLED]["mrr"] == {"mean": pytest.approx(together), "std": None}
+    assert (1 / read_ranks(tmp_path / "both" / "final" / RANKS_FILE, POOLED)[0]).mean() == pytest.approx(together, rel=1e-6)
     held = values["winner_validation_mrr"]["by_seed"]
     best = load_ensemble(tmp_path / "both" / "best")
     assert best.metrics["held_back_mrr"] == max(held)
