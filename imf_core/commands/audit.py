@@ -37,6 +37,9 @@ def audit_command(
         Path | None, typer.Option("--repair", metavar="OUT", help="Write a repaired copy into this new folder.")
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Which triples --repair moves to validation.")] = SEED,
+    size: Annotated[
+        int | None, typer.Option("--valid-size", min=1, help="Validation triples that --repair fills up to [as many as test].")
+    ] = None,
 ) -> None:
     """Count, compare the splits, find relations that say the same, and rank a baseline without training.
 
@@ -56,7 +59,7 @@ def audit_command(
     done: list[str] = []
     facts = report.to_json()
     if repaired_copy is not None:
-        mended = repair(raw, seed)
+        mended = repair(raw, seed, size)
         copied = write_repaired(raw, mended, repaired_copy, folder)
         done = [*mended.lines(), f"copied: {', '.join(copied) or 'nothing else'}", f"repaired copy: {repaired_copy}"]
         facts["repair"] = {**mended.facts, "copied": copied}

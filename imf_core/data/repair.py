@@ -7,8 +7,9 @@ What is done, in this order:
 3. Training triples that stand in test are left out: test itself loses no triple, ever.
 4. Where there was no validation, or fewer than half of the wanted triples are left after step 2, triples are moved from train
    to validation until there are as many as wanted, such that no entity or relation loses its last training triple. Wanted
-   are as many as test has, without test a tenth of train; at most 10,000 and at most a fifth of train. A small validation
-   split that has lost nothing is its owner's choice and stays as it is.
+   are as many as test has, without test a tenth of train, at most 10,000; or as many as asked for, as what is moved there is
+   not trained on; never more than a fifth of train. A small validation split that has lost nothing is its owner's choice and
+   stays as it is.
 """
 
 from __future__ import annotations
@@ -69,8 +70,13 @@ class Repaired:
         return [*found, f"written: {counts}"]
 
 
-def repair(raw: RawGraph, seed: int = SEED) -> Repaired:
+def repair(raw: RawGraph, seed: int = SEED, valid_size: int | None = None) -> Repaired:
     """Repair the splits; see the head of this file.
+
+    Args:
+        raw: the graph as it was read.
+        seed: of the choice of triples that are moved to validation.
+        valid_size: validation triples wanted, >= 1, where they have to be filled up; None: as many as test has, and so on.
 
     Raises:
         DataError: no training triple is there, or is left.
@@ -87,8 +93,10 @@ def repair(raw: RawGraph, seed: int = SEED) -> Repaired:
             f"{raw.source} has no training triple" + (" that is no test triple too" if len(train) else ""),
             remedy="bring training triples of their own", path=raw.source,
         )
-    wanted = min(len(test) if raw.test is not None else max(1, len(rest) // 10), _MOST, max(1, len(rest) // 5))
-    too_little = (raw.valid is None or len(kept) < len(valid)) and 2 * len(kept) < wanted
+    usual = min(len(test) if raw.test is not None else max(1, len(rest) // 10), _MOST)
+    wanted = min(valid_size or usual, max(1, len(rest) // 5))
+    enough = wanted if valid_size else (wanted + 1) // 2
+    too_little = (raw.valid is None or len(kept) < len(valid)) and len(kept) < enough
     aside = empty
     if too_little:
         rest, aside = carve(rest, wanted - len(kept), *size, seed)

@@ -68,6 +68,8 @@ def test_the_repaired_copy_passes_and_keeps_test(tmp_path: Path) -> None:
     assert run(tmp_path / "out", "--strict")[0] == 0
     with pytest.raises(DataError, match=r"there already"):
         run(folder, "--repair", tmp_path / "out")
+    assert run(folder, "--repair", tmp_path / "small", "--valid-size", 1)[0] == 0
+    assert len((tmp_path / "small" / "valid.tsv").read_text().splitlines()) == 1
 
 
 def test_coverage_is_printed(tmp_path: Path) -> None:

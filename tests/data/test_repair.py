@@ -71,6 +71,16 @@ def test_never_more_than_a_fifth_of_train_is_wanted() -> None:
     assert len(repair(raw(RING, None, test)).valid) == 18
 
 
+def test_as_many_as_asked_for_are_moved_to_validation() -> None:
+    leaking = [RING[0], (5, 2, 20), (6, 2, 20)]
+    found = repair(raw(RING, leaking, HELD), valid_size=4)
+    assert triples(found.valid)[:2] == [(5, 2, 20), (6, 2, 20)]
+    assert (len(found.valid), len(found.train), found.facts["valid"]["wanted"]) == (4, len(RING) - 2, 4)
+    assert len(repair(raw(RING, leaking, HELD), valid_size=2).valid) == 2  # enough are left
+    assert len(repair(raw(RING, None, HELD), valid_size=1000).valid) == 18  # a fifth of train at most
+    assert triples(repair(raw(RING, [(5, 2, 20)], HELD), valid_size=4).valid) == [(5, 2, 20)]  # its owner's choice
+
+
 def test_a_small_clean_validation_stays_as_it_is() -> None:
     found = repair(raw(RING, [(5, 2, 20)], HELD))
     assert triples(found.valid) == [(5, 2, 20)]
