@@ -30,6 +30,7 @@ from imf_core.model.sampled import sampled_losses
 from imf_core.model.scoring import Scorer, build_scorer, relation_width
 from imf_core.model.soft_targets import SoftTargets, soft_loss
 from imf_core.model.target import JointTarget
+from imf_core.model.unlinked import Unlinked
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,7 @@ class Imf(nn.Module):
         width, narrow = config.dim, relation_width(config)
         self.structure = nn.Parameter(torch.empty(num_entities, width))
         nn.init.xavier_normal_(self.structure)
-        self.unlinked: Tensor | None = None  # entities whose structure rows training cannot teach, see `rest_unlinked`
+        self.unlinked: Unlinked | None = None  # entities whose rows training cannot teach
         if structure_table is not None:
             start_from(self.structure, structure_table)
         self.features = nn.ModuleDict(

@@ -33,7 +33,7 @@ class ModalityTable(nn.Module):
         self.complete = bool(mask.all())
         self.register_buffer("mask", mask)
         self.mask: Tensor
-        features = _shared_tensor(modality.standardised())
+        features = shared_tensor(modality.standardised())
         projection = nn.Linear(modality.width, width)
         nn.init.normal_(projection.weight, std=(modality.width * width) ** -0.5)  # rows of unit length: first scores of order 1
         nn.init.zeros_(projection.bias)
@@ -106,7 +106,7 @@ def _filled(rows: Tensor, mask: Tensor, filler: Tensor | None) -> Tensor:
     return torch.where(mask[:, None], rows, torch.zeros((), dtype=rows.dtype, device=rows.device) if filler is None else filler)
 
 
-def _shared_tensor(array: np.ndarray) -> Tensor:
+def shared_tensor(array: np.ndarray) -> Tensor:
     """A tensor on the array's own memory, read-only or not: features are never written to, and may be a file all trials map."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "The given NumPy array is not writable")

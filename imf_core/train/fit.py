@@ -20,8 +20,9 @@ from imf_core.data.graph import KnowledgeGraph, KnownAnswers
 from imf_core.data.prepared import LinkData
 from imf_core.errors import DataError
 from imf_core.model.imf import Imf
+from imf_core.model.modality_table import ModalityTable
 from imf_core.model.soft_targets import SoftTargets
-from imf_core.model.unlinked import rest_unlinked, unlinked_of
+from imf_core.model.unlinked import Unlinked
 from imf_core.train.averaging import WeightAverage, averaged_tensors
 from imf_core.train.batches import Shard, TrainingQueries
 from imf_core.train.calibrate import calibrate, folds
@@ -40,15 +41,11 @@ def build_model(config: Config, data: LinkData) -> Imf:
     Raises:
         DataError: a configured modality is missing in the data.
     """
+    graph, modalities = data.graph, data.select(config.model.modalities)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.train.seed)
-        graph = data.graph
-        model = Imf(
-            config.model, graph.num_entities, graph.num_relations, data.select(config.model.modalities), config.train.loss,
-            data.structure,
-        )
-    if data.structure is None:  # a table knows them from elsewhere
-        model.unlinked = unlinked_of(torch.from_numpy(graph.seen))
+        model = Imf(config.model, graph.num_entities, graph.num_relations, modalities, config.train.loss, data.structure)
+    model.unlinked = Unlinked.of(torch.from_numpy(graph.seen), modalities, structure=data.structure is None)
     return model
 
 
@@ -115,13 +112,24 @@ def fit(
 
     def validate() -> RankingMetrics:
         _average_buffers(model, shard)
-        rest_unlinked(model.structure, model.unlinked)
+        _rest_unlinked(model)
         return _validate(model, graph, known, memory, shard, device)
 
     with closing(optimizers), _bar(progress, settings.max_epochs, run.epoch) as advance:
         loop.run(run, model, optimizers, epoch, steps, validate, advance)
     model.eval()
     return FitResult.of(run, memory.notes)
+
+
+def _rest_unlinked(model: Imf) -> None:
+    """Set the rows that training cannot teach: of the structure, and of trained tables of features."""
+    if model.unlinked is None:
+        return
+    if model.unlinked.structure:
+        model.unlinked.rest(model.structure)
+    for table in model.features.values():
+        if isinstance(table, ModalityTable) and table.table is not None:
+            model.unlinked.rest(table.table, None if table.complete else table.mask)
 
 
 def _has_bfloat16(device: torch.device) -> bool:

@@ -1,4 +1,4 @@
-"""Entities without a training triple: their structure rows rest at the mean of the others, which asks the relation alone."""
+"""Entities without a training triple rest among those they resemble, or at the mean, which asks the relation alone."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ import torch
 
 from imf_core.config import Config
 from imf_core.data.graph import KnowledgeGraph, Vocabulary
+from imf_core.data.modality import Modality
 from imf_core.data.prepared import LinkData
-from imf_core.model.unlinked import rest_unlinked, unlinked_of
+from imf_core.model.unlinked import NEAREST, TEMPERATURE, Unlinked
 from imf_core.train.carry_over import carry_over
 from imf_core.train.checkpoint import load_checkpoint, save_checkpoint
-from imf_core.train.fit import build_model, fit
+from imf_core.train.fit import _rest_unlinked, build_model, fit
 from imf_core.train.loop import Saving
 from imf_core.train.ranking import evaluate
 from tests.support.killed_run import Killed, stop_at
@@ -45,7 +46,7 @@ def settings(**more: object) -> Config:
 def test_they_rest_at_the_mean_and_the_relation_answers(world: LinkData, more: dict[str, object]) -> None:
     config = settings(**more)
     model = build_model(config, world)
-    assert model.unlinked is not None and model.unlinked.sum() == NEW
+    assert model.unlinked is not None and len(model.unlinked.rows) == NEW
     fit(model, world, config)
     seen = torch.from_numpy(world.graph.seen)
     mean = model.structure[seen].mean(dim=0)
@@ -72,7 +73,10 @@ def test_a_resumed_run_rests_them_as_the_unbroken_one(world: LinkData, tmp_path:
 
 def test_rows_that_come_from_elsewhere_stay(world: LinkData, tmp_path: Path) -> None:
     table = np.random.default_rng(0).normal(size=(COUNT, 16)).astype(np.float32)
-    assert build_model(settings(), replace(world, structure=table)).unlinked is None
+    kept = build_model(settings(), replace(world, structure=table))
+    before = kept.structure.detach().clone()
+    _rest_unlinked(kept)
+    assert torch.equal(kept.structure, before)
     config = settings(train__max_epochs=1)
     model = build_model(config, world)
     save_checkpoint(tmp_path / "start", model, config, world.graph.entities, world.graph.relations)
@@ -83,11 +87,67 @@ def test_rows_that_come_from_elsewhere_stay(world: LinkData, tmp_path: Path) -> 
 
 def test_nobody_and_everybody() -> None:
     some = torch.tensor([True, False, True])
-    assert unlinked_of(torch.ones(3, dtype=torch.bool)) is None
-    assert unlinked_of(torch.zeros(3, dtype=torch.bool)) is None
-    assert torch.equal(unlinked_of(some), ~some)  # type: ignore[arg-type]
+    assert Unlinked.of(torch.ones(3, dtype=torch.bool)) is None
+    assert Unlinked.of(torch.zeros(3, dtype=torch.bool)) is None
+    found = Unlinked.of(some)
+    assert found is not None and found.rows.tolist() == [1]
     rows = torch.tensor([[1.0, 2.0], [9.0, 9.0], [3.0, 6.0]])
-    rest_unlinked(rows, None)
-    assert rows[1].tolist() == [9.0, 9.0]
-    rest_unlinked(rows, ~some)
+    found.rest(rows)
     assert rows.tolist() == [[1.0, 2.0], [2.0, 4.0], [3.0, 6.0]]
+    found.rest(rows, torch.tensor([False, True, False]))  # nobody to learn from
+    assert rows.tolist() == [[1.0, 2.0], [2.0, 4.0], [3.0, 6.0]]
+
+
+def described(world: LinkData) -> LinkData:
+    """The same with `next` for two kinds, where features tell the kinds apart: of the four new ones, one has none."""
+    rng = np.random.default_rng(0)
+    kinds = np.arange(COUNT) % 2
+    features = (rng.normal(size=(COUNT, 8)) * 0.1 + np.eye(8)[kinds] * 3).astype(np.float32)
+    mask = np.ones(COUNT, dtype=bool)
+    mask[COUNT - 1] = False
+    features[~mask] = 0
+    linked = COUNT - NEW
+    train = np.array([(i, 0, i % 2) for i in range(2, linked)] + [(i, 1, (i * 7 + 3) % linked) for i in range(linked)])
+    valid = np.array([(i, 0, i % 2) for i in range(linked, COUNT)])
+    return replace(world, graph=replace(world.graph, train=train, valid=valid), modalities=(Modality("text", features, mask),))
+
+
+def test_those_with_features_take_the_mean_of_whom_they_resemble(world: LinkData) -> None:
+    data = described(world)
+    (item,) = data.modalities
+    seen = torch.from_numpy(data.graph.seen)
+    found = Unlinked.of(seen, data.modalities)
+    assert found is not None
+    vectors = torch.nn.functional.normalize(torch.from_numpy(item.standardised()), dim=1)
+    table = torch.randn(COUNT, 5, generator=torch.Generator().manual_seed(0))
+    expected = table.clone()
+    for row in found.rows[:-1]:  # by the definition, over all: here are fewer than are looked at
+        cosines = (vectors @ vectors[row])[seen]
+        assert len(cosines) < NEAREST
+        expected[row] = torch.softmax(cosines / TEMPERATURE, dim=0) @ table[seen]
+    expected[COUNT - 1] = table[seen].mean(dim=0)
+    found.rest(table)
+    assert torch.allclose(table, expected, atol=1e-5)
+    resembled = found.near[0][found.shares[0] > 0.01]
+    assert (resembled % 2 == found.rows[0] % 2).all()
+
+    few = torch.from_numpy(item.mask) & (torch.arange(COUNT) < 10)  # a table in which others have no vector
+    found.rest(table, few)
+    alike = torch.zeros(COUNT)
+    alike[found.near[0]] = found.shares[0] * few[found.near[0]]
+    assert torch.allclose(table[found.rows[0]], (alike / alike.sum()) @ table, atol=1e-5)
+
+
+@pytest.mark.parametrize("finetune", [True, False])
+def test_features_answer_for_entities_that_no_triple_names(world: LinkData, finetune: bool) -> None:
+    data = described(world)
+    config = settings(model__finetune_features=finetune, model__decision="uniform")
+    model = build_model(config, data)
+    fit(model, data, config)
+    found = evaluate(model, data.graph, data.graph.valid, data.graph.known())
+    assert found.tail_ranks[:-1].tolist() == [1.0] * (NEW - 1)  # which of the two kinds, the names of the kinds being equal
+    free = build_model(config, data)
+    free.unlinked = None
+    fit(free, data, config)
+    taught = evaluate(free, data.graph, data.graph.valid, data.graph.known())
+    assert found.metrics.mrr >= taught.metrics.mrr
