@@ -103,12 +103,18 @@ def render_reference(rows: Sequence[Mapping[str, Any]], published: Published = P
         for name, figures in published.get(data_set, ()):
             lines.append(_line([data_set, f"*{name}*", "", *map(_figure, figures), "", "", ""]))
     lines += ["", "How each of our rows was made:", ""]
+    own = {row["command"]: row["row"] for row in rows if row.get("decision", OWN) == OWN}
     for row in rows:
+        decision, name = row.get("decision", OWN), f"- {row['data_set']}, **{_text(row['row'])}**"
+        if decision != OWN and row["command"] in own:
+            lines.append(f"{name}: of **{_text(own[row['command']])}**, {_text(decision)}")
+            lines += [f"  - {_against(other)}" for other in row.get("against", ())]
+            continue
         settings = ", ".join(f"`{name}={_value(value)}`" for name, value in sorted(row.get("settings", {}).items()))
         seeds = ", ".join(map(str, row["seeds"]))
-        lines.append(f"- {row['data_set']}, **{_text(row['row'])}**: `{row['command']}`; seeds {seeds}; {row['machine']}")
-        if row.get("decision", OWN) != OWN:
-            lines.append(f"  - of it: {_text(row['decision'])}")
+        lines.append(f"{name}: `{row['command']}`; seeds {seeds}; {row['machine']}")
+        if decision != OWN:
+            lines.append(f"  - of it: {_text(decision)}")
         lines += [f"  - {_against(other)}" for other in row.get("against", ())]
         lines += [f"  - winner: {settings}"] if settings else []
     return "\n".join(lines)

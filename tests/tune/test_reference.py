@@ -83,6 +83,8 @@ def test_a_row_of_other_decision_weights(result: StudyResult) -> None:
     pooled = reference_row(result, "MKG-Y", "three seeds", "seeds pooled")
     assert (pooled["mrr_mean"], pooled["mrr_std"], pooled["seeds"]) == (0.361, None, [0, 1, 2])
     assert "  - of it: seeds pooled" in render_reference([pooled])
+    beside = render_reference([reference_row(result, "MKG-Y", "own"), pooled])
+    assert "- MKG-Y, **three seeds**: of **own**, seeds pooled" in beside and beside.count(pooled["command"]) == 1
     with pytest.raises(DataError, match="choose one of: own, uniform, seeds pooled"):
         reference_row(result, "MKG-Y", "x", "learned")
 
