@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING
 import ray.tune as ray_tune
 
 from tune.outcome import TrialState
-from tune.records import TrialRecord, winner
-from tune.taken import can_be_taken
+from tune.records import TrialRecord, can_be_taken, winner
 
 if TYPE_CHECKING:
     from tune.records import Ledger

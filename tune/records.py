@@ -111,6 +111,15 @@ def winner(records: Iterable[TrialRecord]) -> TrialRecord | None:
     return best[0] if best and best[0].state.usable and best[0].best_mrr is not None else None
 
 
+def can_be_taken(record: TrialRecord, trials: Path) -> bool:
+    """Whether a trial ran to its own end and its checkpoint is still there, so that finalising need not run it again.
+
+    Args:
+        trials: folder of the trials.
+    """
+    return record.state is TrialState.COMPLETED and (trials / record.trial_id / "best").is_dir()
+
+
 def count_states(records: Iterable[TrialRecord]) -> dict[str, int]:
     """Trials by state; every state is a key."""
     found = Counter(record.state for record in records)

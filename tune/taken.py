@@ -12,15 +12,8 @@ from pathlib import Path
 
 from tune.continuation import OpenStudy
 from tune.journal import History
-from tune.outcome import TrialState
-from tune.records import Ledger, TrialRecord
+from tune.records import Ledger, TrialRecord, can_be_taken
 from tune.tracking_callback import MlflowCallback
-
-
-def can_be_taken(record: TrialRecord | None, trials: Path) -> bool:
-    """Whether a trial ran to its own end, and its checkpoint is still there."""
-    ended = record is not None and record.state is TrialState.COMPLETED
-    return ended and record is not None and (trials / record.trial_id / "best").is_dir()
 
 
 def take_over(
