@@ -182,6 +182,7 @@ def run_variants(
     longest = max(config.train.max_epochs for config in variants.values())
     earlier = load_records(folder) if (folder / TRIALS_FILE).exists() else []
     done = [record for record in earlier if _kept(record, folder) and record.trial_id in variants]
+    tracker.settle(done)
     ledger = Ledger(folder, longest, records=done, trials=folder)
     follow = MlflowCallback(tracker, ledger, plan.settings.track_seconds)
     run = {record.trial_id for record in done}

@@ -41,5 +41,6 @@ def take_over(
             shutil.copytree(trials / trial.trial_id / "best", part)
             part.rename(own / "best")
         record = replace(trial, trial_id=name, params={"run": name}, log_path=str(own))
-        callback.adopt(ledger.adopt(record), history.get(trial.trial_id))
+        callback.adopt(record, history.get(trial.trial_id))
+        ledger.adopt(record)  # last: with a record it counts as done, and a killed session would leave its MLflow run open
     return names
