@@ -251,9 +251,12 @@ class Ledger(ray_tune.Callback):
 
     def number_of(self, trial: Any, trials: Iterable[Any] = ()) -> int:
         """The trial's number; trials are numbered in the order in which Tune created them, in their first session."""
-        for other in (*trials, trial):
-            self._numbers.setdefault(name_of(other), max(self._numbers.values(), default=-1) + 1)
-        return self._numbers[name_of(trial)]
+        for other in trials:
+            self._number(name_of(other))
+        return self._number(name_of(trial))
+
+    def _number(self, name: str) -> int:
+        return self._numbers.setdefault(name, max(self._numbers.values(), default=-1) + 1)
 
     def setup(self, *args: Any, **info: Any) -> None:
         self._deadline = time.time() + self.budget_s if self.budget_s is not None else math.inf
@@ -334,8 +337,7 @@ class Ledger(ray_tune.Callback):
 
     def adopt(self, record: TrialRecord) -> TrialRecord:
         """Take in a run that was made elsewhere, under the next number; returns it with that number."""
-        number = self._numbers.setdefault(record.trial_id, max(self._numbers.values(), default=-1) + 1)
-        record = self._records[record.trial_id] = replace(record, number=number)
+        record = self._records[record.trial_id] = replace(record, number=self._number(record.trial_id))
         self._write_all()
         return record
 

@@ -105,18 +105,17 @@ def render_reference(rows: Sequence[Mapping[str, Any]], published: Published = P
     lines += ["", "How each of our rows was made:", ""]
     own = {row["command"]: row["row"] for row in rows if row.get("decision", OWN) == OWN}
     for row in rows:
-        decision, name = row.get("decision", OWN), f"- {row['data_set']}, **{_text(row['row'])}**"
-        if decision != OWN and row["command"] in own:
-            lines.append(f"{name}: of **{_text(own[row['command']])}**, {_text(decision)}")
-            lines += [f"  - {_against(other)}" for other in row.get("against", ())]
-            continue
-        settings = ", ".join(f"`{name}={_value(value)}`" for name, value in sorted(row.get("settings", {}).items()))
-        seeds = ", ".join(map(str, row["seeds"]))
-        lines.append(f"{name}: `{row['command']}`; seeds {seeds}; {row['machine']}")
-        if decision != OWN:
-            lines.append(f"  - of it: {_text(decision)}")
+        decision, shown = row.get("decision", OWN), f"- {row['data_set']}, **{_text(row['row'])}**"
+        beside = decision != OWN and row["command"] in own  # the row of the study itself says how it was made
+        if beside:
+            lines.append(f"{shown}: of **{_text(own[row['command']])}**, {_text(decision)}")
+        else:
+            seeds = ", ".join(map(str, row["seeds"]))
+            lines.append(f"{shown}: `{row['command']}`; seeds {seeds}; {row['machine']}")
+            lines += [f"  - of it: {_text(decision)}"] if decision != OWN else []
         lines += [f"  - {_against(other)}" for other in row.get("against", ())]
-        lines += [f"  - winner: {settings}"] if settings else []
+        settings = ", ".join(f"`{name}={_value(value)}`" for name, value in sorted(row.get("settings", {}).items()))
+        lines += [f"  - winner: {settings}"] if settings and not beside else []
     return "\n".join(lines)
 
 

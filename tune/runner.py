@@ -185,12 +185,10 @@ def run_variants(
     tracker.settle(done)
     ledger = Ledger(folder, longest, records=done, trials=folder)
     follow = MlflowCallback(tracker, ledger, plan.settings.track_seconds)
-    run = {record.trial_id for record in done}
-    new = {name: record for name, record in (taken or {}).items() if name not in run}
-    for name in take_over(new, plan.settings.trials_dir, folder, study, ledger, follow):
+    for name in take_over(taken or {}, plan.settings.trials_dir, folder, study, ledger, follow):
         console.print(f"  {name}: the trial itself is taken over", highlight=False)
-        run.add(name)
-    left = [name for name in variants if name not in run]
+    there = {record.trial_id for record in ledger.records}
+    left = [name for name in variants if name not in there]
     if left:
         spec = _spec(plan, folder, variants={name: config.model_dump() for name, config in variants.items()}, keep=True)
         live = LiveTable(console, ledger, len(variants), _needs(plan))

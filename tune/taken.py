@@ -22,7 +22,7 @@ def take_over(
     """Make searched trials runs of finalising: a copy of the checkpoint, a record and an MLflow run of its own.
 
     Args:
-        taken: the trial by the name of the run; those that cannot be taken over are left alone.
+        taken: the trial by the name of the run; those that cannot be taken over, or have a record, are left alone.
         trials: folder of the searched trials.
         folder: of the runs.
         ledger: of the runs; gets the records.
@@ -31,7 +31,8 @@ def take_over(
     Returns:
         names of those that were taken over.
     """
-    names = [name for name, record in taken.items() if can_be_taken(record, trials)]
+    there = {record.trial_id for record in ledger.records}
+    names = [name for name, record in taken.items() if name not in there and can_be_taken(record, trials)]
     history = History.of(list(study.journal.events)).trials if names else {}
     for name in names:
         own, trial = folder / name, taken[name]

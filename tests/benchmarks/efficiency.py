@@ -131,14 +131,14 @@ def main(
 ) -> None:
     """Run what is missing, and write the table, the plot and the JSON."""
     seconds = parse_duration(budget)
-    sets = {"MKG-Y": (str(mkgy.resolve()), seconds)} if mkgy is not None else {}
+    sets = {"MKG-Y": (str(mkgy.resolve()), seconds, seeds)} if mkgy is not None else {}
     if bundled or not sets:
-        sets["unicode"] = ("unicode", parse_duration(bundled_budget) if bundled_budget else seconds)
+        sets["unicode"] = ("unicode", parse_duration(bundled_budget or budget), bundled_seeds or seeds)
     names = rivals.split(",")
     found: dict[str, dict[str, list[Found]]] = {}
-    for title, (data, limit) in sets.items():
+    for title, (data, limit, repeats) in sets.items():
         found[title] = {name: [] for name in names}
-        for seed in range(bundled_seeds if title == "unicode" and bundled_seeds else seeds):
+        for seed in range(repeats):
             studies = {name: cache / f"{title}-{limit:.0f}-{name}-{seed}" for name in names}
             _run(studies, data, limit, seed, settings or [])
             for name, folder in studies.items():
