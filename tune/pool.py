@@ -100,8 +100,10 @@ def pool(
         save_ranks(fresh / "final" / RANKS_FILE, ranks, graph)
         best = max(reached, key=reached.__getitem__)
         (fresh / "best").symlink_to(f"seed-{best}")
-        text = json.dumps(_summary(out, first.config.data.path, reached, ranked, together), indent=2)
-        atomic_write_text(fresh / SUMMARY_FILE, text + "\n")
+        runs = {seed: flat(one.metrics) for seed, one in ranked.items()}
+        pooled = {POOLED: [flat(together.metrics)]} if together is not None else {}
+        values = summary_of(out, first.config.data.path, reached, runs, pooled)
+        atomic_write_text(fresh / SUMMARY_FILE, json.dumps(values, indent=2) + "\n")
     console.print(f"test MRR {plus_minus(mean_std([one.metrics.mrr for one in ranked.values()]))}; {out}", highlight=False)
 
 
@@ -133,18 +135,27 @@ def _together(ensembles: Sequence[Ensemble]) -> Ensemble:
     return replace(ensembles[0], members=members, weights=weights)
 
 
-def _summary(
-    out: Path, data: str, reached: Mapping[int, float], ranked: Mapping[int, Ranked], together: Ranked | None
+def summary_of(
+    out: Path, data: str, reached: Mapping[int, float], runs: Mapping[int, Mapping[str, float]],
+    otherwise: Mapping[str, Sequence[Mapping[str, float]]], winner: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """As `tune.report.summary` has it, as far as there is something to say."""
-    runs = [flat(one.metrics) for one in ranked.values()]
-    pooled = {} if together is None else {POOLED: {name: mean_std([value]) for name, value in flat(together.metrics).items()}}
+    """As `tune.report.summary` has it, as far as there is something to say.
+
+    Args:
+        out: the folder.
+        data: the graph's.
+        reached: validation MRR by seed.
+        runs: flat test metrics by seed.
+        otherwise: flat test metrics under other decisions, by what those are.
+        winner: what it is, with `params`.
+    """
+    means = {name: {key: mean_std([one[key] for one in every]) for key in every[0]} for name, every in otherwise.items()}
+    first = next(iter(runs.values()))
     command = shlex.join(["python", "-m", "tune.reference", *sys.argv[1:]])
     return {
-        "study": out.name, "task": "link", "data": data, "winner": None,
+        "study": out.name, "task": "link", "data": data, "winner": winner,
         "winner_validation_mrr": {"by_seed": list(reached.values()), **mean_std(list(reached.values()))},
-        "test": {name: mean_std([run[name] for run in runs]) for name in runs[0]}, "test_otherwise": pooled, "test_opened": 1,
-        "seeds": list(ranked), "command": command, "machine": machine(),
+        "test": {name: mean_std([run[name] for run in runs.values()]) for name in first}, "test_otherwise": means,
+        "test_opened": 1, "seeds": list(runs), "command": command, "machine": machine(),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
     }
-

@@ -19,8 +19,9 @@ from imf_core.errors import ConfigError, DataError, ImfError
 from imf_core.train.paired import LEVEL
 from tune.outcome import atomic_write_text
 from tune.pool import pool
-from tune.reference_row import HITS, SUMMARY_FILE, paired, read_summary, summary_row
+from tune.reference_row import HITS, SUMMARY_FILE, UNTRAINED, paired, read_summary, summary_row
 from tune.tested import OWN
+from tune.trained import trained
 
 REFERENCE_FILE, README_FILE = "reference.json", "README.md"
 BEGIN, END = "<!-- rows -->", "<!-- /rows -->"
@@ -98,7 +99,7 @@ def render_reference(rows: Sequence[Mapping[str, Any]], published: Published = P
             hits = [_percent(row["hits"].get(name)) for name in HITS]
             mrr = _percent(row["mrr_mean"]) + (f" ± {_percent(row['mrr_std'])}" if row["mrr_std"] is not None else "")
             around = _percent(row.get("valid")), _percent(row.get("cold"))
-            seeds = str(len(row["seeds"]))
+            seeds = str(len(row["seeds"])) if row["seeds"] else ""
             lines.append(_line([data_set, f"**{_text(row['row'])}**", around[0], mrr, *hits, around[1], seeds, row["date"]]))
         for name, figures in published.get(data_set, ()):
             lines.append(_line([data_set, f"*{name}*", "", *map(_figure, figures), "", "", ""]))
@@ -189,6 +190,7 @@ app = typer.Typer(
 
 
 app.command("pool")(pool)
+app.command("trained")(trained)
 
 
 @app.command()
@@ -197,7 +199,7 @@ def add(
     row: Annotated[str, typer.Option(help="Name of the row; a row of that name on the same data set is replaced.")],
     data_set: Annotated[str | None, typer.Option(help="Name of the data set; default: that of the data's folder.")] = None,
     results: Annotated[Path | None, typer.Option(help="Folder of README.md; default: the one above the study.")] = None,
-    decision: Annotated[str, typer.Option(help="own, or a key of test_otherwise in summary.json.")] = OWN,
+    decision: Annotated[str, typer.Option(help=f"{OWN}, {UNTRAINED}, or a key of test_otherwise in summary.json.")] = OWN,
     against: Annotated[list[str] | None, typer.Option(
         help="A paired test against a row of this data set, as its name, a colon and its study's folder. Repeatable."
     )] = None,

@@ -14,6 +14,7 @@ from tune.report import StudyResult, summary
 from tune.tested import OWN, RANKS_FILE, read_ranks
 
 SUMMARY_FILE = "summary.json"
+UNTRAINED = "no training"  # a decision of its own: the study's baseline, which no seed changes
 HITS = ("hits_at_1", "hits_at_3", "hits_at_10")
 
 
@@ -48,7 +49,7 @@ def summary_row(
         data_set: name of the data set, as in the published table.
         row: what distinguishes this study from the others on the data set.
         source: file to name in an error.
-        decision: `own`, or what the figures are of: a key of the summary's `test_otherwise`.
+        decision: `own`, or what the figures are of: a key of the summary's `test_otherwise`, or `no training`.
 
     Returns:
         `ROW_KEYS`, metrics as shares of 1, and `settings`, those of the winner.
@@ -63,9 +64,10 @@ def summary_row(
             "data_set": data_set, "row": row, "command": str(values["command"]), "mrr_mean": mean, "mrr_std": std,
             "hits": {name: test[name]["mean"] for name in HITS},
             "cold": (test.get("mrr_cold") or {}).get("mean"),
-            "valid": _validation(values) if decision == OWN else None, "decision": decision,
-            "seeds": list(values["seeds"]), "machine": _machine(machine),
-            "date": str(values["date"])[:10], "settings": dict((values.get("winner") or {}).get("params") or {}),
+            "valid": _validation(values, decision), "decision": decision,
+            "seeds": list(values["seeds"]) if decision != UNTRAINED else [], "machine": _machine(machine),
+            "date": str(values["date"])[:10],
+            "settings": dict((values.get("winner") or {}).get("params") or {}) if decision != UNTRAINED else {},
         }
         opened = int(values["test_opened"])
     except (KeyError, TypeError, ValueError) as error:
@@ -87,7 +89,10 @@ def _otherwise(values: Mapping[str, Any], decision: str, source: Path | str) -> 
     Raises:
         DataError: the study has none of that name.
     """
-    known = values.get("test_otherwise") or {}
+    known = dict(values.get("test_otherwise") or {})
+    baseline = _baseline(values, "test")
+    if baseline:
+        known[UNTRAINED] = {name: {"mean": value, "std": None} for name, value in baseline.items()}
     if decision not in known:
         remedy = f"choose one of: {', '.join([OWN, *known])}"
         raise DataError.at(source, None, "the study has no test figures of this kind", value=decision, remedy=remedy)
@@ -95,9 +100,16 @@ def _otherwise(values: Mapping[str, Any], decision: str, source: Path | str) -> 
     return found
 
 
-def _validation(values: Mapping[str, Any]) -> float | None:
-    """Mean validation MRR of the retrained winner."""
-    mean = (values.get("winner_validation_mrr") or {}).get("mean")
+def _baseline(values: Mapping[str, Any], split: str) -> Mapping[str, Any]:
+    """What the baseline without training reaches on a split; empty where the study did not rank it."""
+    found: Mapping[str, Any] = ((values.get("audit") or {}).get("baseline") or {}).get(split) or {}
+    return found
+
+
+def _validation(values: Mapping[str, Any], decision: str) -> float | None:
+    """Mean validation MRR of the retrained winner, or that of the baseline; of other decisions it is not kept."""
+    own = (values.get("winner_validation_mrr") or {}).get("mean") if decision == OWN else None
+    mean = _baseline(values, "valid").get("mrr") if decision == UNTRAINED else own
     return None if mean is None else float(mean)
 
 

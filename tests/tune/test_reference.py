@@ -24,8 +24,8 @@ from tune.reference import (
     update_reference,
     write_reference,
 )
-from tune.reference_row import paired, reference_row
-from tune.report import StudyResult, write_summary
+from tune.reference_row import paired, reference_row, summary_row
+from tune.report import StudyResult, summary, write_summary
 from tune.tested import RANKS_FILE
 
 RESULTS = Path(__file__).resolve().parents[2] / "results"
@@ -87,6 +87,17 @@ def test_a_row_of_other_decision_weights(result: StudyResult) -> None:
     assert "- MKG-Y, **three seeds**: of **own**, seeds pooled" in beside and beside.count(pooled["command"]) == 1
     with pytest.raises(DataError, match="choose one of: own, uniform, seeds pooled"):
         reference_row(result, "MKG-Y", "x", "learned")
+
+
+def test_the_baseline_is_a_row_without_seeds(result: StudyResult) -> None:
+    rules = {"count": 10, "mrr": 0.29, "mean_rank": 900.0, "hits_at_1": 0.27, "hits_at_3": 0.28, "hits_at_10": 0.31}
+    audited = {**summary(result), "audit": {"baseline": {"valid": {**rules, "mrr": 0.25}, "test": rules}}}
+    row = summary_row(audited, "MKG-Y", "one-step rules", decision="no training")
+    assert (row["mrr_mean"], row["mrr_std"], row["valid"]) == (0.29, None, 0.25)
+    assert (row["seeds"], row["settings"], row["hits"]["hits_at_10"]) == ([], {}, 0.31)
+    assert "| MKG-Y | **one-step rules** | 25.00 | 29.00 | 27.00 | 28.00 | 31.00 | - |  |" in render_reference([row])
+    with pytest.raises(DataError, match="no test figures of this kind"):
+        reference_row(result, "MKG-Y", "x", "no training")  # this study's data was not audited
 
 
 def write_ranks(folder: Path, ranks: dict[str, list[float]], graph: str = "g") -> None:
