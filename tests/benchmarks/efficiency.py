@@ -54,26 +54,34 @@ class Found:
         curve: (seconds since the start, best validation MRR so far), at each improvement.
         trials, pruned: that it began and that were stopped early.
         seconds: that it had.
+        each: best validation MRR of each trial in the order in which they began, 0 where it reported none.
     """
 
     curve: Curve
     trials: int
     pruned: int
     seconds: float
+    each: tuple[float, ...] = ()
 
     @classmethod
     def of(cls, events: Sequence[Mapping[str, Any]], seconds: float) -> Found:
         """From a study's journal."""
         start = next(float(event["at"]) for event in events if event["event"] == "session")
         best, curve = 0.0, []
+        each: dict[str, float] = {}
         for event in events:
             value = _value(event)
-            if value is not None and value > best and float(event["at"]) - start <= seconds:
+            if event["event"] == "ask":
+                each.setdefault(str(event["trial"]), 0.0)
+            if value is None or float(event["at"]) - start > seconds:
+                continue
+            each[str(event["trial"])] = max(value, each[str(event["trial"])])
+            if value > best:
                 best = value
                 curve.append((round(float(event["at"]) - start, 1), value))
         ends = [event for event in events if event["event"] == "tell"]
         begun = sum(event["event"] == "ask" for event in events)
-        return cls(curve, begun, sum(bool(event.get("stopped")) for event in ends), seconds)
+        return cls(curve, begun, sum(bool(event.get("stopped")) for event in ends), seconds, tuple(each.values()))
 
     @property
     def final(self) -> float:
@@ -83,6 +91,10 @@ class Found:
     def reached(self, value: float) -> float | None:
         """Seconds until it was as good as this; None where it never was."""
         return next((at for at, best in self.curve if best >= value), None)
+
+    def best_of(self, trials: int) -> float | None:
+        """Best validation MRR of the first trials; None where there were not so many."""
+        return max(self.each[:trials]) if len(self.each) >= trials else None
 
     def best_at(self, seconds: float) -> float:
         """Best validation MRR after so many seconds."""
@@ -140,7 +152,7 @@ def main(
         found[title] = {name: [] for name in names}
         for seed in range(repeats):
             studies = {name: cache / f"{title}-{limit:.0f}-{name}-{seed}" for name in names}
-            _run(studies, data, limit, seed, settings or [])
+            run_rivals(studies, data, limit, seed, settings or [])
             for name, folder in studies.items():
                 found[title][name].append(Found.of(read_events(folder / JOURNAL_FILE)[0], limit))
     out.mkdir(parents=True, exist_ok=True)
@@ -150,7 +162,7 @@ def main(
     print(f"written: {out / 'search_efficiency.md'}")
 
 
-def _run(studies: Mapping[str, Path], data: str, seconds: float, seed: int, more: Sequence[str]) -> None:
+def run_rivals(studies: Mapping[str, Path], data: str, seconds: float, seed: int, more: Sequence[str]) -> None:
     """Run the rivals that have not finished, side by side."""
     children = []
     for name, folder in studies.items():
@@ -224,7 +236,7 @@ def _page(found: Mapping[str, Mapping[str, Sequence[Found]]], more: Sequence[str
         head += ["time ratio", "of each seed", "of the mean curves", "share of its time"]
         text += [f"## {title}", "", "| " + " | ".join(head) + " |", "| --- |" + " ---: |" * (len(head) - 1)]
         for name, runs in rivals.items():
-            cells = [_spread([run.best_at(mark) for run in runs]) for mark in marks]
+            cells = [spread([run.best_at(mark) for run in runs]) for mark in marks]
             cells += [_listed([run.trials for run in runs]), _listed([run.pruned for run in runs])]
             for kind in ("time_ratio", "", "time_ratio_of_means", "share_of_time"):
                 known = facts[title].get(f"{kind}_vs_{name}")
@@ -271,7 +283,7 @@ def _plot(found: Mapping[str, Mapping[str, Sequence[Found]]], path: Path) -> Non
     plt.close(figure)
 
 
-def _spread(values: Sequence[float]) -> str:
+def spread(values: Sequence[float]) -> str:
     if len(values) == 1:
         return f"{values[0]:.4f}"
     return f"{statistics.mean(values):.4f} ± {statistics.stdev(values):.4f}"

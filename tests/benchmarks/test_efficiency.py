@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from tests.benchmarks import efficiency
+from tests.benchmarks import efficiency, start_points
 from tests.benchmarks.efficiency import Found, mean_of, ratio
 
 
@@ -26,6 +26,17 @@ def test_the_best_so_far_is_read_from_the_journal() -> None:
     assert (found.final, found.trials, found.pruned) == (0.4, 2, 1)
     assert found.reached(0.3) == 30.0 and found.reached(0.5) is None
     assert (found.best_at(5), found.best_at(10), found.best_at(29)) == (0.0, 0.2, 0.2)
+
+
+def test_the_first_trials_are_those_that_began_first() -> None:
+    later = {"event": "report", "at": 140.0, "trial": "trial-001", "numbers": {"best_mrr": 0.5}}
+    found = Found.of([*events((10, 0.2), (60, 0.9)), later], 50.0)
+    assert found.each == (0.2, 0.5)  # what the first one reported after its time does not count
+    assert (found.best_of(1), found.best_of(2), found.best_of(3)) == (0.2, 0.5, None)
+    facts = {"graph": start_points.facts_of({efficiency.OURS: [found] * 2, efficiency.DRAWN: [found] * 2}, {"more": []})}
+    page = "\n".join(start_points.page_of(json.loads(json.dumps(facts))))
+    few = "not so many"
+    assert f"| with the start points | 0.2000 ± 0.0000 | {few} | {few} | {few} | 0.5000 ± 0.0000 | 2, 2 |" in page
 
 
 def test_the_ratio_is_of_the_times_to_the_same_value() -> None:
