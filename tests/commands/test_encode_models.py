@@ -99,7 +99,7 @@ def encode(graph: Path, cache: Path, counts: Path, arguments: tuple[str, ...], k
     return done.returncode, done.stdout + done.stderr, sizes
 
 
-@pytest.mark.parametrize("view", ["text", "image"])
+@pytest.mark.parametrize("view", ["text", pytest.param("image", marks=pytest.mark.slow)])
 def test_a_killed_command_goes_on(graph: Path, models: tuple[str, str], tmp_path: Path, view: str) -> None:
     """Two finished shards are not encoded again, the one that was cut off is, and the file is as if nothing had happened."""
     count, shard = (1_300, 512) if view == "text" else (700, 256)

@@ -124,7 +124,7 @@ def test_off_modalities_have_no_parameters(toy: LinkData) -> None:
     assert sizes[0] > sizes[1] > sizes[2]
 
 
-@pytest.mark.parametrize("decision", ["learned", "relation"])
+@pytest.mark.parametrize("decision", ["learned", pytest.param("relation", marks=pytest.mark.slow)])
 def test_learned_mixture_is_no_worse_than_its_best_branch_beside_noise(decision: str) -> None:
     """One modality carries the answer, one is noise: the mixture must not let the noise spoil it."""
     rng = np.random.default_rng(0)
