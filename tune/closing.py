@@ -35,6 +35,9 @@ def next_commands(result: StudyResult) -> list[tuple[str, str]]:
             head, relation = result.example or ("NAME", "RELATION")
             ask = ["imf", "predict", str(result.checkpoint), "--head", head, "--relation", relation]
         commands.append(("ask the winner", shlex.join(ask)))
+        if result.test_pooled is not None:
+            pool = ["imf", "ensemble", f"{result.folder.absolute()}-pool", str(result.folder.absolute())]
+            commands.append(("the kept models that answer best together, as one", shlex.join(pool)))
     if result.tracking_uri:
         store = shlex.join(["mlflow", "ui", "--backend-store-uri", result.tracking_uri])
         commands.append(("see every run", result.tracking_uri if result.tracking_uri.startswith("http") else store))
@@ -126,6 +129,11 @@ def _verdict(result: StudyResult) -> Iterable[Text]:
         numbers = ", ".join(f"{name} {plus_minus(value)}" for name, value in test.items())
         count = len(result.test_runs)
         yield Text(f"test ({count} seed{'s' if count > 1 else ', so no deviation'}): {numbers}")
+        if result.test_pooled is not None and test.get("mrr"):
+            pooled = result.test_pooled["mrr"]
+            gain = 100 * (pooled - float(test["mrr"]["mean"] or 0.0))
+            word = "above" if gain >= 0 else "below"
+            yield Text(f"test, the seeds together: mrr {pooled:.4f}, {abs(gain):.1f} points {word} one of them")
     yield from _without_training(result)
 
 

@@ -172,6 +172,15 @@ def test_the_commands(result: StudyResult) -> None:
     assert bare.keys() == commands.keys() - {"ask the winner", "see every run"}
 
 
+def test_the_seeds_together_are_told_with_the_command_that_keeps_them(result: StudyResult) -> None:
+    purpose = "the kept models that answer best together, as one"
+    assert purpose not in dict(next_commands(result)) and "the seeds together" not in closing(result)
+    together = replace(result, test_pooled={**dict.fromkeys(result.test(), 0.1), "mrr": 0.555})
+    assert "test, the seeds together: mrr 0.5550, 3.5 points above one of them" in closing(together)
+    assert "1.0 points below one of them" in closing(replace(result, test_pooled={"mrr": 0.51}))
+    assert dict(next_commands(together))[purpose] == f"imf ensemble {result.folder}-pool {result.folder}"
+
+
 def test_a_study_that_lost_or_found_little(result: StudyResult) -> None:
     assert "no winner" in closing(replace(result, records=(RECORDS[2], RECORDS[4])))
     assert "no winner" in closing(replace(result, records=()))
