@@ -118,8 +118,7 @@ def _verdict(result: StudyResult) -> Iterable[Text]:
             paid = ", ".join(f"{cost_of(record, name)}" for name in result.costs)
             yield Text(f"  trial {record.number}: MRR {record.best_mrr:.4f}, {paid}")
     if (points := result.points_over_structure) is not None:
-        word = "above" if points >= 0 else "below"
-        worth = f"{abs(points):.1f} points {word} {result.control} ({result.structure_only_mrr:.4f}) with the same settings"
+        worth = f"{_apart(points)} {result.control} ({result.structure_only_mrr:.4f}) with the same settings"
         if count := len(result.winner_seed_mrr):
             retrained = f"mean of {count} seeds" if count > 1 else "1 seed"
             worth += f"; retrained winner {plus_minus(result.winner_validation())}, {retrained}"
@@ -132,9 +131,13 @@ def _verdict(result: StudyResult) -> Iterable[Text]:
         if result.test_pooled is not None and test.get("mrr"):
             pooled = result.test_pooled["mrr"]
             gain = 100 * (pooled - float(test["mrr"]["mean"] or 0.0))
-            word = "above" if gain >= 0 else "below"
-            yield Text(f"test, the seeds together: mrr {pooled:.4f}, {abs(gain):.1f} points {word} one of them")
+            yield Text(f"test, the seeds together: mrr {pooled:.4f}, {_apart(gain)} one of them")
     yield from _without_training(result)
+
+
+def _apart(points: float) -> str:
+    """`3.5 points above`."""
+    return f"{abs(points):.1f} points {'above' if points >= 0 else 'below'}"
 
 
 def _without_training(result: StudyResult) -> Iterable[Text]:

@@ -72,13 +72,22 @@ def members_of(studies: Sequence[Path]) -> dict[int, list[Path]]:
     return {seed: found[seed] for seed in common}
 
 
+def refuse_known(out: Path) -> None:
+    """Refuse a folder that is there: what is made anew would open test again.
+
+    Raises:
+        ConfigError: it exists.
+    """
+    if out.exists():
+        raise ConfigError(f"{out} exists: its test figures are known", key="out", value=str(out), remedy="name another folder")
+
+
 def pool(
     out: Annotated[Path, typer.Argument(help="Folder that is made; it must not exist.")],
     studies: Annotated[list[Path], typer.Argument(help="Folders of finished studies of the same graph.")],
 ) -> None:
     """Weigh the studies' models on validation, seed by seed, and rank test with each ensemble, once."""
-    if out.exists():
-        raise ConfigError(f"{out} exists: its test figures are known", key="out", value=str(out), remedy="name another folder")
+    refuse_known(out)
     if len(studies) < 2:
         raise ConfigError("one study is no ensemble", key="studies", value=len(studies), remedy="name several")
     found = members_of(studies)

@@ -57,6 +57,8 @@ def summary_row(
     Raises:
         DataError: a key is missing, there is no test result, or test was not opened exactly once.
     """
+    if decision == UNTRAINED:
+        values = {**values, "seeds": [], "winner": None}
     try:
         test, machine = values["test"] if decision == OWN else _otherwise(values, decision, source), values["machine"]
         mean, std = test["mrr"]["mean"], test["mrr"]["std"]
@@ -65,9 +67,8 @@ def summary_row(
             "hits": {name: test[name]["mean"] for name in HITS},
             "cold": (test.get("mrr_cold") or {}).get("mean"),
             "valid": _validation(values, decision), "decision": decision,
-            "seeds": list(values["seeds"]) if decision != UNTRAINED else [], "machine": _machine(machine),
-            "date": str(values["date"])[:10],
-            "settings": dict((values.get("winner") or {}).get("params") or {}) if decision != UNTRAINED else {},
+            "seeds": list(values["seeds"]), "machine": _machine(machine),
+            "date": str(values["date"])[:10], "settings": dict((values.get("winner") or {}).get("params") or {}),
         }
         opened = int(values["test_opened"])
     except (KeyError, TypeError, ValueError) as error:

@@ -28,7 +28,7 @@ from imf_core.train.memory import MemoryBudget
 from imf_core.train.metrics import RankingMetrics
 from tune.closing import plus_minus
 from tune.outcome import atomic_write_text
-from tune.pool import summary_of
+from tune.pool import refuse_known, summary_of
 from tune.reference_row import SUMMARY_FILE
 from tune.report import mean_std
 from tune.tested import POOLED, RANKS_FILE, flat, rank_test
@@ -41,8 +41,7 @@ def trained(
     checkpoints: Annotated[list[Path], typer.Argument(help="Checkpoints of imf train that differ in their seed alone.")],
 ) -> None:
     """Rank test once with models that were trained one by one, as a search does with the seeds of its winner."""
-    if out.exists():
-        raise ConfigError(f"{out} exists: its test figures are known", key="out", value=str(out), remedy="name another folder")
+    refuse_known(out)
     loaded = _by_seed([load_checkpoint(path) for path in checkpoints])
     first = next(iter(loaded.values()))
     graph = graph_of(first.config.data)

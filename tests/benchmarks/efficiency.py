@@ -80,8 +80,7 @@ class Found:
                 best = value
                 curve.append((round(float(event["at"]) - start, 1), value))
         ends = [event for event in events if event["event"] == "tell"]
-        begun = sum(event["event"] == "ask" for event in events)
-        return cls(curve, begun, sum(bool(event.get("stopped")) for event in ends), seconds, tuple(each.values()))
+        return cls(curve, len(each), sum(bool(event.get("stopped")) for event in ends), seconds, tuple(each.values()))
 
     @property
     def final(self) -> float:
@@ -147,14 +146,10 @@ def main(
     if bundled or not sets:
         sets["unicode"] = ("unicode", parse_duration(bundled_budget or budget), bundled_seeds or seeds)
     names = rivals.split(",")
-    found: dict[str, dict[str, list[Found]]] = {}
-    for title, (data, limit, repeats) in sets.items():
-        found[title] = {name: [] for name in names}
-        for seed in range(repeats):
-            studies = {name: cache / f"{title}-{limit:.0f}-{name}-{seed}" for name in names}
-            run_rivals(studies, data, limit, seed, settings or [])
-            for name, folder in studies.items():
-                found[title][name].append(Found.of(read_events(folder / JOURNAL_FILE)[0], limit))
+    found = {
+        title: compared(names, title, data, limit, repeats, cache, settings or [])
+        for title, (data, limit, repeats) in sets.items()
+    }
     out.mkdir(parents=True, exist_ok=True)
     (out / "search_efficiency.json").write_text(json.dumps(_facts(found), indent=1) + "\n", encoding="utf-8")
     _plot(found, out / "img" / "search_efficiency.png")
@@ -162,7 +157,30 @@ def main(
     print(f"written: {out / 'search_efficiency.md'}")
 
 
-def run_rivals(studies: Mapping[str, Path], data: str, seconds: float, seed: int, more: Sequence[str]) -> None:
+def compared(
+    names: Sequence[str], title: str, data: str, seconds: float, repeats: int, cache: Path, more: Sequence[str]
+) -> dict[str, list[Found]]:
+    """What each rival found, one a seed; those that have not finished are run, side by side.
+
+    Args:
+        names: of the rivals.
+        title: of the graph, in the names of the studies.
+        data: folder or name of the graph.
+        seconds: that each has.
+        repeats: seeds.
+        cache: folder of the studies.
+        more: settings of all.
+    """
+    found: dict[str, list[Found]] = {name: [] for name in names}
+    for seed in range(repeats):
+        studies = {name: cache / f"{title}-{seconds:.0f}-{name}-{seed}" for name in names}
+        _run(studies, data, seconds, seed, more)
+        for name, folder in studies.items():
+            found[name].append(Found.of(read_events(folder / JOURNAL_FILE)[0], seconds))
+    return found
+
+
+def _run(studies: Mapping[str, Path], data: str, seconds: float, seed: int, more: Sequence[str]) -> None:
     """Run the rivals that have not finished, side by side."""
     children = []
     for name, folder in studies.items():

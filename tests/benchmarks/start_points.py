@@ -20,8 +20,7 @@ from typing import Annotated, Any
 
 import typer
 
-from tests.benchmarks.efficiency import DRAWN, OURS, SETTINGS, Found, run_rivals, spread
-from tune.journal import JOURNAL_FILE, read_events
+from tests.benchmarks.efficiency import DRAWN, OURS, SETTINGS, Found, compared, spread
 from tune.report import machine
 from tune.settings import parse_duration
 
@@ -40,12 +39,7 @@ def main(
 ) -> None:
     """Run what is missing, and put the graph into the page and the JSON."""
     title, seconds = name or graph.name, parse_duration(budget)
-    found: dict[str, list[Found]] = {OURS: [], DRAWN: []}
-    for seed in range(seeds):
-        studies = {rival: cache / f"{title}-{seconds:.0f}-{rival}-{seed}" for rival in found}
-        run_rivals(studies, str(graph.resolve()), seconds, seed, settings or [])
-        for rival, folder in studies.items():
-            found[rival].append(Found.of(read_events(folder / JOURNAL_FILE)[0], seconds))
+    found = compared([OURS, DRAWN], title, str(graph.resolve()), seconds, seeds, cache, settings or [])
     file = out / "start_points.json"
     known = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
     facts = {**known, title: facts_of(found, {**SETTINGS, "more": list(settings or [])})}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +14,7 @@ from imf_core.ensemble import load_ensemble, open_predictor
 from imf_core.train.checkpoint import load_checkpoint
 from imf_core.train.pooled import evaluate_pooled
 from imf_core.train.ranking import evaluate
+from tests.support.reference_command import command
 from tests.support.tiny_checkpoint import tiny_checkpoint, tiny_graph
 from tune import pool as pooling
 from tune import reference
@@ -36,13 +36,6 @@ def studies(tmp_path: Path) -> list[Path]:
         (study / "summary.json").write_text(json.dumps({"seeds": list(seeds), "test_opened": 1}))
         made.append(study)
     return made
-
-
-def command(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
-    monkeypatch.setattr(sys, "argv", ["reference", *map(str, arguments)])
-    with pytest.raises(SystemExit) as ended:
-        reference.main()
-    return int(ended.value.code or 0)
 
 
 def test_an_ensemble_of_each_seed_and_a_row_of_it(

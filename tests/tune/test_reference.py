@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from imf_core.errors import DataError
+from tests.support.reference_command import command
 from tune import reference
 from tune.records import TrialRecord, TrialState
 from tune.reference import (
@@ -204,13 +204,6 @@ def test_a_page_without_a_place_for_rows(result: StudyResult, tmp_path: Path, te
     with pytest.raises(DataError, match=r"README\.md: (cannot be read|has no single place)"):
         write_reference(tmp_path, reference_row(result, "MKG-Y", "text"))
     assert not (tmp_path / "reference.json").exists()
-
-
-def command(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
-    monkeypatch.setattr(sys, "argv", ["reference", *map(str, arguments)])
-    with pytest.raises(SystemExit) as ended:
-        reference.main()
-    return int(ended.value.code or 0)
 
 
 def test_the_command(result: StudyResult, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +13,7 @@ from imf_core.data.prepared import graph_of
 from imf_core.train.checkpoint import load_checkpoint
 from imf_core.train.pooled import evaluate_pooled
 from imf_core.train.ranking import evaluate
+from tests.support.reference_command import command
 from tests.support.tiny_checkpoint import tiny_checkpoint, tiny_graph
 from tune import reference, trained
 from tune.reference_row import paired
@@ -23,13 +23,6 @@ from tune.tested import POOLED, RANKS_FILE, read_ranks
 @pytest.fixture
 def graph(tmp_path: Path) -> Path:
     return tiny_graph(tmp_path / "graph")
-
-
-def command(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
-    monkeypatch.setattr(sys, "argv", ["reference", *map(str, arguments)])
-    with pytest.raises(SystemExit) as ended:
-        reference.main()
-    return int(ended.value.code or 0)
 
 
 def test_seeds_are_tested_once_and_are_a_row_and_a_member(
