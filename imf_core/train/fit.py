@@ -108,10 +108,11 @@ def fit(
         trained = nn.parallel.DistributedDataParallel(model, broadcast_buffers=False, gradient_as_bucket_view=True)
 
     def epoch(number: int) -> dict[str, float]:
-        return train_epoch(trained, queries, config, number, shard, optimizers, device, memory)
+        losses = train_epoch(trained, queries, config, number, shard, optimizers, device, memory)
+        _average_buffers(model, shard)
+        return losses
 
     def validate() -> RankingMetrics:
-        _average_buffers(model, shard)
         _rest_unlinked(model)
         return _validate(model, graph, known, memory, shard, device)
 
@@ -151,7 +152,7 @@ def build_optimizers(model: Imf, config: Config, early: bool) -> Optimizers:
 
 
 def _average_buffers(model: Imf, shard: Shard) -> None:
-    """Give every rank the mean of the ranks' BatchNorm statistics, so that all evaluate the same model."""
+    """Give every rank the mean of the ranks' BatchNorm statistics: all evaluate, and go on from a save with, the same model."""
     if shard.world > 1:
         for name, buffer in model.named_buffers():
             if "running_" in name:
@@ -199,5 +200,6 @@ def _bar(wanted: bool, total: int, done: int) -> Iterator[Callable[[RunProgress]
     with Progress(*columns, console=console) as bar:
         task = bar.add_task("", total=total, completed=done)
         yield lambda run: bar.update(
-            task, completed=run.epoch, description=f"validation MRR {run.curve[-1][1]:.4f}, best {run.best_mrr:.4f}"
+            task, completed=run.epoch,
+            description=f"validation MRR {run.curve[-1][1]:.4f}, best {run.best_mrr:.4f}" if run.curve else "",
         )

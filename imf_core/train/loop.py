@@ -27,7 +27,7 @@ S = TypeVar("S", bound=Summed)
 
 @dataclass(frozen=True)
 class Saving:
-    """Where and how often the training state is kept.
+    """Where and how often the training state is kept: after an epoch, be it evaluated or not.
 
     Args:
         folder: state folder; an existing state there is resumed.
@@ -115,34 +115,43 @@ class Loop(Generic[M]):
         Raises:
             DivergedError: the loss became non-finite.
         """
-        last_save = time.monotonic()
+        saved = time.monotonic()
         while run.reason is None:
             started = time.monotonic()
-            sums: dict[str, float] = {}
-            stop = min(run.epoch + self.eval_every, self.max_epochs)
-            for number in range(run.epoch + 1, stop + 1):
-                for name, value in epoch(number).items():
-                    sums[name] = sums.get(name, 0.0) + value
-            losses = {name: value / (steps * (stop - run.epoch)) for name, value in sums.items()}
-            if not math.isfinite(losses["total"]):
+            run.trained(epoch(run.epoch + 1))
+            if not math.isfinite(run.sums["total"]):
                 raise DivergedError(
-                    f"the training loss is {losses['total']} in epoch {stop}", remedy="lower train.lr", epoch=stop,
-                    quantity="loss",
+                    f"the training loss is {run.sums['total'] / steps} in epoch {run.epoch}", remedy="lower train.lr",
+                    epoch=run.epoch, quantity="loss",
                 )
-            with optimizers.averaged():
-                metrics = validate()
-                run.record(stop, metrics, model)
-            seconds = time.monotonic() - started
-            run.last = EpochReport(stop, losses["total"], losses, metrics, run.best_mrr, run.best_epoch, seconds)
+            due = run.epoch == min(run.evaluated + self.eval_every, self.max_epochs)
+            if due:
+                self._evaluate(run, model, optimizers, steps, validate, started)
+            else:
+                run.seconds += time.monotonic() - started
             over, saving = run.end(self.patience, self.max_epochs), self.saving
-            if saving is not None and self.shard.rank == 0 and (over or time.monotonic() - last_save >= saving.seconds):
+            if saving is not None and self.shard.rank == 0 and (over or time.monotonic() - saved >= saving.seconds):
                 save_training_state(saving.folder, model, optimizers, run.to_json(), run.best_state)
-                last_save = time.monotonic()
+                saved = time.monotonic()
             advance(run)
-            if self.on_epoch is not None:
+            if due and self.on_epoch is not None:
+                assert run.last is not None
                 self.on_epoch(run.last)
         if run.best_state is not None:
             model.load_state_dict(run.best_state, strict=False)
+
+    @staticmethod
+    def _evaluate(
+        run: RunProgress[M], model: TrainedModule, optimizers: Optimizers, steps: int, validate: Callable[[], M], started: float
+    ) -> None:
+        """Evaluate and make the report of the epochs since the last one, of which the latest began at `started`."""
+        losses = {name: value / (steps * (run.epoch - run.evaluated)) for name, value in run.sums.items()}
+        with optimizers.averaged():
+            metrics = validate()
+            run.record(metrics, model)
+        seconds = run.seconds + time.monotonic() - started
+        run.sums, run.seconds = {}, 0.0
+        run.last = EpochReport(run.epoch, losses["total"], losses, metrics, run.best_mrr, run.best_epoch, seconds)
 
 
 def seed_epoch(seed: int, epoch: int, rank: int) -> None:

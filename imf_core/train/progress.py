@@ -78,22 +78,34 @@ class EpochReport(Generic[M]):
 
 
 class RunProgress(Generic[M]):
-    """Counters, learning curve, best weights and the last report of a run."""
+    """Counters, learning curve, best weights and the last report of a run; sums of losses and time since that report."""
 
     def __init__(self) -> None:
         self.epoch, self.best_mrr, self.best_epoch, self.stale = 0, -1.0, 0, 0
+        self.sums: dict[str, float] = {}
+        self.seconds = 0.0
         self.curve: list[tuple[int, float]] = []
         self.best_metrics: M | None = None
         self.best_state: dict[str, Tensor] | None = None
         self.last: EpochReport[M] | None = None
         self.reason: str | None = None
 
-    def record(self, epoch: int, metrics: M, model: TrainedModule) -> None:
+    @property
+    def evaluated(self) -> int:
+        """Epoch of the last evaluation; 0 before the first."""
+        return self.curve[-1][0] if self.curve else 0
+
+    def trained(self, losses: Mapping[str, float]) -> None:
+        """Take in an epoch: the sum of each loss over its steps."""
+        self.epoch += 1
+        for name, value in losses.items():
+            self.sums[name] = self.sums.get(name, 0.0) + value
+
+    def record(self, metrics: M, model: TrainedModule) -> None:
         """Take in an evaluation; the weights are copied where it is the best so far."""
-        self.epoch = epoch
-        self.curve.append((epoch, metrics.mrr))
+        self.curve.append((self.epoch, metrics.mrr))
         if metrics.mrr > self.best_mrr:
-            self.best_mrr, self.best_epoch, self.best_metrics, self.stale = metrics.mrr, epoch, metrics, 0
+            self.best_mrr, self.best_epoch, self.best_metrics, self.stale = metrics.mrr, self.epoch, metrics, 0
             self.best_state = {name: tensor.detach().clone() for name, tensor in model.trained_state().items()}
         else:
             self.stale += 1
@@ -108,14 +120,14 @@ class RunProgress(Generic[M]):
 
     def to_json(self) -> dict[str, Any]:
         """Everything but the weights, as plain values."""
-        assert self.best_metrics is not None
-        assert self.last is not None
-        last = {name: value for name, value in vars(self.last).items() if name != "metrics"}
-        return {
+        values: dict[str, Any] = {
             "epoch": self.epoch, "best_mrr": self.best_mrr, "best_epoch": self.best_epoch, "stale": self.stale,
-            "curve": self.curve, "reason": self.reason, "best_metrics": self.best_metrics.pack(),
-            "last": last, "last_metrics": self.last.metrics.pack(),
+            "curve": self.curve, "reason": self.reason, "sums": self.sums, "seconds": self.seconds,
         }
+        if self.best_metrics is not None and self.last is not None:
+            last = {name: value for name, value in vars(self.last).items() if name != "metrics"}
+            values |= {"best_metrics": self.best_metrics.pack(), "last": last, "last_metrics": self.last.metrics.pack()}
+        return values
 
     @classmethod
     def from_json(
@@ -127,6 +139,8 @@ class RunProgress(Generic[M]):
         run.epoch, run.best_mrr, run.best_epoch = values["epoch"], values["best_mrr"], values["best_epoch"]
         run.stale, run.reason, run.best_state = values["stale"], values["reason"], best_state
         run.curve = [(int(epoch), float(mrr)) for epoch, mrr in values["curve"]]
-        run.best_metrics = unpack(values["best_metrics"])
-        run.last = EpochReport(metrics=unpack(values["last_metrics"]), **values["last"])
+        run.sums, run.seconds = dict(values["sums"]), values["seconds"]
+        if "last" in values:  # else it was saved before its first evaluation
+            run.best_metrics = unpack(values["best_metrics"])
+            run.last = EpochReport(metrics=unpack(values["last_metrics"]), **values["last"])
         return run

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -13,20 +14,27 @@ import torch.multiprocessing as mp
 from imf_core.config import Config
 from imf_core.data.prepared import LinkData, load_prepared, save_prepared
 from imf_core.train.batches import Shard
-from imf_core.train.fit import build_model, fit
+from imf_core.train.fit import Saving, build_model, fit
 from imf_core.train.ranking import evaluate
+from tests.support.killed_run import Killed, die_in
 
 SETTINGS = {"model.dim": 16, "model.relation_dim": 8, "train.batch_size": 16, "train.lr": 0.01, "train.max_epochs": 3}
 
 
-def rank_process(rank: int, world: int, prepared: str, out: str, settings: dict[str, object]) -> None:
+def rank_process(rank: int, world: int, prepared: str, out: str, settings: dict[str, object], killed_in: int) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{out}/store", rank=rank, world_size=world)
     data = load_prepared(prepared)
     config = Config().updated(settings)
     model = build_model(config, data)
     losses: list[float] = []
-    result = fit(model, data, config, lambda report: losses.append(report.train_loss), shard=Shard(rank, world))
+    saving = Saving(Path(out) / "state", seconds=0) if killed_in else None
+    if killed_in:
+        with patch("imf_core.train.fit.train_epoch", die_in(killed_in, [])), pytest.raises(Killed):
+            fit(model, data, config, shard=Shard(rank, world), saving=saving)
+        dist.barrier()  # rank 0 has saved
+        model = build_model(config, data)
+    result = fit(model, data, config, lambda report: losses.append(report.train_loss), shard=Shard(rank, world), saving=saving)
     with torch.no_grad():
         bits = float(sum(parameter.double().sum() for parameter in model.state_dict().values()))
     again = evaluate(model, data.graph, data.graph.valid, data.graph.known()).metrics.vector().tolist()
@@ -35,11 +43,11 @@ def rank_process(rank: int, world: int, prepared: str, out: str, settings: dict[
     dist.destroy_process_group()
 
 
-def run(toy: LinkData, folder: Path, **more: object) -> list[dict]:
+def run(toy: LinkData, folder: Path, killed_in: int = 0, **more: object) -> list[dict]:
     folder.mkdir(exist_ok=True)
     save_prepared(toy, folder / "data")
     settings = {**SETTINGS, **{key.replace("__", "."): value for key, value in more.items()}}
-    mp.spawn(rank_process, args=(2, str(folder / "data"), str(folder), settings), nprocs=2)
+    mp.spawn(rank_process, args=(2, str(folder / "data"), str(folder), settings, killed_in), nprocs=2)
     return [json.loads((folder / f"rank{rank}.json").read_text()) for rank in range(2)]
 
 
@@ -58,6 +66,14 @@ def test_equal_seeds_repeat_and_ranks_draw_their_own_numbers(toy: LinkData, tmp_
     assert once == again
     assert once[0]["curve"] != other[0]["curve"]
     assert once[0]["losses"] != once[1]["losses"]  # different queries, different dropout
+
+
+def test_ranks_that_die_between_two_evaluations_go_on_to_the_bit(toy: LinkData, tmp_path: Path) -> None:
+    unbroken = run(toy, tmp_path / "a", train__eval_every=3)
+    broken = run(toy, tmp_path / "b", killed_in=3, train__eval_every=3)
+    parts = ("curve", "reported", "again", "bits")
+    assert [[rank[part] for part in parts] for rank in broken] == [[rank[part] for part in parts] for rank in unbroken]
+    assert broken[0]["losses"] == unbroken[0]["losses"]  # rank 0 reports
 
 
 @pytest.mark.parametrize("modalities", [None, ["text"], []])

@@ -12,8 +12,9 @@ from imf_core.data.modality import Modality
 from imf_core.data.prepared import LinkData
 from imf_core.errors import DataError, DivergedError
 from imf_core.train.fit import Saving, build_model, fit
+from imf_core.train.progress import EpochReport
 from imf_core.train.ranking import evaluate
-from tests.support.killed_run import Killed, stop_at
+from tests.support.killed_run import Killed, die_in, stop_at
 
 SMALL = {
     "model.dim": 16,
@@ -69,6 +70,29 @@ def test_an_interrupted_run_goes_on_to_the_bit(
     assert epochs == list(range(killed_at, 7))  # the last saved report comes again: it may not have been delivered
     assert result.curve == expected.curve
     assert result.metrics == expected.metrics
+    for name, tensor in weights(unbroken).items():
+        assert torch.equal(tensor, weights(resumed)[name]), name
+
+
+@pytest.mark.parametrize("killed_in", [1, 2, 3, 4, 5, 6])
+def test_a_run_that_is_seldom_evaluated_loses_no_epoch(
+    toy: LinkData, tmp_path: Path, killed_in: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, saving = small(train__eval_every=4), Saving(tmp_path / "state", seconds=0)
+    unbroken, told = build_model(config, toy), []
+    expected = fit(unbroken, toy, config, told.append)
+    begun: list[int] = []
+    monkeypatch.setattr("imf_core.train.fit.train_epoch", die_in(killed_in, begun))
+    heard: list[EpochReport] = []
+    with pytest.raises(Killed):
+        fit(build_model(config, toy), toy, config, heard.append, saving=saving)
+    resumed = build_model(config, toy)
+    result = fit(resumed, toy, config, heard.append, saving=saving)
+    assert begun == [*range(1, killed_in + 1), *range(killed_in, 7)]
+    assert [report.epoch for report in heard] == [4, 4, 6] if killed_in > 4 else [4, 6]
+    assert [epoch for epoch, _ in result.curve] == [4, 6]
+    assert result == expected
+    assert [report.losses for report in heard[-2:]] == [report.losses for report in told]
     for name, tensor in weights(unbroken).items():
         assert torch.equal(tensor, weights(resumed)[name]), name
 
