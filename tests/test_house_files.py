@@ -88,6 +88,20 @@ def test_package_ships_its_types(package) -> None:
     assert (ROOT / package / "py.typed").is_file()
 
 
+def test_links_between_the_pages_lead_somewhere() -> None:
+    kept = set(project_files())
+    links = [
+        (page, target) for page in kept if page.suffix == ".md"
+        for target in re.findall(r"\]\(([^)\s#:]+)(?:#[^)\s]*)?\)", page.read_text(encoding="utf-8"))
+    ]
+    assert len(links) > 20
+    lost = [
+        f"{page.relative_to(ROOT)}: {target}" for page, target in links
+        if (there := (page.parent / target).resolve()) not in kept and not any(there in file.parents for file in kept)
+    ]
+    assert lost == []
+
+
 def test_no_package_host_is_named() -> None:
     named = [
         f"{file.relative_to(ROOT)}: {match.group()}"
