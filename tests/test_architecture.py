@@ -38,7 +38,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("tune.plan", "tune.continuation", "tune.watch", "tune.runner", "tune.live", "tune.finalise", "tune.recommend_final",
      "tune.tested", "tune.taken"),
     ("tune.report", "tune.report_plots", "tune.report_svg", "tune.report_table", "tune.report_winner", "tune.report_html",
-     "tune.closing", "tune.reference", "tune.reference_row", "tune.pool", "tune.trained"),
+     "tune.closing", "benchmarks.reference.reference", "benchmarks.reference.reference_row", "benchmarks.reference.pool", "benchmarks.reference.trained_models"),
     ("tune.search",),
 )
 FLOOR_OF = {module: level for level, floor in enumerate(FLOORS) for module in floor}

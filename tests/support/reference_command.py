@@ -6,11 +6,11 @@ import sys
 
 import pytest
 
-from tune import reference
+from benchmarks.reference import reference
 
 
 def command(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
-    """`python -m tune.reference ARGUMENTS`; returns its exit status."""
+    """`python -m benchmarks.reference.reference ARGUMENTS`; returns its exit status."""
     monkeypatch.setattr(sys, "argv", ["reference", *map(str, arguments)])
     with pytest.raises(SystemExit) as ended:
         reference.main()

@@ -8,6 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from benchmarks.reference import pool as pooling
+from benchmarks.reference import reference
+from benchmarks.reference.reference_row import summary_row
 from imf_core.commands.splits import open_split
 from imf_core.data.prepared import graph_of
 from imf_core.ensemble import load_ensemble, open_predictor
@@ -16,9 +19,6 @@ from imf_core.train.pooled import evaluate_pooled
 from imf_core.train.ranking import evaluate
 from tests.support.reference_command import command
 from tests.support.tiny_checkpoint import tiny_checkpoint, tiny_graph
-from tune import pool as pooling
-from tune import reference
-from tune.reference_row import summary_row
 from tune.tested import POOLED, RANKS_FILE, read_ranks
 
 PAGE = "# Results\n\n<!-- rows -->\n<!-- /rows -->\n"
@@ -75,7 +75,7 @@ def test_an_ensemble_of_each_seed_and_a_row_of_it(
     assert command(monkeypatch, "add", tmp_path / "both", "--row", "both", "--data-set", "tiny") == 0
     (row,) = reference.load_reference(tmp_path / "reference.json")
     assert row == summary_row(values, "tiny", "both") | {"against": []}
-    assert "tune.reference pool" in row["command"]
+    assert "benchmarks.reference.reference pool" in row["command"]
     assert command(monkeypatch, "pool", tmp_path / "both", *studies) == 2  # its test figures are known
 
 

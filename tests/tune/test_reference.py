@@ -12,11 +12,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from imf_core.errors import DataError
-from tests.support.reference_command import command
-from tune import reference
-from tune.records import TrialRecord, TrialState
-from tune.reference import (
+from benchmarks.reference import reference
+from benchmarks.reference.reference import (
     PUBLISHED,
     ROW_KEYS,
     load_reference,
@@ -24,7 +21,10 @@ from tune.reference import (
     update_reference,
     write_reference,
 )
-from tune.reference_row import paired, reference_row, summary_row
+from benchmarks.reference.reference_row import paired, reference_row, summary_row
+from imf_core.errors import DataError
+from tests.support.reference_command import command
+from tune.records import TrialRecord, TrialState
 from tune.report import StudyResult, summary, write_summary
 from tune.tested import RANKS_FILE
 

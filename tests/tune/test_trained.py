@@ -8,6 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from benchmarks.reference import reference
+from benchmarks.reference import trained_models as trained
+from benchmarks.reference.reference_row import paired
 from imf_core.commands.splits import open_split
 from imf_core.data.prepared import graph_of
 from imf_core.train.checkpoint import load_checkpoint
@@ -15,8 +18,6 @@ from imf_core.train.pooled import evaluate_pooled
 from imf_core.train.ranking import evaluate
 from tests.support.reference_command import command
 from tests.support.tiny_checkpoint import tiny_checkpoint, tiny_graph
-from tune import reference, trained
-from tune.reference_row import paired
 from tune.tested import POOLED, RANKS_FILE, read_ranks
 
 

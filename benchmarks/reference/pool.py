@@ -1,7 +1,7 @@
 """Several finished studies of one graph as one model: an ensemble for each seed, and its figures on test.
 
-    python -m tune.reference pool results/mkg-y-pool results/mkg-y results/mkg-y-complex
-    python -m tune.reference add results/mkg-y-pool --row "ensemble of two"
+    python -m benchmarks.reference.reference pool results/mkg-y-pool results/mkg-y results/mkg-y-complex
+    python -m benchmarks.reference.reference add results/mkg-y-pool --row "ensemble of two"
 
 A seed's ensemble holds that seed's retrained winner of every study, weighed on validation (`imf_core.train.selection`); so
 there are as many ensembles as seeds, with a mean and a deviation like those of a single study. The folder looks like a study's:
@@ -23,6 +23,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
+from benchmarks.reference.reference_row import SUMMARY_FILE, read_summary
 from imf_core.commands.splits import open_split
 from imf_core.data.graph import KnowledgeGraph
 from imf_core.data.prepared import graph_of
@@ -34,7 +35,6 @@ from imf_core.train.ranking import Ranked
 from imf_core.train.selection import select
 from tune.closing import plus_minus
 from tune.outcome import atomic_write_text
-from tune.reference_row import SUMMARY_FILE, read_summary
 from tune.report import machine, mean_std
 from tune.tested import OWN, POOLED, RANKS_FILE, flat, save_ranks
 
@@ -160,7 +160,7 @@ def summary_of(
     """
     means = {name: {key: mean_std([one[key] for one in every]) for key in every[0]} for name, every in otherwise.items()}
     first = next(iter(runs.values()))
-    command = shlex.join(["python", "-m", "tune.reference", *sys.argv[1:]])
+    command = shlex.join(["python", "-m", "benchmarks.reference.reference", *sys.argv[1:]])
     return {
         "study": out.name, "task": "link", "data": data, "winner": winner,
         "winner_validation_mrr": {"by_seed": list(reached.values()), **mean_std(list(reached.values()))},

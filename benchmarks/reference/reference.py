@@ -1,6 +1,6 @@
 """The figures that stand in `results/README.md`: one row a finished study, kept in `results/reference.json`.
 
-`python -m tune.reference add results/<study> --row "IMF, names as text"` takes a row from the study's `summary.json`.
+`python -m benchmarks.reference.reference add results/<study> --row "IMF, names as text"` takes a row from the study's `summary.json`.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
+from benchmarks.reference.pool import pool
+from benchmarks.reference.reference_row import HITS, SUMMARY_FILE, UNTRAINED, paired, read_summary, summary_row
+from benchmarks.reference.trained_models import trained
 from imf_core.errors import ConfigError, DataError, ImfError
 from imf_core.train.paired import LEVEL
 from tune.outcome import atomic_write_text
-from tune.pool import pool
-from tune.reference_row import HITS, SUMMARY_FILE, UNTRAINED, paired, read_summary, summary_row
 from tune.tested import OWN
-from tune.trained import trained
 
 REFERENCE_FILE, README_FILE = "reference.json", "README.md"
 BEGIN, END = "<!-- rows -->", "<!-- /rows -->"
@@ -90,7 +90,7 @@ def render_reference(rows: Sequence[Mapping[str, Any]], published: Published = P
         published: figures to stand beside, by data set.
     """
     if not rows:
-        return 'No row yet. `python -m tune.reference add results/<study> --row "..."` adds one.'
+        return 'No row yet. `python -m benchmarks.reference.reference add results/<study> --row "..."` adds one.'
     head = ("data set", "row", "valid MRR", "MRR", "H@1", "H@3", "H@10", "cold MRR", "seeds", "date")
     lines = [_line(head), _line(["---", "---", *["---:"] * 7, "---"])]
     for data_set in dict.fromkeys(row["data_set"] for row in rows):
@@ -206,7 +206,7 @@ def add(
 ) -> None:
     """Add a study's test figures to reference.json and to the table in README.md.
 
-    Example: python -m tune.reference add results/mkg-y --row "IMF, names as text" --against "structure only:results/mkg-y-s"
+    Example: python -m benchmarks.reference.reference add results/mkg-y --row "IMF, names as text" --against "structure only:results/mkg-y-s"
     """
     values = read_summary(study)
     name = data_set or Path(str(values.get("data", ""))).name

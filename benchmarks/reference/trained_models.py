@@ -1,8 +1,8 @@
 """Models that `imf train` made, one a seed, as a finished study: for rows of what no search trains, like a distilled model.
 
     imf train results/small-0 --config small.yaml --data mygraph --distil results/pool/seed-0 --set train.seed=0    # and so on
-    python -m tune.reference trained results/small results/small-0 results/small-1 results/small-2
-    python -m tune.reference add results/small --row "distilled"
+    python -m benchmarks.reference.reference trained results/small results/small-0 results/small-1 results/small-2
+    python -m benchmarks.reference.reference add results/small --row "distilled"
 
 The folder looks like a study's: checkpoints by seed, the ranks that paired tests need, a `summary.json`. Test is read once.
 """
@@ -18,6 +18,8 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
+from benchmarks.reference.pool import refuse_known, summary_of
+from benchmarks.reference.reference_row import SUMMARY_FILE
 from imf_core.commands.splits import open_split
 from imf_core.config import Config
 from imf_core.data.prepared import graph_of
@@ -28,8 +30,6 @@ from imf_core.train.memory import MemoryBudget
 from imf_core.train.metrics import RankingMetrics
 from tune.closing import plus_minus
 from tune.outcome import atomic_write_text
-from tune.pool import refuse_known, summary_of
-from tune.reference_row import SUMMARY_FILE
 from tune.report import mean_std
 from tune.tested import POOLED, RANKS_FILE, flat, rank_test
 
