@@ -27,18 +27,18 @@ from imf_core.commands.serve import serve
 from imf_core.commands.splits import TEST_WORDS, open_split
 from imf_core.commands.terminal import show_error, terminal
 from imf_core.config import Config, preset
+from imf_core.config_base import parse_overrides
 from imf_core.data.audit_report import certain_hits
 from imf_core.data.prepared import LinkData, graph_of, prepare
 from imf_core.ensemble import Ensemble, answers_of, names_of, open_model, open_predictor, rank_with, strongest
 from imf_core.errors import CheckpointError, ConfigError, ImfError
 from imf_core.model.decision import alternatives
 from imf_core.predict import Answer
-from imf_core.settings import parse_overrides
+from imf_core.runtime import MemoryBudget
 from imf_core.train.carry_over import carry_over
 from imf_core.train.checkpoint import Checkpoint, check_vocabulary, load_checkpoint, load_state, save_checkpoint
 from imf_core.train.estimate import estimate_of
 from imf_core.train.fit import EpochReport, build_model, fit
-from imf_core.train.memory import MemoryBudget
 from imf_core.train.metrics import RankingMetrics
 from imf_core.train.ranking import evaluate_decisions
 

@@ -12,8 +12,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
+from imf_core.config_base import Section, Settings, Tunable
 from imf_core.errors import ConfigError
-from imf_core.settings import Section, Settings, Tunable
 
 MissingPolicy = Literal["learned", "mean", "neutral"]
 DecisionMode = Literal["uniform", "fixed", "learned", "relation"]

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from imf_core.config import DataConfig
-from imf_core.settings import Section, Settings, Tunable
+from imf_core.config_base import Section, Settings, Tunable
 
 Fusion = Literal["meta", "meta_cp", "mlp", "id"]
 _META = {"model.fusion": ("meta", "meta_cp")}

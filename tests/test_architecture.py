@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 # A file imports from its own floor and from lower ones. A package stands for all its files that are not named themselves.
 FLOORS: tuple[tuple[str, ...], ...] = (
-    ("imf_core", "imf_core.errors", "imf_core.settings", "imf_core.config", "imf_core.config_recommend"),
+    ("imf_core", "imf_core.errors", "imf_core.config_base", "imf_core.config", "imf_core.config_recommend"),
     ("imf_core.data",),
     ("imf_core.encode",),
     # build features, so they stand above the encoders

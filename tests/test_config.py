@@ -10,8 +10,8 @@ import yaml
 from pydantic import ValidationError
 
 from imf_core.config import Config, ModelConfig, preset, published
+from imf_core.config_base import nearest, parse_overrides
 from imf_core.errors import ConfigError
-from imf_core.settings import nearest, parse_overrides
 
 
 @pytest.mark.parametrize(

@@ -18,8 +18,8 @@ from torch import Tensor
 from imf_core.data.graph import KnowledgeGraph
 from imf_core.errors import CheckpointError
 from imf_core.model.imf import Imf
+from imf_core.runtime import MemoryBudget
 from imf_core.train.calibrate import CachedScores, cache_scores, fit_logits
-from imf_core.train.memory import MemoryBudget
 
 SCORES_FILE = "decision.safetensors"
 

@@ -29,8 +29,8 @@ from imf_core.data.graph import KnowledgeGraph
 from imf_core.errors import CheckpointError
 from imf_core.model.decision import Decision
 from imf_core.model.imf import Imf
+from imf_core.runtime import MemoryBudget
 from imf_core.train.calibrate import CachedScores, folds
-from imf_core.train.memory import MemoryBudget
 from imf_core.train.ranking import evaluate_decisions
 from tune.cached_scores import DecisionCache, cache_decision, load_cache
 from tune.records import load_records, ranked

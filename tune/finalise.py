@@ -19,8 +19,8 @@ from imf_core.data.baseline import BaselineMetrics
 from imf_core.data.prepared import LinkData
 from imf_core.data.recommend_data import RecommendData
 from imf_core.errors import ImfError
+from imf_core.runtime import MemoryBudget
 from imf_core.train.checkpoint import load_checkpoint, save_checkpoint
-from imf_core.train.memory import MemoryBudget
 from imf_core.train.metrics import RankingMetrics
 from imf_core.train.recommend_checkpoint import is_recommender
 from imf_core.train.topk import TopKMetrics

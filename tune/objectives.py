@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from imf_core.config_base import nearest
 from imf_core.errors import ConfigError
-from imf_core.settings import nearest
 
 
 @dataclass(frozen=True)

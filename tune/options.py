@@ -13,8 +13,8 @@ import typer
 from rich.console import Console
 
 from imf_core.commands.terminal import show_error
+from imf_core.config_base import parse_overrides
 from imf_core.errors import ImfError
-from imf_core.settings import parse_overrides
 from tune.settings import SearchConfig
 
 WHAT, HOW, WHERE, PLAN = "What to search", "How to search", "Where to run and keep it", "Look first"

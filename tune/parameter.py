@@ -12,8 +12,8 @@ from typing import Any, Literal
 from pydantic import BaseModel
 
 from imf_core.config import Config
+from imf_core.config_base import Tunable, nearest
 from imf_core.errors import ConfigError
-from imf_core.settings import Tunable, nearest
 from tune.settings import AnyConfig
 
 Kind = Literal["int", "float", "categorical"]

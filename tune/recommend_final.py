@@ -8,7 +8,7 @@ from typing import Any
 
 from imf_core.config_recommend import RecommendConfig
 from imf_core.data.recommend_data import RecommendData
-from imf_core.train.memory import MemoryBudget
+from imf_core.runtime import MemoryBudget
 from imf_core.train.recommend import evaluate_recommender
 from imf_core.train.recommend_checkpoint import load_recommender, save_recommender
 from imf_core.train.topk import TopKMetrics

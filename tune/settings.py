@@ -18,9 +18,9 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, model_validator
 
 from imf_core.config import Config, preset
+from imf_core.config_base import nearest
 from imf_core.config_recommend import RecommendConfig
 from imf_core.errors import ConfigError
-from imf_core.settings import nearest
 from tune.journal import JOURNAL_FILE, read_events
 from tune.objectives import QUALITY, parse_objective
 

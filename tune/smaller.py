@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from imf_core.train.memory import is_out_of_memory
+from imf_core.runtime import is_out_of_memory
 from tune.outcome import atomic_write_text
 from tune.settings import AnyConfig
 

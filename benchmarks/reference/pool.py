@@ -29,8 +29,8 @@ from imf_core.data.graph import KnowledgeGraph
 from imf_core.data.prepared import graph_of
 from imf_core.ensemble import Ensemble, load_ensemble, same_names, save_ensemble
 from imf_core.errors import ConfigError, DataError
+from imf_core.runtime import MemoryBudget
 from imf_core.train.checkpoint import atomic_folder, check_vocabulary, load_checkpoint
-from imf_core.train.memory import MemoryBudget
 from imf_core.train.ranking import Ranked
 from imf_core.train.selection import select
 from tune.closing import plus_minus

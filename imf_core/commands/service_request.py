@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from imf_core.config_base import nearest
 from imf_core.errors import ImfError
 from imf_core.predict import Question
-from imf_core.settings import nearest
 
 _K = 10
 _EXAMPLE = '{"questions": [{"head": "NAME", "relation": "RELATION", "tail": null}], "k": 10}'

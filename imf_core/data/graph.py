@@ -13,8 +13,8 @@ from functools import cached_property
 
 import numpy as np
 
+from imf_core.config_base import nearest
 from imf_core.errors import DataError, VocabularyError
-from imf_core.settings import nearest
 
 
 @dataclass(frozen=True)

@@ -14,9 +14,9 @@ from pathlib import Path
 
 import numpy as np
 
+from imf_core.config_base import nearest
 from imf_core.data.lines import read_lines
 from imf_core.errors import DataError
-from imf_core.settings import nearest
 
 SUFFIXES = (".tsv", ".txt", ".inter", ".npz", ".npy")
 _USER = ("user_id", "user", "userid", "uid", "users")

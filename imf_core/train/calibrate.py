@@ -18,7 +18,7 @@ from torch import Tensor
 
 from imf_core.data.graph import KnowledgeGraph, KnownAnswers, with_inverses
 from imf_core.model.imf import Imf, Tables
-from imf_core.train.memory import MemoryBudget
+from imf_core.runtime import MemoryBudget
 
 _MAX_TRIPLES = 1000  # more hardly move M - 1 numbers
 _PER_BRANCH = 24  # strongest wrong answers of each branch

@@ -6,9 +6,9 @@ import torch
 from torch import Tensor, nn
 
 from imf_core.config import Config, TrainConfig
+from imf_core.runtime import MemoryBudget
 from imf_core.train.batches import QueryBatch, Shard, TrainingQueries, fitting_run
 from imf_core.train.loop import seed_epoch
-from imf_core.train.memory import MemoryBudget
 from imf_core.train.optimizers import Optimizers
 
 

@@ -12,7 +12,7 @@ from imf_core.data.prepared import LinkData
 from imf_core.model.fusion import fusion_size
 from imf_core.model.plain import bytes_of_query
 from imf_core.model.scoring import relation_width
-from imf_core.train.memory import MemoryBudget, free_memory
+from imf_core.runtime import MemoryBudget, free_memory
 
 _PROCESS = 450 * 2**20  # a process with torch imported that has multiplied some matrices
 _WORKING = 64 * 2**20  # tiles, batches, what the C library keeps

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from imf_core.data.graph import KnowledgeGraph, KnownAnswers, with_inverses
 from imf_core.model.imf import Imf
-from imf_core.train.memory import MemoryBudget
+from imf_core.runtime import MemoryBudget
 from imf_core.train.metrics import RankingMetrics
 from imf_core.train.ranking import ModelScores, Ranked, rank, slices
 

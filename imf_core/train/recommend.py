@@ -18,9 +18,9 @@ from imf_core.data.interactions import Interactions, Owned
 from imf_core.data.recommend_data import RecommendData
 from imf_core.errors import DataError
 from imf_core.model.recommender import Recommender, build_recommender
+from imf_core.runtime import MemoryBudget, keep_freed_memory
 from imf_core.train.batches import Shard
 from imf_core.train.loop import FitResult, Loop, Saving, reduced, seed_epoch
-from imf_core.train.memory import MemoryBudget, keep_freed_memory
 from imf_core.train.negatives import TrainingPairs
 from imf_core.train.optimizers import Optimizers
 from imf_core.train.progress import EpochReport

@@ -6,8 +6,8 @@ from itertools import pairwise
 
 from imf_core.config_recommend import RecommendConfig
 from imf_core.data.recommend_data import RecommendData
+from imf_core.runtime import MemoryBudget
 from imf_core.train.estimate import PROCESS, MemoryEstimate
-from imf_core.train.memory import MemoryBudget
 
 _EXACT = 4  # bytes of an fp32 number
 

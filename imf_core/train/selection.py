@@ -18,8 +18,8 @@ from torch import Tensor
 
 from imf_core.data.graph import KnowledgeGraph, KnownAnswers, with_inverses
 from imf_core.model.imf import Imf
+from imf_core.runtime import MemoryBudget
 from imf_core.train.calibrate import competing, folds, repeated
-from imf_core.train.memory import MemoryBudget
 from imf_core.train.pooled import PooledScores
 
 ROUNDS = 30  # models that are taken at most

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from imf_core.settings import parse_overrides
+from imf_core.config_base import parse_overrides
 from tests.benchmarks.efficiency import settings_of
 from tune.continuation import open_study
 from tune.plan import make_plan

@@ -32,7 +32,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from imf_core.model.meta_layers import CpLayer, DynamicLayer, MetaStack
-from imf_core.train.memory import free_memory
+from imf_core.runtime import free_memory
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 FORMS = ("textbook", "meta", "meta_cp")

@@ -16,11 +16,11 @@ from imf_core.data.prepared import LinkData
 from imf_core.errors import CheckpointError
 from imf_core.model.imf import Imf
 from imf_core.model.soft_targets import SoftTargets, soft_loss
+from imf_core.runtime import MemoryBudget
 from imf_core.train.batches import Shard, TrainingQueries
 from imf_core.train.checkpoint import load_checkpoint
 from imf_core.train.fit import build_model, fit
 from imf_core.train.loop import Saving
-from imf_core.train.memory import MemoryBudget
 from imf_core.train.pooled import PooledScores
 from imf_core.train.teacher import teach
 from tests.support.tiny_checkpoint import tiny_checkpoint, tiny_graph

@@ -17,8 +17,8 @@ from imf_core.ensemble import EnsemblePredictor, load_ensemble, open_predictor
 from imf_core.errors import CheckpointError, ConfigError, VocabularyError
 from imf_core.model.imf import Imf
 from imf_core.predict import Predictor
+from imf_core.runtime import MemoryBudget
 from imf_core.train.fit import build_model, fit
-from imf_core.train.memory import MemoryBudget
 from imf_core.train.pooled import PooledScores, evaluate_pooled
 from imf_core.train.ranking import evaluate
 from imf_core.train.selection import PoolCandidates, greedy, pool_candidates, select

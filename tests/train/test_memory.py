@@ -14,14 +14,14 @@ import numpy as np
 import pytest
 import torch
 
-import imf_core.train.memory as memory_module
+import imf_core.runtime as memory_module
 from imf_core.config import Config
 from imf_core.data.prepared import LinkData
 from imf_core.errors import ResourceError
 from imf_core.model.imf import Imf
+from imf_core.runtime import MemoryBudget, free_memory, is_out_of_memory
 from imf_core.train.estimate import estimate_memory
 from imf_core.train.fit import build_model, fit
-from imf_core.train.memory import MemoryBudget, free_memory, is_out_of_memory
 from imf_core.train.ranking import ModelScores, evaluate
 
 MIB = 2**20

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from imf_core.runtime import keep_freed_memory
 from imf_core.train import optimizers as module
-from imf_core.train.memory import keep_freed_memory
 from imf_core.train.optimizers import Optimizers
 
 

@@ -16,9 +16,9 @@ from imf_core.data.modality import Modality
 from imf_core.data.recommend_data import RecommendData, prepare_recommend
 from imf_core.errors import CheckpointError, DataError, DivergedError, ImfError, VocabularyError
 from imf_core.recommend import ItemRecommender
+from imf_core.runtime import MemoryBudget
 from imf_core.train.checkpoint import load_checkpoint
 from imf_core.train.loop import Saving
-from imf_core.train.memory import MemoryBudget
 from imf_core.train.recommend import (
     build_model,
     evaluate_recommender,

@@ -11,10 +11,10 @@ from small_search import SMALL, write_graph
 from tiny_models import block_sockets, tiny_bert
 
 from imf_core.config import Config
+from imf_core.config_base import parse_overrides
 from imf_core.data.prepared import load_prepared
 from imf_core.encode.pretrained_text import TransformersTextEncoder
 from imf_core.errors import DataError
-from imf_core.settings import parse_overrides
 from imf_core.train.fit import build_model, fit
 from tune.continuation import open_study
 from tune.plan import Plan, make_plan

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from small_search import SMALL, write_graph
 
+from imf_core.config_base import parse_overrides
 from imf_core.data.prepared import load_prepared
-from imf_core.settings import parse_overrides
 from tune.continuation import open_study
 from tune.parameter import marks
 from tune.plan import make_plan
