@@ -12,6 +12,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from imf_core.checkpoint.carry_over import carry_over
+from imf_core.checkpoint.checkpoint import Checkpoint, check_vocabulary, load_checkpoint, load_state, save_checkpoint
 from imf_core.commands.audit import audit_command
 from imf_core.commands.card import card
 from imf_core.commands.compare import compare
@@ -35,8 +37,6 @@ from imf_core.errors import CheckpointError, ConfigError, ImfError
 from imf_core.model.decision import alternatives
 from imf_core.predict import Answer
 from imf_core.runtime import MemoryBudget
-from imf_core.train.carry_over import carry_over
-from imf_core.train.checkpoint import Checkpoint, check_vocabulary, load_checkpoint, load_state, save_checkpoint
 from imf_core.train.estimate import estimate_of
 from imf_core.train.fit import EpochReport, build_model, fit
 from imf_core.train.metrics import RankingMetrics

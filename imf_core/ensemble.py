@@ -16,12 +16,12 @@ from typing import Any
 import numpy as np
 import torch
 
+from imf_core.checkpoint.checkpoint import Checkpoint, atomic_folder, load_checkpoint
 from imf_core.data.graph import KnowledgeGraph, KnownAnswers
 from imf_core.errors import CheckpointError, ConfigError, VocabularyError
 from imf_core.model.soft_targets import SoftTargets
 from imf_core.predict import BUDGET, MOST, Answer, Predictor
 from imf_core.runtime import MemoryBudget
-from imf_core.train.checkpoint import Checkpoint, atomic_folder, load_checkpoint
 from imf_core.train.pooled import PooledScores, evaluate_pooled
 from imf_core.train.ranking import Ranked, evaluate
 from imf_core.train.teacher import teach

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from imf_core.checkpoint.checkpoint import Checkpoint, load_checkpoint
 from imf_core.errors import ConfigError, ImfError
-from imf_core.train.checkpoint import Checkpoint, load_checkpoint
 
 MOST, BUDGET = 256, 2**28  # questions of a block; bytes that their scores take
 

@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 import yaml
 
+from imf_core.checkpoint.checkpoint import load_checkpoint
 from imf_core.cli import main
 from imf_core.config import Config, published
 from imf_core.data.modality import Modality, load_modality
-from imf_core.train.checkpoint import load_checkpoint
 from tests.support.command_line import fails, run
 
 QUICK = [

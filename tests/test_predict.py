@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from imf_core.checkpoint.checkpoint import save_checkpoint
 from imf_core.config import Config
 from imf_core.data.prepared import LinkData
 from imf_core.errors import CheckpointError, ImfError, VocabularyError
 from imf_core.predict import Predictor, Question
-from imf_core.train.checkpoint import save_checkpoint
 from imf_core.train.fit import build_model, fit
 from imf_core.train.ranking import ModelScores
 

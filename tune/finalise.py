@@ -13,6 +13,7 @@ from typing import Any
 from rich.console import Console
 from rich.markup import escape
 
+from imf_core.checkpoint.checkpoint import load_checkpoint, save_checkpoint
 from imf_core.config import Config
 from imf_core.config_recommend import RecommendConfig
 from imf_core.data.baseline import BaselineMetrics
@@ -20,7 +21,6 @@ from imf_core.data.prepared import LinkData
 from imf_core.data.recommend_data import RecommendData
 from imf_core.errors import ImfError
 from imf_core.runtime import MemoryBudget
-from imf_core.train.checkpoint import load_checkpoint, save_checkpoint
 from imf_core.train.metrics import RankingMetrics
 from imf_core.train.recommend_checkpoint import is_recommender
 from imf_core.train.topk import TopKMetrics

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from imf_core.checkpoint.checkpoint import Checkpoint, load_checkpoint
 from imf_core.data.graph import KnowledgeGraph
 from imf_core.errors import CheckpointError
-from imf_core.train.checkpoint import Checkpoint, load_checkpoint
 from tune.report import StudyResult, cell
 from tune.report_svg import Bar, bars
 from tune.report_table import NONE, Column, Share, Table, mrr, points, rank, usable

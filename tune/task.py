@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from imf_core.checkpoint.checkpoint import save_checkpoint
 from imf_core.config import Config
 from imf_core.config_recommend import RecommendConfig
 from imf_core.data.prepared import LinkData, load_prepared, save_prepared
@@ -18,7 +19,6 @@ from imf_core.model.imf import Imf
 from imf_core.model.recommender import Recommender
 from imf_core.train import fit as link
 from imf_core.train import recommend
-from imf_core.train.checkpoint import save_checkpoint
 from imf_core.train.loop import FitResult
 from imf_core.train.metrics import RankingMetrics
 from imf_core.train.recommend_checkpoint import save_recommender

@@ -14,11 +14,11 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load_file, save_file
 
+from imf_core.checkpoint.checkpoint import Checkpoint, load_checkpoint
 from imf_core.data.graph import KnowledgeGraph, KnownAnswers
 from imf_core.errors import DataError
 from imf_core.model.decision import Decision, alternatives
 from imf_core.runtime import MemoryBudget
-from imf_core.train.checkpoint import Checkpoint, load_checkpoint
 from imf_core.train.metrics import RankingMetrics
 from imf_core.train.pooled import evaluate_pooled
 from imf_core.train.ranking import Ranked, evaluate_decisions

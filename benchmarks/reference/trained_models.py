@@ -20,13 +20,13 @@ from rich.console import Console
 
 from benchmarks.reference.pool import refuse_known, summary_of
 from benchmarks.reference.reference_row import SUMMARY_FILE
+from imf_core.checkpoint.checkpoint import Checkpoint, atomic_folder, check_vocabulary, load_checkpoint
 from imf_core.commands.splits import open_split
 from imf_core.config import Config
 from imf_core.data.prepared import graph_of
 from imf_core.ensemble import same_names
 from imf_core.errors import CheckpointError, ConfigError
 from imf_core.runtime import MemoryBudget
-from imf_core.train.checkpoint import Checkpoint, atomic_folder, check_vocabulary, load_checkpoint
 from imf_core.train.metrics import RankingMetrics
 from tune.closing import plus_minus
 from tune.outcome import atomic_write_text

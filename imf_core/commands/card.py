@@ -11,13 +11,13 @@ from typing import Annotated, Any
 import typer
 import yaml
 
+from imf_core.checkpoint.checkpoint import Checkpoint, load_checkpoint
 from imf_core.commands.card_text import CITATION, FOR, NOT_FOR, UNKNOWN, Facts, count, limits, shown, table
 from imf_core.commands.outputs import new_file
 from imf_core.commands.terminal import terminal
 from imf_core.config import ModelConfig
 from imf_core.data.raw import SPLITS
 from imf_core.errors import CheckpointError, ConfigError
-from imf_core.train.checkpoint import Checkpoint, load_checkpoint
 
 FIGURES = {
     "mrr": "MRR", "hits_at_1": "Hits@1", "hits_at_3": "Hits@3", "hits_at_10": "Hits@10", "mean_rank": "mean rank",

@@ -9,13 +9,13 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
+from imf_core.checkpoint.checkpoint import check_vocabulary, load_checkpoint
 from imf_core.commands.terminal import terminal
 from imf_core.data.prepared import graph_of
 from imf_core.data.shared_form import sha256_of
 from imf_core.ensemble import ENSEMBLE_FILE, same_names, save_ensemble
 from imf_core.errors import ConfigError
 from imf_core.runtime import MemoryBudget
-from imf_core.train.checkpoint import check_vocabulary, load_checkpoint
 from imf_core.train.pooled import evaluate_pooled
 from imf_core.train.selection import ROUNDS, Selection, select
 

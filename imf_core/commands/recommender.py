@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from imf_core.checkpoint.checkpoint import check_vocabulary
 from imf_core.commands.splits import TEST_WORDS
 from imf_core.commands.terminal import terminal
 from imf_core.config_base import parse_overrides
@@ -20,7 +21,6 @@ from imf_core.data.interaction_audit import InteractionAudit, audit_interactions
 from imf_core.data.recommend_data import prepare_recommend, read_for_audit
 from imf_core.errors import ConfigError
 from imf_core.runtime import MemoryBudget
-from imf_core.train.checkpoint import check_vocabulary
 from imf_core.train.progress import EpochReport
 from imf_core.train.recommend import build_model, evaluate_recommender, fit_recommender, popularity_baseline
 from imf_core.train.recommend_checkpoint import load_recommender, save_recommender

@@ -20,13 +20,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 import imf_core
-from imf_core.config_recommend import RecommendConfig
-from imf_core.data.graph import Vocabulary
-from imf_core.data.interactions import Interactions
-from imf_core.data.modality import Modality
-from imf_core.errors import CheckpointError
-from imf_core.model.recommender import Recommender, build_recommender
-from imf_core.train.checkpoint import (
+from imf_core.checkpoint.checkpoint import (
     FORMAT,
     atomic_folder,
     check_vocabulary,
@@ -35,6 +29,12 @@ from imf_core.train.checkpoint import (
     read_names,
     read_tensors,
 )
+from imf_core.config_recommend import RecommendConfig
+from imf_core.data.graph import Vocabulary
+from imf_core.data.interactions import Interactions
+from imf_core.data.modality import Modality
+from imf_core.errors import CheckpointError
+from imf_core.model.recommender import Recommender, build_recommender
 
 TASK = "recommend"
 _REMEDY = "restore the folder from a copy"

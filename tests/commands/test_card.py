@@ -14,10 +14,10 @@ from huggingface_hub import ModelCard
 from tiny_checkpoint import tiny_checkpoint, tiny_graph
 from typer.testing import CliRunner
 
+from imf_core.checkpoint.checkpoint import load_checkpoint
 from imf_core.cli import app
 from imf_core.commands.card_text import UNKNOWN, Facts, shown
 from imf_core.errors import CheckpointError, ConfigError, ImfError
-from imf_core.train.checkpoint import load_checkpoint
 from tune.report import StudyResult, summary
 
 SHARES = {"mrr": "MRR", "hits_at_1": "Hits@1", "hits_at_3": "Hits@3", "hits_at_10": "Hits@10"}

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 import imf_core.encode.structure as encoder
+from imf_core.checkpoint.checkpoint import load_checkpoint, save_checkpoint
 from imf_core.config import Config, DataConfig, StructureConfig
 from imf_core.data.graph import KnowledgeGraph
 from imf_core.data.modality import Modality
@@ -18,7 +19,6 @@ from imf_core.data.prepared import LinkData, load_prepared, prepare, save_prepar
 from imf_core.encode.structure_table import cache_key, structure_table
 from imf_core.errors import ConfigError, DataError
 from imf_core.predict import Predictor
-from imf_core.train.checkpoint import load_checkpoint, save_checkpoint
 from imf_core.train.fit import build_model, fit
 
 GAT = StructureConfig(init="gat", width=8, heads=2, epochs=2, batch_size=64)

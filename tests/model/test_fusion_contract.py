@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from imf_core.checkpoint.checkpoint import save_checkpoint
 from imf_core.config import Config, FusionKind, ModelConfig
 from imf_core.data.prepared import LinkData, prepare
 from imf_core.model import fusion as tucker_module
@@ -19,7 +20,6 @@ from imf_core.model.fusion_base import Fusion
 from imf_core.model.joined_fusion import GatedFusion, StackedFusion
 from imf_core.predict import Predictor
 from imf_core.train.batches import TrainingQueries
-from imf_core.train.checkpoint import save_checkpoint
 from imf_core.train.fit import build_model, fit
 
 OPERATORS = get_args(FusionKind)

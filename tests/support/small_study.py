@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from imf_core.checkpoint.checkpoint import save_checkpoint
 from imf_core.config import Config
 from imf_core.data.audit import audit
 from imf_core.data.audit_report import AuditReport
@@ -18,7 +19,6 @@ from imf_core.data.baseline import BaselineMetrics
 from imf_core.data.graph import Vocabulary
 from imf_core.data.prepared import LinkData
 from imf_core.data.raw import RawGraph
-from imf_core.train.checkpoint import save_checkpoint
 from imf_core.train.fit import build_model
 from imf_core.train.metrics import RankingMetrics
 from tune.records import TrialRecord, TrialState

@@ -13,15 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from imf_core.config import Config
-from imf_core.data.graph import Vocabulary
-from imf_core.data.modality import Modality
-from imf_core.data.prepared import LinkData
-from imf_core.errors import CheckpointError
-from imf_core.model.imf import Imf
-from imf_core.model.losses import Positives
-from imf_core.train import optimizers
-from imf_core.train.checkpoint import (
+from imf_core.checkpoint.checkpoint import (
     atomic_folder,
     check_vocabulary,
     load_checkpoint,
@@ -30,6 +22,14 @@ from imf_core.train.checkpoint import (
     save_checkpoint,
     save_training_state,
 )
+from imf_core.config import Config
+from imf_core.data.graph import Vocabulary
+from imf_core.data.modality import Modality
+from imf_core.data.prepared import LinkData
+from imf_core.errors import CheckpointError
+from imf_core.model.imf import Imf
+from imf_core.model.losses import Positives
+from imf_core.train import optimizers
 from imf_core.train.fit import build_model
 from imf_core.train.optimizers import Optimizers
 

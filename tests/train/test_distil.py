@@ -10,6 +10,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
+from imf_core.checkpoint.checkpoint import load_checkpoint
 from imf_core.cli import app
 from imf_core.config import Config
 from imf_core.data.prepared import LinkData
@@ -18,7 +19,6 @@ from imf_core.model.imf import Imf
 from imf_core.model.soft_targets import SoftTargets, soft_loss
 from imf_core.runtime import MemoryBudget
 from imf_core.train.batches import Shard, TrainingQueries
-from imf_core.train.checkpoint import load_checkpoint
 from imf_core.train.fit import build_model, fit
 from imf_core.train.loop import Saving
 from imf_core.train.pooled import PooledScores

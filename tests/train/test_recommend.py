@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from imf_core.checkpoint.checkpoint import load_checkpoint
 from imf_core.config_recommend import InteractionConfig, RecommendConfig
 from imf_core.data.graph import Vocabulary
 from imf_core.data.interactions import Interactions
@@ -17,7 +18,6 @@ from imf_core.data.recommend_data import RecommendData, prepare_recommend
 from imf_core.errors import CheckpointError, DataError, DivergedError, ImfError, VocabularyError
 from imf_core.recommend import ItemRecommender
 from imf_core.runtime import MemoryBudget
-from imf_core.train.checkpoint import load_checkpoint
 from imf_core.train.loop import Saving
 from imf_core.train.recommend import (
     build_model,

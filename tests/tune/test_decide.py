@@ -10,12 +10,12 @@ import pytest
 import torch
 from torch import Tensor
 
+from imf_core.checkpoint.checkpoint import load_checkpoint, save_checkpoint
 from imf_core.config import Config
 from imf_core.data.prepared import LinkData, save_prepared
 from imf_core.errors import CheckpointError
 from imf_core.runtime import MemoryBudget
 from imf_core.train.calibrate import CachedScores, cached_mrr
-from imf_core.train.checkpoint import load_checkpoint, save_checkpoint
 from imf_core.train.fit import build_model, fit
 from imf_core.train.ranking import evaluate
 from tune.cached_scores import SCORES_FILE, DecisionCache, cache_decision, load_cache, save_cache

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import torch
 
+from imf_core.checkpoint.checkpoint import load_checkpoint, save_checkpoint
 from imf_core.config import Config
 from imf_core.data.prepared import LinkData
 from imf_core.model.decision import Decision
 from imf_core.runtime import MemoryBudget
-from imf_core.train.checkpoint import load_checkpoint, save_checkpoint
 from imf_core.train.fit import build_model, fit
 from imf_core.train.metrics import RankingMetrics
 from imf_core.train.pooled import evaluate_pooled

@@ -11,9 +11,9 @@ import pytest
 from benchmarks.reference import reference
 from benchmarks.reference import trained_models as trained
 from benchmarks.reference.reference_row import paired
+from imf_core.checkpoint.checkpoint import load_checkpoint
 from imf_core.commands.splits import open_split
 from imf_core.data.prepared import graph_of
-from imf_core.train.checkpoint import load_checkpoint
 from imf_core.train.pooled import evaluate_pooled
 from imf_core.train.ranking import evaluate
 from tests.support.reference_command import command

@@ -1,0 +1,1 @@
+"""Checkpoints on disk, and carrying their weights over to a changed graph."""
