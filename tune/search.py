@@ -54,7 +54,7 @@ from tune.settings import SearchConfig
 environment(asked_address(sys.argv))  # before anything imports ray
 
 from imf_core.checkpoint.checkpoint import load_checkpoint
-from imf_core.commands.card import model_card, read_study
+from imf_core.commands.card.card import model_card, read_study
 from tune import options
 from tune.closing import closing_table, write_report
 from tune.continuation import OpenStudy, open_study

@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 
 from imf_core.checkpoint.checkpoint import load_checkpoint
 from imf_core.cli import app
-from imf_core.commands.card_text import UNKNOWN, Facts, shown
+from imf_core.commands.card.text import UNKNOWN, Facts, shown
 from imf_core.errors import CheckpointError, ConfigError, ImfError
 from tune.report import StudyResult, summary
 

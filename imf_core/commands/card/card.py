@@ -12,7 +12,7 @@ import typer
 import yaml
 
 from imf_core.checkpoint.checkpoint import Checkpoint, load_checkpoint
-from imf_core.commands.card_text import CITATION, FOR, NOT_FOR, UNKNOWN, Facts, count, limits, shown, table
+from imf_core.commands.card.text import CITATION, FOR, NOT_FOR, UNKNOWN, Facts, count, limits, shown, table
 from imf_core.commands.outputs import new_file
 from imf_core.commands.terminal import terminal
 from imf_core.config import ModelConfig

@@ -1,0 +1,1 @@
+"""`imf card`: the model card of a checkpoint."""
