@@ -14,12 +14,12 @@ from rich.table import Table
 
 from imf_core.checkpoint.carry_over import carry_over
 from imf_core.checkpoint.checkpoint import Checkpoint, check_vocabulary, load_checkpoint, load_state, save_checkpoint
-from imf_core.commands.audit import audit_command
 from imf_core.commands.card.card import card
 from imf_core.commands.compare import compare
-from imf_core.commands.convert import convert
-from imf_core.commands.convert_features import convert_features
-from imf_core.commands.encode import encode
+from imf_core.commands.data.audit import audit_command
+from imf_core.commands.data.convert import convert
+from imf_core.commands.data.convert_features import convert_features
+from imf_core.commands.data.encode import encode
 from imf_core.commands.ensemble import ensemble
 from imf_core.commands.export import export
 from imf_core.commands.predict_file import predict_file

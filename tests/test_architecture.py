@@ -62,7 +62,7 @@ UNSAFE_SERIALISERS = {"pickle", "cPickle", "_pickle", "dill", "joblib", "cloudpi
 BROAD = {"Exception", "BaseException", "builtins.Exception", "builtins.BaseException"}
 BROAD_ALLOWED = {"tune/trial.py"}
 # Who may ask `read_raw` for test triples: the audit, alone and before a search, and the converter, which looks at nothing.
-TEST_READERS = {"imf_core/commands/audit.py", "imf_core/commands/convert.py", "tune/data_check.py"}
+TEST_READERS = {"imf_core/commands/data/audit.py", "imf_core/commands/data/convert.py", "tune/data_check.py"}
 
 
 # --- reading a source file ------------------------------------------------------------------------------------------
@@ -395,7 +395,7 @@ def test_a_safe_line_passes(path, source) -> None:
 )
 def test_a_look_at_test_triples_is_seen(source) -> None:
     assert len(look_problems(source, "tune/trial.py")) == 1
-    assert look_problems(source, "imf_core/commands/audit.py") == []
+    assert look_problems(source, "imf_core/commands/data/audit.py") == []
     assert look_problems(source.replace("test=True", "test=False").replace("test=wanted", ""), "tune/trial.py") == []
 
 

@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 from small_search import run_search, write_graph
 
-from imf_core.commands.audit import audit_command
+from imf_core.commands.data.audit import audit_command
 from imf_core.errors import DataError
 from tune.continuation import open_study
 from tune.data_check import AUDIT_FILE

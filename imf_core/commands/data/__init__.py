@@ -1,0 +1,1 @@
+"""Commands about graphs and features: audit, convert, encode."""
