@@ -15,14 +15,14 @@ from rich.table import Table
 from imf_core.checkpoint.carry_over import carry_over
 from imf_core.checkpoint.checkpoint import Checkpoint, check_vocabulary, load_checkpoint, load_state, save_checkpoint
 from imf_core.commands.card.card import card
-from imf_core.commands.compare import compare
 from imf_core.commands.data.audit import audit_command
 from imf_core.commands.data.convert import convert
 from imf_core.commands.data.convert_features import convert_features
 from imf_core.commands.data.encode import encode
-from imf_core.commands.ensemble import ensemble
-from imf_core.commands.export import export
-from imf_core.commands.predict_file import predict_file
+from imf_core.commands.model.compare import compare
+from imf_core.commands.model.ensemble import ensemble
+from imf_core.commands.model.export import export
+from imf_core.commands.model.predict_file import predict_file
 from imf_core.commands.recommend import recommend
 from imf_core.commands.recommender import app as recommender
 from imf_core.commands.serve import serve

@@ -323,7 +323,7 @@ def test_a_right_floor_passes(path, source) -> None:
         ("imf_core/model/imf.py", "import timm"),
         ("imf_core/model/imf.py", "from torch_geometric.nn import GATConv"),
         ("imf_core/encode/text.py", "import torch_geometric"),
-        ("imf_core/commands/predict_file.py", "from fastapi import FastAPI"),
+        ("imf_core/commands/model/predict_file.py", "from fastapi import FastAPI"),
         ("imf_core/commands/serve.py", "from starlette.responses import Response"),
         ("imf_core/cli.py", "def serve():\n    import uvicorn"),
         ("tune/trial.py", "from ray import tune"),

@@ -11,7 +11,7 @@ from tiny_checkpoint import tiny_checkpoint, tiny_graph
 from typer.testing import CliRunner
 
 from imf_core.cli import app
-from imf_core.commands.compare import SEED_WORDS
+from imf_core.commands.model.compare import SEED_WORDS
 from imf_core.commands.splits import TEST_WORDS
 from imf_core.errors import ConfigError, DataError, ImfError, VocabularyError
 

@@ -1,0 +1,1 @@
+"""Commands about link predictors: train, evaluate, predict, compare, ensemble, export."""
