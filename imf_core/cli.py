@@ -25,7 +25,7 @@ from imf_core.commands.model.export import export
 from imf_core.commands.model.predict_file import predict_file
 from imf_core.commands.recommender.answer import recommend
 from imf_core.commands.recommender.train import app as recommender
-from imf_core.commands.serve import serve
+from imf_core.commands.serve.serve import serve
 from imf_core.commands.splits import TEST_WORDS, open_split
 from imf_core.commands.terminal import show_error, terminal
 from imf_core.config import Config, preset

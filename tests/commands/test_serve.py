@@ -22,7 +22,7 @@ from tiny_checkpoint import COUNT, tiny_checkpoint, tiny_graph
 from typer.testing import CliRunner
 
 from imf_core.cli import app
-from imf_core.commands.serve import allowed_hosts, exposure, listening
+from imf_core.commands.serve.serve import allowed_hosts, exposure, listening
 from imf_core.errors import CheckpointError, ConfigError, ResourceError
 from imf_core.predict import Predictor, Question
 

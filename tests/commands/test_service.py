@@ -12,9 +12,9 @@ import pytest
 from starlette.testclient import TestClient
 from tiny_checkpoint import COUNT, tiny_checkpoint, tiny_graph
 
-from imf_core.commands.serve import allowed_hosts
-from imf_core.commands.service import build_app
-from imf_core.commands.service_request import Limits
+from imf_core.commands.serve.request import Limits
+from imf_core.commands.serve.serve import allowed_hosts
+from imf_core.commands.serve.service import build_app
 from imf_core.errors import ConfigError
 from imf_core.predict import Answer, Predictor, Question
 

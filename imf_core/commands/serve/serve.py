@@ -43,8 +43,8 @@ def serve(
     # Here, and not above: they take half a second that no other command needs.
     import uvicorn
 
-    from imf_core.commands.service import build_app
-    from imf_core.commands.service_request import Limits
+    from imf_core.commands.serve.request import Limits
+    from imf_core.commands.serve.service import build_app
 
     hosts = allowed_hosts(host, allow_host or [])
     with listening(host, port) as listener:

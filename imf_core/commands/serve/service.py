@@ -24,7 +24,7 @@ from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import ClientDisconnect
 
 import imf_core
-from imf_core.commands.service_request import SCHEMA, Asked, Limits, read_request
+from imf_core.commands.serve.request import SCHEMA, Asked, Limits, read_request
 from imf_core.errors import ImfError
 from imf_core.predict import Predictor
 

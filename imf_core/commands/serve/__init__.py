@@ -1,0 +1,1 @@
+"""`imf serve`: predictions over HTTP."""
