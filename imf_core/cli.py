@@ -30,7 +30,7 @@ from imf_core.commands.splits import TEST_WORDS, open_split
 from imf_core.commands.terminal import show_error, terminal
 from imf_core.config import Config, preset
 from imf_core.config_base import parse_overrides
-from imf_core.data.audit_report import certain_hits
+from imf_core.data.audit.report import certain_hits
 from imf_core.data.prepared import LinkData, graph_of, prepare
 from imf_core.ensemble import Ensemble, answers_of, names_of, open_model, open_predictor, rank_with, strongest
 from imf_core.errors import CheckpointError, ConfigError, ImfError

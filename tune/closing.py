@@ -13,7 +13,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from imf_core.data.audit_report import escaped
+from imf_core.data.audit.report import escaped
 from tune.budget import duration
 from tune.objectives import COSTS
 from tune.records import TrialRecord, TrialState, atomic_write_text, count_states, ranked

@@ -15,8 +15,8 @@ import numpy as np
 
 from imf_core.config import DataConfig
 from imf_core.config_recommend import RecommendConfig
-from imf_core.data.audit import AuditReport, audit
-from imf_core.data.baseline import BaselineMetrics, baseline
+from imf_core.data.audit.audit import AuditReport, audit
+from imf_core.data.audit.baseline import BaselineMetrics, baseline
 from imf_core.data.files import GraphFiles
 from imf_core.data.graph import KnowledgeGraph, KnownAnswers
 from imf_core.data.interaction_audit import InteractionAudit, audit_interactions

@@ -16,7 +16,7 @@ from rich.markup import escape
 from imf_core.checkpoint.checkpoint import load_checkpoint, save_checkpoint
 from imf_core.config import Config
 from imf_core.config_recommend import RecommendConfig
-from imf_core.data.baseline import BaselineMetrics
+from imf_core.data.audit.baseline import BaselineMetrics
 from imf_core.data.prepared import LinkData
 from imf_core.data.recommend_data import RecommendData
 from imf_core.errors import ImfError

@@ -12,7 +12,7 @@ from rich.table import Table
 
 from imf_core.config import FUSED, STRUCTURE, Config
 from imf_core.config_recommend import RecommendConfig
-from imf_core.data.audit import AuditReport
+from imf_core.data.audit.audit import AuditReport
 from imf_core.data.interaction_audit import InteractionAudit
 from imf_core.data.prepared import LinkData, prepare
 from imf_core.data.recommend_data import RecommendData

@@ -17,7 +17,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from imf_core.data.audit_report import AuditReport
+from imf_core.data.audit.report import AuditReport
 from imf_core.data.interaction_audit import InteractionAudit
 from tune.front import front
 from tune.objectives import COSTS, QUALITY, parse_objective

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from imf_core.data.audit_report import WORDS, escaped
+from imf_core.data.audit.report import WORDS, escaped
 from imf_core.data.interactions import RawInteractions, distinct_pairs
 from imf_core.data.modality import Modality
 from imf_core.data.raw import SPLITS

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from imf_core.data.audit_report import Coverage
+from imf_core.data.audit.report import Coverage
 from imf_core.data.features import feature_files, read_features
 from imf_core.data.lines import read_lines
 from imf_core.encode.pictures import find_images

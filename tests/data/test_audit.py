@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from imf_core.data.audit import AuditReport, Coverage, audit
+from imf_core.data.audit.audit import AuditReport, Coverage, audit
 from imf_core.data.graph import Vocabulary
 from imf_core.data.raw import RawGraph
 from imf_core.data.readers import read_raw

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from imf_core.data import baseline as module
-from imf_core.data.baseline import BaselineMetrics, OneStepRules, baseline
+from imf_core.data.audit import baseline as module
+from imf_core.data.audit.baseline import BaselineMetrics, OneStepRules, baseline
 from imf_core.data.graph import KnownAnswers
 from imf_core.data.readers import read_graph
 

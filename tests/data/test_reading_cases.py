@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from imf_core.config import DataConfig
-from imf_core.data.audit import audit
+from imf_core.data.audit.audit import audit
 from imf_core.data.ntriples import literal_texts
 from imf_core.data.prepared import prepare
 from imf_core.data.readers import read_graph, read_raw

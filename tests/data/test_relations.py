@@ -9,8 +9,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from imf_core.data.audit.relations import (
+    DUPLICATE,
+    INVERSE,
+    SYMMETRIC,
+    RelationPair,
+    flipped,
+    shared_pairs,
+    similar_relations,
+)
 from imf_core.data.readers import read_graph
-from imf_core.data.relations import DUPLICATE, INVERSE, SYMMETRIC, RelationPair, flipped, shared_pairs, similar_relations
 
 
 def rows(*triples: tuple[int, int, int]) -> np.ndarray:

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from imf_core.data.audit_report import Coverage
+from imf_core.data.audit.report import Coverage
 from imf_core.data.modality import Modality
 from imf_core.encode.coverage import coverage
 

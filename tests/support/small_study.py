@@ -13,9 +13,9 @@ import torch
 
 from imf_core.checkpoint.checkpoint import save_checkpoint
 from imf_core.config import Config
-from imf_core.data.audit import audit
-from imf_core.data.audit_report import AuditReport
-from imf_core.data.baseline import BaselineMetrics
+from imf_core.data.audit.audit import audit
+from imf_core.data.audit.baseline import BaselineMetrics
+from imf_core.data.audit.report import AuditReport
 from imf_core.data.graph import Vocabulary
 from imf_core.data.prepared import LinkData
 from imf_core.data.raw import RawGraph

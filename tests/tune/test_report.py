@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from imf_core.data.audit import audit
-from imf_core.data.baseline import BaselineMetrics
+from imf_core.data.audit.audit import audit
+from imf_core.data.audit.baseline import BaselineMetrics
 from imf_core.data.graph import Vocabulary
 from imf_core.data.raw import RawGraph
 from tune.closing import closing_table, next_commands, write_report

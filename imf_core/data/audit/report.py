@@ -7,9 +7,9 @@ from dataclasses import asdict, dataclass
 from itertools import combinations
 from typing import Any
 
-from imf_core.data.baseline import BaselineMetrics
+from imf_core.data.audit.baseline import BaselineMetrics
+from imf_core.data.audit.relations import DUPLICATE, INVERSE, SYMMETRIC, RelationPair
 from imf_core.data.raw import SPLITS
-from imf_core.data.relations import DUPLICATE, INVERSE, SYMMETRIC, RelationPair
 
 WORDS = {"train": "training", "valid": "validation", "test": "test"}
 _LISTED = 10  # relation pairs of a kind named in text; JSON has all

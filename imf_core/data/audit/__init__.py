@@ -1,0 +1,1 @@
+"""The audit of a graph: what is wrong with it, what can be repaired, what needs no training."""
