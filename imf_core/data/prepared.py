@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from imf_core.config import DataConfig, StructureConfig
-from imf_core.data.bundled import BUNDLED, bundled_path
+from imf_core.data.bundled.unicode import BUNDLED, bundled_path
 from imf_core.data.features import feature_files
 from imf_core.data.files import GraphFiles
 from imf_core.data.graph import KnowledgeGraph, Vocabulary

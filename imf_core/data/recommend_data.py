@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from imf_core.config_recommend import InteractionConfig
-from imf_core.data.bundled import BUNDLED_INTERACTIONS, bundled_path
+from imf_core.data.bundled.unicode import BUNDLED_INTERACTIONS, bundled_path
 from imf_core.data.features import feature_files, read_features
 from imf_core.data.graph import Vocabulary
 from imf_core.data.interaction_readers import interaction_files, read_raw_interactions

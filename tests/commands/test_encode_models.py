@@ -14,7 +14,7 @@ import pytest
 from encoding import ENTITIES, draw, run
 from PIL import Image
 
-from imf_core.data.bundled import bundled_path
+from imf_core.data.bundled.unicode import bundled_path
 from imf_core.data.features import read_features
 from imf_core.data.modality import load_modality
 

@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from imf_core.data import bundled, cache
-from imf_core.data.bundled import BUNDLED, bundled_path, generator_version, write_unicode
+from imf_core.data import cache
+from imf_core.data.bundled import unicode as bundled
+from imf_core.data.bundled.unicode import BUNDLED, bundled_path, generator_version, write_unicode
 from imf_core.errors import DataError
 
 SPLITS = ("train", "valid", "test")
@@ -176,7 +177,7 @@ def test_incomplete_folder_is_replaced(tmp_path, monkeypatch):
 
 
 def test_processes_that_race_get_the_same_complete_folder(tmp_path):
-    code = "from imf_core.data.bundled import bundled_path; f = bundled_path('unicode'); print(f, len([*f.glob('images/*')]))"
+    code = "from imf_core.data.bundled.unicode import bundled_path; f = bundled_path('unicode'); print(f, len([*f.glob('images/*')]))"
     root = Path(bundled.__file__).parents[2]
     environment = {**os.environ, "IMF_CACHE": str(tmp_path), "PYTHONPATH": str(root)}
     command = [sys.executable, "-c", code]

@@ -9,8 +9,8 @@ import pytest
 import scipy.sparse
 
 from imf_core.config_recommend import InteractionConfig, RecommendConfig
-from imf_core.data.bundled import bundled_path
-from imf_core.data.codepages import text_encodings
+from imf_core.data.bundled.codepages import text_encodings
+from imf_core.data.bundled.unicode import bundled_path
 from imf_core.data.interaction_audit import audit_interactions
 from imf_core.data.interaction_files import read_pairs
 from imf_core.data.interaction_readers import read_raw_interactions

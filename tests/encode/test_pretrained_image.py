@@ -11,7 +11,7 @@ import pytest
 from PIL import Image, ImageChops, ImageDraw
 from tiny_models import block_sockets, tiny_vit
 
-from imf_core.data.bundled import bundled_path
+from imf_core.data.bundled.unicode import bundled_path
 from imf_core.encode.pictures import open_picture
 from imf_core.encode.preparation import Preparation, read_preparation
 from imf_core.encode.pretrained_image import PretrainedImageEncoder

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from imf_core.data.bundled import bundled_path
+from imf_core.data.bundled.unicode import bundled_path
 
 BASE, MARK = "canonical_base", "canonical_mark"
 

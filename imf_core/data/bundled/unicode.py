@@ -17,9 +17,9 @@ from pathlib import Path
 
 import numpy as np
 
+from imf_core.data.bundled.codepages import write_codepages
+from imf_core.data.bundled.glyphs import characters, describe_character, font_file, pictures, write_lines
 from imf_core.data.cache import REMEDY, cache_root
-from imf_core.data.codepages import write_codepages
-from imf_core.data.glyphs import characters, describe_character, font_file, pictures, write_lines
 from imf_core.errors import DataError
 
 BUNDLED = ("unicode",)  # graphs

@@ -12,7 +12,7 @@ import encodings.aliases
 from collections.abc import Iterator
 from pathlib import Path
 
-from imf_core.data.glyphs import characters, describe_character, pictures, write_lines
+from imf_core.data.bundled.glyphs import characters, describe_character, pictures, write_lines
 
 
 def write_codepages(folder: Path) -> None:

@@ -1,0 +1,1 @@
+"""Data sets made on the spot from the Unicode tables of Python."""
