@@ -45,8 +45,8 @@ def toy() -> LinkData:
     """A graph of 30 entities with a pattern to learn, an image for two thirds of them, and a text for all."""
     import numpy as np
 
+    from imf_core.data.features.modality import Modality
     from imf_core.data.graph import KnowledgeGraph, Vocabulary
-    from imf_core.data.modality import Modality
     from imf_core.data.prepared import LinkData
 
     count = 30

@@ -376,7 +376,7 @@ def test_an_unsafe_line_is_seen(source) -> None:
     ("path", "source"),
     [
         ("imf_core/checkpoint/checkpoint.py", "import torch\ntorch.load(path, map_location='cpu', weights_only=True)\nmodel.eval()"),
-        ("imf_core/data/modality.py", "import numpy as np\nnp.load(path)\nnp.load(path, allow_pickle=False)\njson.load(file)"),
+        ("imf_core/data/features/modality.py", "import numpy as np\nnp.load(path)\nnp.load(path, allow_pickle=False)\njson.load(file)"),
         ("imf_core/data/graph.py", "try:\n    pass\nexcept (OSError, ValueError):\n    pass"),
         ("tune/trial.py", "try:\n    pass\nexcept Exception:\n    raise"),
     ],

@@ -15,7 +15,7 @@ import yaml
 from imf_core.checkpoint.checkpoint import load_checkpoint
 from imf_core.cli import main
 from imf_core.config import Config, published
-from imf_core.data.modality import Modality, load_modality
+from imf_core.data.features.modality import Modality, load_modality
 from tests.support.command_line import fails, run
 
 QUICK = [

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from imf_core.data.features import Features, save_features
+from imf_core.data.features.feature_files import Features, save_features
 from imf_core.errors import DataError
 
 

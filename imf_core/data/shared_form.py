@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import save_file
 from safetensors.torch import load_file
 
-from imf_core.data.modality import Modality
+from imf_core.data.features.modality import Modality
 from imf_core.errors import DataError
 
 _ARRAYS, _FACTS = "arrays.safetensors", "vocabulary.json"

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from imf_core.data.audit.report import Coverage
-from imf_core.data.features import feature_files, read_features
+from imf_core.data.features.feature_files import feature_files, read_features
 from imf_core.data.lines import read_lines
 from imf_core.encode.pictures import find_images
 from imf_core.errors import DataError

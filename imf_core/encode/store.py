@@ -28,7 +28,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from imf_core.data.cache import REMEDY, cache_root
-from imf_core.data.features import Features, read_features, save_features
+from imf_core.data.features.feature_files import Features, read_features, save_features
 from imf_core.encode.base import Part, PretrainedEncoder
 from imf_core.encode.reuse import BLANK, PRESENT, REJECTED, TRUNCATED, Known, digest_rows, known_items
 from imf_core.errors import DataError

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from imf_core.config import FUSED, STRUCTURE, ModelConfig, TrainConfig
-from imf_core.data.modality import Modality
+from imf_core.data.features.modality import Modality
 from imf_core.model.decision import Decision, combine, present_weights
 from imf_core.model.fusion import build_fusion
 from imf_core.model.grouped import Grouping

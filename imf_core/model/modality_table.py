@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from imf_core.data.modality import Modality
+from imf_core.data.features.modality import Modality
 
 
 class ModalityTable(nn.Module):

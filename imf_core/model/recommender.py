@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from imf_core.config_recommend import RecommenderConfig
-from imf_core.data.modality import Modality
+from imf_core.data.features.modality import Modality
 from imf_core.model.dropout import Dropout
 from imf_core.model.meta_layers import CpLayer, DynamicLayer, MetaStack, WeightedLayer
 from imf_core.model.sage import Neighbours, SageLayer

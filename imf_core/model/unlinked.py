@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from imf_core.data.modality import Modality
+from imf_core.data.features.modality import Modality
 from imf_core.model.modality_table import shared_tensor
 
 # On MKG-Y (15 % of the validation triples are cold, names read by MiniLM), one ComplEx model, validation MRR of the cold ones:

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from imf_core.cli import app
 from imf_core.config import DataConfig
-from imf_core.data.features import read_features
+from imf_core.data.features.feature_files import read_features
 from imf_core.data.prepared import prepare
 from imf_core.errors import DataError, ImfError
 

@@ -17,8 +17,8 @@ from PIL import Image
 from tiny_models import block_sockets
 
 from imf_core.config import DataConfig
-from imf_core.data.features import read_features
-from imf_core.data.modality import Modality, load_modality
+from imf_core.data.features.feature_files import read_features
+from imf_core.data.features.modality import Modality, load_modality
 from imf_core.data.prepared import prepare
 from imf_core.errors import DataError
 

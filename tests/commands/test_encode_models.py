@@ -15,8 +15,8 @@ from encoding import ENTITIES, draw, run
 from PIL import Image
 
 from imf_core.data.bundled.unicode import bundled_path
-from imf_core.data.features import read_features
-from imf_core.data.modality import load_modality
+from imf_core.data.features.feature_files import read_features
+from imf_core.data.features.modality import load_modality
 
 pytestmark = pytest.mark.usefixtures("cache")
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from imf_core.data.modality import Modality, load_modality
+from imf_core.data.features.modality import Modality, load_modality
 from imf_core.errors import DataError
 
 ENTITIES = ("e0", "e1", "e2", "e3", "e4")

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from imf_core.data.audit.report import Coverage
-from imf_core.data.modality import Modality
+from imf_core.data.features.modality import Modality
 from imf_core.encode.coverage import coverage
 
 ENTITIES = ("e0", "e1", "e2", "e3", "e4")

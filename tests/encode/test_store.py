@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from lengths import ITEMS, NAMES, Lengths
 
-from imf_core.data.features import Features, read_features, save_features
+from imf_core.data.features.feature_files import Features, read_features, save_features
 from imf_core.encode.base import Part, PretrainedEncoder
 from imf_core.encode.store import FeatureStore
 from imf_core.errors import DataError

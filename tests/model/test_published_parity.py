@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 from torch.nn import functional
 
 from imf_core.config import published
-from imf_core.data.modality import Modality
+from imf_core.data.features.modality import Modality
 from imf_core.model.imf import Imf
 from imf_core.model.losses import Positives, binary_loss, contrastive_loss
 

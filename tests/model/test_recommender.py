@@ -8,7 +8,7 @@ import torch
 from torch.nn import functional
 
 from imf_core.config_recommend import RecommenderConfig
-from imf_core.data.modality import Modality
+from imf_core.data.features.modality import Modality
 from imf_core.model.recommender import MetaMMF_GCN, MetaMMF_MF, Recommender, build_recommender
 from imf_core.model.sage import Neighbours, SageLayer
 

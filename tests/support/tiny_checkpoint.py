@@ -10,7 +10,7 @@ import numpy as np
 
 from imf_core.checkpoint.checkpoint import save_checkpoint
 from imf_core.config import Config
-from imf_core.data.modality import Modality
+from imf_core.data.features.modality import Modality
 from imf_core.data.prepared import prepare
 from imf_core.train.fit import build_model
 from imf_core.train.ranking import evaluate

@@ -23,8 +23,8 @@ from imf_core.checkpoint.checkpoint import (
     save_training_state,
 )
 from imf_core.config import Config
+from imf_core.data.features.modality import Modality
 from imf_core.data.graph import Vocabulary
-from imf_core.data.modality import Modality
 from imf_core.data.prepared import LinkData
 from imf_core.errors import CheckpointError
 from imf_core.model.imf import Imf

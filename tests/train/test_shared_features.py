@@ -15,7 +15,7 @@ import torch.multiprocessing as mp
 from safetensors.torch import load_file
 
 from imf_core.config import Config
-from imf_core.data.modality import Modality
+from imf_core.data.features.modality import Modality
 from imf_core.data.prepared import LinkData, load_prepared, save_prepared
 from imf_core.model.imf import Imf
 from imf_core.model.modality_table import ModalityTable

@@ -16,7 +16,7 @@ from rich.console import Console
 from imf_core.commands.terminal import terminal
 from imf_core.config import Config, DataConfig
 from imf_core.data.bundled.unicode import BUNDLED
-from imf_core.data.features import read_features
+from imf_core.data.features.feature_files import read_features
 from imf_core.data.files import GraphFiles
 from imf_core.data.prepared import resolve
 from imf_core.data.readers import read_graph

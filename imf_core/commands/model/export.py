@@ -9,7 +9,7 @@ import typer
 
 from imf_core.commands.outputs import check_safetensors, write_features
 from imf_core.commands.terminal import terminal
-from imf_core.data.features import Features
+from imf_core.data.features.feature_files import Features
 from imf_core.ensemble import open_predictor
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from imf_core.config import FUSED, STRUCTURE
-from imf_core.data.features import Features, read_features, save_features
+from imf_core.data.features.feature_files import Features, read_features, save_features
 from imf_core.errors import DataError
 
 _NAME = re.compile(r"[A-Za-z0-9_-]+")

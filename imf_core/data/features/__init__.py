@@ -1,0 +1,1 @@
+"""Ready-made feature files and the modality they become."""
