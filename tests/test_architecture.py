@@ -388,8 +388,8 @@ def test_a_safe_line_passes(path, source) -> None:
 @pytest.mark.parametrize(
     "source",
     [
-        "from imf_core.data.readers import read_raw\nread_raw(folder, test=True)",
-        "from imf_core.data.readers import read_raw as lines\nlines(folder, test=wanted)",
+        "from imf_core.data.formats.readers import read_raw\nread_raw(folder, test=True)",
+        "from imf_core.data.formats.readers import read_raw as lines\nlines(folder, test=wanted)",
         "from imf_core.data import readers\nreaders.read_raw(folder, test=True)",
     ],
 )

@@ -17,11 +17,11 @@ from imf_core.config import DataConfig
 from imf_core.config_recommend import RecommendConfig
 from imf_core.data.audit.audit import AuditReport, audit
 from imf_core.data.audit.baseline import BaselineMetrics, baseline
-from imf_core.data.files import GraphFiles
+from imf_core.data.formats.layout import GraphFiles
+from imf_core.data.formats.readers import read_raw
 from imf_core.data.graph import KnowledgeGraph, KnownAnswers
 from imf_core.data.interaction_audit import InteractionAudit, audit_interactions
 from imf_core.data.prepared import resolve
-from imf_core.data.readers import read_raw
 from imf_core.data.recommend_data import RecommendData, prepare_recommend, read_for_audit
 from imf_core.encode.coverage import coverage
 from imf_core.errors import DataError

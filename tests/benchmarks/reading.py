@@ -29,7 +29,7 @@ _READ = r"""
 import json, re, sys, time
 from pathlib import Path
 started = time.perf_counter()
-from imf_core.data.readers import read_graph
+from imf_core.data.formats.readers import read_graph
 loaded = time.perf_counter()
 graph = read_graph(sys.argv[1])
 done = time.perf_counter()
@@ -51,9 +51,9 @@ def generate(folder: Path, target: str, triples: int = TRIPLES, entities: int = 
         target: `tsv`, `openke` (which brings its two lists along) or `nt`.
         triples, entities, relations: how many.
     """
+    from imf_core.data.formats.vocabularies import list_files
+    from imf_core.data.formats.writers import Target, write_splits
     from imf_core.data.graph import Vocabulary
-    from imf_core.data.lists import list_files
-    from imf_core.data.writers import Target, write_splits
 
     draw = np.random.default_rng(0)
     rows = np.empty((triples, 3), np.int64)

@@ -74,7 +74,7 @@ def load(source: str) -> KnowledgeGraph:
             train, valid, (entities, relations) = arrays["train"], arrays["valid"], arrays["sizes"].tolist()
         vocabularies = Vocabulary(tuple(map(str, range(entities)))), Vocabulary(tuple(map(str, range(relations))), "relation")
         return KnowledgeGraph(*vocabularies, train, valid)
-    from imf_core.data.readers import read_graph
+    from imf_core.data.formats.readers import read_graph
 
     return read_graph(source)
 

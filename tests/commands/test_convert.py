@@ -9,9 +9,9 @@ import pytest
 from typer.testing import CliRunner
 
 from imf_core.cli import app
-from imf_core.data.ntriples import literal_texts
+from imf_core.data.formats.ntriples import literal_texts
+from imf_core.data.formats.readers import read_graph, read_raw
 from imf_core.data.raw import RawGraph
-from imf_core.data.readers import read_graph, read_raw
 from imf_core.errors import ConfigError, DataError, ImfError
 
 NT = """\

@@ -11,14 +11,21 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from imf_core.data import names, openke
-from imf_core.data.files import GraphFiles, format_of
-from imf_core.data.lists import list_files, read_list
-from imf_core.data.names import read_names_carefully, read_names_fast
-from imf_core.data.ntriples import literal_lines, literal_texts, read_ntriples, read_ntriples_carefully, read_ntriples_fast
-from imf_core.data.openke import read_ids_carefully, read_ids_fast
-from imf_core.data.parts import Part
-from imf_core.data.readers import read_graph, read_raw
+from imf_core.data.formats import openke
+from imf_core.data.formats import tsv as names
+from imf_core.data.formats.layout import GraphFiles, format_of
+from imf_core.data.formats.ntriples import (
+    literal_lines,
+    literal_texts,
+    read_ntriples,
+    read_ntriples_carefully,
+    read_ntriples_fast,
+)
+from imf_core.data.formats.openke import read_ids_carefully, read_ids_fast
+from imf_core.data.formats.parts import Part
+from imf_core.data.formats.readers import read_graph, read_raw
+from imf_core.data.formats.tsv import read_names_carefully, read_names_fast
+from imf_core.data.formats.vocabularies import list_files, read_list
 from imf_core.errors import DataError
 
 MARK = b"\xef\xbb\xbf"

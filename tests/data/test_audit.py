@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from imf_core.data.audit.audit import AuditReport, Coverage, audit
+from imf_core.data.formats.readers import read_raw
 from imf_core.data.graph import Vocabulary
 from imf_core.data.raw import RawGraph
-from imf_core.data.readers import read_raw
 
 Names = list[tuple[str, str, str]]
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from imf_core.config import DataConfig
-from imf_core.data.files import GraphFiles, format_of
-from imf_core.data.readers import read_graph, read_raw
+from imf_core.data.formats.layout import GraphFiles, format_of
+from imf_core.data.formats.readers import read_graph, read_raw
 from imf_core.errors import DataError
 
 

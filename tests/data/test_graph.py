@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from imf_core.data.formats.readers import read_graph
 from imf_core.data.graph import KnowledgeGraph, KnownAnswers, Vocabulary, expand_ranges, with_inverses
-from imf_core.data.readers import read_graph
 from imf_core.errors import DataError, VocabularyError
 
 

@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 
 from imf_core.config import DataConfig
-from imf_core.data import ntriples
-from imf_core.data.files import GraphFiles
-from imf_core.data.ntriples import literal_lines, literal_texts, read_ntriples
+from imf_core.data.formats import ntriples
+from imf_core.data.formats.layout import GraphFiles
+from imf_core.data.formats.ntriples import literal_lines, literal_texts, read_ntriples
+from imf_core.data.formats.readers import read_graph, read_raw
 from imf_core.data.prepared import prepare
-from imf_core.data.readers import read_graph, read_raw
 from imf_core.errors import DataError
 
 

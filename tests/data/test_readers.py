@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from imf_core.data.readers import read_graph, read_lines
+from imf_core.data.formats.readers import read_graph, read_lines
 from imf_core.errors import DataError
 
 VALID = "a\tr\tc\n"

@@ -18,7 +18,7 @@ from imf_core.data.audit.relations import (
     shared_pairs,
     similar_relations,
 )
-from imf_core.data.readers import read_graph
+from imf_core.data.formats.readers import read_graph
 
 
 def rows(*triples: tuple[int, int, int]) -> np.ndarray:

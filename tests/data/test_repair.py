@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 
 from imf_core.data.audit.audit import audit
 from imf_core.data.audit.repair import repair, write_repaired
+from imf_core.data.formats.readers import read_raw
+from imf_core.data.formats.writers import check_place
 from imf_core.data.graph import Vocabulary
 from imf_core.data.raw import RawGraph
-from imf_core.data.readers import read_raw
-from imf_core.data.writers import check_place
 from imf_core.errors import DataError
 
 Triple = tuple[int, int, int]

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from imf_core.data.formats.readers import read_graph
 from imf_core.data.graph import Vocabulary
 from imf_core.data.mending import mended
 from imf_core.data.raw import RawGraph
-from imf_core.data.readers import read_graph
 from imf_core.errors import DataError
 
 

@@ -11,12 +11,12 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from imf_core.data import writers
+from imf_core.data.formats import writers
+from imf_core.data.formats.readers import read_graph, read_raw
+from imf_core.data.formats.terms import in_brackets, name_of, term_of
+from imf_core.data.formats.writers import Target, check_place, copy_beside, new_folder, write_splits
 from imf_core.data.graph import Vocabulary
 from imf_core.data.raw import RawGraph
-from imf_core.data.readers import read_graph, read_raw
-from imf_core.data.terms import in_brackets, name_of, term_of
-from imf_core.data.writers import Target, check_place, copy_beside, new_folder, write_splits
 from imf_core.errors import DataError
 
 HARD = [

@@ -14,10 +14,10 @@ from rich.text import Text
 from imf_core.commands.terminal import terminal
 from imf_core.data.audit.audit import AuditReport, audit
 from imf_core.data.audit.repair import SEED, repair, write_repaired
-from imf_core.data.files import GraphFiles
+from imf_core.data.formats.layout import GraphFiles
+from imf_core.data.formats.readers import read_raw
+from imf_core.data.formats.writers import check_place
 from imf_core.data.prepared import resolve
-from imf_core.data.readers import read_raw
-from imf_core.data.writers import check_place
 from imf_core.encode.coverage import coverage
 from imf_core.errors import ConfigError
 

@@ -11,12 +11,20 @@ from rich.console import Console
 from rich.text import Text
 
 from imf_core.commands.terminal import terminal
-from imf_core.data.files import GraphFiles
-from imf_core.data.lists import find_list
-from imf_core.data.ntriples import LITERALS_FILE, literal_lines
+from imf_core.data.formats.layout import GraphFiles
+from imf_core.data.formats.ntriples import LITERALS_FILE, literal_lines
+from imf_core.data.formats.readers import read_raw
+from imf_core.data.formats.vocabularies import find_list
+from imf_core.data.formats.writers import (
+    Target,
+    check_names,
+    check_place,
+    copy_beside,
+    new_folder,
+    write_lines,
+    write_splits,
+)
 from imf_core.data.prepared import resolve
-from imf_core.data.readers import read_raw
-from imf_core.data.writers import Target, check_names, check_place, copy_beside, new_folder, write_lines, write_splits
 from imf_core.errors import ConfigError
 
 _LISTED = 10

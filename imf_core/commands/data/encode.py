@@ -17,9 +17,9 @@ from imf_core.commands.terminal import terminal
 from imf_core.config import Config, DataConfig
 from imf_core.data.bundled.unicode import BUNDLED
 from imf_core.data.features.feature_files import read_features
-from imf_core.data.files import GraphFiles
+from imf_core.data.formats.layout import GraphFiles
+from imf_core.data.formats.readers import read_graph
 from imf_core.data.prepared import resolve
-from imf_core.data.readers import read_graph
 from imf_core.data.views import DESCRIPTIONS, IMAGES, View, image_view, text_view
 from imf_core.encode.registry import AUTO, BITMAP, NGRAMS, NONE, automatic, image_encoder, text_encoder
 from imf_core.errors import ConfigError, DataError

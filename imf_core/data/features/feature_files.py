@@ -12,7 +12,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from imf_core.data.readers import read_lines
+from imf_core.data.formats.readers import read_lines
 from imf_core.errors import DataError
 
 PICKLED = (".pkl", ".pickle", ".pt", ".pth", ".bin")

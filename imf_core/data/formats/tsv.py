@@ -13,8 +13,8 @@ from pathlib import Path
 
 import numpy as np
 
+from imf_core.data.formats.parts import Part
 from imf_core.data.lines import is_large, read_lines
-from imf_core.data.parts import Part
 from imf_core.errors import DataError
 
 _BLOCK = 1 << 24  # bytes that Arrow splits at a time

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
+from imf_core.data.formats.vocabularies import as_id, no_count_note, split_count
 from imf_core.data.lines import is_large, read_lines, unreadable
-from imf_core.data.lists import as_id, no_count_note, split_count
 from imf_core.errors import DataError
 
 _DIGITS_AND_SPACES = b"0123456789 \t\r\n"

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from imf_core.data.formats.terms import name_of
 from imf_core.data.graph import Vocabulary
 from imf_core.data.lines import read_lines
-from imf_core.data.terms import name_of
 from imf_core.errors import DataError
 
 _PLURALS = {"entity": "entities", "relation": "relations"}

@@ -12,15 +12,15 @@ from pathlib import Path
 
 import numpy as np
 
-from imf_core.data.files import GraphFiles, SplitFile
+from imf_core.data.formats.layout import GraphFiles, SplitFile
+from imf_core.data.formats.ntriples import read_ntriples
+from imf_core.data.formats.openke import read_ids
+from imf_core.data.formats.parts import Part, merged
+from imf_core.data.formats.tsv import name_rows, read_names
+from imf_core.data.formats.vocabularies import find_list, read_list
 from imf_core.data.graph import KnowledgeGraph, Vocabulary
 from imf_core.data.lines import read_lines
-from imf_core.data.lists import find_list, read_list
 from imf_core.data.mending import SplitOnDisk, mended
-from imf_core.data.names import name_rows, read_names
-from imf_core.data.ntriples import read_ntriples
-from imf_core.data.openke import read_ids
-from imf_core.data.parts import Part, merged
 from imf_core.data.raw import RawGraph
 from imf_core.data.unseen import Policy
 from imf_core.errors import DataError

@@ -15,11 +15,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyoxigraph
 
-from imf_core.data.files import GraphFiles
+from imf_core.data.formats.layout import GraphFiles
+from imf_core.data.formats.parts import Part
+from imf_core.data.formats.terms import in_brackets, is_iri, name_of, term_of
+from imf_core.data.formats.tsv import split_fast
 from imf_core.data.lines import BYTE_ORDER_MARK, is_large, unreadable
-from imf_core.data.names import split_fast
-from imf_core.data.parts import Part
-from imf_core.data.terms import in_brackets, is_iri, name_of, term_of
 from imf_core.errors import DataError
 
 LITERALS_FILE = "literals.nt"

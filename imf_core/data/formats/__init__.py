@@ -1,0 +1,1 @@
+"""File formats of graphs: recognising, reading and writing them."""
