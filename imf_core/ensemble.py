@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from imf_core.checkpoint.checkpoint import Checkpoint, atomic_folder, load_checkpoint
-from imf_core.data.graph import KnowledgeGraph, KnownAnswers
+from imf_core.data.graph.graph import KnowledgeGraph, KnownAnswers
 from imf_core.errors import CheckpointError, ConfigError, VocabularyError
 from imf_core.model.soft_targets import SoftTargets
 from imf_core.predict import BUDGET, MOST, Answer, Predictor

@@ -46,7 +46,7 @@ def toy() -> LinkData:
     import numpy as np
 
     from imf_core.data.features.modality import Modality
-    from imf_core.data.graph import KnowledgeGraph, Vocabulary
+    from imf_core.data.graph.graph import KnowledgeGraph, Vocabulary
     from imf_core.data.prepared import LinkData
 
     count = 30

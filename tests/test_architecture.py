@@ -263,10 +263,10 @@ def test_importing_tune_does_no_work() -> None:
 @pytest.mark.parametrize(
     ("path", "source"),
     [
-        ("imf_core/errors.py", "from imf_core.data.graph import KnowledgeGraph"),
+        ("imf_core/errors.py", "from imf_core.data.graph.graph import KnowledgeGraph"),
         ("imf_core/config.py", "import imf_core.model.imf"),
-        ("imf_core/data/graph.py", "from imf_core.encode import text"),
-        ("imf_core/data/graph.py", "from imf_core.data import prepared"),
+        ("imf_core/data/graph/graph.py", "from imf_core.encode import text"),
+        ("imf_core/data/graph/graph.py", "from imf_core.data import prepared"),
         ("imf_core/data/__init__.py", "from .prepared import prepare"),
         ("imf_core/data/brand_new.py", "from ..model.imf import Imf"),
         ("imf_core/encode/text.py", "from imf_core.data.prepared import prepare"),
@@ -295,7 +295,7 @@ def test_a_wrong_floor_is_seen(path, source) -> None:
     ("path", "source"),
     [
         ("imf_core/config.py", "from imf_core.errors import ConfigError"),
-        ("imf_core/data/graph.py", "from .readers import read\nfrom ..errors import DataError\nimport numpy as np"),
+        ("imf_core/data/graph/graph.py", "from .readers import read\nfrom ..errors import DataError\nimport numpy as np"),
         ("imf_core/data/prepared.py", "from imf_core.encode.text import encode\nfrom .graph import KnowledgeGraph"),
         ("imf_core/model/imf.py", "from imf_core.data import prepared\nfrom imf_core import __version__"),
         ("tune/space.py", "from imf_core.cli import main\nfrom tune.settings import SearchConfig"),
@@ -377,7 +377,7 @@ def test_an_unsafe_line_is_seen(source) -> None:
     [
         ("imf_core/checkpoint/checkpoint.py", "import torch\ntorch.load(path, map_location='cpu', weights_only=True)\nmodel.eval()"),
         ("imf_core/data/features/modality.py", "import numpy as np\nnp.load(path)\nnp.load(path, allow_pickle=False)\njson.load(file)"),
-        ("imf_core/data/graph.py", "try:\n    pass\nexcept (OSError, ValueError):\n    pass"),
+        ("imf_core/data/graph/graph.py", "try:\n    pass\nexcept (OSError, ValueError):\n    pass"),
         ("tune/trial.py", "try:\n    pass\nexcept Exception:\n    raise"),
     ],
 )

@@ -15,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from imf_core.data.graph import KnowledgeGraph
+from imf_core.data.graph.graph import KnowledgeGraph
 from imf_core.errors import CheckpointError
 from imf_core.model.imf import Imf
 from imf_core.runtime import MemoryBudget

@@ -19,7 +19,7 @@ from imf_core.data.audit.audit import AuditReport, audit
 from imf_core.data.audit.baseline import BaselineMetrics, baseline
 from imf_core.data.formats.layout import GraphFiles
 from imf_core.data.formats.readers import read_raw
-from imf_core.data.graph import KnowledgeGraph, KnownAnswers
+from imf_core.data.graph.graph import KnowledgeGraph, KnownAnswers
 from imf_core.data.interaction_audit import InteractionAudit, audit_interactions
 from imf_core.data.prepared import resolve
 from imf_core.data.recommend_data import RecommendData, prepare_recommend, read_for_audit

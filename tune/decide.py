@@ -25,7 +25,7 @@ from rich.table import Table
 from torch import Tensor
 
 from imf_core.config import Config
-from imf_core.data.graph import KnowledgeGraph
+from imf_core.data.graph.graph import KnowledgeGraph
 from imf_core.errors import CheckpointError
 from imf_core.model.decision import Decision
 from imf_core.model.imf import Imf

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from imf_core.checkpoint.checkpoint import Checkpoint, load_checkpoint
-from imf_core.data.graph import KnowledgeGraph
+from imf_core.data.graph.graph import KnowledgeGraph
 from imf_core.errors import CheckpointError
 from tune.report import StudyResult, cell
 from tune.report_svg import Bar, bars

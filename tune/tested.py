@@ -15,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load_file, save_file
 
 from imf_core.checkpoint.checkpoint import Checkpoint, load_checkpoint
-from imf_core.data.graph import KnowledgeGraph, KnownAnswers
+from imf_core.data.graph.graph import KnowledgeGraph, KnownAnswers
 from imf_core.errors import DataError
 from imf_core.model.decision import Decision, alternatives
 from imf_core.runtime import MemoryBudget

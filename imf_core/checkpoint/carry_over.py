@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from imf_core.checkpoint.checkpoint import Checkpoint
-from imf_core.data.graph import Vocabulary
+from imf_core.data.graph.graph import Vocabulary
 from imf_core.data.prepared import LinkData
 from imf_core.errors import CheckpointError
 from imf_core.model.imf import Imf

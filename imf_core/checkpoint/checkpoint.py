@@ -26,7 +26,7 @@ from torch import Tensor, nn
 import imf_core
 from imf_core.config import Config
 from imf_core.data.features.modality import Modality
-from imf_core.data.graph import Vocabulary
+from imf_core.data.graph.graph import Vocabulary
 from imf_core.errors import CheckpointError
 from imf_core.model.imf import Imf
 from imf_core.train.optimizers import Optimizers

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from imf_core.data.graph import KnowledgeGraph, KnownAnswers
+from imf_core.data.graph.graph import KnowledgeGraph, KnownAnswers
 from imf_core.errors import ConfigError
 
 TEST_WORDS = "Test is for final figures: whoever chooses with it has none left."

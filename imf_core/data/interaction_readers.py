@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from imf_core.data.graph import Vocabulary
+from imf_core.data.graph.graph import Vocabulary
 from imf_core.data.interaction_files import PairFile, read_names, read_pairs
 from imf_core.data.interactions import RawInteractions
 from imf_core.data.raw import SPLITS

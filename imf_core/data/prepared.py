@@ -17,7 +17,7 @@ from imf_core.data.features.feature_files import feature_files
 from imf_core.data.features.modality import Modality, load_modality
 from imf_core.data.formats.layout import GraphFiles
 from imf_core.data.formats.readers import read_graph
-from imf_core.data.graph import KnowledgeGraph, Vocabulary
+from imf_core.data.graph.graph import KnowledgeGraph, Vocabulary
 from imf_core.data.shared_form import check_fingerprint, load_shared, named, save_shared
 from imf_core.data.views import DESCRIPTIONS, IMAGES, image_view, text_view
 from imf_core.encode.structure_table import structure_table

@@ -11,7 +11,7 @@ from imf_core.config import DataConfig
 from imf_core.data.features.modality import Modality
 from imf_core.data.formats.layout import GraphFiles
 from imf_core.data.formats.ntriples import literal_texts
-from imf_core.data.graph import Vocabulary
+from imf_core.data.graph.graph import Vocabulary
 from imf_core.data.lines import read_lines
 from imf_core.encode.image import BitmapImageEncoder
 from imf_core.encode.pictures import FORMATS_READ, find_images

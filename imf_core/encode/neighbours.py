@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from imf_core.data.graph import with_inverses
-from imf_core.data.splits import codes
+from imf_core.data.graph.graph import with_inverses
+from imf_core.data.graph.splits import codes
 
 _ROUNDS = 8  # draws before a corruption that is always a known triple is given up
 

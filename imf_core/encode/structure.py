@@ -20,7 +20,7 @@ from torch_geometric.nn import MessagePassing
 from torch_geometric.utils import softmax
 
 from imf_core.config import StructureConfig
-from imf_core.data.graph import KnowledgeGraph
+from imf_core.data.graph.graph import KnowledgeGraph
 from imf_core.encode.neighbours import Corruption, Hop, Neighbours
 from imf_core.errors import DivergedError
 

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from imf_core.data.graph import KnowledgeGraph, KnownAnswers, expand_ranges
+from imf_core.data.graph.graph import KnowledgeGraph, KnownAnswers, expand_ranges
 from imf_core.errors import DataError
 from imf_core.model.losses import Positives
 from imf_core.model.soft_targets import SoftTargets

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from imf_core.data.graph import KnowledgeGraph, KnownAnswers, with_inverses
+from imf_core.data.graph.graph import KnowledgeGraph, KnownAnswers, with_inverses
 from imf_core.model.imf import Imf, Tables
 from imf_core.runtime import MemoryBudget
 

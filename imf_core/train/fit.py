@@ -16,7 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import Tensor, nn
 
 from imf_core.config import Config
-from imf_core.data.graph import KnowledgeGraph, KnownAnswers
+from imf_core.data.graph.graph import KnowledgeGraph, KnownAnswers
 from imf_core.data.prepared import LinkData
 from imf_core.errors import DataError
 from imf_core.model.imf import Imf

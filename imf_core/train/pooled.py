@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from imf_core.data.graph import KnowledgeGraph, KnownAnswers, with_inverses
+from imf_core.data.graph.graph import KnowledgeGraph, KnownAnswers, with_inverses
 from imf_core.model.imf import Imf
 from imf_core.runtime import MemoryBudget
 from imf_core.train.metrics import RankingMetrics

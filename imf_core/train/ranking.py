@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from imf_core.data.graph import CATEGORY_NAMES, KnowledgeGraph, KnownAnswers, with_inverses
+from imf_core.data.graph.graph import CATEGORY_NAMES, KnowledgeGraph, KnownAnswers, with_inverses
 from imf_core.errors import DivergedError
 from imf_core.model.decided import ROWS, decided_scores, room_for
 from imf_core.model.decision import Decision, present_weights

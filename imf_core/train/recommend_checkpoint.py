@@ -31,7 +31,7 @@ from imf_core.checkpoint.checkpoint import (
 )
 from imf_core.config_recommend import RecommendConfig
 from imf_core.data.features.modality import Modality
-from imf_core.data.graph import Vocabulary
+from imf_core.data.graph.graph import Vocabulary
 from imf_core.data.interactions import Interactions
 from imf_core.errors import CheckpointError
 from imf_core.model.recommender import Recommender, build_recommender

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from imf_core.data.graph import KnowledgeGraph
+from imf_core.data.graph.graph import KnowledgeGraph
 from imf_core.model.imf import Imf
 from imf_core.model.soft_targets import SoftTargets
 from imf_core.runtime import MemoryBudget

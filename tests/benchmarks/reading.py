@@ -53,7 +53,7 @@ def generate(folder: Path, target: str, triples: int = TRIPLES, entities: int = 
     """
     from imf_core.data.formats.vocabularies import list_files
     from imf_core.data.formats.writers import Target, write_splits
-    from imf_core.data.graph import Vocabulary
+    from imf_core.data.graph.graph import Vocabulary
 
     draw = np.random.default_rng(0)
     rows = np.empty((triples, 3), np.int64)

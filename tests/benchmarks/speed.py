@@ -23,7 +23,7 @@ from torch import nn
 
 from imf_core.config import Config, published
 from imf_core.data.features.modality import Modality
-from imf_core.data.graph import KnowledgeGraph, KnownAnswers, Vocabulary
+from imf_core.data.graph.graph import KnowledgeGraph, KnownAnswers, Vocabulary
 from imf_core.model.imf import Imf
 from imf_core.runtime import keep_freed_memory
 from imf_core.train.batches import QueryBatch, TrainingQueries, fitting_run

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from imf_core.config import FUSED
-from imf_core.data.graph import KnownAnswers
+from imf_core.data.graph.graph import KnownAnswers
 from imf_core.model.fusion import TuckerFusion
 from imf_core.model.imf import Imf
 from imf_core.model.losses import Positives

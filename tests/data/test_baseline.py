@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from imf_core.data.audit import baseline as module
 from imf_core.data.audit.baseline import BaselineMetrics, OneStepRules, baseline
 from imf_core.data.formats.readers import read_graph
-from imf_core.data.graph import KnownAnswers
+from imf_core.data.graph.graph import KnownAnswers
 
 
 def rows(*triples: tuple[int, int, int]) -> np.ndarray:

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from imf_core.data.formats.readers import read_graph
-from imf_core.data.graph import KnowledgeGraph, KnownAnswers, Vocabulary, expand_ranges, with_inverses
+from imf_core.data.graph.graph import KnowledgeGraph, KnownAnswers, Vocabulary, expand_ranges, with_inverses
 from imf_core.errors import DataError, VocabularyError
 
 

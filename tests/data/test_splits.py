@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from imf_core.data.splits import carve, codes, distinct
+from imf_core.data.graph.splits import carve, codes, distinct
 
 
 def rows(*triples: tuple[int, int, int]) -> np.ndarray:

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 from imf_core.config import StructureConfig
-from imf_core.data.graph import KnowledgeGraph, Vocabulary
+from imf_core.data.graph.graph import KnowledgeGraph, Vocabulary
 from imf_core.data.prepared import LinkData
 from imf_core.encode import structure
 from imf_core.encode.neighbours import Hop, Neighbours

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from imf_core.data.graph import KnowledgeGraph, Vocabulary
+from imf_core.data.graph.graph import KnowledgeGraph, Vocabulary
 from imf_core.errors import DataError
 from imf_core.train.batches import Shard, TrainingQueries, fitting_run, shuffled
 

@@ -12,7 +12,7 @@ from imf_core.checkpoint.carry_over import carry_over
 from imf_core.checkpoint.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from imf_core.config import Config
 from imf_core.data.features.modality import Modality
-from imf_core.data.graph import KnowledgeGraph, Vocabulary
+from imf_core.data.graph.graph import KnowledgeGraph, Vocabulary
 from imf_core.data.prepared import LinkData
 from imf_core.errors import CheckpointError
 from imf_core.model.imf import Imf

@@ -24,7 +24,7 @@ from imf_core.checkpoint.checkpoint import (
 )
 from imf_core.config import Config
 from imf_core.data.features.modality import Modality
-from imf_core.data.graph import Vocabulary
+from imf_core.data.graph.graph import Vocabulary
 from imf_core.data.prepared import LinkData
 from imf_core.errors import CheckpointError
 from imf_core.model.imf import Imf

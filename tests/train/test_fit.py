@@ -8,7 +8,7 @@ import torch
 
 from imf_core.config import Config
 from imf_core.data.features.modality import Modality
-from imf_core.data.graph import KnowledgeGraph, Vocabulary
+from imf_core.data.graph.graph import KnowledgeGraph, Vocabulary
 from imf_core.data.prepared import LinkData
 from imf_core.errors import DataError, DivergedError
 from imf_core.train.fit import Saving, build_model, fit

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from imf_core.data.graph import Vocabulary
+from imf_core.data.graph.graph import Vocabulary
 from imf_core.data.interactions import Interactions, Owned
 from imf_core.errors import DataError
 from imf_core.train.batches import Shard

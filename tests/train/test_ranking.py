@@ -9,7 +9,7 @@ import torch
 
 from imf_core.config import Config
 from imf_core.data.features.modality import Modality
-from imf_core.data.graph import KnownAnswers, Vocabulary
+from imf_core.data.graph.graph import KnownAnswers, Vocabulary
 from imf_core.data.prepared import LinkData
 from imf_core.errors import DivergedError
 from imf_core.model import target

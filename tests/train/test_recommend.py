@@ -12,7 +12,7 @@ import torch
 from imf_core.checkpoint.checkpoint import load_checkpoint
 from imf_core.config_recommend import InteractionConfig, RecommendConfig
 from imf_core.data.features.modality import Modality
-from imf_core.data.graph import Vocabulary
+from imf_core.data.graph.graph import Vocabulary
 from imf_core.data.interactions import Interactions
 from imf_core.data.recommend_data import RecommendData, prepare_recommend
 from imf_core.errors import CheckpointError, DataError, DivergedError, ImfError, VocabularyError

@@ -13,7 +13,7 @@ from imf_core.checkpoint.carry_over import carry_over
 from imf_core.checkpoint.checkpoint import load_checkpoint, save_checkpoint
 from imf_core.config import Config
 from imf_core.data.features.modality import Modality
-from imf_core.data.graph import KnowledgeGraph, Vocabulary
+from imf_core.data.graph.graph import KnowledgeGraph, Vocabulary
 from imf_core.data.prepared import LinkData
 from imf_core.model.unlinked import NEAREST, TEMPERATURE, Unlinked
 from imf_core.train.fit import _rest_unlinked, build_model, fit

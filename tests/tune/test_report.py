@@ -15,7 +15,7 @@ from rich.console import Console
 
 from imf_core.data.audit.audit import audit
 from imf_core.data.audit.baseline import BaselineMetrics
-from imf_core.data.graph import Vocabulary
+from imf_core.data.graph.graph import Vocabulary
 from imf_core.data.raw import RawGraph
 from tune.closing import closing_table, next_commands, write_report
 from tune.records import TrialRecord, TrialState

@@ -10,7 +10,7 @@ import pytest
 import torch
 from small_study import RECORDS, SECTIONS, SPACE, audited, checkpoint, drawn, record, small_study, sound
 
-from imf_core.data.graph import Vocabulary
+from imf_core.data.graph.graph import Vocabulary
 from imf_core.data.prepared import LinkData
 from tune.closing import next_commands
 from tune.records import TrialState

@@ -13,7 +13,7 @@ from rich.console import Console
 from small_study import checkpoint, drawn, small_study, sound
 
 from imf_core.config import Config
-from imf_core.data.graph import KnowledgeGraph, Vocabulary
+from imf_core.data.graph.graph import KnowledgeGraph, Vocabulary
 from imf_core.data.prepared import LinkData
 from tune import finalise
 from tune.report import StudyResult

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 import numpy as np
 
 from imf_core.data.audit.relations import flipped, shared_pairs
-from imf_core.data.graph import KnownAnswers, expand_ranges
+from imf_core.data.graph.graph import KnownAnswers, expand_ranges
 
 _CHUNK = 4_000_000  # links and known answers looked at together: about 0.5 GB
 _MOST = 100_000_000  # links looked at in all, about half a minute; beyond it a sample of the triples is ranked

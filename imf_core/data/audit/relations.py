@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.sparse import csr_array
 
-from imf_core.data.splits import distinct
+from imf_core.data.graph.splits import distinct
 
 THRESHOLD = 0.8  # Akrami et al. (SIGMOD 2020) take 0.8 of both relations, Toutanova and Chen (CVSC 2015) 0.97
 MIN_SHARED = 3  # fewer shared pairs are chance: DB15K has 22 relation pairs that reach 0.8 by one or two pairs

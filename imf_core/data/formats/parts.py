@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from imf_core.data.graph import Vocabulary
+from imf_core.data.graph.graph import Vocabulary
 
 
 @dataclass(frozen=True)

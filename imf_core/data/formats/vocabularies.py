@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from imf_core.data.formats.terms import name_of
-from imf_core.data.graph import Vocabulary
+from imf_core.data.graph.graph import Vocabulary
 from imf_core.data.lines import read_lines
 from imf_core.errors import DataError
 

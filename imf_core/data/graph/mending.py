@@ -7,10 +7,10 @@ from typing import Protocol
 
 import numpy as np
 
-from imf_core.data.graph import KnowledgeGraph, Vocabulary
+from imf_core.data.graph.graph import KnowledgeGraph, Vocabulary
+from imf_core.data.graph.splits import carve, codes, distinct
+from imf_core.data.graph.unseen import Policy, find_unseen, seen_in
 from imf_core.data.raw import RawGraph
-from imf_core.data.splits import carve, codes, distinct
-from imf_core.data.unseen import Policy, find_unseen, seen_in
 from imf_core.errors import DataError
 
 CARVE_SEED = 0
