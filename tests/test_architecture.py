@@ -340,7 +340,7 @@ def test_a_library_outside_its_gate_is_seen(path, source) -> None:
         ("tune/trial.py", "import ray\nimport ray.tune as ray_tune\nfrom ray.train import report\nimport tune.records"),
         ("tune/study.py", "import optuna\nfrom tune import settings"),
         ("tune/tracking.py", "import mlflow"),
-        ("imf_core/encode/image.py", "import timm, torchvision, transformers"),
+        ("imf_core/encode/image/bitmap.py", "import timm, torchvision, transformers"),
         ("imf_core/encode/structure.py", "from torch_geometric.nn import GATConv"),
     ],
 )

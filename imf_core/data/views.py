@@ -13,8 +13,8 @@ from imf_core.data.formats.layout import GraphFiles
 from imf_core.data.formats.ntriples import literal_texts
 from imf_core.data.graph.graph import Vocabulary
 from imf_core.data.lines import read_lines
-from imf_core.encode.image import BitmapImageEncoder
-from imf_core.encode.pictures import FORMATS_READ, find_images
+from imf_core.encode.image.bitmap import BitmapImageEncoder
+from imf_core.encode.image.pictures import FORMATS_READ, find_images
 from imf_core.encode.registry import image_encoder, text_encoder
 from imf_core.encode.store import Extracted, FeatureStore
 from imf_core.encode.text import NgramTextEncoder, readable

@@ -8,7 +8,7 @@ from pathlib import Path
 from imf_core.data.audit.report import Coverage
 from imf_core.data.features.feature_files import feature_files, read_features
 from imf_core.data.lines import read_lines
-from imf_core.encode.pictures import find_images
+from imf_core.encode.image.pictures import find_images
 from imf_core.errors import DataError
 
 

@@ -10,12 +10,12 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from imf_core.encode.image import BitmapImageEncoder
+from imf_core.encode.image.bitmap import BitmapImageEncoder
 from imf_core.encode.text import NgramTextEncoder
 from imf_core.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
-    from imf_core.encode.pretrained_image import PretrainedImageEncoder
+    from imf_core.encode.image.pretrained import PretrainedImageEncoder
     from imf_core.encode.pretrained_text import TransformersTextEncoder
 
 NGRAMS, BITMAP, MINILM, LITE0 = "ngrams", "bitmap", "minilm", "efficientnet-lite0"
@@ -62,8 +62,8 @@ def image_encoder(name: str, *, width: int = 64) -> BitmapImageEncoder | Pretrai
     """
     if name == BITMAP:
         return BitmapImageEncoder(width=width)
-    from imf_core.encode import backbones
-    from imf_core.encode.pretrained_image import PretrainedImageEncoder
+    from imf_core.encode.image import backbones
+    from imf_core.encode.image.pretrained import PretrainedImageEncoder
 
     kind, _, rest = name.partition(":")
     if name == LITE0:

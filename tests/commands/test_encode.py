@@ -169,7 +169,7 @@ def test_memory_stays_bounded_with_huge_pictures(graph: Path) -> None:
         path.rename(graph / "images" / "e0" / path.name)
     code = (
         "import resource, sys; from pathlib import Path; from PIL import Image; import sklearn.decomposition\n"
-        "from imf_core.encode.image import BitmapImageEncoder; from imf_core.encode.pictures import find_images\n"
+        "from imf_core.encode.image.bitmap import BitmapImageEncoder; from imf_core.encode.image.pictures import find_images\n"
         "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
         "BitmapImageEncoder().encode(find_images(Path(sys.argv[1]), ['e0']).paths)\n"
         "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)\n"

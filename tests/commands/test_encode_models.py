@@ -69,7 +69,7 @@ def test_vgg16_on_bundled_glyphs(graph: Path, tmp_path: Path) -> None:
 # The command itself, but for a count of what is encoded; in the middle of shard KILL_AT it ends as by a power cut.
 COUNTED = """
 import os, signal, sys
-from imf_core.encode.pretrained_image import PretrainedImageEncoder
+from imf_core.encode.image.pretrained import PretrainedImageEncoder
 from imf_core.encode.pretrained_text import TransformersTextEncoder
 
 def counted(encoder):

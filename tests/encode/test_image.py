@@ -9,8 +9,8 @@ import pytest
 from PIL import Image, ImageDraw
 
 from imf_core.encode.base import Encoder
-from imf_core.encode.image import BitmapImageEncoder
-from imf_core.encode.pictures import Pictures
+from imf_core.encode.image.bitmap import BitmapImageEncoder
+from imf_core.encode.image.pictures import Pictures
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
-from imf_core.encode.pictures import MAX_PIXELS, PictureError, find_images, open_picture
+from imf_core.encode.image.pictures import MAX_PIXELS, PictureError, find_images, open_picture
 from imf_core.errors import DataError
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from imf_core.encode.pieces import in_pieces
+from imf_core.encode.image.pieces import in_pieces
 
 
 @pytest.fixture(autouse=True)

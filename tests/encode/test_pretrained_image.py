@@ -12,9 +12,9 @@ from PIL import Image, ImageChops, ImageDraw
 from tiny_models import block_sockets, tiny_vit
 
 from imf_core.data.bundled.unicode import bundled_path
-from imf_core.encode.pictures import open_picture
-from imf_core.encode.preparation import Preparation, read_preparation
-from imf_core.encode.pretrained_image import PretrainedImageEncoder
+from imf_core.encode.image.pictures import open_picture
+from imf_core.encode.image.preparation import Preparation, read_preparation
+from imf_core.encode.image.pretrained import PretrainedImageEncoder
 from imf_core.encode.registry import image_encoder
 from imf_core.encode.weights import read_weights
 from imf_core.errors import ConfigError, DataError

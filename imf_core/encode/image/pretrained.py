@@ -11,10 +11,10 @@ import numpy as np
 
 from imf_core.encode.base import Part, spread
 from imf_core.encode.hub import file_hash
-from imf_core.encode.pictures import MAX_PIXELS, PictureError, Pictures, as_paths, open_picture
+from imf_core.encode.image.pictures import MAX_PIXELS, PictureError, Pictures, as_paths, open_picture
 
 if TYPE_CHECKING:
-    from imf_core.encode.backbones import Backbone
+    from imf_core.encode.image.backbones import Backbone
 
 _CODE = "1"  # raise it whenever the same model and picture would give another vector
 

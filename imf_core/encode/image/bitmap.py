@@ -10,7 +10,7 @@ from PIL import Image
 from sklearn.decomposition import PCA
 
 from imf_core.encode.base import spread
-from imf_core.encode.pictures import MAX_PIXELS, PictureError, Pictures, as_paths, open_picture
+from imf_core.encode.image.pictures import MAX_PIXELS, PictureError, Pictures, as_paths, open_picture
 
 
 class BitmapImageEncoder:
