@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from imf_core.encode.neighbours import Corruption, Neighbours
+from imf_core.encode.structure.neighbours import Corruption, Neighbours
 
 TRIPLES = np.array([[0, 0, 1], [0, 1, 2], [3, 0, 0], [2, 1, 2]], dtype=np.int64)  # the last one a self-loop; entity 4 is alone
 

@@ -13,9 +13,15 @@ from safetensors.torch import load_file
 from imf_core.config import StructureConfig
 from imf_core.data.graph.graph import KnowledgeGraph, Vocabulary
 from imf_core.data.prepared import LinkData
-from imf_core.encode import structure
-from imf_core.encode.neighbours import Hop, Neighbours
-from imf_core.encode.structure import AttentionEncoder, RelationalAttention, StructureEncoder, distance, pretrain
+from imf_core.encode.structure import attention as structure
+from imf_core.encode.structure.attention import (
+    AttentionEncoder,
+    RelationalAttention,
+    StructureEncoder,
+    distance,
+    pretrain,
+)
+from imf_core.encode.structure.neighbours import Hop, Neighbours
 from imf_core.errors import DivergedError
 
 FIXTURE = Path(__file__).parents[1] / "fixtures" / "published_gat.safetensors"

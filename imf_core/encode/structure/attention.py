@@ -21,7 +21,7 @@ from torch_geometric.utils import softmax
 
 from imf_core.config import StructureConfig
 from imf_core.data.graph.graph import KnowledgeGraph
-from imf_core.encode.neighbours import Corruption, Hop, Neighbours
+from imf_core.encode.structure.neighbours import Corruption, Hop, Neighbours
 from imf_core.errors import DivergedError
 
 _EDGES = 1 << 16  # edges at a time when the finished table is computed; an entity with more of them is represented by a sample

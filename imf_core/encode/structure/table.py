@@ -66,7 +66,7 @@ def _pretrained(graph: KnowledgeGraph, config: StructureConfig, progress: bool) 
     kept = _read(path, (graph.num_entities, config.width))
     if kept is not None:
         return kept, [f"{said}, from the cache"]
-    from imf_core.encode.structure import pretrain  # torch_geometric takes seconds to import
+    from imf_core.encode.structure.attention import pretrain  # torch_geometric takes seconds to import
 
     table, report = pretrain(graph, config, progress=progress)
     try:

@@ -1,0 +1,1 @@
+"""From links to features: graph attention with TransE."""
