@@ -17,7 +17,7 @@ from imf_core.encode.image.bitmap import BitmapImageEncoder
 from imf_core.encode.image.pictures import FORMATS_READ, find_images
 from imf_core.encode.registry import image_encoder, text_encoder
 from imf_core.encode.store import Extracted, FeatureStore
-from imf_core.encode.text import NgramTextEncoder, readable
+from imf_core.encode.text.ngrams import NgramTextEncoder, readable
 from imf_core.errors import DataError
 
 DESCRIPTIONS, IMAGES = "descriptions.tsv", "images"

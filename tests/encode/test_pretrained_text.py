@@ -11,8 +11,8 @@ import pytest
 from tiny_models import WORDS, block_sockets, tiny_bert
 
 from imf_core.encode.hub import folder_hash
-from imf_core.encode.pretrained_text import TransformersTextEncoder
 from imf_core.encode.registry import text_encoder
+from imf_core.encode.text.pretrained import TransformersTextEncoder
 from imf_core.errors import ConfigError, DataError
 
 LONG = "https://example.org/" + "page/" * 1996

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from imf_core.encode.base import Encoder
-from imf_core.encode.text import NgramTextEncoder, readable
+from imf_core.encode.text.ngrams import NgramTextEncoder, readable
 
 MARKS = ("acute", "grave", "circumflex", "diaeresis", "caron", "breve", "tilde", "ogonek")
 CASES = ("small", "capital")
