@@ -32,7 +32,7 @@ from imf_core.config import Config, preset
 from imf_core.config_base import parse_overrides
 from imf_core.data.audit.report import certain_hits
 from imf_core.data.prepared import LinkData, graph_of, prepare
-from imf_core.ensemble import Ensemble, answers_of, names_of, open_model, open_predictor, rank_with, strongest
+from imf_core.ensemble.ensemble import Ensemble, answers_of, names_of, open_model, open_predictor, rank_with, strongest
 from imf_core.errors import CheckpointError, ConfigError, ImfError
 from imf_core.model.decision import alternatives
 from imf_core.predict import Answer

@@ -25,7 +25,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("imf_core.data.prepared", "imf_core.data.views", "imf_core.data.recommend_data"),
     ("imf_core.model",),
     ("imf_core.train",),
-    ("imf_core.predict", "imf_core.recommend", "imf_core.ensemble"),
+    ("imf_core.predict", "imf_core.recommend", "imf_core.ensemble.ensemble"),
     ("imf_core.cli", "imf_core.commands"),
     ("tune", "tune.settings", "tune.environment", "tune.options", "tune.space", "tune.parameter", "tune.resources",
      "tune.records", "tune.outcome", "tune.journal", "tune.smaller", "tune.node_report", "tune.objectives"),

@@ -3,7 +3,7 @@
     python -m benchmarks.reference.reference pool results/mkg-y-pool results/mkg-y results/mkg-y-complex
     python -m benchmarks.reference.reference add results/mkg-y-pool --row "ensemble of two"
 
-A seed's ensemble holds that seed's retrained winner of every study, weighed on validation (`imf_core.train.selection`); so
+A seed's ensemble holds that seed's retrained winner of every study, weighed on validation (`imf_core.ensemble.selection`); so
 there are as many ensembles as seeds, with a mean and a deviation like those of a single study. The folder looks like a study's:
 it has a `summary.json`, `best` and the ranks that paired tests need. "Seeds pooled" are the ensembles of all seeds together.
 Test is read once, after every weight is known.
@@ -28,11 +28,11 @@ from imf_core.checkpoint.checkpoint import atomic_folder, check_vocabulary, load
 from imf_core.commands.splits import open_split
 from imf_core.data.graph.graph import KnowledgeGraph
 from imf_core.data.prepared import graph_of
-from imf_core.ensemble import Ensemble, load_ensemble, same_names, save_ensemble
+from imf_core.ensemble.ensemble import Ensemble, load_ensemble, same_names, save_ensemble
+from imf_core.ensemble.selection import select
 from imf_core.errors import ConfigError, DataError
 from imf_core.runtime import MemoryBudget
 from imf_core.train.ranking import Ranked
-from imf_core.train.selection import select
 from tune.closing import plus_minus
 from tune.outcome import atomic_write_text
 from tune.report import machine, mean_std

@@ -24,7 +24,7 @@ from imf_core.checkpoint.checkpoint import Checkpoint, atomic_folder, check_voca
 from imf_core.commands.splits import open_split
 from imf_core.config import Config
 from imf_core.data.prepared import graph_of
-from imf_core.ensemble import same_names
+from imf_core.ensemble.ensemble import same_names
 from imf_core.errors import CheckpointError, ConfigError
 from imf_core.runtime import MemoryBudget
 from imf_core.train.metrics import RankingMetrics

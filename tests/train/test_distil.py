@@ -14,6 +14,7 @@ from imf_core.checkpoint.checkpoint import load_checkpoint
 from imf_core.cli import app
 from imf_core.config import Config
 from imf_core.data.prepared import LinkData
+from imf_core.ensemble.teacher import teach
 from imf_core.errors import CheckpointError
 from imf_core.model.imf import Imf
 from imf_core.model.soft_targets import SoftTargets, soft_loss
@@ -22,7 +23,6 @@ from imf_core.train.batches import Shard, TrainingQueries
 from imf_core.train.fit import build_model, fit
 from imf_core.train.loop import Saving
 from imf_core.train.pooled import PooledScores
-from imf_core.train.teacher import teach
 from tests.support.tiny_checkpoint import tiny_checkpoint, tiny_graph
 
 SETTINGS = {"model.dim": 16, "model.relation_dim": 8, "train.batch_size": 16, "train.lr": 0.01, "train.max_epochs": 6}

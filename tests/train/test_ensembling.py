@@ -13,7 +13,8 @@ import torch
 
 from imf_core.config import Config
 from imf_core.data.prepared import LinkData
-from imf_core.ensemble import EnsemblePredictor, load_ensemble, open_predictor
+from imf_core.ensemble.ensemble import EnsemblePredictor, load_ensemble, open_predictor
+from imf_core.ensemble.selection import PoolCandidates, greedy, pool_candidates, select
 from imf_core.errors import CheckpointError, ConfigError, VocabularyError
 from imf_core.model.imf import Imf
 from imf_core.predict import Predictor
@@ -21,7 +22,6 @@ from imf_core.runtime import MemoryBudget
 from imf_core.train.fit import build_model, fit
 from imf_core.train.pooled import PooledScores, evaluate_pooled
 from imf_core.train.ranking import evaluate
-from imf_core.train.selection import PoolCandidates, greedy, pool_candidates, select
 from tests.support.command_line import fails, run
 from tests.support.tiny_checkpoint import tiny_checkpoint, tiny_graph
 

@@ -14,7 +14,7 @@ from benchmarks.reference.reference_row import summary_row
 from imf_core.checkpoint.checkpoint import load_checkpoint
 from imf_core.commands.splits import open_split
 from imf_core.data.prepared import graph_of
-from imf_core.ensemble import load_ensemble, open_predictor
+from imf_core.ensemble.ensemble import load_ensemble, open_predictor
 from imf_core.train.pooled import evaluate_pooled
 from imf_core.train.ranking import evaluate
 from tests.support.reference_command import command

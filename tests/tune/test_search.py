@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 
 from imf_core.cli import app
 from imf_core.config import TrainConfig
-from imf_core.ensemble import open_predictor
+from imf_core.ensemble.ensemble import open_predictor
 from imf_core.predict import Predictor
 
 

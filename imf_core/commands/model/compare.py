@@ -15,7 +15,7 @@ from imf_core.commands.splits import TEST_WORDS, open_split
 from imf_core.commands.terminal import terminal
 from imf_core.data.graph.graph import KnowledgeGraph, KnownAnswers, Vocabulary
 from imf_core.data.prepared import graph_of
-from imf_core.ensemble import Ensemble, names_of, open_model, rank_with
+from imf_core.ensemble.ensemble import Ensemble, names_of, open_model, rank_with
 from imf_core.errors import VocabularyError
 from imf_core.train.paired import LEVEL, Comparison, Part, compare_ranks
 from imf_core.train.ranking import slices

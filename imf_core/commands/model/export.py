@@ -10,7 +10,7 @@ import typer
 from imf_core.commands.outputs import check_safetensors, write_features
 from imf_core.commands.terminal import terminal
 from imf_core.data.features.feature_files import Features
-from imf_core.ensemble import open_predictor
+from imf_core.ensemble.ensemble import open_predictor
 
 
 def export(

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from imf_core.commands.terminal import terminal
-from imf_core.ensemble import open_predictor
+from imf_core.ensemble.ensemble import open_predictor
 from imf_core.errors import ConfigError, ResourceError
 
 if TYPE_CHECKING:

@@ -18,13 +18,13 @@ import torch
 
 from imf_core.checkpoint.checkpoint import Checkpoint, atomic_folder, load_checkpoint
 from imf_core.data.graph.graph import KnowledgeGraph, KnownAnswers
+from imf_core.ensemble.teacher import teach
 from imf_core.errors import CheckpointError, ConfigError, VocabularyError
 from imf_core.model.soft_targets import SoftTargets
 from imf_core.predict import BUDGET, MOST, Answer, Predictor
 from imf_core.runtime import MemoryBudget
 from imf_core.train.pooled import PooledScores, evaluate_pooled
 from imf_core.train.ranking import Ranked, evaluate
-from imf_core.train.teacher import teach
 
 ENSEMBLE_FILE = "ensemble.json"
 FORMAT = 2  # 1 meant the arithmetic mean
