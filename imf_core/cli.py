@@ -34,13 +34,13 @@ from imf_core.data.audit.report import certain_hits
 from imf_core.data.prepared import LinkData, graph_of, prepare
 from imf_core.ensemble.ensemble import Ensemble, answers_of, names_of, open_model, open_predictor, rank_with, strongest
 from imf_core.errors import CheckpointError, ConfigError, ImfError
+from imf_core.evaluate.metrics import RankingMetrics
+from imf_core.evaluate.ranking import evaluate_decisions
 from imf_core.model.decision import alternatives
 from imf_core.predict import Answer
 from imf_core.runtime import MemoryBudget
 from imf_core.train.estimate import estimate_of
 from imf_core.train.fit import EpochReport, build_model, fit
-from imf_core.train.metrics import RankingMetrics
-from imf_core.train.ranking import evaluate_decisions
 
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,

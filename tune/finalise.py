@@ -20,20 +20,20 @@ from imf_core.data.audit.baseline import BaselineMetrics
 from imf_core.data.prepared import LinkData
 from imf_core.data.recommend_data import RecommendData
 from imf_core.errors import ImfError
+from imf_core.evaluate.metrics import RankingMetrics
+from imf_core.evaluate.redecide import redecide
+from imf_core.evaluate.test_once import RANKS_FILE, Tested, flat, rank_test
 from imf_core.runtime import MemoryBudget
-from imf_core.train.metrics import RankingMetrics
 from imf_core.train.recommend_checkpoint import is_recommender
 from imf_core.train.topk import TopKMetrics
 from tune import recommend_final
 from tune.continuation import OpenStudy
 from tune.data_check import baseline_of
-from tune.decide import redecide
 from tune.plan import Plan
 from tune.records import TrialRecord
 from tune.runner import run_variants
 from tune.settings import AnyConfig
 from tune.task import StudyData
-from tune.tested import RANKS_FILE, Tested, flat, rank_test
 from tune.tracking import Tracker
 
 STRUCTURE_ONLY = "structure alone"

@@ -19,11 +19,11 @@ from typing import Any
 
 from imf_core.data.audit.report import AuditReport
 from imf_core.data.interaction_audit import InteractionAudit
+from imf_core.evaluate.test_once import POOLED
 from tune.front import front
 from tune.objectives import COSTS, QUALITY, parse_objective
 from tune.records import TrialRecord, atomic_write_text, count_states, ranked, winner
 from tune.report_plots import plots, save_picture
-from tune.tested import POOLED
 
 __all__ = [
     "StudyResult", "cell", "machine", "plots", "save_picture", "short", "summary", "write_leaderboard", "write_summary",

@@ -31,12 +31,12 @@ from imf_core.data.prepared import graph_of
 from imf_core.ensemble.ensemble import Ensemble, load_ensemble, same_names, save_ensemble
 from imf_core.ensemble.selection import select
 from imf_core.errors import ConfigError, DataError
+from imf_core.evaluate.ranking import Ranked
+from imf_core.evaluate.test_once import OWN, POOLED, RANKS_FILE, flat, save_ranks
 from imf_core.runtime import MemoryBudget
-from imf_core.train.ranking import Ranked
 from tune.closing import plus_minus
 from tune.outcome import atomic_write_text
 from tune.report import machine, mean_std
-from tune.tested import OWN, POOLED, RANKS_FILE, flat, save_ranks
 
 
 def members_of(studies: Sequence[Path]) -> dict[int, list[Path]]:

@@ -19,9 +19,9 @@ from benchmarks.reference.pool import pool
 from benchmarks.reference.reference_row import HITS, SUMMARY_FILE, UNTRAINED, paired, read_summary, summary_row
 from benchmarks.reference.trained_models import trained
 from imf_core.errors import ConfigError, DataError, ImfError
-from imf_core.train.paired import LEVEL
+from imf_core.evaluate.paired import LEVEL
+from imf_core.evaluate.test_once import OWN
 from tune.outcome import atomic_write_text
-from tune.tested import OWN
 
 REFERENCE_FILE, README_FILE = "reference.json", "README.md"
 BEGIN, END = "<!-- rows -->", "<!-- /rows -->"

@@ -26,12 +26,12 @@ from imf_core.config import Config
 from imf_core.data.prepared import graph_of
 from imf_core.ensemble.ensemble import same_names
 from imf_core.errors import CheckpointError, ConfigError
+from imf_core.evaluate.metrics import RankingMetrics
+from imf_core.evaluate.test_once import POOLED, RANKS_FILE, flat, rank_test
 from imf_core.runtime import MemoryBudget
-from imf_core.train.metrics import RankingMetrics
 from tune.closing import plus_minus
 from tune.outcome import atomic_write_text
 from tune.report import mean_std
-from tune.tested import POOLED, RANKS_FILE, flat, rank_test
 
 _SEED, _PATH = "train.seed", "data.path"
 

@@ -20,11 +20,11 @@ from imf_core.checkpoint.checkpoint import Checkpoint, atomic_folder, load_check
 from imf_core.data.graph.graph import KnowledgeGraph, KnownAnswers
 from imf_core.ensemble.teacher import teach
 from imf_core.errors import CheckpointError, ConfigError, VocabularyError
+from imf_core.evaluate.pooled import PooledScores, evaluate_pooled
+from imf_core.evaluate.ranking import Ranked, evaluate
 from imf_core.model.soft_targets import SoftTargets
 from imf_core.predict import BUDGET, MOST, Answer, Predictor
 from imf_core.runtime import MemoryBudget
-from imf_core.train.pooled import PooledScores, evaluate_pooled
-from imf_core.train.ranking import Ranked, evaluate
 
 ENSEMBLE_FILE = "ensemble.json"
 FORMAT = 2  # 1 meant the arithmetic mean
@@ -49,7 +49,7 @@ class Ensemble:
     def rank(
         self, graph: KnowledgeGraph, triples: np.ndarray, known: KnownAnswers, memory: MemoryBudget | None = None
     ) -> Ranked:
-        """Filtered ranking of a split, see `imf_core.train.ranking.evaluate`."""
+        """Filtered ranking of a split, see `imf_core.evaluate.ranking.evaluate`."""
         return evaluate_pooled([member.model for member in self.members], self.weights, graph, triples, known, memory)
 
 

@@ -17,10 +17,10 @@ import torch
 from torch import Tensor
 
 from imf_core.data.graph.graph import KnowledgeGraph, KnownAnswers, with_inverses
+from imf_core.evaluate.calibrate import competing, folds, repeated
+from imf_core.evaluate.pooled import PooledScores
 from imf_core.model.imf import Imf
 from imf_core.runtime import MemoryBudget
-from imf_core.train.calibrate import competing, folds, repeated
-from imf_core.train.pooled import PooledScores
 
 ROUNDS = 30  # models that are taken at most
 _MAX_TRIPLES = 4000

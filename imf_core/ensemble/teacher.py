@@ -11,11 +11,11 @@ import numpy as np
 import torch
 
 from imf_core.data.graph.graph import KnowledgeGraph
+from imf_core.evaluate.pooled import PooledScores
 from imf_core.model.imf import Imf
 from imf_core.model.soft_targets import SoftTargets
 from imf_core.runtime import MemoryBudget
 from imf_core.train.batches import TrainingQueries
-from imf_core.train.pooled import PooledScores
 
 ANSWERS = 32  # of a query: the rest of a trained teacher's probability is spread thin
 

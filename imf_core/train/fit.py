@@ -19,6 +19,9 @@ from imf_core.config import Config
 from imf_core.data.graph.graph import KnowledgeGraph, KnownAnswers
 from imf_core.data.prepared import LinkData
 from imf_core.errors import DataError
+from imf_core.evaluate.calibrate import calibrate, folds
+from imf_core.evaluate.metrics import RankingMetrics
+from imf_core.evaluate.ranking import evaluate
 from imf_core.model.imf import Imf
 from imf_core.model.modality_table import ModalityTable
 from imf_core.model.soft_targets import SoftTargets
@@ -26,13 +29,10 @@ from imf_core.model.unlinked import Unlinked
 from imf_core.runtime import MemoryBudget, keep_freed_memory
 from imf_core.train.averaging import WeightAverage, averaged_tensors
 from imf_core.train.batches import Shard, TrainingQueries
-from imf_core.train.calibrate import calibrate, folds
 from imf_core.train.epoch import train_epoch
 from imf_core.train.loop import FitResult, Loop, Saving, reduced
-from imf_core.train.metrics import RankingMetrics
 from imf_core.train.optimizers import Optimizers
 from imf_core.train.progress import EpochReport, RunProgress
-from imf_core.train.ranking import evaluate
 
 
 def build_model(config: Config, data: LinkData) -> Imf:

@@ -17,9 +17,9 @@ import numpy as np
 import torch
 
 from imf_core.config import Config, published
+from imf_core.evaluate.ranking import evaluate
 from imf_core.train.batches import TrainingQueries, fitting_run
 from imf_core.train.optimizers import Optimizers
-from imf_core.train.ranking import evaluate
 from tests.benchmarks.speed import Figures, generated, load, model_of, ranking, step
 
 # Dense, without sparsity, as the maker states them for the SXM boards of H100 and H200.

@@ -24,11 +24,11 @@ from torch import nn
 from imf_core.config import Config, published
 from imf_core.data.features.modality import Modality
 from imf_core.data.graph.graph import KnowledgeGraph, KnownAnswers, Vocabulary
+from imf_core.evaluate.ranking import evaluate
 from imf_core.model.imf import Imf
 from imf_core.runtime import keep_freed_memory
 from imf_core.train.batches import QueryBatch, TrainingQueries, fitting_run
 from imf_core.train.optimizers import Optimizers
-from imf_core.train.ranking import evaluate
 from tests.benchmarks import textbook
 
 _WIDTH = 64  # of the random features

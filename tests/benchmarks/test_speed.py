@@ -13,9 +13,9 @@ import pytest
 import torch
 
 from imf_core.config import Config, published
+from imf_core.evaluate.ranking import evaluate
 from imf_core.model.imf import Imf
 from imf_core.train.batches import QueryBatch, TrainingQueries
-from imf_core.train.ranking import evaluate
 from tests.benchmarks import run_speed, speed, textbook
 from tests.benchmarks.report_speed import KEYS, page, write_report
 

@@ -19,8 +19,8 @@ from imf_core.data.audit.report import AuditReport
 from imf_core.data.graph.graph import Vocabulary
 from imf_core.data.prepared import LinkData
 from imf_core.data.raw import RawGraph
+from imf_core.evaluate.metrics import RankingMetrics
 from imf_core.train.fit import build_model
-from imf_core.train.metrics import RankingMetrics
 from tune.records import TrialRecord, TrialState
 from tune.report import StudyResult
 from tune.report_html import write_html

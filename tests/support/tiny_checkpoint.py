@@ -12,8 +12,8 @@ from imf_core.checkpoint.checkpoint import save_checkpoint
 from imf_core.config import Config
 from imf_core.data.features.modality import Modality
 from imf_core.data.prepared import prepare
+from imf_core.evaluate.ranking import evaluate
 from imf_core.train.fit import build_model
-from imf_core.train.ranking import evaluate
 
 COUNT = 24
 SETTINGS = {"model.dim": 16, "model.relation_dim": 8, "train.batch_size": 16}

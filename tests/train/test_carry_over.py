@@ -15,9 +15,9 @@ from imf_core.data.features.modality import Modality
 from imf_core.data.graph.graph import KnowledgeGraph, Vocabulary
 from imf_core.data.prepared import LinkData
 from imf_core.errors import CheckpointError
+from imf_core.evaluate.ranking import evaluate
 from imf_core.model.imf import Imf
 from imf_core.train.fit import build_model, fit
-from imf_core.train.ranking import evaluate
 
 COUNT, GROUPS = 120, 6
 SETTINGS = {

@@ -13,9 +13,9 @@ import torch.multiprocessing as mp
 
 from imf_core.config import Config
 from imf_core.data.prepared import LinkData, load_prepared, save_prepared
+from imf_core.evaluate.ranking import evaluate
 from imf_core.train.batches import Shard
 from imf_core.train.fit import Saving, build_model, fit
-from imf_core.train.ranking import evaluate
 from tests.support.killed_run import Killed, die_in
 
 SETTINGS = {"model.dim": 16, "model.relation_dim": 8, "train.batch_size": 16, "train.lr": 0.01, "train.max_epochs": 3}

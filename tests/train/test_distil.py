@@ -16,13 +16,13 @@ from imf_core.config import Config
 from imf_core.data.prepared import LinkData
 from imf_core.ensemble.teacher import teach
 from imf_core.errors import CheckpointError
+from imf_core.evaluate.pooled import PooledScores
 from imf_core.model.imf import Imf
 from imf_core.model.soft_targets import SoftTargets, soft_loss
 from imf_core.runtime import MemoryBudget
 from imf_core.train.batches import Shard, TrainingQueries
 from imf_core.train.fit import build_model, fit
 from imf_core.train.loop import Saving
-from imf_core.train.pooled import PooledScores
 from tests.support.tiny_checkpoint import tiny_checkpoint, tiny_graph
 
 SETTINGS = {"model.dim": 16, "model.relation_dim": 8, "train.batch_size": 16, "train.lr": 0.01, "train.max_epochs": 6}

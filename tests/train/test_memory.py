@@ -18,11 +18,11 @@ import imf_core.runtime as memory_module
 from imf_core.config import Config
 from imf_core.data.prepared import LinkData
 from imf_core.errors import ResourceError
+from imf_core.evaluate.ranking import ModelScores, evaluate
 from imf_core.model.imf import Imf
 from imf_core.runtime import MemoryBudget, free_memory, is_out_of_memory
 from imf_core.train.estimate import estimate_memory
 from imf_core.train.fit import build_model, fit
-from imf_core.train.ranking import ModelScores, evaluate
 
 MIB = 2**20
 

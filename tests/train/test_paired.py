@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from imf_core.errors import DataError, ImfError
-from imf_core.train import paired
-from imf_core.train.paired import Part, bootstrap_interval, compare_ranks, sign_flip
+from imf_core.evaluate import paired
+from imf_core.evaluate.paired import Part, bootstrap_interval, compare_ranks, sign_flip
 
 
 def random_ranks(seed: int, triples: int, gain: float = 0.0) -> tuple[np.ndarray, np.ndarray]:

@@ -12,15 +12,15 @@ from imf_core.data.features.modality import Modality
 from imf_core.data.graph.graph import KnownAnswers, Vocabulary
 from imf_core.data.prepared import LinkData
 from imf_core.errors import DivergedError
+from imf_core.evaluate import ranking
+from imf_core.evaluate.metrics import RankingMetrics
+from imf_core.evaluate.ranking import ModelScores, evaluate, evaluate_decisions, rank
 from imf_core.model import target
 from imf_core.model.decided import _padded
 from imf_core.model.decision import Decision
 from imf_core.runtime import MemoryBudget
-from imf_core.train import ranking
 from imf_core.train.batches import Shard
 from imf_core.train.fit import build_model
-from imf_core.train.metrics import RankingMetrics
-from imf_core.train.ranking import ModelScores, evaluate, evaluate_decisions, rank
 
 
 class Table:

@@ -14,12 +14,22 @@ from imf_core.checkpoint.checkpoint import load_checkpoint, save_checkpoint
 from imf_core.config import Config
 from imf_core.data.prepared import LinkData, save_prepared
 from imf_core.errors import CheckpointError
+from imf_core.evaluate.cached_scores import SCORES_FILE, DecisionCache, cache_decision, load_cache, save_cache
+from imf_core.evaluate.calibrate import CachedScores, cached_mrr
+from imf_core.evaluate.ranking import evaluate
+from imf_core.evaluate.redecide import (
+    COMMON,
+    RELATION,
+    TRAINED,
+    fit_weights,
+    held_back,
+    main,
+    proposals,
+    reciprocal_ranks,
+    redecide,
+)
 from imf_core.runtime import MemoryBudget
-from imf_core.train.calibrate import CachedScores, cached_mrr
 from imf_core.train.fit import build_model, fit
-from imf_core.train.ranking import evaluate
-from tune.cached_scores import SCORES_FILE, DecisionCache, cache_decision, load_cache, save_cache
-from tune.decide import COMMON, RELATION, TRAINED, fit_weights, held_back, main, proposals, reciprocal_ranks, redecide
 from tune.records import TRIALS_FILE, TrialRecord, TrialState
 from tune.worker import Job, run_job
 

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from imf_core.config import Config
+from imf_core.evaluate.metrics import RankingMetrics
 from imf_core.train.batches import Shard
-from imf_core.train.metrics import RankingMetrics
 from imf_core.train.progress import EpochReport
 from tune.journal import History, Journal
 from tune.space import SearchSpace

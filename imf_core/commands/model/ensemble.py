@@ -16,8 +16,8 @@ from imf_core.data.shared_form import sha256_of
 from imf_core.ensemble.ensemble import ENSEMBLE_FILE, same_names, save_ensemble
 from imf_core.ensemble.selection import ROUNDS, Selection, select
 from imf_core.errors import ConfigError
+from imf_core.evaluate.pooled import evaluate_pooled
 from imf_core.runtime import MemoryBudget
-from imf_core.train.pooled import evaluate_pooled
 
 
 def ensemble(

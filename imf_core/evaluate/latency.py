@@ -7,8 +7,8 @@ import time
 
 import torch
 
+from imf_core.evaluate.ranking import ModelScores
 from imf_core.model.imf import Imf
-from imf_core.train.ranking import ModelScores
 
 _ASKED, _WARM = 25, 5  # questions that are timed, and before them
 

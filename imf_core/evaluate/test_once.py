@@ -17,13 +17,13 @@ from safetensors.numpy import load_file, save_file
 from imf_core.checkpoint.checkpoint import Checkpoint, load_checkpoint
 from imf_core.data.graph.graph import KnowledgeGraph, KnownAnswers
 from imf_core.errors import DataError
+from imf_core.evaluate.metrics import RankingMetrics
+from imf_core.evaluate.pooled import evaluate_pooled
+from imf_core.evaluate.ranking import Ranked, evaluate_decisions
+from imf_core.evaluate.redecide import COMMON, RELATION, TRAINED, decisions_of
 from imf_core.model.decision import Decision, alternatives
 from imf_core.runtime import MemoryBudget
-from imf_core.train.metrics import RankingMetrics
-from imf_core.train.pooled import evaluate_pooled
-from imf_core.train.ranking import Ranked, evaluate_decisions
 from imf_core.train.topk import TopKMetrics
-from tune.decide import COMMON, RELATION, TRAINED, decisions_of
 
 OWN, POOLED = "own", "seeds pooled"
 RANKS_FILE = "test_ranks.safetensors"

@@ -1,7 +1,7 @@
 """The branch scores of a trained trial on validation, kept small: what its decision weights can be tuned again on.
 
 A trial that ends by itself leaves `decision.safetensors`: for each validation query (at most 2,000) the values of every branch
-for the answer and for the wrong answers that can come before it under some weights, see `imf_core.train.calibrate`.
+for the answer and for the wrong answers that can come before it under some weights, see `imf_core.evaluate.calibrate`.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from torch import Tensor
 
 from imf_core.data.graph.graph import KnowledgeGraph
 from imf_core.errors import CheckpointError
+from imf_core.evaluate.calibrate import CachedScores, cache_scores, fit_logits
 from imf_core.model.imf import Imf
 from imf_core.runtime import MemoryBudget
-from imf_core.train.calibrate import CachedScores, cache_scores, fit_logits
 
 SCORES_FILE = "decision.safetensors"
 

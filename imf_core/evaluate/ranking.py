@@ -15,12 +15,12 @@ from torch import Tensor
 
 from imf_core.data.graph.graph import CATEGORY_NAMES, KnowledgeGraph, KnownAnswers, with_inverses
 from imf_core.errors import DivergedError
+from imf_core.evaluate.metrics import RankingMetrics
 from imf_core.model.decided import ROWS, decided_scores, room_for
 from imf_core.model.decision import Decision, present_weights
 from imf_core.model.imf import Imf
 from imf_core.runtime import MemoryBudget
 from imf_core.train.batches import Shard
-from imf_core.train.metrics import RankingMetrics
 
 _MOST = 1024  # queries of a block: more gain nothing
 _AHEAD = 2**15  # queries whose contexts are computed at once

@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 
 from imf_core.data.graph.graph import KnowledgeGraph, KnownAnswers, with_inverses
+from imf_core.evaluate.metrics import RankingMetrics
+from imf_core.evaluate.ranking import ModelScores, Ranked, rank, slices
 from imf_core.model.imf import Imf
 from imf_core.runtime import MemoryBudget
-from imf_core.train.metrics import RankingMetrics
-from imf_core.train.ranking import ModelScores, Ranked, rank, slices
 
 
 def log_distribution(decided: Tensor, loss: str) -> Tensor:
@@ -68,7 +68,7 @@ class PooledScores:
         return pooled.sub_(torch.logsumexp(pooled, dim=1, keepdim=True))
 
     def blocks(self, heads: Tensor, relations: Tensor, size: int) -> Iterator[Tensor]:
-        """See `imf_core.train.ranking.Scores`."""
+        """See `imf_core.evaluate.ranking.Scores`."""
         for members in self.each(heads, relations, size):
             yield self.pool(members)[None]
 
@@ -77,7 +77,7 @@ def evaluate_pooled(
     models: Sequence[Imf], weights: Sequence[float], graph: KnowledgeGraph, triples: np.ndarray, known: KnownAnswers,
     memory: MemoryBudget | None = None,
 ) -> Ranked:
-    """Filtered ranking of a split by several models together, as `imf_core.train.ranking.evaluate` does it by one.
+    """Filtered ranking of a split by several models together, as `imf_core.evaluate.ranking.evaluate` does it by one.
 
     Args:
         models, weights: as in `PooledScores`.

@@ -1,11 +1,11 @@
 """Decision weights tuned again on cached validation scores: thousands of evaluations in seconds, without any training.
 
-`imf_core.train.calibrate` fits weights by likelihood in every epoch of a model that learns them. Here the MRR itself is
+`imf_core.evaluate.calibrate` fits weights by likelihood in every epoch of a model that learns them. Here the MRR itself is
 searched, for a model of any decision mode and for each relation; that costs seconds, so it is done for the winner only. Weights
 are fitted crosswise: each half of the validation triples is judged by weights fitted to the other half, so that what is gained
 by fitting the validation set is not counted.
 
-`python -m tune.decide STUDY` shows what every trial of a study would gain.
+`python -m imf_core.evaluate.redecide STUDY` shows what every trial of a study would gain.
 
 Shapes: `Q` queries, `C` cached candidates, `M` branches, `E` proposed weights, `R` relations (inverse ones count apart).
 """
@@ -27,12 +27,12 @@ from torch import Tensor
 from imf_core.config import Config
 from imf_core.data.graph.graph import KnowledgeGraph
 from imf_core.errors import CheckpointError
+from imf_core.evaluate.cached_scores import DecisionCache, cache_decision, load_cache
+from imf_core.evaluate.calibrate import CachedScores, folds
+from imf_core.evaluate.ranking import evaluate_decisions
 from imf_core.model.decision import Decision
 from imf_core.model.imf import Imf
 from imf_core.runtime import MemoryBudget
-from imf_core.train.calibrate import CachedScores, folds
-from imf_core.train.ranking import evaluate_decisions
-from tune.cached_scores import DecisionCache, cache_decision, load_cache
 from tune.records import load_records, ranked
 
 TRAINED, COMMON, RELATION = "trained", "common", "relation"

@@ -3,7 +3,7 @@
 The unit is the triple: its two queries, (h, r, ?) and (?, r, t), share entities and relation, so they are no independent
 evidence. They are flipped and drawn together.
 
-Shapes: `T` triples, `Q` = 2T queries (tails first, then heads, as in `imf_core.train.ranking.slices`).
+Shapes: `T` triples, `Q` = 2T queries (tails first, then heads, as in `imf_core.evaluate.ranking.slices`).
 
 Sources: sign-flip test, Smucker, Allan and Carterette, CIKM 2007, section 3.3; p values of drawn permutations, Phipson and
 Smyth 2010, section 3; percentile interval, Efron and Tibshirani 1993, chapter 13.

@@ -1,0 +1,1 @@
+"""Filtered ranking, metrics, and comparisons of models."""
