@@ -15,8 +15,8 @@ from pathlib import Path
 import numpy as np
 
 from imf_core.config_base import nearest
-from imf_core.data.lines import read_lines
 from imf_core.errors import DataError
+from imf_core.files.lines import read_lines
 
 SUFFIXES = (".tsv", ".txt", ".inter", ".npz", ".npy")
 _USER = ("user_id", "user", "userid", "uid", "users")

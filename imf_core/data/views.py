@@ -12,13 +12,13 @@ from imf_core.data.features.modality import Modality
 from imf_core.data.formats.layout import GraphFiles
 from imf_core.data.formats.ntriples import literal_texts
 from imf_core.data.graph.graph import Vocabulary
-from imf_core.data.lines import read_lines
 from imf_core.encode.image.bitmap import BitmapImageEncoder
 from imf_core.encode.image.pictures import FORMATS_READ, find_images
 from imf_core.encode.registry import image_encoder, text_encoder
 from imf_core.encode.store import Extracted, FeatureStore
 from imf_core.encode.text.ngrams import NgramTextEncoder, readable
 from imf_core.errors import DataError
+from imf_core.files.lines import read_lines
 
 DESCRIPTIONS, IMAGES = "descriptions.tsv", "images"
 _LISTED = 5  # damaged pictures named in a note

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from imf_core.data.audit.report import Coverage
 from imf_core.data.features.feature_files import feature_files, read_features
-from imf_core.data.lines import read_lines
 from imf_core.encode.image.pictures import find_images
 from imf_core.errors import DataError
+from imf_core.files.lines import read_lines
 
 
 def coverage(folder: Path, entities: Sequence[str]) -> tuple[Coverage, ...]:

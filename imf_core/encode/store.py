@@ -27,11 +27,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from imf_core.data.cache import REMEDY, cache_root
 from imf_core.data.features.feature_files import Features, read_features, save_features
 from imf_core.encode.base import Part, PretrainedEncoder
 from imf_core.encode.reuse import BLANK, PRESENT, REJECTED, TRUNCATED, Known, digest_rows, known_items
 from imf_core.errors import DataError
+from imf_core.files.cache import REMEDY, cache_root
 
 ItemT = TypeVar("ItemT")
 _FORMAT = 1  # raise it whenever the files change

@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from imf_core.data import cache
 from imf_core.data.bundled import unicode as bundled
 from imf_core.data.bundled.unicode import BUNDLED, bundled_path, generator_version, write_unicode
 from imf_core.errors import DataError
+from imf_core.files import cache
 
 SPLITS = ("train", "valid", "test")
 TEXT_FILES = ("train.tsv", "valid.tsv", "test.tsv", "entities.txt", "relations.txt", "descriptions.tsv")

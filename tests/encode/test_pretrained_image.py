@@ -16,8 +16,8 @@ from imf_core.encode.image.pictures import open_picture
 from imf_core.encode.image.preparation import Preparation, read_preparation
 from imf_core.encode.image.pretrained import PretrainedImageEncoder
 from imf_core.encode.registry import image_encoder
-from imf_core.encode.weights import read_weights
 from imf_core.errors import ConfigError, DataError
+from imf_core.files.tensors import read_weights
 
 
 class Mean:

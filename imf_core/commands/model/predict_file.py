@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from imf_core.commands.outputs import new_file
-from imf_core.data.lines import read_lines
 from imf_core.errors import DataError, ImfError, VocabularyError
+from imf_core.files.lines import read_lines
 from imf_core.predict import Answer, Predictor, Question
 
 OPEN = "?"  # stands for the end that is sought

@@ -11,8 +11,8 @@ from rich.table import Table
 
 from imf_core.commands.outputs import new_file
 from imf_core.commands.terminal import terminal
-from imf_core.data.lines import read_lines
 from imf_core.errors import ConfigError, DataError, VocabularyError
+from imf_core.files.lines import read_lines
 from imf_core.recommend import ItemRecommender
 
 

@@ -19,8 +19,8 @@ import numpy as np
 
 from imf_core.data.bundled.codepages import write_codepages
 from imf_core.data.bundled.glyphs import characters, describe_character, font_file, pictures, write_lines
-from imf_core.data.cache import REMEDY, cache_root
 from imf_core.errors import DataError
+from imf_core.files.cache import REMEDY, cache_root
 
 BUNDLED = ("unicode",)  # graphs
 BUNDLED_INTERACTIONS = ("codepages",)  # see codepages.py

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Literal
 
 from imf_core.config import DataConfig
-from imf_core.data.lines import read_lines
 from imf_core.errors import DataError
+from imf_core.files.lines import read_lines
 
 Format = Literal["names", "ids", "ntriples"]
 _SUFFIXES = (".tsv", ".txt", ".nt")

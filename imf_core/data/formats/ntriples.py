@@ -19,8 +19,8 @@ from imf_core.data.formats.layout import GraphFiles
 from imf_core.data.formats.parts import Part
 from imf_core.data.formats.terms import in_brackets, is_iri, name_of, term_of
 from imf_core.data.formats.tsv import split_fast
-from imf_core.data.lines import BYTE_ORDER_MARK, is_large, unreadable
 from imf_core.errors import DataError
+from imf_core.files.lines import BYTE_ORDER_MARK, is_large, unreadable
 
 LITERALS_FILE = "literals.nt"
 _BATCH = 1 << 22  # bytes parsed at a time

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from imf_core.data.formats.vocabularies import as_id, no_count_note, split_count
-from imf_core.data.lines import is_large, read_lines, unreadable
 from imf_core.errors import DataError
+from imf_core.files.lines import is_large, read_lines, unreadable
 
 _DIGITS_AND_SPACES = b"0123456789 \t\r\n"
 _REMEDY = "write `head tail relation` as ids, in this order"

@@ -21,9 +21,9 @@ from imf_core.data.formats.vocabularies import find_list, read_list
 from imf_core.data.graph.graph import KnowledgeGraph, Vocabulary
 from imf_core.data.graph.mending import SplitOnDisk, mended
 from imf_core.data.graph.unseen import Policy
-from imf_core.data.lines import read_lines
 from imf_core.data.raw import RawGraph
 from imf_core.errors import DataError
+from imf_core.files.lines import read_lines
 
 __all__ = ["read_graph", "read_lines", "read_raw"]
 

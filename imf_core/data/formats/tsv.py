@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 
 from imf_core.data.formats.parts import Part
-from imf_core.data.lines import is_large, read_lines
 from imf_core.errors import DataError
+from imf_core.files.lines import is_large, read_lines
 
 _BLOCK = 1 << 24  # bytes that Arrow splits at a time
 _REMEDY = "write head<TAB>relation<TAB>tail"

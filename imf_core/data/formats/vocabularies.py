@@ -7,8 +7,8 @@ from pathlib import Path
 
 from imf_core.data.formats.terms import name_of
 from imf_core.data.graph.graph import Vocabulary
-from imf_core.data.lines import read_lines
 from imf_core.errors import DataError
+from imf_core.files.lines import read_lines
 
 _PLURALS = {"entity": "entities", "relation": "relations"}
 

@@ -13,8 +13,8 @@ from PIL import Image
 from imf_core.encode.hub import file_hash, folder_hash, is_offline, model_folder, quiet_transformers
 from imf_core.encode.image.pieces import full_precision, in_pieces
 from imf_core.encode.image.preparation import Preparation, read_preparation
-from imf_core.encode.weights import read_weights
 from imf_core.errors import DataError
+from imf_core.files.tensors import read_weights
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

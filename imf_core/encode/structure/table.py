@@ -12,10 +12,10 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from imf_core.config import StructureConfig
-from imf_core.data.cache import cache_root
 from imf_core.data.features.modality import load_modality
 from imf_core.data.graph.graph import KnowledgeGraph
 from imf_core.errors import DataError
+from imf_core.files.cache import cache_root
 
 _VERSION = 1  # raise it whenever the same settings give another table
 
