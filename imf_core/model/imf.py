@@ -16,6 +16,7 @@ from torch.nn import functional
 
 from imf_core.config import FUSED, STRUCTURE, ModelConfig, TrainConfig
 from imf_core.data.features.modality import Modality
+from imf_core.model.cold_entities import Unlinked
 from imf_core.model.decision import Decision, combine, present_weights
 from imf_core.model.fusion import build_fusion
 from imf_core.model.grouped import Grouping
@@ -30,7 +31,6 @@ from imf_core.model.sampled import sampled_losses
 from imf_core.model.scoring import Scorer, build_scorer, relation_width
 from imf_core.model.soft_targets import SoftTargets, soft_loss
 from imf_core.model.target import JointTarget
-from imf_core.model.unlinked import Unlinked
 
 
 @dataclass(frozen=True)

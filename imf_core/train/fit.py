@@ -22,10 +22,10 @@ from imf_core.errors import DataError
 from imf_core.evaluate.calibrate import calibrate, folds
 from imf_core.evaluate.metrics import RankingMetrics
 from imf_core.evaluate.ranking import evaluate
+from imf_core.model.cold_entities import Unlinked
 from imf_core.model.imf import Imf
 from imf_core.model.modality_table import ModalityTable
 from imf_core.model.soft_targets import SoftTargets
-from imf_core.model.unlinked import Unlinked
 from imf_core.runtime import MemoryBudget, keep_freed_memory
 from imf_core.train.averaging import WeightAverage, averaged_tensors
 from imf_core.train.batches import Shard, TrainingQueries
