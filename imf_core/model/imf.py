@@ -18,7 +18,7 @@ from imf_core.config import FUSED, STRUCTURE, ModelConfig, TrainConfig
 from imf_core.data.features.modality import Modality
 from imf_core.model.cold_entities import Unlinked
 from imf_core.model.decision import Decision, combine, present_weights
-from imf_core.model.fusion import build_fusion
+from imf_core.model.fusion.build import build_fusion
 from imf_core.model.grouped import Grouping
 from imf_core.model.initial import start_from
 from imf_core.model.joint_binary import joint_binary_loss

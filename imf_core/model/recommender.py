@@ -23,7 +23,7 @@ from torch.nn import functional
 from imf_core.config_recommend import RecommenderConfig
 from imf_core.data.features.modality import Modality
 from imf_core.model.dropout import Dropout
-from imf_core.model.meta_layers import CpLayer, DynamicLayer, MetaStack, WeightedLayer
+from imf_core.model.fusion.meta_layers import CpLayer, DynamicLayer, MetaStack, WeightedLayer
 from imf_core.model.sage import Neighbours, SageLayer
 
 

@@ -31,7 +31,7 @@ import typer
 from torch import Tensor
 from torch.nn import functional
 
-from imf_core.model.meta_layers import CpLayer, DynamicLayer, MetaStack
+from imf_core.model.fusion.meta_layers import CpLayer, DynamicLayer, MetaStack
 from imf_core.runtime import free_memory
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -130,7 +130,7 @@ def apart(setup: Setup, form: str, items: int) -> Run:
 
 def code_state() -> str:
     """Digest of the measured code and of the measuring one."""
-    measured = (REPOSITORY / "imf_core/model/meta_layers.py").read_text(encoding="utf-8")
+    measured = (REPOSITORY / "imf_core/model/fusion/meta_layers.py").read_text(encoding="utf-8")
     sources = [measured, *(inspect.getsource(function) for function in (made, textbook, measure))]
     return hashlib.sha256("\0".join(sources).encode()).hexdigest()[:12]
 

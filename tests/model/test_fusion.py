@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from imf_core.model import fusion as fusion_module
-from imf_core.model.fusion import TuckerFusion
+from imf_core.model.fusion import build as fusion_module
+from imf_core.model.fusion.build import TuckerFusion
 
 
 def fusion(width: int = 4, views: int = 3, rank: int = 2, dropout: float = 0.0) -> TuckerFusion:

@@ -11,8 +11,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from imf_core.config import ModelConfig
-from imf_core.model.fusion import build_fusion
-from imf_core.model.meta_layers import CpLayer, DynamicLayer, MetaStack, WeightedLayer
+from imf_core.model.fusion.build import build_fusion
+from imf_core.model.fusion.meta_layers import CpLayer, DynamicLayer, MetaStack, WeightedLayer
 
 FIXTURE = Path(__file__).parents[1] / "fixtures" / "published_metammf.safetensors"
 N, I, O, S, Q = 7, 6, 5, 3, 4  # noqa: E741

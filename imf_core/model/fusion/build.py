@@ -16,8 +16,8 @@ from torch.autograd.function import once_differentiable
 
 from imf_core.config import ModelConfig
 from imf_core.model.dropout import Mask
-from imf_core.model.fusion_base import Fusion, Masks
-from imf_core.model.joined_fusion import GatedFusion, StackedFusion
+from imf_core.model.fusion.base import Fusion, Masks
+from imf_core.model.fusion.joined import GatedFusion, StackedFusion
 from imf_core.model.precision import compute_dtype
 
 _ROWS_TIMES_WIDTH = 2**19  # numbers of a factor computed at a time on a CPU: they stay in its cache

@@ -11,8 +11,8 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from imf_core.model.fusion_base import Fusion, Masks
-from imf_core.model.meta_layers import CpLayer, DynamicLayer, MetaStack, WeightedLayer
+from imf_core.model.fusion.base import Fusion, Masks
+from imf_core.model.fusion.meta_layers import CpLayer, DynamicLayer, MetaStack, WeightedLayer
 
 
 class StackedFusion(Fusion):
