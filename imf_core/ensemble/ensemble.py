@@ -22,7 +22,7 @@ from imf_core.ensemble.teacher import teach
 from imf_core.errors import CheckpointError, ConfigError, VocabularyError
 from imf_core.evaluate.pooled import PooledScores, evaluate_pooled
 from imf_core.evaluate.ranking import Ranked, evaluate
-from imf_core.model.soft_targets import SoftTargets
+from imf_core.model.losses.distillation import SoftTargets
 from imf_core.predict import BUDGET, MOST, Answer, Predictor
 from imf_core.runtime import MemoryBudget
 

@@ -13,7 +13,7 @@ import torch
 from imf_core.data.graph.graph import KnowledgeGraph
 from imf_core.evaluate.pooled import PooledScores
 from imf_core.model.imf import Imf
-from imf_core.model.soft_targets import SoftTargets
+from imf_core.model.losses.distillation import SoftTargets
 from imf_core.runtime import MemoryBudget
 from imf_core.train.batches import TrainingQueries
 

@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from imf_core.model.decision import combine
 from imf_core.model.imf import Imf, Tables
-from imf_core.model.target import partial_columns, renormalised, tile_width
+from imf_core.model.losses.target import partial_columns, renormalised, tile_width
 
 # Equal rows of a table get equal scores only where a matrix product has no edge: there its kernel is another one, which sums
 # in another order. So the products are filled up to whole multiples of this many queries and candidates.

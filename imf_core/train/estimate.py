@@ -10,7 +10,7 @@ import torch
 from imf_core.config import Config
 from imf_core.data.prepared import LinkData
 from imf_core.model.fusion.build import fusion_size
-from imf_core.model.plain import bytes_of_query
+from imf_core.model.losses.distances import bytes_of_query
 from imf_core.model.scoring import relation_width
 from imf_core.runtime import MemoryBudget, free_memory
 

@@ -24,8 +24,8 @@ from imf_core.evaluate.metrics import RankingMetrics
 from imf_core.evaluate.ranking import evaluate
 from imf_core.model.cold_entities import Unlinked
 from imf_core.model.imf import Imf
+from imf_core.model.losses.distillation import SoftTargets
 from imf_core.model.modality_table import ModalityTable
-from imf_core.model.soft_targets import SoftTargets
 from imf_core.runtime import MemoryBudget, keep_freed_memory
 from imf_core.train.averaging import WeightAverage, averaged_tensors
 from imf_core.train.batches import Shard, TrainingQueries

@@ -4,7 +4,13 @@ import pytest
 import torch
 from torch.nn import functional
 
-from imf_core.model.losses import Positives, binary_loss, binary_loss_of_probabilities, contrastive_loss, softmax_loss
+from imf_core.model.losses.plain_forms import (
+    Positives,
+    binary_loss,
+    binary_loss_of_probabilities,
+    contrastive_loss,
+    softmax_loss,
+)
 
 
 @pytest.fixture

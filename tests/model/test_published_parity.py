@@ -11,7 +11,7 @@ from torch.nn import functional
 from imf_core.config import published
 from imf_core.data.features.modality import Modality
 from imf_core.model.imf import Imf
-from imf_core.model.losses import Positives, binary_loss, contrastive_loss
+from imf_core.model.losses.plain_forms import Positives, binary_loss, contrastive_loss
 
 FIXTURE = Path(__file__).parents[1] / "fixtures" / "published_imf.safetensors"
 BRANCHES = {

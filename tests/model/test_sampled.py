@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from imf_core.model.decision import combine, present_weights
-from imf_core.model.joint_binary import joint_binary_loss
-from imf_core.model.joint_softmax import joint_softmax_loss
-from imf_core.model.losses import Positives, binary_loss, binary_loss_of_probabilities, softmax_loss
-from imf_core.model.sampled import Sample, ScoreRows, sampled_losses
-from imf_core.model.target import JointTarget
+from imf_core.model.losses.binary import joint_binary_loss
+from imf_core.model.losses.plain_forms import Positives, binary_loss, binary_loss_of_probabilities, softmax_loss
+from imf_core.model.losses.sampled import Sample, ScoreRows, sampled_losses
+from imf_core.model.losses.softmax import joint_softmax_loss
+from imf_core.model.losses.target import JointTarget
 
 ANSWERS = [[0], [1, 6], [2, 3, 4], [5], [0, 1, 2, 3, 4, 5, 6, 7, 8]]  # of 9 entities: the last query has no other
 NUM = 9

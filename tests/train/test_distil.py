@@ -18,7 +18,7 @@ from imf_core.ensemble.teacher import teach
 from imf_core.errors import CheckpointError
 from imf_core.evaluate.pooled import PooledScores
 from imf_core.model.imf import Imf
-from imf_core.model.soft_targets import SoftTargets, soft_loss
+from imf_core.model.losses.distillation import SoftTargets, soft_loss
 from imf_core.runtime import MemoryBudget
 from imf_core.train.batches import Shard, TrainingQueries
 from imf_core.train.fit import build_model, fit

@@ -15,9 +15,9 @@ from imf_core.errors import DivergedError
 from imf_core.evaluate import ranking
 from imf_core.evaluate.metrics import RankingMetrics
 from imf_core.evaluate.ranking import ModelScores, evaluate, evaluate_decisions, rank
-from imf_core.model import target
 from imf_core.model.decided import _padded
 from imf_core.model.decision import Decision
+from imf_core.model.losses import target
 from imf_core.runtime import MemoryBudget
 from imf_core.train.batches import Shard
 from imf_core.train.fit import build_model

@@ -26,9 +26,9 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 from imf_core.model.decision import combine, present_weights
-from imf_core.model.losses import Positives
-from imf_core.model.sample import Sample
-from imf_core.model.target import JointTarget
+from imf_core.model.losses.plain_forms import Positives
+from imf_core.model.losses.sample import Sample
+from imf_core.model.losses.target import JointTarget
 
 ScoreRows = Callable[[int, Tensor, Tensor], Tensor]  # (branch, contexts, rows of its table) -> scores
 

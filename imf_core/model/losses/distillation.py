@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from imf_core.model.target import renormalised
+from imf_core.model.losses.target import renormalised
 
 
 @dataclass(frozen=True)

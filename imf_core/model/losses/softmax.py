@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from imf_core.model.target import JointTarget, Tile, partial_columns, shares, tile_width, tiles
+from imf_core.model.losses.target import JointTarget, Tile, partial_columns, shares, tile_width, tiles
 
 
 def joint_softmax_loss(contexts: Sequence[Tensor], tables: Sequence[Tensor], target: JointTarget) -> tuple[Tensor, Tensor]:

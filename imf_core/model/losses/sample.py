@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from imf_core.model.losses import Positives
+from imf_core.model.losses.plain_forms import Positives
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
-from imf_core.model.target import JointTarget, Tile, shares, tile_width, tiles
+from imf_core.model.losses.target import JointTarget, Tile, shares, tile_width, tiles
 
 _LEAST = 1e-7  # the decision's probabilities are kept this far from 0 and 1
 _CERTAIN = 15.0  # scores up to this: a product of four (1 - sigmoid) is a normal number in fp32

@@ -15,7 +15,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from imf_core.model.losses import Positives
+from imf_core.model.losses.plain_forms import Positives
 
 _TILE = 2**20  # numbers of a tile on a CPU: 4 MiB in fp32 stay in its cache
 _TILE_GPU = 2**28  # on a GPU large launches count more

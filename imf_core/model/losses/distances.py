@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from imf_core.model.losses import binary_loss, binary_loss_of_probabilities, softmax_loss
-from imf_core.model.target import JointTarget
+from imf_core.model.losses.plain_forms import binary_loss, binary_loss_of_probabilities, softmax_loss
+from imf_core.model.losses.target import JointTarget
 
 ScoreAll = Callable[[Sequence[Tensor]], list[Tensor]]  # M contexts (b, d) -> M scores (b, N)
 Decide = Callable[[Sequence[Tensor], Sequence[Tensor], Tensor], Tensor]  # as `Imf.decide`

@@ -1,0 +1,1 @@
+"""Losses, and the one-pass forms of those that score all entities."""
