@@ -31,13 +31,13 @@ from imf_core.commands.terminal import show_error, terminal
 from imf_core.config import Config, preset
 from imf_core.config_base import parse_overrides
 from imf_core.data.audit.report import certain_hits
-from imf_core.data.prepared import LinkData, graph_of, prepare
 from imf_core.ensemble.ensemble import Ensemble, answers_of, names_of, open_model, open_predictor, rank_with, strongest
 from imf_core.errors import CheckpointError, ConfigError, ImfError
 from imf_core.evaluate.metrics import RankingMetrics
 from imf_core.evaluate.ranking import evaluate_decisions
 from imf_core.model.decision import alternatives
 from imf_core.predict import Answer
+from imf_core.prepare.link_data import LinkData, graph_of, prepare
 from imf_core.runtime import MemoryBudget
 from imf_core.train.estimate import estimate_of
 from imf_core.train.fit import EpochReport, build_model, fit

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
-    from imf_core.data.prepared import LinkData
+    from imf_core.prepare.link_data import LinkData
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
@@ -47,7 +47,7 @@ def toy() -> LinkData:
 
     from imf_core.data.features.modality import Modality
     from imf_core.data.graph.graph import KnowledgeGraph, Vocabulary
-    from imf_core.data.prepared import LinkData
+    from imf_core.prepare.link_data import LinkData
 
     count = 30
     triples = [(i, 0, (i + 1) % count) for i in range(count)] + [(i, 1, (i * 7 + 3) % count) for i in range(count)]

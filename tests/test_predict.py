@@ -10,10 +10,10 @@ import torch
 
 from imf_core.checkpoint.checkpoint import save_checkpoint
 from imf_core.config import Config
-from imf_core.data.prepared import LinkData
 from imf_core.errors import CheckpointError, ImfError, VocabularyError
 from imf_core.evaluate.ranking import ModelScores
 from imf_core.predict import Predictor, Question
+from imf_core.prepare.link_data import LinkData
 from imf_core.train.fit import build_model, fit
 
 SETTINGS = {"model.dim": 16, "model.relation_dim": 8, "train.batch_size": 16, "train.lr": 0.01, "train.max_epochs": 8}

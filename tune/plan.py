@@ -14,8 +14,8 @@ from imf_core.config import FUSED, STRUCTURE, Config
 from imf_core.config_recommend import RecommendConfig
 from imf_core.data.audit.audit import AuditReport
 from imf_core.data.interaction_audit import InteractionAudit
-from imf_core.data.prepared import LinkData, prepare
 from imf_core.data.recommend_data import RecommendData
+from imf_core.prepare.link_data import LinkData, prepare
 from imf_core.train.batches import TrainingQueries
 from imf_core.train.estimate import MemoryEstimate, estimate_of
 from imf_core.train.negatives import TrainingPairs

@@ -46,8 +46,8 @@ if not __package__:
 from rich.console import Console
 from rich.markup import escape
 
-from imf_core.data.prepared import LinkData
 from imf_core.errors import ImfError
+from imf_core.prepare.link_data import LinkData
 from tune.environment import asked_address, environment
 from tune.settings import SearchConfig
 

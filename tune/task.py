@@ -13,11 +13,11 @@ from typing import Any
 from imf_core.checkpoint.checkpoint import save_checkpoint
 from imf_core.config import Config
 from imf_core.config_recommend import RecommendConfig
-from imf_core.data.prepared import LinkData, load_prepared, save_prepared
 from imf_core.data.recommend_data import RecommendData, load_recommend, save_recommend
 from imf_core.evaluate.metrics import RankingMetrics
 from imf_core.model.imf import Imf
 from imf_core.model.recommender import Recommender
+from imf_core.prepare.link_data import LinkData, load_prepared, save_prepared
 from imf_core.train import fit as link
 from imf_core.train import recommend
 from imf_core.train.loop import FitResult

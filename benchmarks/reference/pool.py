@@ -27,12 +27,12 @@ from benchmarks.reference.reference_row import SUMMARY_FILE, read_summary
 from imf_core.checkpoint.checkpoint import atomic_folder, check_vocabulary, load_checkpoint
 from imf_core.commands.splits import open_split
 from imf_core.data.graph.graph import KnowledgeGraph
-from imf_core.data.prepared import graph_of
 from imf_core.ensemble.ensemble import Ensemble, load_ensemble, same_names, save_ensemble
 from imf_core.ensemble.selection import select
 from imf_core.errors import ConfigError, DataError
 from imf_core.evaluate.ranking import Ranked
 from imf_core.evaluate.test_once import OWN, POOLED, RANKS_FILE, flat, save_ranks
+from imf_core.prepare.link_data import graph_of
 from imf_core.runtime import MemoryBudget
 from tune.closing import plus_minus
 from tune.outcome import atomic_write_text

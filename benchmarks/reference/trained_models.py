@@ -23,11 +23,11 @@ from benchmarks.reference.reference_row import SUMMARY_FILE
 from imf_core.checkpoint.checkpoint import Checkpoint, atomic_folder, check_vocabulary, load_checkpoint
 from imf_core.commands.splits import open_split
 from imf_core.config import Config
-from imf_core.data.prepared import graph_of
 from imf_core.ensemble.ensemble import same_names
 from imf_core.errors import CheckpointError, ConfigError
 from imf_core.evaluate.metrics import RankingMetrics
 from imf_core.evaluate.test_once import POOLED, RANKS_FILE, flat, rank_test
+from imf_core.prepare.link_data import graph_of
 from imf_core.runtime import MemoryBudget
 from tune.closing import plus_minus
 from tune.outcome import atomic_write_text

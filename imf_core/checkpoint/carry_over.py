@@ -15,10 +15,10 @@ from torch import Tensor
 
 from imf_core.checkpoint.checkpoint import Checkpoint
 from imf_core.data.graph.graph import Vocabulary
-from imf_core.data.prepared import LinkData
 from imf_core.errors import CheckpointError
 from imf_core.model.imf import Imf
 from imf_core.model.modality_table import ModalityTable
+from imf_core.prepare.link_data import LinkData
 
 _PENALTIES = (1e-3, 1e-2, 1e-1, 1.0, 10.0)  # of the ridge regression, times the mean square of a described number
 _HELD_BACK = 0.1  # of the known entities: they choose the penalty

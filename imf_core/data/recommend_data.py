@@ -18,9 +18,9 @@ from imf_core.data.features.modality import Modality, load_modality
 from imf_core.data.graph.graph import Vocabulary
 from imf_core.data.interaction_readers import interaction_files, read_raw_interactions
 from imf_core.data.interactions import Interactions, RawInteractions, distinct_pairs
-from imf_core.data.shared_form import check_fingerprint, load_shared, named, save_shared
-from imf_core.data.views import DESCRIPTIONS, IMAGES, image_view, text_view
 from imf_core.errors import DataError
+from imf_core.prepare.shared_form import check_fingerprint, load_shared, named, save_shared
+from imf_core.prepare.views import DESCRIPTIONS, IMAGES, image_view, text_view
 
 _VIEWS = {"image": (image_view, IMAGES), "text": (text_view, DESCRIPTIONS)}
 

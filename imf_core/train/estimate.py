@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import torch
 
 from imf_core.config import Config
-from imf_core.data.prepared import LinkData
 from imf_core.model.fusion.build import fusion_size
 from imf_core.model.losses.distances import bytes_of_query
 from imf_core.model.scoring import relation_width
+from imf_core.prepare.link_data import LinkData
 from imf_core.runtime import MemoryBudget, free_memory
 
 _PROCESS = 450 * 2**20  # a process with torch imported that has multiplied some matrices

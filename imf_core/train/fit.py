@@ -17,7 +17,6 @@ from torch import Tensor, nn
 
 from imf_core.config import Config
 from imf_core.data.graph.graph import KnowledgeGraph, KnownAnswers
-from imf_core.data.prepared import LinkData
 from imf_core.errors import DataError
 from imf_core.evaluate.calibrate import calibrate, folds
 from imf_core.evaluate.metrics import RankingMetrics
@@ -26,6 +25,7 @@ from imf_core.model.cold_entities import Unlinked
 from imf_core.model.imf import Imf
 from imf_core.model.losses.distillation import SoftTargets
 from imf_core.model.modality_table import ModalityTable
+from imf_core.prepare.link_data import LinkData
 from imf_core.runtime import MemoryBudget, keep_freed_memory
 from imf_core.train.averaging import WeightAverage, averaged_tensors
 from imf_core.train.batches import Shard, TrainingQueries

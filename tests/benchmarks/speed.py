@@ -226,7 +226,7 @@ def quality(
     source: str, overrides: dict[str, Any], goal: float = 1.0, epochs: int = 30, preset: str = "paper", text: bool = True
 ) -> Figures:
     """Validation MRR over time: seconds of training and validation, data preparation not counted, until the goal."""
-    from imf_core.data.prepared import prepare
+    from imf_core.prepare.link_data import prepare
     from imf_core.train.fit import EpochReport, build_model, fit
 
     base = published() if preset == "published" else Config()
@@ -254,7 +254,7 @@ def quality(
 
 def large(entities: int, triples: int, evaluated: int, overrides: dict[str, Any]) -> Figures:
     """An epoch and a filtered evaluation on a generated graph; one modality of 64 features, three branches."""
-    from imf_core.data.prepared import LinkData
+    from imf_core.prepare.link_data import LinkData
     from imf_core.train.fit import build_model, fit
 
     graph = generated(entities, 200, triples, evaluated)

@@ -20,7 +20,7 @@ import typer
 
 from imf_core.config import Config
 from imf_core.config_base import parse_overrides
-from imf_core.data.prepared import prepare
+from imf_core.prepare.link_data import prepare
 from imf_core.train.fit import build_model, fit
 from tune.report import machine
 

@@ -13,8 +13,8 @@ from typer.testing import CliRunner
 from imf_core.cli import app
 from imf_core.config import DataConfig
 from imf_core.data.features.feature_files import read_features
-from imf_core.data.prepared import prepare
 from imf_core.errors import DataError, ImfError
+from imf_core.prepare.link_data import prepare
 
 MATRIX = np.arange(12, dtype=np.float32).reshape(4, 3)
 NAMES = ["e0", "e1", "New York", "café"]

@@ -19,8 +19,8 @@ from tiny_models import block_sockets
 from imf_core.config import DataConfig
 from imf_core.data.features.feature_files import read_features
 from imf_core.data.features.modality import Modality, load_modality
-from imf_core.data.prepared import prepare
 from imf_core.errors import DataError
+from imf_core.prepare.link_data import prepare
 
 pytestmark = pytest.mark.usefixtures("cache")
 

@@ -11,8 +11,8 @@ from imf_core.data.formats import ntriples
 from imf_core.data.formats.layout import GraphFiles
 from imf_core.data.formats.ntriples import literal_lines, literal_texts, read_ntriples
 from imf_core.data.formats.readers import read_graph, read_raw
-from imf_core.data.prepared import prepare
 from imf_core.errors import DataError
+from imf_core.prepare.link_data import prepare
 
 
 def write(path: Path, content: str | bytes) -> Path:

@@ -12,8 +12,8 @@ from safetensors.numpy import load_file, save_file
 
 from imf_core.config import DataConfig
 from imf_core.data.features.modality import Modality
-from imf_core.data.prepared import LinkData, load_prepared, prepare, resolve, save_prepared, without_modality
 from imf_core.errors import DataError
+from imf_core.prepare.link_data import LinkData, load_prepared, prepare, resolve, save_prepared, without_modality
 
 NAMES = ("Berlin", "Germany", "Paris", "France", "New York")
 

@@ -9,7 +9,7 @@ import pytest
 
 from imf_core.data.audit.report import Coverage
 from imf_core.data.features.modality import Modality
-from imf_core.encode.coverage import coverage
+from imf_core.prepare.coverage import coverage
 
 ENTITIES = ("e0", "e1", "e2", "e3", "e4")
 

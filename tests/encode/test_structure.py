@@ -12,7 +12,6 @@ from safetensors.torch import load_file
 
 from imf_core.config import StructureConfig
 from imf_core.data.graph.graph import KnowledgeGraph, Vocabulary
-from imf_core.data.prepared import LinkData
 from imf_core.encode.structure import attention as structure
 from imf_core.encode.structure.attention import (
     AttentionEncoder,
@@ -23,6 +22,7 @@ from imf_core.encode.structure.attention import (
 )
 from imf_core.encode.structure.neighbours import Hop, Neighbours
 from imf_core.errors import DivergedError
+from imf_core.prepare.link_data import LinkData
 
 FIXTURE = Path(__file__).parents[1] / "fixtures" / "published_gat.safetensors"
 QUICK = StructureConfig(width=16, heads=2, epochs=8, batch_size=32, lr=0.02, negatives=4)

@@ -15,10 +15,10 @@ from imf_core.checkpoint.checkpoint import load_checkpoint, save_checkpoint
 from imf_core.config import Config, DataConfig, StructureConfig
 from imf_core.data.features.modality import Modality
 from imf_core.data.graph.graph import KnowledgeGraph
-from imf_core.data.prepared import LinkData, load_prepared, prepare, save_prepared
 from imf_core.encode.structure.table import cache_key, structure_table
 from imf_core.errors import ConfigError, DataError
 from imf_core.predict import Predictor
+from imf_core.prepare.link_data import LinkData, load_prepared, prepare, save_prepared
 from imf_core.train.fit import build_model, fit
 
 GAT = StructureConfig(init="gat", width=8, heads=2, epochs=2, batch_size=64)

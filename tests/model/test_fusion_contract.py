@@ -12,13 +12,13 @@ from torch import Tensor
 
 from imf_core.checkpoint.checkpoint import save_checkpoint
 from imf_core.config import Config, FusionKind, ModelConfig
-from imf_core.data.prepared import LinkData, prepare
 from imf_core.model.fusion import build as tucker_module
 from imf_core.model.fusion import meta_layers
 from imf_core.model.fusion.base import Fusion
 from imf_core.model.fusion.build import TuckerFusion, build_fusion, fusion_size
 from imf_core.model.fusion.joined import GatedFusion, StackedFusion
 from imf_core.predict import Predictor
+from imf_core.prepare.link_data import LinkData, prepare
 from imf_core.train.batches import TrainingQueries
 from imf_core.train.fit import build_model, fit
 

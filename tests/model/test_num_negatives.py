@@ -7,11 +7,11 @@ import torch
 from torch import Tensor
 
 from imf_core.config import Config
-from imf_core.data.prepared import LinkData
 from imf_core.model.imf import Imf
 from imf_core.model.losses import sampled
 from imf_core.model.losses.plain_forms import Positives
 from imf_core.model.losses.sample import draw_distinct
+from imf_core.prepare.link_data import LinkData
 from imf_core.train.batches import QueryBatch, TrainingQueries
 from imf_core.train.fit import build_model
 

@@ -5,13 +5,13 @@ import pytest
 import torch
 
 from imf_core.config import Config
-from imf_core.data.prepared import LinkData
 from imf_core.model.losses import binary as joint_binary
 from imf_core.model.losses import distances as plain
 from imf_core.model.losses import softmax as joint_softmax
 from imf_core.model.losses import target
 from imf_core.model.losses.plain_forms import Positives, binary_loss
 from imf_core.model.losses.target import JointTarget
+from imf_core.prepare.link_data import LinkData
 from imf_core.train.batches import TrainingQueries
 from imf_core.train.fit import build_model
 

@@ -11,8 +11,8 @@ import numpy as np
 from imf_core.checkpoint.checkpoint import save_checkpoint
 from imf_core.config import Config
 from imf_core.data.features.modality import Modality
-from imf_core.data.prepared import prepare
 from imf_core.evaluate.ranking import evaluate
+from imf_core.prepare.link_data import prepare
 from imf_core.train.fit import build_model
 
 COUNT = 24

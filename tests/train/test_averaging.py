@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from imf_core.config import Config
-from imf_core.data.prepared import LinkData
 from imf_core.errors import CheckpointError, ConfigError
 from imf_core.evaluate.ranking import evaluate
+from imf_core.prepare.link_data import LinkData
 from imf_core.train.averaging import WeightAverage, averaged_tensors
 from imf_core.train.fit import Saving, build_model, fit
 from tests.support.killed_run import Killed, stop_at

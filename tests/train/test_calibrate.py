@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from imf_core.config import Config
-from imf_core.data.prepared import LinkData
 from imf_core.evaluate.calibrate import CachedScores, cache_scores, cached_mrr, calibrate, fit_logits, folds
+from imf_core.prepare.link_data import LinkData
 from imf_core.train.fit import build_model
 
 

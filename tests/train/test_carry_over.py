@@ -13,10 +13,10 @@ from imf_core.checkpoint.checkpoint import Checkpoint, load_checkpoint, save_che
 from imf_core.config import Config
 from imf_core.data.features.modality import Modality
 from imf_core.data.graph.graph import KnowledgeGraph, Vocabulary
-from imf_core.data.prepared import LinkData
 from imf_core.errors import CheckpointError
 from imf_core.evaluate.ranking import evaluate
 from imf_core.model.imf import Imf
+from imf_core.prepare.link_data import LinkData
 from imf_core.train.fit import build_model, fit
 
 COUNT, GROUPS = 120, 6

@@ -25,10 +25,10 @@ from imf_core.checkpoint.checkpoint import (
 from imf_core.config import Config
 from imf_core.data.features.modality import Modality
 from imf_core.data.graph.graph import Vocabulary
-from imf_core.data.prepared import LinkData
 from imf_core.errors import CheckpointError
 from imf_core.model.imf import Imf
 from imf_core.model.losses.plain_forms import Positives
+from imf_core.prepare.link_data import LinkData
 from imf_core.train import optimizers
 from imf_core.train.fit import build_model
 from imf_core.train.optimizers import Optimizers

@@ -13,12 +13,12 @@ from typer.testing import CliRunner
 from imf_core.checkpoint.checkpoint import load_checkpoint
 from imf_core.cli import app
 from imf_core.config import Config
-from imf_core.data.prepared import LinkData
 from imf_core.ensemble.teacher import teach
 from imf_core.errors import CheckpointError
 from imf_core.evaluate.pooled import PooledScores
 from imf_core.model.imf import Imf
 from imf_core.model.losses.distillation import SoftTargets, soft_loss
+from imf_core.prepare.link_data import LinkData
 from imf_core.runtime import MemoryBudget
 from imf_core.train.batches import Shard, TrainingQueries
 from imf_core.train.fit import build_model, fit

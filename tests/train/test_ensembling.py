@@ -12,7 +12,6 @@ import pytest
 import torch
 
 from imf_core.config import Config
-from imf_core.data.prepared import LinkData
 from imf_core.ensemble.ensemble import EnsemblePredictor, load_ensemble, open_predictor
 from imf_core.ensemble.selection import PoolCandidates, greedy, pool_candidates, select
 from imf_core.errors import CheckpointError, ConfigError, VocabularyError
@@ -20,6 +19,7 @@ from imf_core.evaluate.pooled import PooledScores, evaluate_pooled
 from imf_core.evaluate.ranking import evaluate
 from imf_core.model.imf import Imf
 from imf_core.predict import Predictor
+from imf_core.prepare.link_data import LinkData
 from imf_core.runtime import MemoryBudget
 from imf_core.train.fit import build_model, fit
 from tests.support.command_line import fails, run

@@ -16,10 +16,10 @@ import torch
 
 import imf_core.runtime as memory_module
 from imf_core.config import Config
-from imf_core.data.prepared import LinkData
 from imf_core.errors import ResourceError
 from imf_core.evaluate.ranking import ModelScores, evaluate
 from imf_core.model.imf import Imf
+from imf_core.prepare.link_data import LinkData
 from imf_core.runtime import MemoryBudget, free_memory, is_out_of_memory
 from imf_core.train.estimate import estimate_memory
 from imf_core.train.fit import build_model, fit
@@ -244,7 +244,7 @@ _PEAK = r"""
 import json, sys
 import torch
 from imf_core.config import Config
-from imf_core.data.prepared import LinkData
+from imf_core.prepare.link_data import LinkData
 from imf_core.train.estimate import estimate_of
 from imf_core.train.fit import build_model, fit
 from tests.benchmarks.speed import generated, modalities, peak_gib
@@ -284,7 +284,7 @@ import json, resource, sys, logging
 import numpy as np, torch
 torch.set_num_threads(1)
 from imf_core.config import Config
-from imf_core.data.prepared import LinkData
+from imf_core.prepare.link_data import LinkData
 from imf_core.train.fit import build_model, fit
 from tests.benchmarks.speed import generated, modalities
 entities, spare, budget = (int(part) for part in sys.argv[1:])

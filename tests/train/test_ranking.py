@@ -10,7 +10,6 @@ import torch
 from imf_core.config import Config
 from imf_core.data.features.modality import Modality
 from imf_core.data.graph.graph import KnownAnswers, Vocabulary
-from imf_core.data.prepared import LinkData
 from imf_core.errors import DivergedError
 from imf_core.evaluate import ranking
 from imf_core.evaluate.metrics import RankingMetrics
@@ -18,6 +17,7 @@ from imf_core.evaluate.ranking import ModelScores, evaluate, evaluate_decisions,
 from imf_core.model.decided import _padded
 from imf_core.model.decision import Decision
 from imf_core.model.losses import target
+from imf_core.prepare.link_data import LinkData
 from imf_core.runtime import MemoryBudget
 from imf_core.train.batches import Shard
 from imf_core.train.fit import build_model

@@ -14,9 +14,9 @@ from imf_core.checkpoint.checkpoint import load_checkpoint, save_checkpoint
 from imf_core.config import Config
 from imf_core.data.features.modality import Modality
 from imf_core.data.graph.graph import KnowledgeGraph, Vocabulary
-from imf_core.data.prepared import LinkData
 from imf_core.evaluate.ranking import evaluate
 from imf_core.model.cold_entities import NEAREST, TEMPERATURE, Unlinked
+from imf_core.prepare.link_data import LinkData
 from imf_core.train.fit import _rest_unlinked, build_model, fit
 from imf_core.train.loop import Saving
 from tests.support.killed_run import Killed, stop_at

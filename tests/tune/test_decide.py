@@ -12,7 +12,6 @@ from torch import Tensor
 
 from imf_core.checkpoint.checkpoint import load_checkpoint, save_checkpoint
 from imf_core.config import Config
-from imf_core.data.prepared import LinkData, save_prepared
 from imf_core.errors import CheckpointError
 from imf_core.evaluate.cached_scores import SCORES_FILE, DecisionCache, cache_decision, load_cache, save_cache
 from imf_core.evaluate.calibrate import CachedScores, cached_mrr
@@ -28,6 +27,7 @@ from imf_core.evaluate.redecide import (
     reciprocal_ranks,
     redecide,
 )
+from imf_core.prepare.link_data import LinkData, save_prepared
 from imf_core.runtime import MemoryBudget
 from imf_core.train.fit import build_model, fit
 from tune.records import TRIALS_FILE, TrialRecord, TrialState

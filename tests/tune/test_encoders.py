@@ -12,9 +12,9 @@ from tiny_models import block_sockets, tiny_bert
 
 from imf_core.config import Config
 from imf_core.config_base import parse_overrides
-from imf_core.data.prepared import load_prepared
 from imf_core.encode.text.pretrained import TransformersTextEncoder
 from imf_core.errors import DataError
+from imf_core.prepare.link_data import load_prepared
 from imf_core.train.fit import build_model, fit
 from tune.continuation import open_study
 from tune.plan import Plan, make_plan

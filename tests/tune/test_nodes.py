@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from imf_core.data.prepared import LinkData, save_prepared
 from imf_core.errors import ConfigError, ResourceError
+from imf_core.prepare.link_data import LinkData, save_prepared
 from tune import node_report
 from tune.node_report import NodeReport, code_digest, data_digest, look, refuse_other_code
 from tune.nodes import common_interface, refuse_unfit, show_nodes

@@ -13,11 +13,11 @@ from benchmarks.reference import reference
 from benchmarks.reference.reference_row import summary_row
 from imf_core.checkpoint.checkpoint import load_checkpoint
 from imf_core.commands.splits import open_split
-from imf_core.data.prepared import graph_of
 from imf_core.ensemble.ensemble import load_ensemble, open_predictor
 from imf_core.evaluate.pooled import evaluate_pooled
 from imf_core.evaluate.ranking import evaluate
 from imf_core.evaluate.test_once import POOLED, RANKS_FILE, read_ranks
+from imf_core.prepare.link_data import graph_of
 from tests.support.reference_command import command
 from tests.support.tiny_checkpoint import tiny_checkpoint, tiny_graph
 

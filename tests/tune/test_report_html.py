@@ -11,7 +11,7 @@ import torch
 from small_study import RECORDS, SECTIONS, SPACE, audited, checkpoint, drawn, record, small_study, sound
 
 from imf_core.data.graph.graph import Vocabulary
-from imf_core.data.prepared import LinkData
+from imf_core.prepare.link_data import LinkData
 from tune.closing import next_commands
 from tune.records import TrialState
 from tune.report import StudyResult, summary

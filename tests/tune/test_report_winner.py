@@ -14,7 +14,7 @@ from small_study import checkpoint, drawn, small_study, sound
 
 from imf_core.config import Config
 from imf_core.data.graph.graph import KnowledgeGraph, Vocabulary
-from imf_core.data.prepared import LinkData
+from imf_core.prepare.link_data import LinkData
 from tune import finalise
 from tune.report import StudyResult
 from tune.report_winner import MOST_RELATIONS, relation_counts

@@ -9,7 +9,7 @@ import pytest
 from small_search import SMALL, write_graph
 
 from imf_core.config_base import parse_overrides
-from imf_core.data.prepared import load_prepared
+from imf_core.prepare.link_data import load_prepared
 from tune.continuation import open_study
 from tune.parameter import marks
 from tune.plan import make_plan

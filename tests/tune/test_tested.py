@@ -10,7 +10,6 @@ import torch
 
 from imf_core.checkpoint.checkpoint import load_checkpoint, save_checkpoint
 from imf_core.config import Config
-from imf_core.data.prepared import LinkData
 from imf_core.evaluate import test_once as tested
 from imf_core.evaluate.metrics import RankingMetrics
 from imf_core.evaluate.pooled import evaluate_pooled
@@ -18,6 +17,7 @@ from imf_core.evaluate.ranking import evaluate
 from imf_core.evaluate.redecide import COMMON, RELATION, TRAINED, decisions_of, redecide
 from imf_core.evaluate.test_once import KINDS, OWN, POOLED, RANKS_FILE, flat, rank_test, read_ranks
 from imf_core.model.decision import Decision
+from imf_core.prepare.link_data import LinkData
 from imf_core.runtime import MemoryBudget
 from imf_core.train.fit import build_model, fit
 

@@ -13,8 +13,8 @@ from ray.cluster_utils import Cluster
 from rich.console import Console
 
 import imf_core
-from imf_core.data.prepared import LinkData, save_prepared
 from imf_core.errors import ResourceError
+from imf_core.prepare.link_data import LinkData, save_prepared
 from tune.joining import joined
 from tune.node_report import code_digest
 from tune.nodes import check_nodes, refuse_unfit

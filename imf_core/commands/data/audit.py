@@ -17,9 +17,9 @@ from imf_core.data.audit.repair import SEED, repair, write_repaired
 from imf_core.data.formats.layout import GraphFiles
 from imf_core.data.formats.readers import read_raw
 from imf_core.data.formats.writers import check_place
-from imf_core.data.prepared import resolve
-from imf_core.encode.coverage import coverage
 from imf_core.errors import ConfigError
+from imf_core.prepare.coverage import coverage
+from imf_core.prepare.link_data import resolve
 
 _SHOWN = 8  # columns that fit 80 characters; the others are told in the lines below the table
 

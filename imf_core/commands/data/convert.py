@@ -24,8 +24,8 @@ from imf_core.data.formats.writers import (
     write_lines,
     write_splits,
 )
-from imf_core.data.prepared import resolve
 from imf_core.errors import ConfigError
+from imf_core.prepare.link_data import resolve
 
 _LISTED = 10
 

@@ -14,11 +14,11 @@ from imf_core.checkpoint.checkpoint import Checkpoint, check_vocabulary
 from imf_core.commands.splits import TEST_WORDS, open_split
 from imf_core.commands.terminal import terminal
 from imf_core.data.graph.graph import KnowledgeGraph, KnownAnswers, Vocabulary
-from imf_core.data.prepared import graph_of
 from imf_core.ensemble.ensemble import Ensemble, names_of, open_model, rank_with
 from imf_core.errors import VocabularyError
 from imf_core.evaluate.paired import LEVEL, Comparison, Part, compare_ranks
 from imf_core.evaluate.ranking import slices
+from imf_core.prepare.link_data import graph_of
 
 SEED_WORDS = (
     "This is about these two trained models on these triples. Another seed gives another model: the mean of several seeds of "

@@ -11,12 +11,12 @@ from rich.table import Table
 
 from imf_core.checkpoint.checkpoint import check_vocabulary, load_checkpoint
 from imf_core.commands.terminal import terminal
-from imf_core.data.prepared import graph_of
-from imf_core.data.shared_form import sha256_of
 from imf_core.ensemble.ensemble import ENSEMBLE_FILE, same_names, save_ensemble
 from imf_core.ensemble.selection import ROUNDS, Selection, select
 from imf_core.errors import ConfigError
 from imf_core.evaluate.pooled import evaluate_pooled
+from imf_core.prepare.link_data import graph_of
+from imf_core.prepare.shared_form import sha256_of
 from imf_core.runtime import MemoryBudget
 
 

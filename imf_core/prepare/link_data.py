@@ -18,10 +18,10 @@ from imf_core.data.features.modality import Modality, load_modality
 from imf_core.data.formats.layout import GraphFiles
 from imf_core.data.formats.readers import read_graph
 from imf_core.data.graph.graph import KnowledgeGraph, Vocabulary
-from imf_core.data.shared_form import check_fingerprint, load_shared, named, save_shared
-from imf_core.data.views import DESCRIPTIONS, IMAGES, image_view, text_view
 from imf_core.encode.structure.table import structure_table
 from imf_core.errors import DataError
+from imf_core.prepare.shared_form import check_fingerprint, load_shared, named, save_shared
+from imf_core.prepare.views import DESCRIPTIONS, IMAGES, image_view, text_view
 
 _VIEWS = {"image": (image_view, IMAGES), "text": (text_view, DESCRIPTIONS)}  # in the order of the branches
 

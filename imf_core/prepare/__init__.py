@@ -1,0 +1,1 @@
+"""From the files of a graph to what a model trains on."""
