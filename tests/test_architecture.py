@@ -18,14 +18,14 @@ ROOT = Path(__file__).resolve().parents[1]
 
 # A file imports from its own floor and from lower ones. A package stands for all its files that are not named themselves.
 FLOORS: tuple[tuple[str, ...], ...] = (
-    ("imf_core", "imf_core.errors", "imf_core.config_base", "imf_core.config", "imf_core.config_recommend"),
+    ("imf_core", "imf_core.errors", "imf_core.config_base", "imf_core.config", "imf_core.recommend.config"),
     ("imf_core.data",),
     ("imf_core.encode",),
     # build features, so they stand above the encoders
     ("imf_core.prepare.link_data", "imf_core.prepare.views", "imf_core.data.recommend_data"),
     ("imf_core.model",),
     ("imf_core.train",),
-    ("imf_core.predict", "imf_core.recommend", "imf_core.ensemble.ensemble"),
+    ("imf_core.predict", "imf_core.recommend.answers", "imf_core.ensemble.ensemble"),
     ("imf_core.cli", "imf_core.commands"),
     ("tune", "tune.settings", "tune.environment", "tune.options", "tune.space", "tune.parameter", "tune.resources",
      "tune.records", "tune.outcome", "tune.journal", "tune.smaller", "tune.node_report", "tune.objectives"),
@@ -55,7 +55,7 @@ GATES: dict[str, tuple[str, ...]] = {
     "fastapi": ("imf_core/commands/serve/service.py",),
     "starlette": ("imf_core/commands/serve/service.py",),
     "uvicorn": ("imf_core/commands/serve/serve.py",),
-    "torch_geometric": ("imf_core/encode/structure/attention.py", "imf_core/model/recommender.py"),
+    "torch_geometric": ("imf_core/encode/structure/attention.py", "imf_core/recommend/model.py"),
     "tune": ("tune/",),
 }
 UNSAFE_SERIALISERS = {"pickle", "cPickle", "_pickle", "dill", "joblib", "cloudpickle", "shelve", "marshal"}

@@ -14,7 +14,6 @@ from typing import Any, TypeVar
 import numpy as np
 
 from imf_core.config import DataConfig
-from imf_core.config_recommend import RecommendConfig
 from imf_core.data.audit.audit import AuditReport, audit
 from imf_core.data.audit.baseline import BaselineMetrics, baseline
 from imf_core.data.formats.layout import GraphFiles
@@ -25,8 +24,9 @@ from imf_core.data.recommend_data import RecommendData, prepare_recommend, read_
 from imf_core.errors import DataError
 from imf_core.prepare.coverage import coverage
 from imf_core.prepare.link_data import resolve
-from imf_core.train.recommend import popularity_baseline
-from imf_core.train.topk import TopKMetrics
+from imf_core.recommend.config import RecommendConfig
+from imf_core.recommend.fit import popularity_baseline
+from imf_core.recommend.topk import TopKMetrics
 from tune.records import atomic_write_text
 
 AUDIT_FILE = "audit.json"

@@ -11,15 +11,15 @@ from rich.markup import escape
 from rich.table import Table
 
 from imf_core.config import FUSED, STRUCTURE, Config
-from imf_core.config_recommend import RecommendConfig
 from imf_core.data.audit.audit import AuditReport
 from imf_core.data.interaction_audit import InteractionAudit
 from imf_core.data.recommend_data import RecommendData
 from imf_core.prepare.link_data import LinkData, prepare
+from imf_core.recommend.config import RecommendConfig
+from imf_core.recommend.estimate import estimate_recommender
+from imf_core.recommend.negatives import TrainingPairs
 from imf_core.train.batches import TrainingQueries
 from imf_core.train.estimate import MemoryEstimate, estimate_of
-from imf_core.train.negatives import TrainingPairs
-from imf_core.train.recommend_estimate import estimate_recommender
 from tune.data_check import audited, baseline_of, recommend_data, with_baseline
 from tune.disk import DiskEstimate, disk_estimate
 from tune.priors import start_points

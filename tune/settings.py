@@ -19,8 +19,8 @@ from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError,
 
 from imf_core.config import Config, preset
 from imf_core.config_base import nearest
-from imf_core.config_recommend import RecommendConfig
 from imf_core.errors import ConfigError
+from imf_core.recommend.config import RecommendConfig
 from tune.journal import JOURNAL_FILE, read_events
 from tune.objectives import QUALITY, parse_objective
 

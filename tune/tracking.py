@@ -276,7 +276,7 @@ class Tracker:
         self.client.set_terminated(run_id, RUN_STATUS[record.state])
 
     def _register_model(self, checkpoint: Path, name: str, alias: str, tags: Mapping[str, str]) -> str:
-        from imf_core.train.recommend_checkpoint import is_recommender  # loads torch, which the driver's other work need not
+        from imf_core.recommend.checkpoint import is_recommender  # loads torch, which the driver's other work need not
 
         mlflow.set_tracking_uri(self.tracking_uri)
         mlflow.set_experiment(experiment_id=self.experiment_id)  # else the model lands in ./mlruns
@@ -305,8 +305,8 @@ class ImfPyfunc(PythonModel):
 
     def load_context(self, context: Any) -> None:
         from imf_core.predict import Predictor
-        from imf_core.recommend import ItemRecommender
-        from imf_core.train.recommend_checkpoint import is_recommender
+        from imf_core.recommend.answers import ItemRecommender
+        from imf_core.recommend.checkpoint import is_recommender
 
         place = context.artifacts["checkpoint"]
         self.recommends = is_recommender(place)

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import numpy as np
 
-from imf_core.config_recommend import InteractionConfig
 from imf_core.data.bundled.unicode import BUNDLED_INTERACTIONS, bundled_path
 from imf_core.data.features.feature_files import feature_files, read_features
 from imf_core.data.features.modality import Modality, load_modality
@@ -21,6 +20,7 @@ from imf_core.data.interactions import Interactions, RawInteractions, distinct_p
 from imf_core.errors import DataError
 from imf_core.prepare.shared_form import check_fingerprint, load_shared, named, save_shared
 from imf_core.prepare.views import DESCRIPTIONS, IMAGES, image_view, text_view
+from imf_core.recommend.config import InteractionConfig
 
 _VIEWS = {"image": (image_view, IMAGES), "text": (text_view, DESCRIPTIONS)}
 

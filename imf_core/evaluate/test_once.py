@@ -22,8 +22,8 @@ from imf_core.evaluate.pooled import evaluate_pooled
 from imf_core.evaluate.ranking import Ranked, evaluate_decisions
 from imf_core.evaluate.redecide import COMMON, RELATION, TRAINED, decisions_of
 from imf_core.model.decision import Decision, alternatives
+from imf_core.recommend.topk import TopKMetrics
 from imf_core.runtime import MemoryBudget
-from imf_core.train.topk import TopKMetrics
 
 OWN, POOLED = "own", "seeds pooled"
 RANKS_FILE = "test_ranks.safetensors"

@@ -66,7 +66,7 @@ def test_audit_in_words_and_as_json(folder: Path) -> None:
 
 
 def test_printed_settings_can_be_read(tmp_path: Path) -> None:
-    from imf_core.config_recommend import RecommendConfig
+    from imf_core.recommend.config import RecommendConfig
 
     (tmp_path / "c.yaml").write_text(imf("recommender", "config"))
     assert RecommendConfig.load(tmp_path / "c.yaml") == RecommendConfig()

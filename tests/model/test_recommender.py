@@ -7,10 +7,10 @@ import pytest
 import torch
 from torch.nn import functional
 
-from imf_core.config_recommend import RecommenderConfig
 from imf_core.data.features.modality import Modality
-from imf_core.model.recommender import MetaMMF_GCN, MetaMMF_MF, Recommender, build_recommender
-from imf_core.model.sage import Neighbours, SageLayer
+from imf_core.recommend.config import RecommenderConfig
+from imf_core.recommend.model import MetaMMF_GCN, MetaMMF_MF, Recommender, build_recommender
+from imf_core.recommend.sage import Neighbours, SageLayer
 
 U, I = 5, 6  # noqa: E741
 TRAIN = np.array([(0, 0), (0, 1), (1, 1), (1, 2), (2, 0), (2, 3), (3, 4)])  # user 4 and item 5 are cold

@@ -8,8 +8,8 @@ import pytest
 from imf_core.data.graph.graph import Vocabulary
 from imf_core.data.interactions import Interactions, Owned
 from imf_core.errors import DataError
+from imf_core.recommend.negatives import Negatives, TrainingPairs
 from imf_core.train.batches import Shard
-from imf_core.train.negatives import Negatives, TrainingPairs
 
 
 def interactions(pairs: list, num_users: int, num_items: int) -> Interactions:

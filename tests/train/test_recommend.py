@@ -10,23 +10,17 @@ import pytest
 import torch
 
 from imf_core.checkpoint.checkpoint import load_checkpoint
-from imf_core.config_recommend import InteractionConfig, RecommendConfig
 from imf_core.data.features.modality import Modality
 from imf_core.data.graph.graph import Vocabulary
 from imf_core.data.interactions import Interactions
 from imf_core.data.recommend_data import RecommendData, prepare_recommend
 from imf_core.errors import CheckpointError, DataError, DivergedError, ImfError, VocabularyError
-from imf_core.recommend import ItemRecommender
+from imf_core.recommend.answers import ItemRecommender
+from imf_core.recommend.checkpoint import is_recommender, load_recommender, save_recommender
+from imf_core.recommend.config import InteractionConfig, RecommendConfig
+from imf_core.recommend.fit import build_model, evaluate_recommender, fit_recommender, popularity_baseline, validate
 from imf_core.runtime import MemoryBudget
 from imf_core.train.loop import Saving
-from imf_core.train.recommend import (
-    build_model,
-    evaluate_recommender,
-    fit_recommender,
-    popularity_baseline,
-    validate,
-)
-from imf_core.train.recommend_checkpoint import is_recommender, load_recommender, save_recommender
 from tests.support.killed_run import Killed, stop_at
 
 GROUPS, USERS, ITEMS = 4, 40, 60

@@ -10,7 +10,7 @@ import pytest
 from small_search import write_graph
 
 from imf_core.config import Config
-from imf_core.config_recommend import RecommendConfig
+from imf_core.recommend.config import RecommendConfig
 from tune.continuation import open_study
 from tune.plan import make_plan
 from tune.priors import START_POINTS, start_points

@@ -17,12 +17,12 @@ from typer.testing import CliRunner
 
 from imf_core.cli import app
 from imf_core.config_base import parse_overrides
-from imf_core.config_recommend import InteractionConfig, RecommendConfig
 from imf_core.data.interactions import Owned
 from imf_core.data.recommend_data import RecommendData, load_recommend, prepare_recommend
 from imf_core.errors import ConfigError, DataError
-from imf_core.recommend import ItemRecommender
-from imf_core.train.topk import TopKMetrics, VectorScorer, evaluate_top_k
+from imf_core.recommend.answers import ItemRecommender
+from imf_core.recommend.config import InteractionConfig, RecommendConfig
+from imf_core.recommend.topk import TopKMetrics, VectorScorer, evaluate_top_k
 from tune import finalise, recommend_final
 from tune.closing import next_commands
 from tune.continuation import open_study, ties

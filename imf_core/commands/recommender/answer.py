@@ -13,7 +13,7 @@ from imf_core.commands.outputs import new_file
 from imf_core.commands.terminal import terminal
 from imf_core.errors import ConfigError, DataError, VocabularyError
 from imf_core.files.lines import read_lines
-from imf_core.recommend import ItemRecommender
+from imf_core.recommend.answers import ItemRecommender
 
 
 def recommend(

@@ -29,12 +29,12 @@ from imf_core.checkpoint.checkpoint import (
     read_names,
     read_tensors,
 )
-from imf_core.config_recommend import RecommendConfig
 from imf_core.data.features.modality import Modality
 from imf_core.data.graph.graph import Vocabulary
 from imf_core.data.interactions import Interactions
 from imf_core.errors import CheckpointError
-from imf_core.model.recommender import Recommender, build_recommender
+from imf_core.recommend.config import RecommendConfig
+from imf_core.recommend.model import Recommender, build_recommender
 
 TASK = "recommend"
 _REMEDY = "restore the folder from a copy"

@@ -10,7 +10,7 @@ import torch
 
 from imf_core.data.interactions import Owned
 from imf_core.errors import ImfError
-from imf_core.train.recommend_checkpoint import RecommenderCheckpoint, load_recommender
+from imf_core.recommend.checkpoint import RecommenderCheckpoint, load_recommender
 
 _BUDGET = 2**28  # bytes that the scores of a block take
 

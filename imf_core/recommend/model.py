@@ -5,7 +5,7 @@
     MetaMMF_GCN   runs two GraphSAGE layers over the bipartite graph of the training interactions first
 
 The controls are the same model with static layers (`mlp`) and without features (`id`). Negatives of BPR are drawn in
-`imf_core/train/negatives.py`.
+`imf_core/recommend/negatives.py`.
 
 Shapes: `U` users, `I` items, `F` width of all features together, `d` width of a vector, `B` interactions of a step, `K`
 negatives of each, `P` training interactions.
@@ -20,11 +20,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from imf_core.config_recommend import RecommenderConfig
 from imf_core.data.features.modality import Modality
 from imf_core.model.dropout import Dropout
 from imf_core.model.fusion.meta_layers import CpLayer, DynamicLayer, MetaStack, WeightedLayer
-from imf_core.model.sage import Neighbours, SageLayer
+from imf_core.recommend.config import RecommenderConfig
+from imf_core.recommend.sage import Neighbours, SageLayer
 
 
 class ItemFeatures(nn.Module):

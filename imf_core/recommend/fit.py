@@ -13,18 +13,18 @@ import numpy as np
 import torch
 from torch import nn
 
-from imf_core.config_recommend import RecommendConfig
 from imf_core.data.interactions import Interactions, Owned
 from imf_core.data.recommend_data import RecommendData
 from imf_core.errors import DataError
-from imf_core.model.recommender import Recommender, build_recommender
+from imf_core.recommend.config import RecommendConfig
+from imf_core.recommend.model import Recommender, build_recommender
+from imf_core.recommend.negatives import TrainingPairs
+from imf_core.recommend.topk import Popularity, TopKMetrics, VectorScorer, evaluate_top_k
 from imf_core.runtime import MemoryBudget, keep_freed_memory
 from imf_core.train.batches import Shard
 from imf_core.train.loop import FitResult, Loop, Saving, reduced, seed_epoch
-from imf_core.train.negatives import TrainingPairs
 from imf_core.train.optimizers import Optimizers
 from imf_core.train.progress import EpochReport
-from imf_core.train.topk import Popularity, TopKMetrics, VectorScorer, evaluate_top_k
 
 OnEpoch = Callable[[EpochReport[TopKMetrics]], None]
 

@@ -1,0 +1,1 @@
+"""The second task: micro-video recommendation with MetaMMF."""
