@@ -22,7 +22,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("imf_core.data",),
     ("imf_core.encode",),
     # build features, so they stand above the encoders
-    ("imf_core.prepare.link_data", "imf_core.prepare.views", "imf_core.data.recommend_data"),
+    ("imf_core.prepare.link_data", "imf_core.prepare.views", "imf_core.recommend.data.prepare"),
     ("imf_core.model",),
     ("imf_core.train",),
     ("imf_core.predict", "imf_core.recommend.answers", "imf_core.ensemble.ensemble"),

@@ -19,12 +19,12 @@ from imf_core.data.audit.baseline import BaselineMetrics, baseline
 from imf_core.data.formats.layout import GraphFiles
 from imf_core.data.formats.readers import read_raw
 from imf_core.data.graph.graph import KnowledgeGraph, KnownAnswers
-from imf_core.data.interaction_audit import InteractionAudit, audit_interactions
-from imf_core.data.recommend_data import RecommendData, prepare_recommend, read_for_audit
 from imf_core.errors import DataError
 from imf_core.prepare.coverage import coverage
 from imf_core.prepare.link_data import resolve
 from imf_core.recommend.config import RecommendConfig
+from imf_core.recommend.data.audit import InteractionAudit, audit_interactions
+from imf_core.recommend.data.prepare import RecommendData, prepare_recommend, read_for_audit
 from imf_core.recommend.fit import popularity_baseline
 from imf_core.recommend.topk import TopKMetrics
 from tune.records import atomic_write_text

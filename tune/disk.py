@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from imf_core.data.recommend_data import RecommendData
 from imf_core.prepare.link_data import LinkData
+from imf_core.recommend.data.prepare import RecommendData
 from imf_core.train.estimate import MemoryEstimate
 
 _BOOKS = 16 * 2**20  # journal, records, logs, plots, MLflow

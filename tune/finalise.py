@@ -16,7 +16,6 @@ from rich.markup import escape
 from imf_core.checkpoint.checkpoint import load_checkpoint, save_checkpoint
 from imf_core.config import Config
 from imf_core.data.audit.baseline import BaselineMetrics
-from imf_core.data.recommend_data import RecommendData
 from imf_core.errors import ImfError
 from imf_core.evaluate.metrics import RankingMetrics
 from imf_core.evaluate.redecide import redecide
@@ -24,6 +23,7 @@ from imf_core.evaluate.test_once import RANKS_FILE, Tested, flat, rank_test
 from imf_core.prepare.link_data import LinkData
 from imf_core.recommend.checkpoint import is_recommender
 from imf_core.recommend.config import RecommendConfig
+from imf_core.recommend.data.prepare import RecommendData
 from imf_core.recommend.topk import TopKMetrics
 from imf_core.runtime import MemoryBudget
 from tune import recommend_final

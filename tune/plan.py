@@ -12,10 +12,10 @@ from rich.table import Table
 
 from imf_core.config import FUSED, STRUCTURE, Config
 from imf_core.data.audit.audit import AuditReport
-from imf_core.data.interaction_audit import InteractionAudit
-from imf_core.data.recommend_data import RecommendData
 from imf_core.prepare.link_data import LinkData, prepare
 from imf_core.recommend.config import RecommendConfig
+from imf_core.recommend.data.audit import InteractionAudit
+from imf_core.recommend.data.prepare import RecommendData
 from imf_core.recommend.estimate import estimate_recommender
 from imf_core.recommend.negatives import TrainingPairs
 from imf_core.train.batches import TrainingQueries

@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from imf_core.data.recommend_data import RecommendData
 from imf_core.recommend.checkpoint import load_recommender, save_recommender
 from imf_core.recommend.config import RecommendConfig
+from imf_core.recommend.data.prepare import RecommendData
 from imf_core.recommend.fit import evaluate_recommender
 from imf_core.recommend.topk import TopKMetrics
 from imf_core.runtime import MemoryBudget

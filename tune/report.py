@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from imf_core.data.audit.report import AuditReport
-from imf_core.data.interaction_audit import InteractionAudit
 from imf_core.evaluate.test_once import POOLED
+from imf_core.recommend.data.audit import InteractionAudit
 from tune.front import front
 from tune.objectives import COSTS, QUALITY, parse_objective
 from tune.records import TrialRecord, atomic_write_text, count_states, ranked, winner

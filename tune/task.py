@@ -12,13 +12,13 @@ from typing import Any
 
 from imf_core.checkpoint.checkpoint import save_checkpoint
 from imf_core.config import Config
-from imf_core.data.recommend_data import RecommendData, load_recommend, save_recommend
 from imf_core.evaluate.metrics import RankingMetrics
 from imf_core.model.imf import Imf
 from imf_core.prepare.link_data import LinkData, load_prepared, save_prepared
 from imf_core.recommend import fit as recommend
 from imf_core.recommend.checkpoint import save_recommender
 from imf_core.recommend.config import RecommendConfig
+from imf_core.recommend.data.prepare import RecommendData, load_recommend, save_recommend
 from imf_core.recommend.model import Recommender
 from imf_core.recommend.topk import TopKMetrics
 from imf_core.train import fit as link

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import torch
 
-from imf_core.data.interactions import Owned
 from imf_core.errors import ImfError
 from imf_core.recommend.checkpoint import RecommenderCheckpoint, load_recommender
+from imf_core.recommend.data.interactions import Owned
 
 _BUDGET = 2**28  # bytes that the scores of a block take
 

@@ -31,9 +31,9 @@ from imf_core.checkpoint.checkpoint import (
 )
 from imf_core.data.features.modality import Modality
 from imf_core.data.graph.graph import Vocabulary
-from imf_core.data.interactions import Interactions
 from imf_core.errors import CheckpointError
 from imf_core.recommend.config import RecommendConfig
+from imf_core.recommend.data.interactions import Interactions
 from imf_core.recommend.model import Recommender, build_recommender
 
 TASK = "recommend"

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from itertools import pairwise
 
-from imf_core.data.recommend_data import RecommendData
 from imf_core.recommend.config import RecommendConfig
+from imf_core.recommend.data.prepare import RecommendData
 from imf_core.runtime import MemoryBudget
 from imf_core.train.estimate import PROCESS, MemoryEstimate
 

@@ -13,10 +13,10 @@ import numpy as np
 import torch
 from torch import nn
 
-from imf_core.data.interactions import Interactions, Owned
-from imf_core.data.recommend_data import RecommendData
 from imf_core.errors import DataError
 from imf_core.recommend.config import RecommendConfig
+from imf_core.recommend.data.interactions import Interactions, Owned
+from imf_core.recommend.data.prepare import RecommendData
 from imf_core.recommend.model import Recommender, build_recommender
 from imf_core.recommend.negatives import TrainingPairs
 from imf_core.recommend.topk import Popularity, TopKMetrics, VectorScorer, evaluate_top_k

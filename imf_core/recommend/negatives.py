@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from imf_core.data.interactions import Interactions, Owned
 from imf_core.errors import DataError
+from imf_core.recommend.data.interactions import Interactions, Owned
 from imf_core.train.batches import Shard
 
 

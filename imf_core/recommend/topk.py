@@ -29,8 +29,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from imf_core.data.interactions import Owned
 from imf_core.errors import DivergedError
+from imf_core.recommend.data.interactions import Owned
 from imf_core.train.batches import Shard
 
 K = 10

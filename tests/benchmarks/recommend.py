@@ -17,9 +17,9 @@ from typing import Annotated, Any
 import typer
 
 from imf_core.config_base import parse_overrides
-from imf_core.data.interactions import Interactions
-from imf_core.data.recommend_data import RecommendData, prepare_recommend
 from imf_core.recommend.config import RecommendConfig, model_name
+from imf_core.recommend.data.interactions import Interactions
+from imf_core.recommend.data.prepare import RecommendData, prepare_recommend
 from imf_core.recommend.fit import build_model, evaluate_recommender, fit_recommender, popularity_baseline
 from imf_core.runtime import MemoryBudget
 from tune.report import machine

@@ -10,13 +10,13 @@ import scipy.sparse
 
 from imf_core.data.bundled.codepages import text_encodings
 from imf_core.data.bundled.unicode import bundled_path
-from imf_core.data.interaction_audit import audit_interactions
-from imf_core.data.interaction_files import read_pairs
-from imf_core.data.interaction_readers import read_raw_interactions
-from imf_core.data.interactions import Owned, split_per_user
-from imf_core.data.recommend_data import load_recommend, prepare_recommend, read_for_audit, save_recommend
 from imf_core.errors import ConfigError, DataError
 from imf_core.recommend.config import InteractionConfig, RecommendConfig
+from imf_core.recommend.data.audit import audit_interactions
+from imf_core.recommend.data.interactions import Owned, split_per_user
+from imf_core.recommend.data.pair_files import read_pairs
+from imf_core.recommend.data.prepare import load_recommend, prepare_recommend, read_for_audit, save_recommend
+from imf_core.recommend.data.readers import read_raw_interactions
 
 PAIRS = [(0, 0), (0, 1), (1, 1), (1, 2), (2, 3), (2, 0), (0, 3)]  # 3 users, 4 items
 FORMS = {

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from imf_core.data.graph.graph import Vocabulary
-from imf_core.data.interactions import Interactions, Owned
 from imf_core.errors import DataError
+from imf_core.recommend.data.interactions import Interactions, Owned
 from imf_core.recommend.negatives import Negatives, TrainingPairs
 from imf_core.train.batches import Shard
 

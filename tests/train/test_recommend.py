@@ -12,12 +12,12 @@ import torch
 from imf_core.checkpoint.checkpoint import load_checkpoint
 from imf_core.data.features.modality import Modality
 from imf_core.data.graph.graph import Vocabulary
-from imf_core.data.interactions import Interactions
-from imf_core.data.recommend_data import RecommendData, prepare_recommend
 from imf_core.errors import CheckpointError, DataError, DivergedError, ImfError, VocabularyError
 from imf_core.recommend.answers import ItemRecommender
 from imf_core.recommend.checkpoint import is_recommender, load_recommender, save_recommender
 from imf_core.recommend.config import InteractionConfig, RecommendConfig
+from imf_core.recommend.data.interactions import Interactions
+from imf_core.recommend.data.prepare import RecommendData, prepare_recommend
 from imf_core.recommend.fit import build_model, evaluate_recommender, fit_recommender, popularity_baseline, validate
 from imf_core.runtime import MemoryBudget
 from imf_core.train.loop import Saving

@@ -12,8 +12,8 @@ import torch.multiprocessing as mp
 from tiny_interactions import SMALL, write_interactions
 
 from imf_core.config_base import parse_overrides
-from imf_core.data.recommend_data import load_recommend, prepare_recommend, save_recommend
 from imf_core.recommend.config import InteractionConfig, RecommendConfig
+from imf_core.recommend.data.prepare import load_recommend, prepare_recommend, save_recommend
 from imf_core.recommend.fit import build_model, fit_recommender, validate
 from imf_core.runtime import MemoryBudget
 from imf_core.train.batches import Shard

@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from imf_core.data.interactions import Owned
 from imf_core.errors import DivergedError
+from imf_core.recommend.data.interactions import Owned
 from imf_core.recommend.topk import Popularity, TopKMetrics, evaluate_top_k
 from imf_core.train.batches import Shard
 

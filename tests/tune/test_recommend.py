@@ -17,11 +17,11 @@ from typer.testing import CliRunner
 
 from imf_core.cli import app
 from imf_core.config_base import parse_overrides
-from imf_core.data.interactions import Owned
-from imf_core.data.recommend_data import RecommendData, load_recommend, prepare_recommend
 from imf_core.errors import ConfigError, DataError
 from imf_core.recommend.answers import ItemRecommender
 from imf_core.recommend.config import InteractionConfig, RecommendConfig
+from imf_core.recommend.data.interactions import Owned
+from imf_core.recommend.data.prepare import RecommendData, load_recommend, prepare_recommend
 from imf_core.recommend.topk import TopKMetrics, VectorScorer, evaluate_top_k
 from tune import finalise, recommend_final
 from tune.closing import next_commands

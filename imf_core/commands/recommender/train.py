@@ -16,11 +16,11 @@ from imf_core.checkpoint.checkpoint import check_vocabulary
 from imf_core.commands.splits import TEST_WORDS
 from imf_core.commands.terminal import terminal
 from imf_core.config_base import parse_overrides
-from imf_core.data.interaction_audit import InteractionAudit, audit_interactions
-from imf_core.data.recommend_data import prepare_recommend, read_for_audit
 from imf_core.errors import ConfigError
 from imf_core.recommend.checkpoint import load_recommender, save_recommender
 from imf_core.recommend.config import InteractionConfig, RecommendConfig, model_name
+from imf_core.recommend.data.audit import InteractionAudit, audit_interactions
+from imf_core.recommend.data.prepare import prepare_recommend, read_for_audit
 from imf_core.recommend.fit import build_model, evaluate_recommender, fit_recommender, popularity_baseline
 from imf_core.recommend.topk import K, TopKMetrics
 from imf_core.runtime import MemoryBudget

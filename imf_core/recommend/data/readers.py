@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 
 from imf_core.data.graph.graph import Vocabulary
-from imf_core.data.interaction_files import PairFile, read_names, read_pairs
-from imf_core.data.interactions import RawInteractions
 from imf_core.data.raw import SPLITS
 from imf_core.errors import DataError
+from imf_core.recommend.data.interactions import RawInteractions
+from imf_core.recommend.data.pair_files import PairFile, read_names, read_pairs
 
 _REMEDY = (
     "it holds interactions.tsv (user<TAB>item), NAME.inter, interactions.npz or .npy; or train.*, valid.* and test.* of these"

@@ -13,8 +13,8 @@ import numpy as np
 
 from imf_core.data.audit.report import WORDS, escaped
 from imf_core.data.features.modality import Modality
-from imf_core.data.interactions import RawInteractions, distinct_pairs
 from imf_core.data.raw import SPLITS
+from imf_core.recommend.data.interactions import RawInteractions, distinct_pairs
 
 _FEW_ITEMS = 10  # items up to which every list of 10 holds all
 

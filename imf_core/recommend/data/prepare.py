@@ -15,12 +15,12 @@ from imf_core.data.bundled.unicode import BUNDLED_INTERACTIONS, bundled_path
 from imf_core.data.features.feature_files import feature_files, read_features
 from imf_core.data.features.modality import Modality, load_modality
 from imf_core.data.graph.graph import Vocabulary
-from imf_core.data.interaction_readers import interaction_files, read_raw_interactions
-from imf_core.data.interactions import Interactions, RawInteractions, distinct_pairs
 from imf_core.errors import DataError
 from imf_core.prepare.shared_form import check_fingerprint, load_shared, named, save_shared
 from imf_core.prepare.views import DESCRIPTIONS, IMAGES, image_view, text_view
 from imf_core.recommend.config import InteractionConfig
+from imf_core.recommend.data.interactions import Interactions, RawInteractions, distinct_pairs
+from imf_core.recommend.data.readers import interaction_files, read_raw_interactions
 
 _VIEWS = {"image": (image_view, IMAGES), "text": (text_view, DESCRIPTIONS)}
 
