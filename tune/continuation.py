@@ -14,8 +14,8 @@ from typing import Any
 import imf_core
 from imf_core.errors import ConfigError, DataError
 from tune.data_check import write_audit
+from tune.hosts.node_report import code_digest
 from tune.journal import JOURNAL_FILE, History, Journal
-from tune.node_report import code_digest
 from tune.plan import Plan
 from tune.sampler import sampler_settings
 from tune.settings import SearchConfig

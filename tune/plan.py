@@ -22,8 +22,8 @@ from imf_core.train.batches import TrainingQueries
 from imf_core.train.estimate import MemoryEstimate, estimate_of
 from tune.data_check import audited, baseline_of, recommend_data, with_baseline
 from tune.disk import DiskEstimate, disk_estimate
+from tune.hosts.resources import ClusterResources, ResourcePlan, plan_resources
 from tune.priors import start_points
-from tune.resources import ClusterResources, ResourcePlan, plan_resources
 from tune.sampler import STARTUP
 from tune.schedule import default_grace
 from tune.settings import AnyConfig, SearchConfig

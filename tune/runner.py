@@ -19,20 +19,20 @@ from imf_core.errors import ImfError, ResourceError
 from tune.budget import Deadline, Reserve
 from tune.continuation import OpenStudy
 from tune.environment import environment
+from tune.hosts.node_report import code_digest
+from tune.hosts.resources import ClusterResources, ResourcePlan
+from tune.hosts.watchdog import watching
 from tune.journal import Journal
 from tune.live import LiveTable
-from tune.node_report import code_digest
 from tune.outcome import TrialState, name_of
 from tune.plan import Plan
 from tune.records import TRIALS_FILE, Ledger, TrialRecord, load_records
-from tune.resources import ClusterResources, ResourcePlan
 from tune.schedule import FiniteAsha, make_scheduler
 from tune.settings import AnyConfig, SearchConfig
 from tune.study import StudySearch
 from tune.taken import take_over
 from tune.tracking import MlflowCallback, Tracker
 from tune.trial import TrialSpec, trainable
-from tune.watch import watching
 
 
 @contextmanager

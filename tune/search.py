@@ -60,17 +60,17 @@ from tune.closing import closing_table, write_report
 from tune.continuation import OpenStudy, open_study
 from tune.data_check import AUDIT_FILE, with_baseline, write_audit
 from tune.finalise import Final, final_runs, finalise
-from tune.joining import joined
+from tune.hosts.joining import joined
+from tune.hosts.node_report import code_digest
+from tune.hosts.nodes import check_nodes, common_interface
+from tune.hosts.resources import ClusterResources
 from tune.journal import History
-from tune.node_report import code_digest
-from tune.nodes import check_nodes, common_interface
 from tune.objectives import COSTS
 from tune.plan import Plan, make_plan, show_plan, show_space
 from tune.records import TrialRecord, atomic_write_text, winner
 from tune.report import StudyResult, plots, save_picture, write_leaderboard, write_summary
 from tune.report_html import HTML_FILE, write_html
 from tune.report_winner import relation_counts
-from tune.resources import ClusterResources
 from tune.runner import SearchInterrupted, ray_cluster, run_search
 from tune.sampler import export_study, importances, sampler_settings
 from tune.study import StudySearch

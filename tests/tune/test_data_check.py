@@ -14,8 +14,8 @@ from imf_core.commands.data.audit import audit_command
 from imf_core.errors import DataError
 from tune.continuation import open_study
 from tune.data_check import AUDIT_FILE
+from tune.hosts.resources import ClusterResources, Node
 from tune.plan import Plan, make_plan, show_plan
-from tune.resources import ClusterResources, Node
 from tune.settings import SearchConfig
 
 HERE = ClusterResources((Node(2.0, 0.0),))

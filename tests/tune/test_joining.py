@@ -12,10 +12,10 @@ import yaml
 from rich.console import Console
 
 from imf_core.errors import ConfigError, ResourceError
-from tune import joining
 from tune.environment import asked_address, environment
-from tune.joining import Expected, offered, staged_code, wait_for_nodes
-from tune.resources import Node
+from tune.hosts import joining
+from tune.hosts.joining import Expected, offered, staged_code, wait_for_nodes
+from tune.hosts.resources import Node
 from tune.settings import SearchConfig
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from imf_core.errors import ResourceError
-from tune.resources import ClusterResources, Node, plan_resources
+from tune.hosts.resources import ClusterResources, Node, plan_resources
 
 TWO = ClusterResources((Node(2),))
 

@@ -15,10 +15,10 @@ from rich.console import Console
 import imf_core
 from imf_core.errors import ResourceError
 from imf_core.prepare.link_data import LinkData, save_prepared
-from tune.joining import joined
-from tune.node_report import code_digest
-from tune.nodes import check_nodes, refuse_unfit
-from tune.resources import plan_resources
+from tune.hosts.joining import joined
+from tune.hosts.node_report import code_digest
+from tune.hosts.nodes import check_nodes, refuse_unfit
+from tune.hosts.resources import plan_resources
 from tune.settings import SearchConfig
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(240)]

@@ -23,7 +23,7 @@ from rich.markup import escape
 import imf_core
 from imf_core.errors import ConfigError, ResourceError
 from tune.environment import environment
-from tune.resources import ClusterResources, Node
+from tune.hosts.resources import ClusterResources, Node
 from tune.settings import SearchConfig
 
 PACKAGES = ("imf_core", "tune")

@@ -1,0 +1,1 @@
+"""Machines: resources, joining a cluster, checking its nodes."""
