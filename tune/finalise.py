@@ -27,9 +27,9 @@ from imf_core.recommend.data.prepare import RecommendData
 from imf_core.recommend.topk import TopKMetrics
 from imf_core.runtime import MemoryBudget
 from tune import recommend_final
-from tune.continuation import OpenStudy
 from tune.data_check import baseline_of
-from tune.plan import Plan
+from tune.plan.opening import OpenStudy
+from tune.plan.plan import Plan
 from tune.records import TrialRecord
 from tune.runner import run_variants
 from tune.settings import AnyConfig

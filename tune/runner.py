@@ -17,7 +17,6 @@ from rich.markup import escape
 import imf_core
 from imf_core.errors import ImfError, ResourceError
 from tune.budget import Deadline, Reserve
-from tune.continuation import OpenStudy
 from tune.environment import environment
 from tune.hosts.node_report import code_digest
 from tune.hosts.resources import ClusterResources, ResourcePlan
@@ -25,7 +24,8 @@ from tune.hosts.watchdog import watching
 from tune.journal import Journal
 from tune.live import LiveTable
 from tune.outcome import TrialState, name_of
-from tune.plan import Plan
+from tune.plan.opening import OpenStudy
+from tune.plan.plan import Plan
 from tune.records import TRIALS_FILE, Ledger, TrialRecord, load_records
 from tune.schedule import FiniteAsha, make_scheduler
 from tune.settings import AnyConfig, SearchConfig

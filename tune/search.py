@@ -57,7 +57,6 @@ from imf_core.checkpoint.checkpoint import load_checkpoint
 from imf_core.commands.card.card import model_card, read_study
 from tune import options
 from tune.closing import closing_table, write_report
-from tune.continuation import OpenStudy, open_study
 from tune.data_check import AUDIT_FILE, with_baseline, write_audit
 from tune.finalise import Final, final_runs, finalise
 from tune.hosts.joining import joined
@@ -66,7 +65,8 @@ from tune.hosts.nodes import check_nodes, common_interface
 from tune.hosts.resources import ClusterResources
 from tune.journal import History
 from tune.objectives import COSTS
-from tune.plan import Plan, make_plan, show_plan, show_space
+from tune.plan.opening import OpenStudy, open_study
+from tune.plan.plan import Plan, make_plan, show_plan, show_space
 from tune.records import TrialRecord, atomic_write_text, winner
 from tune.report import StudyResult, plots, save_picture, write_leaderboard, write_summary
 from tune.report_html import HTML_FILE, write_html

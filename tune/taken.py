@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from tune.continuation import OpenStudy
 from tune.journal import History
+from tune.plan.opening import OpenStudy
 from tune.records import Ledger, TrialRecord, can_be_taken
 from tune.tracking_callback import MlflowCallback
 

@@ -13,9 +13,9 @@ from rich.console import Console
 
 from imf_core.config_base import parse_overrides
 from tests.benchmarks.efficiency import settings_of
-from tune.continuation import open_study
 from tune.hosts.resources import ClusterResources
-from tune.plan import make_plan
+from tune.plan.opening import open_study
+from tune.plan.plan import make_plan
 from tune.runner import ray_cluster, run_search
 from tune.search import open_tracker, searcher
 

@@ -13,9 +13,9 @@ import torch
 from rich.console import Console
 
 from imf_core.train.fit import build_model, fit
-from tune.continuation import open_study
 from tune.hosts.resources import ClusterResources
-from tune.plan import Plan, make_plan
+from tune.plan.opening import open_study
+from tune.plan.plan import Plan, make_plan
 from tune.runner import ray_cluster, run_search
 from tune.search import open_tracker, searcher
 from tune.settings import SearchConfig

@@ -12,10 +12,10 @@ from small_search import run_search, write_graph
 
 from imf_core.commands.data.audit import audit_command
 from imf_core.errors import DataError
-from tune.continuation import open_study
 from tune.data_check import AUDIT_FILE
 from tune.hosts.resources import ClusterResources, Node
-from tune.plan import Plan, make_plan, show_plan
+from tune.plan.opening import open_study
+from tune.plan.plan import Plan, make_plan, show_plan
 from tune.settings import SearchConfig
 
 HERE = ClusterResources((Node(2.0, 0.0),))
@@ -63,7 +63,7 @@ def test_a_contaminated_graph_is_told_at_the_start(graph: Path) -> None:
 
 def test_strict_ends_the_search_before_anything_is_encoded(graph: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     leak(graph)
-    monkeypatch.setattr("tune.plan.prepare", lambda *_, **__: pytest.fail("features were built"))
+    monkeypatch.setattr("tune.plan.plan.prepare", lambda *_, **__: pytest.fail("features were built"))
     with pytest.raises(DataError, match="found 1 problem: 5 of 48 validation lines") as caught:
         planned(graph, strict=True)
     assert "--repair OUT" in caught.value.remedy

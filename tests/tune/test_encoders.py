@@ -16,9 +16,9 @@ from imf_core.encode.text.pretrained import TransformersTextEncoder
 from imf_core.errors import DataError
 from imf_core.prepare.link_data import load_prepared
 from imf_core.train.fit import build_model, fit
-from tune.continuation import open_study
 from tune.hosts.resources import ClusterResources
-from tune.plan import Plan, make_plan
+from tune.plan.opening import open_study
+from tune.plan.plan import Plan, make_plan
 from tune.settings import SearchConfig
 
 

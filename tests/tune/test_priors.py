@@ -11,9 +11,9 @@ from small_search import write_graph
 
 from imf_core.config import Config
 from imf_core.recommend.config import RecommendConfig
-from tune.continuation import open_study
 from tune.hosts.resources import ClusterResources
-from tune.plan import make_plan
+from tune.plan.opening import open_study
+from tune.plan.plan import make_plan
 from tune.priors import START_POINTS, start_points
 from tune.sampler import STARTUP
 from tune.search import searcher

@@ -25,9 +25,9 @@ from imf_core.recommend.data.prepare import RecommendData, load_recommend, prepa
 from imf_core.recommend.topk import TopKMetrics, VectorScorer, evaluate_top_k
 from tune import finalise, recommend_final
 from tune.closing import next_commands
-from tune.continuation import open_study, ties
 from tune.hosts.resources import ClusterResources
-from tune.plan import make_plan
+from tune.plan.opening import open_study, ties
+from tune.plan.plan import make_plan
 from tune.report import StudyResult
 from tune.settings import SearchConfig
 from tune.space import SearchSpace

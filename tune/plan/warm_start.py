@@ -56,7 +56,7 @@ def warm_start(source: Path | None, space: SearchSpace, tied: Mapping[str, Any])
     Args:
         source: folder of the study, or a CSV file in the form of `leaderboard.csv`; None: nothing.
         space: what is searched now.
-        tied: what the new study is tied to, see `tune.continuation.ties`.
+        tied: what the new study is tied to, see `tune.plan.opening.ties`.
 
     Raises:
         DataError: no readable trials, with file and line.

@@ -21,8 +21,8 @@ from imf_core.recommend.negatives import TrainingPairs
 from imf_core.train.batches import TrainingQueries
 from imf_core.train.estimate import MemoryEstimate, estimate_of
 from tune.data_check import audited, baseline_of, recommend_data, with_baseline
-from tune.disk import DiskEstimate, disk_estimate
 from tune.hosts.resources import ClusterResources, ResourcePlan, plan_resources
+from tune.plan.disk import DiskEstimate, disk_estimate
 from tune.priors import start_points
 from tune.sampler import STARTUP
 from tune.schedule import default_grace
