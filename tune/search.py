@@ -56,7 +56,6 @@ environment(asked_address(sys.argv))  # before anything imports ray
 from imf_core.checkpoint.checkpoint import load_checkpoint
 from imf_core.commands.card.card import model_card, read_study
 from tune import options
-from tune.closing import closing_table, write_report
 from tune.data_check import AUDIT_FILE, with_baseline, write_audit
 from tune.finalise import Final, final_runs, finalise
 from tune.hosts.joining import joined
@@ -68,9 +67,10 @@ from tune.objectives import COSTS
 from tune.plan.opening import OpenStudy, open_study
 from tune.plan.plan import Plan, make_plan, show_plan, show_space
 from tune.records import TrialRecord, atomic_write_text, winner
-from tune.report import StudyResult, plots, save_picture, write_leaderboard, write_summary
-from tune.report_html import HTML_FILE, write_html
-from tune.report_winner import relation_counts
+from tune.report.files import StudyResult, plots, save_picture, write_leaderboard, write_summary
+from tune.report.html import HTML_FILE, write_html
+from tune.report.verdict import closing_table, write_report
+from tune.report.winner import relation_counts
 from tune.runner import SearchInterrupted, ray_cluster, run_search
 from tune.sampler import export_study, importances, sampler_settings
 from tune.study import StudySearch

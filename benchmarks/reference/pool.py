@@ -34,9 +34,9 @@ from imf_core.evaluate.ranking import Ranked
 from imf_core.evaluate.test_once import OWN, POOLED, RANKS_FILE, flat, save_ranks
 from imf_core.prepare.link_data import graph_of
 from imf_core.runtime import MemoryBudget
-from tune.closing import plus_minus
 from tune.outcome import atomic_write_text
-from tune.report import machine, mean_std
+from tune.report.files import machine, mean_std
+from tune.report.verdict import plus_minus
 
 
 def members_of(studies: Sequence[Path]) -> dict[int, list[Path]]:
@@ -148,7 +148,7 @@ def summary_of(
     out: Path, data: str, reached: Mapping[int, float], runs: Mapping[int, Mapping[str, float]],
     otherwise: Mapping[str, Sequence[Mapping[str, float]]], winner: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """As `tune.report.summary` has it, as far as there is something to say.
+    """As `tune.report.files.summary` has it, as far as there is something to say.
 
     Args:
         out: the folder.

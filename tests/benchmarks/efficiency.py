@@ -25,7 +25,7 @@ from typing import Annotated, Any
 import typer
 
 from tune.journal import JOURNAL_FILE, read_events
-from tune.report import machine
+from tune.report.files import machine
 from tune.settings import SearchConfig, parse_duration
 
 OURS, TPE, RANDOM, DRAWN = "ours", "tpe", "random", "ours-drawn"

@@ -224,7 +224,7 @@ def _line(row: dict[str, Any]) -> str:
 
 def write(out: Path, rows: list[dict[str, Any]], rounds: int) -> None:
     """`fusion.json` with all figures and `fusion.md` with the tables."""
-    from tune.report import machine
+    from tune.report.files import machine
 
     found = {
         "machine": machine(), "date": str(date.today()), "command": "python -m tests.benchmarks.fusion", "threads": 1,

@@ -22,7 +22,7 @@ from imf_core.config_base import parse_overrides
 from imf_core.data.features.modality import Modality
 from imf_core.prepare.link_data import LinkData, prepare
 from imf_core.train.fit import build_model, fit
-from tune.report import machine
+from tune.report.files import machine
 
 POLICIES = ("learned", "mean", "neutral")
 SHARES = (0.0, 0.3, 0.6)

@@ -118,7 +118,7 @@ def main(
 
 
 def _page(rows: list[tuple[str, dict[str, Any]]], repeats: int) -> str:
-    from tune.report import machine
+    from tune.report.files import machine
 
     host = machine()
     threads = os.environ.get("OMP_NUM_THREADS")

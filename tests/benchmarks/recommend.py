@@ -22,7 +22,7 @@ from imf_core.recommend.data.interactions import Interactions
 from imf_core.recommend.data.prepare import RecommendData, prepare_recommend
 from imf_core.recommend.fit import build_model, evaluate_recommender, fit_recommender, popularity_baseline
 from imf_core.runtime import MemoryBudget
-from tune.report import machine
+from tune.report.files import machine
 
 SETTINGS = (
     "model.widths=[256,128,64,32]", "train.lr=0.003", "train.max_epochs=80", "train.patience=15", "train.batch_size=500",

@@ -8,7 +8,7 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-from tune.report import machine
+from tune.report.files import machine
 
 Figures = dict[str, Any]
 

@@ -21,7 +21,7 @@ from typing import Annotated, Any
 import typer
 
 from tests.benchmarks.efficiency import DRAWN, OURS, SETTINGS, Found, compared, spread
-from tune.report import machine
+from tune.report.files import machine
 from tune.settings import parse_duration
 
 FIRST = (1, 3, 5, 10)

@@ -22,7 +22,7 @@ from imf_core.config import Config
 from imf_core.config_base import parse_overrides
 from imf_core.prepare.link_data import prepare
 from imf_core.train.fit import build_model, fit
-from tune.report import machine
+from tune.report.files import machine
 
 CONFIG = Path("results/configs/mkg-y.yaml")
 # title -> settings, epochs of every run (none ends earlier), variants

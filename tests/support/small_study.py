@@ -22,8 +22,8 @@ from imf_core.evaluate.metrics import RankingMetrics
 from imf_core.prepare.link_data import LinkData
 from imf_core.train.fit import build_model
 from tune.records import TrialRecord, TrialState
-from tune.report import StudyResult
-from tune.report_html import write_html
+from tune.report.files import StudyResult
+from tune.report.html import write_html
 from tune.space import Row
 
 SECTIONS = ["searched", "winner", "importance", "history", "slices", "failures", "commands"]

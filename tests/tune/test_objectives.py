@@ -10,11 +10,11 @@ import pytest
 
 from imf_core.config import Config
 from imf_core.errors import ConfigError
-from tune.front import front
 from tune.journal import History, Journal
 from tune.objectives import parse_objective
 from tune.outcome import TrialState
 from tune.records import TrialRecord
+from tune.report.pareto import front
 from tune.sampler import export_study, importances
 from tune.settings import SearchConfig
 from tune.space import SearchSpace

@@ -12,10 +12,10 @@ from small_study import RECORDS, SECTIONS, SPACE, audited, checkpoint, drawn, re
 
 from imf_core.data.graph.graph import Vocabulary
 from imf_core.prepare.link_data import LinkData
-from tune.closing import next_commands
 from tune.records import TrialState
-from tune.report import StudyResult, summary
-from tune.report_html import write_html
+from tune.report.files import StudyResult, summary
+from tune.report.html import write_html
+from tune.report.verdict import next_commands
 from tune.search import ARTIFACTS
 from tune.space import Row
 

@@ -16,8 +16,8 @@ from imf_core.config import Config
 from imf_core.data.graph.graph import KnowledgeGraph, Vocabulary
 from imf_core.prepare.link_data import LinkData
 from tune import finalise
-from tune.report import StudyResult
-from tune.report_winner import MOST_RELATIONS, relation_counts
+from tune.report.files import StudyResult
+from tune.report.winner import MOST_RELATIONS, relation_counts
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ from imf_core.config import Config
 from imf_core.errors import ConfigError, DataError
 from tune.plan.warm_start import warm_start
 from tune.records import TrialRecord, TrialState, load_records
-from tune.report import write_leaderboard
+from tune.report.files import write_leaderboard
 from tune.space import SearchSpace
 from tune.study import StudySearch
 

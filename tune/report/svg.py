@@ -16,8 +16,8 @@ from html import escape
 from typing import TYPE_CHECKING, Any
 
 from tune.records import TrialRecord
-from tune.report_plots import BEST, COLOURS, draw_curves, draw_history, finish
-from tune.report_table import printable
+from tune.report.plots import BEST, COLOURS, draw_curves, draw_history, finish
+from tune.report.tables import printable
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -1,7 +1,7 @@
 """What a study found as one page, `report.html`: nothing in it is fetched and nothing runs, so it can be mailed and kept.
 
 The page is `templates/report.html`, filled by Jinja2, which escapes all text: names of entities and relations, settings and
-reasons come from data. Only the pictures are markup, and those are drawn here (`tune/report_svg.py`).
+reasons come from data. Only the pictures are markup, and those are drawn here (`tune/report/svg.py`).
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 import imf_core
 from tune.budget import duration
-from tune.closing import cost_of, next_commands, plus_minus
 from tune.objectives import COSTS
 from tune.records import TrialRecord, TrialState, atomic_write_text, count_states, ranked
-from tune.report import StudyResult, machine
-from tune.report_svg import curves, history
-from tune.report_table import NONE, Column, Share, Table, listed, mrr, points, printable, setting
-from tune.report_winner import comparison, figures_on_test, look_inside, otherwise_on_test, settings_table
+from tune.report.files import StudyResult, machine
+from tune.report.svg import curves, history
+from tune.report.tables import NONE, Column, Share, Table, listed, mrr, points, printable, setting
+from tune.report.verdict import cost_of, next_commands, plus_minus
+from tune.report.winner import comparison, figures_on_test, look_inside, otherwise_on_test, settings_table
 from tune.space import Row
 
 HTML_FILE = "report.html"

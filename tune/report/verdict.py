@@ -17,7 +17,7 @@ from imf_core.data.audit.report import escaped
 from tune.budget import duration
 from tune.objectives import COSTS
 from tune.records import TrialRecord, TrialState, atomic_write_text, count_states, ranked
-from tune.report import StudyResult, cell, short
+from tune.report.files import StudyResult, cell, short
 
 _SHOWN = 10  # trials and failures on the terminal; the leaderboard has all
 _MORE = 10  # trials, in the printed command that extends a study

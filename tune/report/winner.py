@@ -13,9 +13,9 @@ import torch
 from imf_core.checkpoint.checkpoint import Checkpoint, load_checkpoint
 from imf_core.data.graph.graph import KnowledgeGraph
 from imf_core.errors import CheckpointError
-from tune.report import StudyResult, cell
-from tune.report_svg import Bar, bars
-from tune.report_table import NONE, Column, Share, Table, mrr, points, rank, usable
+from tune.report.files import StudyResult, cell
+from tune.report.svg import Bar, bars
+from tune.report.tables import NONE, Column, Share, Table, mrr, points, rank, usable
 
 MOST_RELATIONS = 30  # with a row of their own; the rest is summed up
 _TEST = {"mrr": "MRR", "hits_at_1": "Hits@1", "hits_at_3": "Hits@3", "hits_at_10": "Hits@10", "mean_rank": "mean rank"}

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, TypeGuard
 
-from tune.report import cell, short
+from tune.report.files import cell, short
 
 Kind = Literal["text", "number", "code", "state", "points", "share", "parts"]
 NONE = "–"  # where there is nothing to say

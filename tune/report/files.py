@@ -1,4 +1,4 @@
-"""What a study found, in numbers: leaderboard, `summary.json`, two plots. `tune/closing.py` puts it into words."""
+"""What a study found, in numbers: leaderboard, `summary.json`, two plots. `tune/report/verdict.py` puts it into words."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from typing import Any
 from imf_core.data.audit.report import AuditReport
 from imf_core.evaluate.test_once import POOLED
 from imf_core.recommend.data.audit import InteractionAudit
-from tune.front import front
 from tune.objectives import COSTS, QUALITY, parse_objective
 from tune.records import TrialRecord, atomic_write_text, count_states, ranked, winner
-from tune.report_plots import plots, save_picture
+from tune.report.pareto import front
+from tune.report.plots import plots, save_picture
 
 __all__ = [
     "StudyResult", "cell", "machine", "plots", "save_picture", "short", "summary", "write_leaderboard", "write_summary",
@@ -103,7 +103,7 @@ class StudyResult:
 
     @property
     def front(self) -> list[TrialRecord]:
-        """The Pareto front where there are costs, see `tune.front`."""
+        """The Pareto front where there are costs, see `tune.report.pareto`."""
         return front(self.records, self.costs) if self.costs else []
 
     @property
