@@ -57,7 +57,6 @@ from imf_core.checkpoint.checkpoint import load_checkpoint
 from imf_core.commands.card.card import model_card, read_study
 from tune import options
 from tune.data_check import AUDIT_FILE, with_baseline, write_audit
-from tune.finalise import Final, final_runs, finalise
 from tune.hosts.joining import joined
 from tune.hosts.node_report import code_digest
 from tune.hosts.nodes import check_nodes, common_interface
@@ -71,7 +70,8 @@ from tune.report.files import StudyResult, plots, save_picture, write_leaderboar
 from tune.report.html import HTML_FILE, write_html
 from tune.report.verdict import closing_table, write_report
 from tune.report.winner import relation_counts
-from tune.runner import SearchInterrupted, ray_cluster, run_search
+from tune.runs.finalise import Final, final_runs, finalise
+from tune.runs.runner import SearchInterrupted, ray_cluster, run_search
 from tune.sampler import export_study, importances, sampler_settings
 from tune.study import StudySearch
 from tune.tracking import Tracker

@@ -31,8 +31,8 @@ from imf_core.errors import ConfigError
 from tune import tracking_text as text
 from tune.outcome import TrialState
 from tune.records import TrialRecord
+from tune.runs.mlflow_callback import MlflowCallback
 from tune.settings import absolute_tracking_uri
-from tune.tracking_callback import MlflowCallback
 from tune.tracking_text import safe_name
 
 __all__ = ["ImfPyfunc", "MlflowCallback", "Tracker", "safe_name"]

@@ -16,7 +16,7 @@ from tests.benchmarks.efficiency import settings_of
 from tune.hosts.resources import ClusterResources
 from tune.plan.opening import open_study
 from tune.plan.plan import make_plan
-from tune.runner import ray_cluster, run_search
+from tune.runs.runner import ray_cluster, run_search
 from tune.search import open_tracker, searcher
 
 

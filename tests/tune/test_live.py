@@ -9,9 +9,9 @@ from typing import Any
 
 from rich.console import Console
 
-from tune.live import LiveTable
 from tune.outcome import TrialState
 from tune.records import Ledger, TrialRecord
+from tune.runs.terminal import LiveTable
 
 
 class Clock:

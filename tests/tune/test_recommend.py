@@ -23,12 +23,13 @@ from imf_core.recommend.config import InteractionConfig, RecommendConfig
 from imf_core.recommend.data.interactions import Owned
 from imf_core.recommend.data.prepare import RecommendData, load_recommend, prepare_recommend
 from imf_core.recommend.topk import TopKMetrics, VectorScorer, evaluate_top_k
-from tune import finalise, recommend_final
+from tune import recommend_final
 from tune.hosts.resources import ClusterResources
 from tune.plan.opening import open_study, ties
 from tune.plan.plan import make_plan
 from tune.report.files import StudyResult
 from tune.report.verdict import next_commands
+from tune.runs import finalise
 from tune.settings import SearchConfig
 from tune.space import SearchSpace
 from tune.worker import Job, run_job

@@ -14,7 +14,6 @@ import pytest
 
 from imf_core.errors import DataError
 from tune import records as records_module
-from tune.budget import Reserve
 from tune.journal import History
 from tune.records import (
     Ledger,
@@ -25,6 +24,7 @@ from tune.records import (
     ranked,
     winner,
 )
+from tune.runs.budget import Reserve
 
 
 def make_trial(folder: Path, trial_id: str, **params: Any) -> Any:

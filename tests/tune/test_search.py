@@ -169,7 +169,7 @@ def test_test_is_opened_in_finalise_alone(repository: Path) -> None:
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Attribute) and node.attr in ("open_test", "test_reader"):
                 found.add(path.relative_to(repository).as_posix())
-    links = {"imf_core/data/graph/graph.py", "imf_core/commands/splits.py", "tune/finalise.py"}
+    links = {"imf_core/data/graph/graph.py", "imf_core/commands/splits.py", "tune/runs/finalise.py"}
     recommenders = {"imf_core/recommend/data/interactions.py", "imf_core/commands/recommender/train.py", "tune/recommend_final.py"}
     assert found == links | recommenders
 

@@ -15,7 +15,6 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 import imf_core
-from tune.budget import duration
 from tune.objectives import COSTS
 from tune.records import TrialRecord, TrialState, atomic_write_text, count_states, ranked
 from tune.report.files import StudyResult, machine
@@ -23,6 +22,7 @@ from tune.report.svg import curves, history
 from tune.report.tables import NONE, Column, Share, Table, listed, mrr, points, printable, setting
 from tune.report.verdict import cost_of, next_commands, plus_minus
 from tune.report.winner import comparison, figures_on_test, look_inside, otherwise_on_test, settings_table
+from tune.runs.budget import duration
 from tune.space import Row
 
 HTML_FILE = "report.html"

@@ -14,9 +14,9 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from tune.budget import duration
 from tune.outcome import name_of
 from tune.records import Ledger
+from tune.runs.budget import duration
 from tune.settings import METRIC, TIME_ATTR
 
 _EVERY = 0.5  # seconds between two drawings

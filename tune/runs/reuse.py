@@ -13,7 +13,7 @@ from pathlib import Path
 from tune.journal import History
 from tune.plan.opening import OpenStudy
 from tune.records import Ledger, TrialRecord, can_be_taken
-from tune.tracking_callback import MlflowCallback
+from tune.runs.mlflow_callback import MlflowCallback
 
 
 def take_over(

@@ -31,7 +31,7 @@ from tune.data_check import baseline_of
 from tune.plan.opening import OpenStudy
 from tune.plan.plan import Plan
 from tune.records import TrialRecord
-from tune.runner import run_variants
+from tune.runs.runner import run_variants
 from tune.settings import AnyConfig
 from tune.task import StudyData
 from tune.tracking import Tracker

@@ -1,0 +1,1 @@
+"""Running trials under Ray Tune, and finalising the winner."""
