@@ -1,7 +1,7 @@
 """Frozen configurations of data, structure, model and training, with the range in which each setting may be searched.
 
 A setting's default, its bounds and its search range stand side by side, so that one line answers "what is it, what may it
-be, and what does the search try". `tune/space.py` reads the `Tunable` marks; nothing here knows of a search library.
+be, and what does the search try". `tune/space/space.py` reads the `Tunable` marks; nothing here knows of a search library.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ from optuna.exceptions import ExperimentalWarning
 from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
 from optuna.trial import FrozenTrial, TrialState
 
-from tune.parameter import Parameter
+from tune.space.parameter import Parameter
 
 STARTUP = 10  # random draws before TPE has enough to go by; these do not depend on the order in which trials finish
 _CANDIDATES = 24

@@ -62,7 +62,6 @@ from tune.hosts.node_report import code_digest
 from tune.hosts.nodes import check_nodes, common_interface
 from tune.hosts.resources import ClusterResources
 from tune.journal import History
-from tune.objectives import COSTS
 from tune.plan.opening import OpenStudy, open_study
 from tune.plan.plan import Plan, make_plan, show_plan, show_space
 from tune.records import TrialRecord, atomic_write_text, winner
@@ -73,6 +72,7 @@ from tune.report.winner import relation_counts
 from tune.runs.finalise import Final, final_runs, finalise
 from tune.runs.runner import SearchInterrupted, ray_cluster, run_search
 from tune.sampler import export_study, importances, sampler_settings
+from tune.space.objectives import COSTS
 from tune.study import StudySearch
 from tune.tracking import Tracker
 

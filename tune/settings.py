@@ -22,7 +22,7 @@ from imf_core.config_base import nearest
 from imf_core.errors import ConfigError
 from imf_core.recommend.config import RecommendConfig
 from tune.journal import JOURNAL_FILE, read_events
-from tune.objectives import QUALITY, parse_objective
+from tune.space.objectives import QUALITY, parse_objective
 
 AnyConfig = Config | RecommendConfig
 CONFIGS: dict[str, type[Config] | type[RecommendConfig]] = {"link": Config, "recommend": RecommendConfig}  # by task
@@ -255,7 +255,7 @@ class SearchConfig(BaseModel):
 
     @property
     def costs(self) -> tuple[str, ...]:
-        """What is weighed besides the validation MRR: names of `tune.objectives.COSTS`."""
+        """What is weighed besides the validation MRR: names of `tune.space.objectives.COSTS`."""
         return parse_objective(self.objective)
 
     @property

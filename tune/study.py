@@ -23,7 +23,7 @@ from tune.outcome import reported_numbers
 from tune.sampler import STARTUP, distribution, make_sampler
 from tune.schedule import is_finite
 from tune.settings import METRIC, MODE, TIME_ATTR
-from tune.space import SearchSpace
+from tune.space.space import SearchSpace
 
 _TRIES = 100  # draws for a setting that was not tried; a space that gives none by then is exhausted
 

@@ -24,7 +24,7 @@ from tune.environment import STALL
 from tune.outcome import OUTCOME_FILE, TrialState, full_disk
 from tune.settings import CONFIGS, AnyConfig
 from tune.smaller import ran_out, said, shrink, smaller_settings, was_killed
-from tune.space import SearchSpace
+from tune.space.space import SearchSpace
 from tune.worker import Job, run_job, train_worker, write_outcome, written_state
 
 _DRAIN_SECONDS = 30.0

@@ -91,7 +91,7 @@ def bookkeeping(folder: Path, trials: int, count: int) -> Milliseconds:
     from tune.outcome import TrialState
     from tune.records import Ledger, TrialRecord
     from tune.schedule import make_scheduler
-    from tune.space import SearchSpace
+    from tune.space.space import SearchSpace
     from tune.study import StudySearch
 
     found: Milliseconds = {}

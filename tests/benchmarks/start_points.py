@@ -74,7 +74,7 @@ def page_of(facts: Mapping[str, Any]) -> list[str]:
     text = [
         "# What the start points are worth on a graph that they do not know", "",
         "A search begins with the default settings and with those that won on MKG-W, on MKG-Y and on the bundled characters "
-        "(`tune/priors.py`). Best validation MRR of the first trials of a search with and without that beginning; all else is "
+        "(`tune/space/start_points.py`). Best validation MRR of the first trials of a search with and without that beginning; all else is "
         "the same: space, sampler, early stopping, seeds. They ran side by side, a trial of one thread at a time each. Mean "
         "and deviation over the seeds where there are several.", "",
     ]

@@ -24,7 +24,7 @@ from imf_core.train.fit import build_model
 from tune.records import TrialRecord, TrialState
 from tune.report.files import StudyResult
 from tune.report.html import write_html
-from tune.space import Row
+from tune.space.space import Row
 
 SECTIONS = ["searched", "winner", "importance", "history", "slices", "failures", "commands"]
 VOID = {"meta", "br", "img", "input", "link", "hr"}

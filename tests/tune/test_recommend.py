@@ -31,7 +31,7 @@ from tune.report.files import StudyResult
 from tune.report.verdict import next_commands
 from tune.runs import finalise
 from tune.settings import SearchConfig
-from tune.space import SearchSpace
+from tune.space.space import SearchSpace
 from tune.worker import Job, run_job
 
 

@@ -17,7 +17,7 @@ from tune.report.files import StudyResult, summary
 from tune.report.html import write_html
 from tune.report.verdict import next_commands
 from tune.search import ARTIFACTS
-from tune.space import Row
+from tune.space.space import Row
 
 SCRIPT = "<script>alert(1)</script>"
 

@@ -13,7 +13,7 @@ from imf_core.evaluate.metrics import RankingMetrics
 from imf_core.train.batches import Shard
 from imf_core.train.progress import EpochReport
 from tune.journal import History, Journal
-from tune.space import SearchSpace
+from tune.space.space import SearchSpace
 from tune.study import StudySearch
 from tune.worker import Reporter
 

@@ -10,8 +10,8 @@ import pytest
 
 from imf_core.config import Config, preset
 from imf_core.errors import ConfigError
-from tune.parameter import Parameter, marks
-from tune.space import SearchSpace
+from tune.space.parameter import Parameter, marks
+from tune.space.space import SearchSpace
 
 BRANCHES = ("structure", "image", "text", "fused")
 WEIGHTS = tuple(f"model.decision_weights.{branch}" for branch in BRANCHES)

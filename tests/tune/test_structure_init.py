@@ -11,10 +11,10 @@ from small_search import SMALL, write_graph
 from imf_core.config_base import parse_overrides
 from imf_core.prepare.link_data import load_prepared
 from tune.hosts.resources import ClusterResources
-from tune.parameter import marks
 from tune.plan.opening import open_study
 from tune.plan.plan import make_plan
 from tune.settings import SearchConfig
+from tune.space.parameter import marks
 
 QUICK = ["structure.init=gat", "structure.width=8", "structure.epochs=1"]
 

@@ -16,7 +16,7 @@ from imf_core.config import FUSED, STRUCTURE, Config
 from imf_core.errors import ConfigError
 from tune.journal import History, Journal
 from tune.sampler import distribution, export_study, make_sampler, sampler_settings
-from tune.space import SearchSpace
+from tune.space.space import SearchSpace
 from tune.study import StudySearch
 
 BRANCHES = ("structure", "image", "text", "fused")

@@ -13,7 +13,7 @@ from imf_core.errors import ConfigError, DataError
 from tune.plan.warm_start import warm_start
 from tune.records import TrialRecord, TrialState, load_records
 from tune.report.files import write_leaderboard
-from tune.space import SearchSpace
+from tune.space.space import SearchSpace
 from tune.study import StudySearch
 
 BRANCHES = ("structure", "image", "text", "fused")

@@ -14,7 +14,7 @@ from tune.journal import JOURNAL_FILE, read_events
 from tune.records import TrialState, load_records
 from tune.schedule import is_finite
 from tune.settings import METRIC
-from tune.space import SearchSpace
+from tune.space.space import SearchSpace
 
 POINTS = 5  # points tried first where their values are not known here
 # What a value does not rest on: how it was searched for, and by which version of the code.

@@ -15,7 +15,6 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 import imf_core
-from tune.objectives import COSTS
 from tune.records import TrialRecord, TrialState, atomic_write_text, count_states, ranked
 from tune.report.files import StudyResult, machine
 from tune.report.svg import curves, history
@@ -23,7 +22,8 @@ from tune.report.tables import NONE, Column, Share, Table, listed, mrr, points, 
 from tune.report.verdict import cost_of, next_commands, plus_minus
 from tune.report.winner import comparison, figures_on_test, look_inside, otherwise_on_test, settings_table
 from tune.runs.budget import duration
-from tune.space import Row
+from tune.space.objectives import COSTS
+from tune.space.space import Row
 
 HTML_FILE = "report.html"
 _TEMPLATES = Path(__file__).parent / "templates"

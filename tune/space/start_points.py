@@ -6,7 +6,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
-from tune.space import SearchSpace
+from tune.space.space import SearchSpace
 
 
 @dataclass(frozen=True)

@@ -19,8 +19,8 @@ import yaml
 
 from imf_core.config import FUSED, STRUCTURE, Config
 from imf_core.errors import ConfigError
-from tune.parameter import Parameter, hint, label, marks, ordered, try_corners, value_of
 from tune.settings import AnyConfig
+from tune.space.parameter import Parameter, hint, label, marks, ordered, try_corners, value_of
 
 WEIGHTS = "model.decision_weights"
 MODALITIES = "model.modalities"
