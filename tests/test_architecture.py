@@ -28,8 +28,8 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("imf_core.predict", "imf_core.recommend.answers", "imf_core.ensemble.ensemble"),
     ("imf_core.cli", "imf_core.commands"),
     ("tune", "tune.settings", "tune.environment", "tune.options", "tune.space.space", "tune.space.parameter", "tune.hosts.resources",
-     "tune.records", "tune.outcome", "tune.journal", "tune.smaller", "tune.hosts.node_report", "tune.space.objectives"),
-    ("tune.study", "tune.sampler", "tune.plan.warm_start", "tune.schedule", "tune.tracking", "tune.runs.mlflow_callback",
+     "tune.study.records", "tune.study.outcome", "tune.study.journal", "tune.smaller", "tune.hosts.node_report", "tune.space.objectives"),
+    ("tune.study.searcher", "tune.study.sampler", "tune.plan.warm_start", "tune.study.schedule", "tune.tracking", "tune.runs.mlflow_callback",
      "tune.tracking_text", "tune.data_check", "tune.plan.disk", "imf_core.evaluate.cached_scores", "tune.runs.budget", "tune.report.pareto", "tune.hosts.joining",
      "tune.hosts.nodes", "tune.space.start_points"),
     ("tune.task",),
@@ -47,7 +47,7 @@ PACKAGES = ("imf_core", "tune")
 # library -> where it may be imported: a folder (ends in "/") or a file
 GATES: dict[str, tuple[str, ...]] = {
     "ray": ("tune/",),
-    "optuna": ("tune/space/space.py", "tune/study.py", "tune/sampler.py", "tune/report/files.py"),
+    "optuna": ("tune/space/space.py", "tune/study/searcher.py", "tune/study/sampler.py", "tune/report/files.py"),
     "mlflow": ("tune/tracking.py",),
     "transformers": ("imf_core/encode/",),
     "torchvision": ("imf_core/encode/",),
@@ -276,8 +276,8 @@ def test_importing_tune_does_no_work() -> None:
         ("imf_core/train/fit.py", "import typing\nif typing.TYPE_CHECKING:\n    from imf_core import predict"),
         ("imf_core/cli.py", "import tune.search"),
         ("imf_core/cli.py", "import importlib\nimportlib.import_module('tune.search')"),
-        ("tune/settings.py", "from tune.study import open_study"),
-        ("tune/records.py", "from tune.tracking import Tracker"),
+        ("tune/settings.py", "from tune.study.searcher import open_study"),
+        ("tune/study/records.py", "from tune.tracking import Tracker"),
         ("tune/tracking.py", "from tune.worker import loop"),
         ("tune/worker.py", "from tune.trial import run"),
         ("tune/trial.py", "from .finalise import finalise"),
@@ -337,8 +337,8 @@ def test_a_library_outside_its_gate_is_seen(path, source) -> None:
 @pytest.mark.parametrize(
     ("path", "source"),
     [
-        ("tune/trial.py", "import ray\nimport ray.tune as ray_tune\nfrom ray.train import report\nimport tune.records"),
-        ("tune/study.py", "import optuna\nfrom tune import settings"),
+        ("tune/trial.py", "import ray\nimport ray.tune as ray_tune\nfrom ray.train import report\nimport tune.study.records"),
+        ("tune/study/searcher.py", "import optuna\nfrom tune import settings"),
         ("tune/tracking.py", "import mlflow"),
         ("imf_core/encode/image/bitmap.py", "import timm, torchvision, transformers"),
         ("imf_core/encode/structure/attention.py", "from torch_geometric.nn import GATConv"),

@@ -27,7 +27,7 @@ from imf_core.recommend.data.audit import InteractionAudit, audit_interactions
 from imf_core.recommend.data.prepare import RecommendData, prepare_recommend, read_for_audit
 from imf_core.recommend.fit import popularity_baseline
 from imf_core.recommend.topk import TopKMetrics
-from tune.records import atomic_write_text
+from tune.study.records import atomic_write_text
 
 AUDIT_FILE = "audit.json"
 Audit = TypeVar("Audit", bound=AuditReport | InteractionAudit)

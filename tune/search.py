@@ -61,19 +61,19 @@ from tune.hosts.joining import joined
 from tune.hosts.node_report import code_digest
 from tune.hosts.nodes import check_nodes, common_interface
 from tune.hosts.resources import ClusterResources
-from tune.journal import History
 from tune.plan.opening import OpenStudy, open_study
 from tune.plan.plan import Plan, make_plan, show_plan, show_space
-from tune.records import TrialRecord, atomic_write_text, winner
 from tune.report.files import StudyResult, plots, save_picture, write_leaderboard, write_summary
 from tune.report.html import HTML_FILE, write_html
 from tune.report.verdict import closing_table, write_report
 from tune.report.winner import relation_counts
 from tune.runs.finalise import Final, final_runs, finalise
 from tune.runs.runner import SearchInterrupted, ray_cluster, run_search
-from tune.sampler import export_study, importances, sampler_settings
 from tune.space.objectives import COSTS
-from tune.study import StudySearch
+from tune.study.journal import History
+from tune.study.records import TrialRecord, atomic_write_text, winner
+from tune.study.sampler import export_study, importances, sampler_settings
+from tune.study.searcher import StudySearch
 from tune.tracking import Tracker
 
 EXIT_NO_RESULT = 3  # every trial failed or diverged, or the winner could not be retrained

@@ -21,8 +21,8 @@ from imf_core.config import Config, preset
 from imf_core.config_base import nearest
 from imf_core.errors import ConfigError
 from imf_core.recommend.config import RecommendConfig
-from tune.journal import JOURNAL_FILE, read_events
 from tune.space.objectives import QUALITY, parse_objective
+from tune.study.journal import JOURNAL_FILE, read_events
 
 AnyConfig = Config | RecommendConfig
 CONFIGS: dict[str, type[Config] | type[RecommendConfig]] = {"link": Config, "recommend": RecommendConfig}  # by task

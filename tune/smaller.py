@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from imf_core.runtime import is_out_of_memory
-from tune.outcome import atomic_write_text
 from tune.settings import AnyConfig
+from tune.study.outcome import atomic_write_text
 
 SMALLER_FILE, KILLED_FILE = "smaller.json", "killed_for_memory"
 # What a worker's own error looks like from outside: Ray's, and a worker group's with the text of the first one in it.

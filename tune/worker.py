@@ -31,7 +31,7 @@ from imf_core.train.batches import Shard
 from imf_core.train.loop import Saving
 from imf_core.train.progress import EpochReport
 from tune.hosts.node_report import refuse_other_code
-from tune.outcome import OUTCOME_FILE, TrialState, atomic_write_text
+from tune.study.outcome import OUTCOME_FILE, TrialState, atomic_write_text
 from tune.task import TASKS, Result
 
 _WAIT_SECONDS = 120.0

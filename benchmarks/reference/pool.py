@@ -34,9 +34,9 @@ from imf_core.evaluate.ranking import Ranked
 from imf_core.evaluate.test_once import OWN, POOLED, RANKS_FILE, flat, save_ranks
 from imf_core.prepare.link_data import graph_of
 from imf_core.runtime import MemoryBudget
-from tune.outcome import atomic_write_text
 from tune.report.files import machine, mean_std
 from tune.report.verdict import plus_minus
+from tune.study.outcome import atomic_write_text
 
 
 def members_of(studies: Sequence[Path]) -> dict[int, list[Path]]:

@@ -29,9 +29,9 @@ from imf_core.evaluate.metrics import RankingMetrics
 from imf_core.evaluate.test_once import POOLED, RANKS_FILE, flat, rank_test
 from imf_core.prepare.link_data import graph_of
 from imf_core.runtime import MemoryBudget
-from tune.outcome import atomic_write_text
 from tune.report.files import mean_std
 from tune.report.verdict import plus_minus
+from tune.study.outcome import atomic_write_text
 
 _SEED, _PATH = "train.seed", "data.path"
 

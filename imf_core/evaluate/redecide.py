@@ -33,7 +33,7 @@ from imf_core.evaluate.ranking import evaluate_decisions
 from imf_core.model.decision import Decision
 from imf_core.model.imf import Imf
 from imf_core.runtime import MemoryBudget
-from tune.records import load_records, ranked
+from tune.study.records import load_records, ranked
 
 TRAINED, COMMON, RELATION = "trained", "common", "relation"
 EVALUATIONS = 2000

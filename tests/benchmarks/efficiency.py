@@ -24,9 +24,9 @@ from typing import Annotated, Any
 
 import typer
 
-from tune.journal import JOURNAL_FILE, read_events
 from tune.report.files import machine
 from tune.settings import SearchConfig, parse_duration
+from tune.study.journal import JOURNAL_FILE, read_events
 
 OURS, TPE, RANDOM, DRAWN = "ours", "tpe", "random", "ours-drawn"
 RIVALS: dict[str, dict[str, Any]] = {

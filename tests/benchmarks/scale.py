@@ -58,7 +58,7 @@ def numbers(epoch: int) -> dict[str, Any]:
 
 def long_history(space: Any, trials: int) -> list[dict[str, Any]]:
     """Events of a study with so many ended trials, at points drawn by chance: a third ran all epochs, the others four."""
-    from tune.study import StudySearch
+    from tune.study.searcher import StudySearch
 
     chance = StudySearch(space, kind="random")
     first = {"name": "s", "tied": {}, "points": [], "known": [], "note": ""}
@@ -87,12 +87,12 @@ def last_epoch(number: int) -> int:
 def bookkeeping(folder: Path, trials: int, count: int) -> Milliseconds:
     """Journal (on the disk of `folder`), sampler, rungs and ledger, with nothing before and with a long history."""
     from imf_core.config import preset
-    from tune.journal import History, Journal
-    from tune.outcome import TrialState
-    from tune.records import Ledger, TrialRecord
-    from tune.schedule import make_scheduler
     from tune.space.space import SearchSpace
-    from tune.study import StudySearch
+    from tune.study.journal import History, Journal
+    from tune.study.outcome import TrialState
+    from tune.study.records import Ledger, TrialRecord
+    from tune.study.schedule import make_scheduler
+    from tune.study.searcher import StudySearch
 
     found: Milliseconds = {}
     space = SearchSpace.default(preset("paper"), ("structure", "image", "text", "fused"), {})
@@ -168,8 +168,8 @@ def tracking(uri: str, folder: Path, earlier: int, count: int, behind: str = "")
     """A trial's run begun, an epoch, thirty epochs at once, its end; with so many runs in the database `behind` already."""
     from mlflow.tracking import MlflowClient
 
-    from tune.outcome import TrialState
-    from tune.records import TrialRecord
+    from tune.study.outcome import TrialState
+    from tune.study.records import TrialRecord
     from tune.tracking import Tracker
 
     tracker = Tracker.open(uri, "scale", folder / "artifacts", "scale", {f"setting.{place}": place for place in range(60)})

@@ -21,10 +21,10 @@ from imf_core.data.raw import RawGraph
 from imf_core.evaluate.metrics import RankingMetrics
 from imf_core.prepare.link_data import LinkData
 from imf_core.train.fit import build_model
-from tune.records import TrialRecord, TrialState
 from tune.report.files import StudyResult
 from tune.report.html import write_html
 from tune.space.space import Row
+from tune.study.records import TrialRecord, TrialState
 
 SECTIONS = ["searched", "winner", "importance", "history", "slices", "failures", "commands"]
 VOID = {"meta", "br", "img", "input", "link", "hr"}

@@ -6,7 +6,7 @@ import numpy as np
 import optuna
 import pytest
 
-from tune.sampler import importances
+from tune.study.sampler import importances
 
 
 def searched(trials: int, seed: int = 0, flat: bool = False) -> optuna.Study:
@@ -53,6 +53,6 @@ def test_a_failing_computation_gives_none(monkeypatch: pytest.MonkeyPatch) -> No
         asked.append(keywords["params"])
         raise ValueError("no grid")
 
-    monkeypatch.setattr("tune.sampler.get_param_importances", refuse)
+    monkeypatch.setattr("tune.study.sampler.get_param_importances", refuse)
     assert importances(searched(8)) == {}
     assert asked == [["fusion", "lr", "rank", "width"]]  # in an order of their own: a set's differs between processes

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from imf_core.errors import ConfigError, DataError, ResourceError
-from tune.journal import History, Journal, read_events, trial_name
+from tune.study.journal import History, Journal, read_events, trial_name
 
 
 def begun(folder: Path) -> Journal:
@@ -66,7 +66,7 @@ def test_damage_is_named_with_file_and_line(tmp_path: Path, lines: list[str], li
 def test_one_driver_at_a_time_and_a_killed_one_lets_go(tmp_path: Path) -> None:
     code = f"""
 import sys; sys.path.insert(0, {str(Path(__file__).parents[2])!r})
-from tune.journal import Journal
+from tune.study.journal import Journal
 journal = Journal({str(tmp_path)!r}); journal.append("study"); print("holds it", flush=True); input()
 """
     other = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)

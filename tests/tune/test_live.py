@@ -9,9 +9,9 @@ from typing import Any
 
 from rich.console import Console
 
-from tune.outcome import TrialState
-from tune.records import Ledger, TrialRecord
 from tune.runs.terminal import LiveTable
+from tune.study.outcome import TrialState
+from tune.study.records import Ledger, TrialRecord
 
 
 class Clock:

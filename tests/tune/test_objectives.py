@@ -10,15 +10,15 @@ import pytest
 
 from imf_core.config import Config
 from imf_core.errors import ConfigError
-from tune.journal import History, Journal
-from tune.outcome import TrialState
-from tune.records import TrialRecord
 from tune.report.pareto import front
-from tune.sampler import export_study, importances
 from tune.settings import SearchConfig
 from tune.space.objectives import parse_objective
 from tune.space.space import SearchSpace
-from tune.study import StudySearch
+from tune.study.journal import History, Journal
+from tune.study.outcome import TrialState
+from tune.study.records import TrialRecord
+from tune.study.sampler import export_study, importances
+from tune.study.searcher import StudySearch
 
 SPACE = SearchSpace.default(Config(), ("structure", "text", "fused"))
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tune.outcome import TrialState, atomic_write_text, classify, last_error, reported_numbers, trial_params
+from tune.study.outcome import TrialState, atomic_write_text, classify, last_error, reported_numbers, trial_params
 
 
 @pytest.mark.parametrize(

@@ -14,11 +14,11 @@ from imf_core.recommend.config import RecommendConfig
 from tune.hosts.resources import ClusterResources
 from tune.plan.opening import open_study
 from tune.plan.plan import make_plan
-from tune.sampler import STARTUP
 from tune.search import searcher
 from tune.settings import SearchConfig
 from tune.space.space import SearchSpace
 from tune.space.start_points import START_POINTS, start_points
+from tune.study.sampler import STARTUP
 
 BRANCHES = ("structure", "text", "fused")
 

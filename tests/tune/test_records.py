@@ -13,18 +13,10 @@ from typing import Any
 import pytest
 
 from imf_core.errors import DataError
-from tune import records as records_module
-from tune.journal import History
-from tune.records import (
-    Ledger,
-    TrialRecord,
-    TrialState,
-    count_states,
-    load_records,
-    ranked,
-    winner,
-)
 from tune.runs.budget import Reserve
+from tune.study import records as records_module
+from tune.study.journal import History
+from tune.study.records import Ledger, TrialRecord, TrialState, count_states, load_records, ranked, winner
 
 
 def make_trial(folder: Path, trial_id: str, **params: Any) -> Any:

@@ -12,9 +12,9 @@ from imf_core.config import Config
 from imf_core.evaluate.metrics import RankingMetrics
 from imf_core.train.batches import Shard
 from imf_core.train.progress import EpochReport
-from tune.journal import History, Journal
 from tune.space.space import SearchSpace
-from tune.study import StudySearch
+from tune.study.journal import History, Journal
+from tune.study.searcher import StudySearch
 from tune.worker import Reporter
 
 

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from imf_core.errors import ConfigError
-from tune.journal import History
-from tune.schedule import LearnedBracket, default_grace, is_finite, make_scheduler
+from tune.study.journal import History
+from tune.study.schedule import LearnedBracket, default_grace, is_finite, make_scheduler
 
 
 def report(scheduler: Any, name: str, epoch: int, value: float) -> str:

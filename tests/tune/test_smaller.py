@@ -12,8 +12,8 @@ import pytest
 from imf_core.config import Config
 from imf_core.errors import ResourceError
 from tune import trial as trial_module
-from tune.records import Ledger
 from tune.smaller import mark_killed, ran_out, smaller_settings
+from tune.study.records import Ledger
 from tune.trial import TrialSpec, run_trial
 from tune.worker import Job
 

@@ -14,10 +14,10 @@ from optuna.trial import TrialState
 
 from imf_core.config import FUSED, STRUCTURE, Config
 from imf_core.errors import ConfigError
-from tune.journal import History, Journal
-from tune.sampler import distribution, export_study, make_sampler, sampler_settings
 from tune.space.space import SearchSpace
-from tune.study import StudySearch
+from tune.study.journal import History, Journal
+from tune.study.sampler import distribution, export_study, make_sampler, sampler_settings
+from tune.study.searcher import StudySearch
 
 BRANCHES = ("structure", "image", "text", "fused")
 LR = {"train.lr": {"low": 1e-4, "high": 1e-1, "log": True}, "model.dim": {"choices": [64, 128]}}

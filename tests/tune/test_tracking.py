@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 from mlflow.exceptions import MlflowException
 
-from tune.journal import History, TrialHistory
-from tune.records import Ledger, load_records
+from tune.study.journal import History, TrialHistory
+from tune.study.records import Ledger, load_records
 from tune.tracking import MlflowCallback, Tracker
 from tune.tracking_text import config_text, param_text
 

@@ -11,10 +11,10 @@ import pytest
 from imf_core.config import Config
 from imf_core.errors import ConfigError, DataError
 from tune.plan.warm_start import warm_start
-from tune.records import TrialRecord, TrialState, load_records
 from tune.report.files import write_leaderboard
 from tune.space.space import SearchSpace
-from tune.study import StudySearch
+from tune.study.records import TrialRecord, TrialState, load_records
+from tune.study.searcher import StudySearch
 
 BRANCHES = ("structure", "image", "text", "fused")
 LR = {"train.lr": {"low": 1e-4, "high": 1e-1, "log": True}, "model.dim": {"choices": [64, 128]}}

@@ -15,11 +15,11 @@ import imf_core
 from imf_core.errors import ConfigError, DataError
 from tune.data_check import write_audit
 from tune.hosts.node_report import code_digest
-from tune.journal import JOURNAL_FILE, History, Journal
 from tune.plan.plan import Plan
 from tune.plan.warm_start import warm_start
-from tune.sampler import sampler_settings
 from tune.settings import SearchConfig
+from tune.study.journal import JOURNAL_FILE, History, Journal
+from tune.study.sampler import sampler_settings
 from tune.task import TASKS
 
 _SHOWN = 12  # lines of a diff

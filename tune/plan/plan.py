@@ -23,11 +23,11 @@ from imf_core.train.estimate import MemoryEstimate, estimate_of
 from tune.data_check import audited, baseline_of, recommend_data, with_baseline
 from tune.hosts.resources import ClusterResources, ResourcePlan, plan_resources
 from tune.plan.disk import DiskEstimate, disk_estimate
-from tune.sampler import STARTUP
-from tune.schedule import default_grace
 from tune.settings import AnyConfig, SearchConfig
 from tune.space.space import SearchSpace
 from tune.space.start_points import start_points
+from tune.study.sampler import STARTUP
+from tune.study.schedule import default_grace
 from tune.task import StudyData
 
 

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from imf_core.errors import ConfigError, DataError
-from tune.journal import JOURNAL_FILE, read_events
-from tune.records import TrialState, load_records
-from tune.schedule import is_finite
 from tune.settings import METRIC
 from tune.space.space import SearchSpace
+from tune.study.journal import JOURNAL_FILE, read_events
+from tune.study.records import TrialState, load_records
+from tune.study.schedule import is_finite
 
 POINTS = 5  # points tried first where their values are not known here
 # What a value does not rest on: how it was searched for, and by which version of the code.

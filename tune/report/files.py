@@ -20,10 +20,10 @@ from typing import Any
 from imf_core.data.audit.report import AuditReport
 from imf_core.evaluate.test_once import POOLED
 from imf_core.recommend.data.audit import InteractionAudit
-from tune.records import TrialRecord, atomic_write_text, count_states, ranked, winner
 from tune.report.pareto import front
 from tune.report.plots import plots, save_picture
 from tune.space.objectives import COSTS, QUALITY, parse_objective
+from tune.study.records import TrialRecord, atomic_write_text, count_states, ranked, winner
 
 __all__ = [
     "StudyResult", "cell", "machine", "plots", "save_picture", "short", "summary", "write_leaderboard", "write_summary",

@@ -15,7 +15,6 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 import imf_core
-from tune.records import TrialRecord, TrialState, atomic_write_text, count_states, ranked
 from tune.report.files import StudyResult, machine
 from tune.report.svg import curves, history
 from tune.report.tables import NONE, Column, Share, Table, listed, mrr, points, printable, setting
@@ -24,6 +23,7 @@ from tune.report.winner import comparison, figures_on_test, look_inside, otherwi
 from tune.runs.budget import duration
 from tune.space.objectives import COSTS
 from tune.space.space import Row
+from tune.study.records import TrialRecord, TrialState, atomic_write_text, count_states, ranked
 
 HTML_FILE = "report.html"
 _TEMPLATES = Path(__file__).parent / "templates"
@@ -47,7 +47,7 @@ def write_html(
     Args:
         result: of the study.
         space: every parameter that can be tuned, as `SearchSpace.describe` lists them; empty where it is not known.
-        importance: share of each parameter, 0..1, the largest first (`tune.sampler.importances`).
+        importance: share of each parameter, 0..1, the largest first (`tune.study.sampler.importances`).
         relation_counts: training triples of each relation, by its name; they say which are the most frequent.
     """
     page = Environment(

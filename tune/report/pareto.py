@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from tune.outcome import TrialState
-from tune.records import TrialRecord, ranked
 from tune.space.objectives import COSTS
+from tune.study.outcome import TrialState
+from tune.study.records import TrialRecord, ranked
 
 
 def front(records: Iterable[TrialRecord], costs: Sequence[str]) -> list[TrialRecord]:

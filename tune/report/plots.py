@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from tune.records import TrialRecord, TrialState, winner
+from tune.study.records import TrialRecord, TrialState, winner
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -15,9 +15,9 @@ from functools import partial
 from html import escape
 from typing import TYPE_CHECKING, Any
 
-from tune.records import TrialRecord
 from tune.report.plots import BEST, COLOURS, draw_curves, draw_history, finish
 from tune.report.tables import printable
+from tune.study.records import TrialRecord
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

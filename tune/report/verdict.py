@@ -14,10 +14,10 @@ from rich.table import Table
 from rich.text import Text
 
 from imf_core.data.audit.report import escaped
-from tune.records import TrialRecord, TrialState, atomic_write_text, count_states, ranked
 from tune.report.files import StudyResult, cell, short
 from tune.runs.budget import duration
 from tune.space.objectives import COSTS
+from tune.study.records import TrialRecord, TrialState, atomic_write_text, count_states, ranked
 
 _SHOWN = 10  # trials and failures on the terminal; the leaderboard has all
 _MORE = 10  # trials, in the printed command that extends a study

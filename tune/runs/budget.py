@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 
 import ray.tune as ray_tune
 
-from tune.outcome import TrialState
-from tune.records import TrialRecord, can_be_taken, winner
+from tune.study.outcome import TrialState
+from tune.study.records import TrialRecord, can_be_taken, winner
 
 if TYPE_CHECKING:
-    from tune.records import Ledger
+    from tune.study.records import Ledger
 
 _START = 3.0  # seconds that a run takes besides its epochs
 _SLACK = 1.1  # runs are not equally long

@@ -30,9 +30,9 @@ from tune import recommend_final
 from tune.data_check import baseline_of
 from tune.plan.opening import OpenStudy
 from tune.plan.plan import Plan
-from tune.records import TrialRecord
 from tune.runs.runner import run_variants
 from tune.settings import AnyConfig
+from tune.study.records import TrialRecord
 from tune.task import StudyData
 from tune.tracking import Tracker
 

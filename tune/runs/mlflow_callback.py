@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import ray.tune as ray_tune
 
-from tune.journal import TrialHistory
-from tune.outcome import name_of, reported_numbers, trial_params
-from tune.records import Ledger, TrialRecord
+from tune.study.journal import TrialHistory
+from tune.study.outcome import name_of, reported_numbers, trial_params
+from tune.study.records import Ledger, TrialRecord
 
 if TYPE_CHECKING:
     from tune.tracking import Epoch, Tracker

@@ -10,10 +10,10 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from tune.journal import History
 from tune.plan.opening import OpenStudy
-from tune.records import Ledger, TrialRecord, can_be_taken
 from tune.runs.mlflow_callback import MlflowCallback
+from tune.study.journal import History
+from tune.study.records import Ledger, TrialRecord, can_be_taken
 
 
 def take_over(

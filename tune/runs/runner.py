@@ -20,17 +20,17 @@ from tune.environment import environment
 from tune.hosts.node_report import code_digest
 from tune.hosts.resources import ClusterResources, ResourcePlan
 from tune.hosts.watchdog import watching
-from tune.journal import Journal
-from tune.outcome import TrialState, name_of
 from tune.plan.opening import OpenStudy
 from tune.plan.plan import Plan
-from tune.records import TRIALS_FILE, Ledger, TrialRecord, load_records
 from tune.runs.budget import Deadline, Reserve
 from tune.runs.reuse import take_over
 from tune.runs.terminal import LiveTable
-from tune.schedule import FiniteAsha, make_scheduler
 from tune.settings import AnyConfig, SearchConfig
-from tune.study import StudySearch
+from tune.study.journal import Journal
+from tune.study.outcome import TrialState, name_of
+from tune.study.records import TRIALS_FILE, Ledger, TrialRecord, load_records
+from tune.study.schedule import FiniteAsha, make_scheduler
+from tune.study.searcher import StudySearch
 from tune.tracking import MlflowCallback, Tracker
 from tune.trial import TrialSpec, trainable
 

@@ -14,10 +14,10 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from tune.outcome import name_of
-from tune.records import Ledger
 from tune.runs.budget import duration
 from tune.settings import METRIC, TIME_ATTR
+from tune.study.outcome import name_of
+from tune.study.records import Ledger
 
 _EVERY = 0.5  # seconds between two drawings
 _PATIENCE = 5.0  # seconds after which a trial that waits is explained

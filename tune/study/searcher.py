@@ -2,7 +2,7 @@
 
 The study lives in memory. What happens to it is written to the journal before Tune goes on, and an interrupted search plays the
 journal to a fresh study: the sampler then stands where it stood, to the bit. Counts of trials by
-outcome come from `tune.records`: Optuna knows no early stop of Tune's.
+outcome come from `tune.study.records`: Optuna knows no early stop of Tune's.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from ray.tune.search import Searcher
 from ray.tune.search.optuna import OptunaSearch
 
 from imf_core.errors import ConfigError
-from tune.journal import History, Journal, finite, trial_name
-from tune.outcome import reported_numbers
-from tune.sampler import STARTUP, distribution, make_sampler
-from tune.schedule import is_finite
 from tune.settings import METRIC, MODE, TIME_ATTR
 from tune.space.space import SearchSpace
+from tune.study.journal import History, Journal, finite, trial_name
+from tune.study.outcome import reported_numbers
+from tune.study.sampler import STARTUP, distribution, make_sampler
+from tune.study.schedule import is_finite
 
 _TRIES = 100  # draws for a setting that was not tried; a space that gives none by then is exhausted
 

@@ -16,7 +16,7 @@ from typing import Any
 from ray.tune.result import AUTO_RESULT_KEYS
 
 from imf_core.errors import ResourceError
-from tune.journal import DISK_FULL
+from tune.study.journal import DISK_FULL
 
 OUTCOME_FILE, ERROR_FILE = "outcome.json", "error.txt"
 _RAY_KEYS = frozenset(AUTO_RESULT_KEYS) | {"trial_id", "done", "experiment_tag", "should_checkpoint", "epoch"}

@@ -20,8 +20,9 @@ from typing import Any
 import ray.tune as ray_tune
 
 from imf_core.errors import DataError
-from tune.journal import History, Journal, TrialHistory
-from tune.outcome import (
+from tune.smaller import kills_for_memory, mark_killed, ran_out
+from tune.study.journal import History, Journal, TrialHistory
+from tune.study.outcome import (
     ERROR_FILE,
     TrialState,
     atomic_write_text,
@@ -34,7 +35,6 @@ from tune.outcome import (
     reported_numbers,
     trial_params,
 )
-from tune.smaller import kills_for_memory, mark_killed, ran_out
 
 logger = logging.getLogger(__name__)
 

@@ -101,7 +101,7 @@ def export_study(study: optuna.Study, path: Path | str, outcomes: Mapping[str, s
 
     Args:
         path: for example `results/<study>/optuna.db`; its folder is made.
-        outcomes: state of each trial by Tune's trial id (`tune.records`); `pruned` and `stopped` become Optuna's PRUNED.
+        outcomes: state of each trial by Tune's trial id (`tune.study.records`); `pruned` and `stopped` become Optuna's PRUNED.
     """
     path = Path(path).absolute()
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,0 +1,1 @@
+"""The journal of a study, and the search that follows from it."""
