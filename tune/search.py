@@ -74,7 +74,7 @@ from tune.study.journal import History
 from tune.study.records import TrialRecord, atomic_write_text, winner
 from tune.study.sampler import export_study, importances, sampler_settings
 from tune.study.searcher import StudySearch
-from tune.tracking import Tracker
+from tune.tracking.tracker import Tracker
 
 EXIT_NO_RESULT = 3  # every trial failed or diverged, or the winner could not be retrained
 EXIT_INTERRUPTED = 130  # as a shell says of Ctrl-C

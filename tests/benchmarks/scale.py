@@ -170,7 +170,7 @@ def tracking(uri: str, folder: Path, earlier: int, count: int, behind: str = "")
 
     from tune.study.outcome import TrialState
     from tune.study.records import TrialRecord
-    from tune.tracking import Tracker
+    from tune.tracking.tracker import Tracker
 
     tracker = Tracker.open(uri, "scale", folder / "artifacts", "scale", {f"setting.{place}": place for place in range(60)})
     store = MlflowClient(behind) if behind else tracker.client  # past the server, which is slower

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from small_search import empty_database
 
-from tune.tracking import Tracker
+from tune.tracking.tracker import Tracker
 
 
 @pytest.fixture(scope="module")

@@ -14,8 +14,8 @@ from mlflow.exceptions import MlflowException
 
 from tune.study.journal import History, TrialHistory
 from tune.study.records import Ledger, load_records
-from tune.tracking import MlflowCallback, Tracker
-from tune.tracking_text import config_text, param_text
+from tune.tracking.names import config_text, param_text
+from tune.tracking.tracker import MlflowCallback, Tracker
 
 SETTINGS = {"trials": 4, "budget": None, "data": "unicode", "modalities": ["text", "image"]}
 
@@ -229,7 +229,7 @@ def test_a_failure_to_log_is_one_warning(place: Path, tmp_path: Path, monkeypatc
     search.tell("start", lucky)
     search.report(lucky, 1, 0.1)
     tracker._client = Broken()  # type: ignore[assignment]
-    monkeypatch.setattr("tune.tracking._PAUSE_S", 0.0)
+    monkeypatch.setattr("tune.tracking.tracker._PAUSE_S", 0.0)
     with caplog.at_level(logging.WARNING):
         search.tell("start", trial)
         search.report(trial, 1, 0.1)

@@ -15,7 +15,7 @@ import pytest
 from mlflow.tracking import MlflowClient
 
 from imf_core.errors import ConfigError
-from tune.tracking import Tracker
+from tune.tracking.tracker import Tracker
 
 SETTINGS = {"trials": 4}
 
@@ -52,7 +52,7 @@ def test_stores_that_cannot_work_are_refused(place: Path, tmp_path: Path, monkey
 def test_a_server_that_keeps_artifacts_in_its_own_folder_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:  # MLF-6
     experiment = SimpleNamespace(experiment_id="1", lifecycle_stage="active", artifact_location="/srv/mlflow/1")
     client = SimpleNamespace(get_experiment_by_name=lambda name: experiment)
-    monkeypatch.setattr("tune.tracking.MlflowClient", lambda uri: client)
+    monkeypatch.setattr("tune.tracking.tracker.MlflowClient", lambda uri: client)
     with pytest.raises(ConfigError, match="--serve-artifacts"):
         Tracker.open("http://tracker.example:5000", "imf", "/tmp/artifacts", "s", {})
 

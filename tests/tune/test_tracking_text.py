@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 from imf_core.errors import DataError
-from tune.tracking_text import answer_table, is_loopback, one_at_a_time, param_text, safe_name
+from tune.tracking.names import answer_table, is_loopback, one_at_a_time, param_text, safe_name
 
 
 def test_names_that_mlflow_accepts() -> None:

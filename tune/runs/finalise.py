@@ -34,7 +34,7 @@ from tune.runs.runner import run_variants
 from tune.settings import AnyConfig
 from tune.study.records import TrialRecord
 from tune.task import StudyData
-from tune.tracking import Tracker
+from tune.tracking.tracker import Tracker
 
 STRUCTURE_ONLY = "structure alone"
 _BY = {STRUCTURE_ONLY: "on"}

@@ -14,7 +14,7 @@ from tune.study.outcome import name_of, reported_numbers, trial_params
 from tune.study.records import Ledger, TrialRecord
 
 if TYPE_CHECKING:
-    from tune.tracking import Epoch, Tracker
+    from tune.tracking.tracker import Epoch, Tracker
 
 
 class MlflowCallback(ray_tune.Callback):

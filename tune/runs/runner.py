@@ -31,7 +31,7 @@ from tune.study.outcome import TrialState, name_of
 from tune.study.records import TRIALS_FILE, Ledger, TrialRecord, load_records
 from tune.study.schedule import FiniteAsha, make_scheduler
 from tune.study.searcher import StudySearch
-from tune.tracking import MlflowCallback, Tracker
+from tune.tracking.tracker import MlflowCallback, Tracker
 from tune.trial import TrialSpec, trainable
 
 

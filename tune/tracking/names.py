@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 MAX_PARAM, MAX_NAME, MAX_BATCH, MAX_METRICS = 6000, 250, 100, 900  # MLflow's own limits
-MODEL_CODE = "import mlflow\n\nfrom tune.tracking import ImfPyfunc\n\nmlflow.models.set_model(ImfPyfunc())\n"
+MODEL_CODE = "import mlflow\n\nfrom tune.tracking.tracker import ImfPyfunc\n\nmlflow.models.set_model(ImfPyfunc())\n"
 _PINNED = ("mlflow", "numpy", "pandas", "pydantic", "PyYAML", "ray", "safetensors", "scikit-learn", "torch")
 
 

@@ -28,12 +28,12 @@ from mlflow.tracking import MlflowClient
 from mlflow.types import ColSpec, ParamSchema, ParamSpec, Schema, TensorSpec
 
 from imf_core.errors import ConfigError
-from tune import tracking_text as text
 from tune.runs.mlflow_callback import MlflowCallback
 from tune.settings import absolute_tracking_uri
 from tune.study.outcome import TrialState
 from tune.study.records import TrialRecord
-from tune.tracking_text import safe_name
+from tune.tracking import names as text
+from tune.tracking.names import safe_name
 
 __all__ = ["ImfPyfunc", "MlflowCallback", "Tracker", "safe_name"]
 
