@@ -28,13 +28,13 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("imf_core.predict", "imf_core.recommend.answers", "imf_core.ensemble.ensemble"),
     ("imf_core.cli", "imf_core.commands"),
     ("tune", "tune.settings", "tune.environment", "tune.options", "tune.space.space", "tune.space.parameter", "tune.hosts.resources",
-     "tune.study.records", "tune.study.outcome", "tune.study.journal", "tune.smaller", "tune.hosts.node_report", "tune.space.objectives"),
+     "tune.study.records", "tune.study.outcome", "tune.study.journal", "tune.trial.out_of_memory", "tune.hosts.node_report", "tune.space.objectives"),
     ("tune.study.searcher", "tune.study.sampler", "tune.plan.warm_start", "tune.study.schedule", "tune.tracking.tracker", "tune.runs.mlflow_callback",
      "tune.tracking.names", "tune.data_check", "tune.plan.disk", "imf_core.evaluate.cached_scores", "tune.runs.budget", "tune.report.pareto", "tune.hosts.joining",
      "tune.hosts.nodes", "tune.space.start_points"),
     ("tune.task",),
-    ("tune.worker",),
-    ("tune.trial", "imf_core.evaluate.redecide"),
+    ("tune.trial.worker",),
+    ("tune.trial.trial", "imf_core.evaluate.redecide"),
     ("tune.plan.plan", "tune.plan.opening", "tune.hosts.watchdog", "tune.runs.runner", "tune.runs.terminal", "tune.runs.finalise", "tune.recommend_final",
      "imf_core.evaluate.test_once", "tune.runs.reuse"),
     ("tune.report.files", "tune.report.plots", "tune.report.svg", "tune.report.tables", "tune.report.winner", "tune.report.html",
@@ -60,7 +60,7 @@ GATES: dict[str, tuple[str, ...]] = {
 }
 UNSAFE_SERIALISERS = {"pickle", "cPickle", "_pickle", "dill", "joblib", "cloudpickle", "shelve", "marshal"}
 BROAD = {"Exception", "BaseException", "builtins.Exception", "builtins.BaseException"}
-BROAD_ALLOWED = {"tune/trial.py"}
+BROAD_ALLOWED = {"tune/trial/trial.py"}
 # Who may ask `read_raw` for test triples: the audit, alone and before a search, and the converter, which looks at nothing.
 TEST_READERS = {"imf_core/commands/data/audit.py", "imf_core/commands/data/convert.py", "tune/data_check.py"}
 
@@ -278,9 +278,9 @@ def test_importing_tune_does_no_work() -> None:
         ("imf_core/cli.py", "import importlib\nimportlib.import_module('tune.search')"),
         ("tune/settings.py", "from tune.study.searcher import open_study"),
         ("tune/study/records.py", "from tune.tracking.tracker import Tracker"),
-        ("tune/tracking/tracker.py", "from tune.worker import loop"),
-        ("tune/worker.py", "from tune.trial import run"),
-        ("tune/trial.py", "from .finalise import finalise"),
+        ("tune/tracking/tracker.py", "from tune.trial.worker import loop"),
+        ("tune/trial/worker.py", "from tune.trial.trial import run"),
+        ("tune/trial/trial.py", "from .finalise import finalise"),
         ("tune/runs/finalise.py", "from tune.report.files import write"),
         ("tune/report/files.py", "from tune import search"),
         ("tune/unlisted.py", ""),
@@ -315,8 +315,8 @@ def test_a_right_floor_passes(path, source) -> None:
         ("imf_core/cli.py", "import mlflow.pytorch"),
         ("imf_core/cli.py", "from tune import search"),
         ("imf_core/cli.py", "__import__('ray')"),
-        ("tune/trial.py", "import optuna"),
-        ("tune/trial.py", "from mlflow.tracking import MlflowClient"),
+        ("tune/trial/trial.py", "import optuna"),
+        ("tune/trial/trial.py", "from mlflow.tracking import MlflowClient"),
         ("tune/sub/tracking.py", "import mlflow"),
         ("tune/space/space.py", "import transformers"),
         ("imf_core/prepare/link_data.py", "from torchvision import models"),
@@ -326,8 +326,8 @@ def test_a_right_floor_passes(path, source) -> None:
         ("imf_core/commands/model/predict_file.py", "from fastapi import FastAPI"),
         ("imf_core/commands/serve/serve.py", "from starlette.responses import Response"),
         ("imf_core/cli.py", "def serve():\n    import uvicorn"),
-        ("tune/trial.py", "from ray import tune"),
-        ("tune/trial.py", "import ray.tune as tune"),
+        ("tune/trial/trial.py", "from ray import tune"),
+        ("tune/trial/trial.py", "import ray.tune as tune"),
     ],
 )
 def test_a_library_outside_its_gate_is_seen(path, source) -> None:
@@ -337,7 +337,7 @@ def test_a_library_outside_its_gate_is_seen(path, source) -> None:
 @pytest.mark.parametrize(
     ("path", "source"),
     [
-        ("tune/trial.py", "import ray\nimport ray.tune as ray_tune\nfrom ray.train import report\nimport tune.study.records"),
+        ("tune/trial/trial.py", "import ray\nimport ray.tune as ray_tune\nfrom ray.train import report\nimport tune.study.records"),
         ("tune/study/searcher.py", "import optuna\nfrom tune import settings"),
         ("tune/tracking/tracker.py", "import mlflow"),
         ("imf_core/encode/image/bitmap.py", "import timm, torchvision, transformers"),
@@ -369,7 +369,7 @@ def test_a_library_in_its_gate_passes(path, source) -> None:
     ],
 )
 def test_an_unsafe_line_is_seen(source) -> None:
-    assert len(safety_problems(source, "tune/worker.py")) == 1
+    assert len(safety_problems(source, "tune/trial/worker.py")) == 1
 
 
 @pytest.mark.parametrize(
@@ -378,7 +378,7 @@ def test_an_unsafe_line_is_seen(source) -> None:
         ("imf_core/checkpoint/checkpoint.py", "import torch\ntorch.load(path, map_location='cpu', weights_only=True)\nmodel.eval()"),
         ("imf_core/data/features/modality.py", "import numpy as np\nnp.load(path)\nnp.load(path, allow_pickle=False)\njson.load(file)"),
         ("imf_core/data/graph/graph.py", "try:\n    pass\nexcept (OSError, ValueError):\n    pass"),
-        ("tune/trial.py", "try:\n    pass\nexcept Exception:\n    raise"),
+        ("tune/trial/trial.py", "try:\n    pass\nexcept Exception:\n    raise"),
     ],
 )
 def test_a_safe_line_passes(path, source) -> None:
@@ -394,9 +394,9 @@ def test_a_safe_line_passes(path, source) -> None:
     ],
 )
 def test_a_look_at_test_triples_is_seen(source) -> None:
-    assert len(look_problems(source, "tune/trial.py")) == 1
+    assert len(look_problems(source, "tune/trial/trial.py")) == 1
     assert look_problems(source, "imf_core/commands/data/audit.py") == []
-    assert look_problems(source.replace("test=True", "test=False").replace("test=wanted", ""), "tune/trial.py") == []
+    assert look_problems(source.replace("test=True", "test=False").replace("test=wanted", ""), "tune/trial/trial.py") == []
 
 
 @pytest.mark.parametrize("name", ["types.py", "queue.py", "logging/__init__.py", "resource.py", "ray.py", "tune.py"])

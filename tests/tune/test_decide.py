@@ -31,7 +31,7 @@ from imf_core.prepare.link_data import LinkData, save_prepared
 from imf_core.runtime import MemoryBudget
 from imf_core.train.fit import build_model, fit
 from tune.study.records import TRIALS_FILE, TrialRecord, TrialState
-from tune.worker import Job, run_job
+from tune.trial.worker import Job, run_job
 
 MEMORY = MemoryBudget(2**28)
 

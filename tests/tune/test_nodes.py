@@ -16,7 +16,7 @@ from tune.hosts import node_report
 from tune.hosts.node_report import NodeReport, code_digest, data_digest, look, refuse_other_code
 from tune.hosts.nodes import common_interface, refuse_unfit, show_nodes
 from tune.settings import SearchConfig
-from tune.worker import Job, run_job
+from tune.trial.worker import Job, run_job
 
 DRIVER = NodeReport(
     name="head", address="10.0.0.1", python="3.11.9", ray="2.60.0", torch="2.13.0", version="0.1.0", code="c3d4", data="abcd",

@@ -32,7 +32,7 @@ from tune.report.verdict import next_commands
 from tune.runs import finalise
 from tune.settings import SearchConfig
 from tune.space.space import SearchSpace
-from tune.worker import Job, run_job
+from tune.trial.worker import Job, run_job
 
 
 @pytest.fixture(scope="module")

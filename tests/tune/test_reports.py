@@ -15,7 +15,7 @@ from imf_core.train.progress import EpochReport
 from tune.space.space import SearchSpace
 from tune.study.journal import History, Journal
 from tune.study.searcher import StudySearch
-from tune.worker import Reporter
+from tune.trial.worker import Reporter
 
 
 def epoch(number: int) -> EpochReport[RankingMetrics]:

@@ -11,11 +11,11 @@ import pytest
 
 from imf_core.config import Config
 from imf_core.errors import ResourceError
-from tune import trial as trial_module
-from tune.smaller import mark_killed, ran_out, smaller_settings
 from tune.study.records import Ledger
-from tune.trial import TrialSpec, run_trial
-from tune.worker import Job
+from tune.trial import trial as trial_module
+from tune.trial.out_of_memory import mark_killed, ran_out, smaller_settings
+from tune.trial.trial import TrialSpec, run_trial
+from tune.trial.worker import Job
 
 OUT_OF_MEMORY = ResourceError("out of memory (bad_alloc) with 8 MiB for scores", remedy="lower train.batch_size")
 CONFIG = Config().updated({"train.batch_size": 256})

@@ -32,7 +32,7 @@ from tune.study.records import TRIALS_FILE, Ledger, TrialRecord, load_records
 from tune.study.schedule import FiniteAsha, make_scheduler
 from tune.study.searcher import StudySearch
 from tune.tracking.tracker import MlflowCallback, Tracker
-from tune.trial import TrialSpec, trainable
+from tune.trial.trial import TrialSpec, trainable
 
 
 @contextmanager

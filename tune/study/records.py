@@ -20,7 +20,6 @@ from typing import Any
 import ray.tune as ray_tune
 
 from imf_core.errors import DataError
-from tune.smaller import kills_for_memory, mark_killed, ran_out
 from tune.study.journal import History, Journal, TrialHistory
 from tune.study.outcome import (
     ERROR_FILE,
@@ -35,6 +34,7 @@ from tune.study.outcome import (
     reported_numbers,
     trial_params,
 )
+from tune.trial.out_of_memory import kills_for_memory, mark_killed, ran_out
 
 logger = logging.getLogger(__name__)
 

@@ -22,10 +22,10 @@ from ray.tune.integration.ray_train import TuneReportCallback
 from imf_core.errors import DivergedError
 from tune.environment import STALL
 from tune.settings import CONFIGS, AnyConfig
-from tune.smaller import ran_out, said, shrink, smaller_settings, was_killed
 from tune.space.space import SearchSpace
 from tune.study.outcome import OUTCOME_FILE, TrialState, full_disk
-from tune.worker import Job, run_job, train_worker, write_outcome, written_state
+from tune.trial.out_of_memory import ran_out, said, shrink, smaller_settings, was_killed
+from tune.trial.worker import Job, run_job, train_worker, write_outcome, written_state
 
 _DRAIN_SECONDS = 30.0
 

@@ -1,0 +1,1 @@
+"""One trial, in process or as a Ray Train DDP run."""
