@@ -26,11 +26,11 @@ from imf_core.commands.model.predict_file import predict_file
 from imf_core.commands.recommender.answer import recommend
 from imf_core.commands.recommender.train import app as recommender
 from imf_core.commands.serve.serve import serve
-from imf_core.commands.splits import TEST_WORDS, open_split
 from imf_core.commands.terminal import show_error, terminal
 from imf_core.config import Config, preset
 from imf_core.config_base import parse_overrides
 from imf_core.data.audit.report import certain_hits
+from imf_core.data.graph.graph import TEST_WORDS, open_split
 from imf_core.ensemble.ensemble import Ensemble, answers_of, names_of, open_model, open_predictor, rank_with, strongest
 from imf_core.errors import CheckpointError, ConfigError, ImfError
 from imf_core.evaluate.metrics import RankingMetrics

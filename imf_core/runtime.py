@@ -8,6 +8,7 @@ import logging
 import platform
 import re
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
@@ -136,3 +137,11 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or bool(
         isinstance(error, RuntimeError) and _OUT_OF_MEMORY.search(str(error))
     )
+
+
+@dataclass(frozen=True)
+class Shard:
+    """Which part of the work is this process's: rank 0..world-1."""
+
+    rank: int = 0
+    world: int = 1

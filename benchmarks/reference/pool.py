@@ -25,8 +25,7 @@ from rich.console import Console
 
 from benchmarks.reference.reference_row import SUMMARY_FILE, read_summary
 from imf_core.checkpoint.checkpoint import atomic_folder, check_vocabulary, load_checkpoint
-from imf_core.commands.splits import open_split
-from imf_core.data.graph.graph import KnowledgeGraph
+from imf_core.data.graph.graph import KnowledgeGraph, open_split
 from imf_core.ensemble.ensemble import Ensemble, load_ensemble, same_names, save_ensemble
 from imf_core.ensemble.selection import select
 from imf_core.errors import ConfigError, DataError

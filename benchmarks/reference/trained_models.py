@@ -21,8 +21,8 @@ from rich.console import Console
 from benchmarks.reference.pool import refuse_known, summary_of
 from benchmarks.reference.reference_row import SUMMARY_FILE
 from imf_core.checkpoint.checkpoint import Checkpoint, atomic_folder, check_vocabulary, load_checkpoint
-from imf_core.commands.splits import open_split
 from imf_core.config import Config
+from imf_core.data.graph.graph import open_split
 from imf_core.ensemble.ensemble import same_names
 from imf_core.errors import CheckpointError, ConfigError
 from imf_core.evaluate.metrics import RankingMetrics

@@ -19,8 +19,7 @@ from imf_core.evaluate.metrics import RankingMetrics
 from imf_core.model.decided import ROWS, decided_scores, room_for
 from imf_core.model.decision import Decision, present_weights
 from imf_core.model.imf import Imf
-from imf_core.runtime import MemoryBudget
-from imf_core.train.batches import Shard
+from imf_core.runtime import MemoryBudget, Shard
 
 _MOST = 1024  # queries of a block: more gain nothing
 _AHEAD = 2**15  # queries whose contexts are computed at once

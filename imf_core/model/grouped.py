@@ -173,3 +173,9 @@ def _padded(rows: Tensor, owner: Tensor, place: Tensor) -> Tensor:
     padded = rows.new_zeros(len(owner) * _PADDED, rows.shape[1])
     padded[place] = rows
     return padded.view(len(owner), _PADDED, -1)
+
+
+def compute_dtype(weight: Tensor) -> torch.dtype:
+    """The dtype of the running autocast, else that of the weight."""
+    device = weight.device.type
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight.dtype

@@ -20,7 +20,6 @@ from imf_core.model.cold_entities import Unlinked
 from imf_core.model.decision import Decision, combine, present_weights
 from imf_core.model.fusion.build import build_fusion
 from imf_core.model.grouped import Grouping
-from imf_core.model.initial import start_from
 from imf_core.model.losses.binary import joint_binary_loss
 from imf_core.model.losses.distances import plain_losses
 from imf_core.model.losses.distillation import SoftTargets, soft_loss
@@ -29,7 +28,7 @@ from imf_core.model.losses.sample import draw_distinct
 from imf_core.model.losses.sampled import sampled_losses
 from imf_core.model.losses.softmax import joint_softmax_loss
 from imf_core.model.losses.target import JointTarget
-from imf_core.model.modality_table import ModalityTable
+from imf_core.model.modality_table import ModalityTable, start_from
 from imf_core.model.scoring import Scorer, build_scorer, relation_width
 
 

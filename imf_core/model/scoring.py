@@ -11,8 +11,7 @@ from torch import Tensor, nn
 
 from imf_core.config import ModelConfig
 from imf_core.model.dropout import Dropout
-from imf_core.model.grouped import Grouping, Groups, grouped_products
-from imf_core.model.precision import compute_dtype
+from imf_core.model.grouped import Grouping, Groups, compute_dtype, grouped_products
 
 
 class Scorer(nn.Module):

@@ -20,8 +20,7 @@ from imf_core.recommend.data.prepare import RecommendData
 from imf_core.recommend.model import Recommender, build_recommender
 from imf_core.recommend.negatives import TrainingPairs
 from imf_core.recommend.topk import Popularity, TopKMetrics, VectorScorer, evaluate_top_k
-from imf_core.runtime import MemoryBudget, keep_freed_memory
-from imf_core.train.batches import Shard
+from imf_core.runtime import MemoryBudget, Shard, keep_freed_memory
 from imf_core.train.loop import FitResult, Loop, Saving, reduced, seed_epoch
 from imf_core.train.optimizers import Optimizers
 from imf_core.train.progress import EpochReport

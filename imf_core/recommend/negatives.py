@@ -13,7 +13,7 @@ from torch import Tensor
 
 from imf_core.errors import DataError
 from imf_core.recommend.data.interactions import Interactions, Owned
-from imf_core.train.batches import Shard
+from imf_core.runtime import Shard
 
 
 class Negatives:

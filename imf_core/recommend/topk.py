@@ -31,7 +31,7 @@ from torch import Tensor
 
 from imf_core.errors import DivergedError
 from imf_core.recommend.data.interactions import Owned
-from imf_core.train.batches import Shard
+from imf_core.runtime import Shard
 
 K = 10
 _ROWS = 2**22  # numbers that are compared at a time

@@ -16,14 +16,7 @@ from imf_core.data.graph.graph import KnowledgeGraph, KnownAnswers, expand_range
 from imf_core.errors import DataError
 from imf_core.model.losses.distillation import SoftTargets
 from imf_core.model.losses.plain_forms import Positives
-
-
-@dataclass(frozen=True)
-class Shard:
-    """Which part of the work is this process's: rank 0..world-1."""
-
-    rank: int = 0
-    world: int = 1
+from imf_core.runtime import Shard
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from imf_core.config import Config, TrainConfig
-from imf_core.runtime import MemoryBudget
-from imf_core.train.batches import QueryBatch, Shard, TrainingQueries, fitting_run
+from imf_core.runtime import MemoryBudget, Shard
+from imf_core.train.batches import QueryBatch, TrainingQueries, fitting_run
 from imf_core.train.loop import seed_epoch
 from imf_core.train.optimizers import Optimizers
 

@@ -26,9 +26,9 @@ from imf_core.model.imf import Imf
 from imf_core.model.losses.distillation import SoftTargets
 from imf_core.model.modality_table import ModalityTable
 from imf_core.prepare.link_data import LinkData
-from imf_core.runtime import MemoryBudget, keep_freed_memory
+from imf_core.runtime import MemoryBudget, Shard, keep_freed_memory
 from imf_core.train.averaging import WeightAverage, averaged_tensors
-from imf_core.train.batches import Shard, TrainingQueries
+from imf_core.train.batches import TrainingQueries
 from imf_core.train.epoch import train_epoch
 from imf_core.train.loop import FitResult, Loop, Saving, reduced
 from imf_core.train.optimizers import Optimizers

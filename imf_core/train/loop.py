@@ -16,11 +16,11 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
-from imf_core.checkpoint.checkpoint import load_training_state, save_training_state
 from imf_core.errors import DivergedError
-from imf_core.train.batches import Shard
+from imf_core.runtime import Shard
 from imf_core.train.optimizers import Optimizers
 from imf_core.train.progress import EpochReport, M, RunProgress, Summed, TrainedModule
+from imf_core.train.state import load_training_state, save_training_state
 
 S = TypeVar("S", bound=Summed)
 

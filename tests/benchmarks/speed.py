@@ -197,7 +197,7 @@ def ddp(source: str, world: int, rank: int, store: str, batch: int = 1024, steps
     """Queries a second of one of `world` processes of one thread each, default configuration, `batch` queries each."""
     import torch.distributed as dist
 
-    from imf_core.train.batches import Shard
+    from imf_core.runtime import Shard
 
     torch.set_num_threads(1)
     keep_freed_memory()

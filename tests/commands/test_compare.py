@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from imf_core.cli import app
 from imf_core.commands.model.compare import SEED_WORDS
-from imf_core.commands.splits import TEST_WORDS
+from imf_core.data.graph.graph import TEST_WORDS
 from imf_core.errors import ConfigError, DataError, ImfError, VocabularyError
 
 

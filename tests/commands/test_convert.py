@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 from imf_core.cli import app
 from imf_core.data.formats.ntriples import literal_texts
 from imf_core.data.formats.readers import read_graph, read_raw
-from imf_core.data.raw import RawGraph
+from imf_core.data.graph.graph import RawGraph
 from imf_core.errors import ConfigError, DataError, ImfError
 
 NT = """\

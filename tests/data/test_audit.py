@@ -12,8 +12,7 @@ from hypothesis import strategies as st
 
 from imf_core.data.audit.audit import AuditReport, Coverage, audit
 from imf_core.data.formats.readers import read_raw
-from imf_core.data.graph.graph import Vocabulary
-from imf_core.data.raw import RawGraph
+from imf_core.data.graph.graph import RawGraph, Vocabulary
 
 Names = list[tuple[str, str, str]]
 

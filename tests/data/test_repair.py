@@ -14,8 +14,7 @@ from imf_core.data.audit.audit import audit
 from imf_core.data.audit.repair import repair, write_repaired
 from imf_core.data.formats.readers import read_raw
 from imf_core.data.formats.writers import check_place
-from imf_core.data.graph.graph import Vocabulary
-from imf_core.data.raw import RawGraph
+from imf_core.data.graph.graph import RawGraph, Vocabulary
 from imf_core.errors import DataError
 
 Triple = tuple[int, int, int]

@@ -10,9 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from imf_core.data.formats.readers import read_graph
-from imf_core.data.graph.graph import Vocabulary
+from imf_core.data.graph.graph import RawGraph, Vocabulary
 from imf_core.data.graph.mending import mended
-from imf_core.data.raw import RawGraph
 from imf_core.errors import DataError
 
 

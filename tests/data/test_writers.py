@@ -15,8 +15,7 @@ from imf_core.data.formats import writers
 from imf_core.data.formats.readers import read_graph, read_raw
 from imf_core.data.formats.terms import in_brackets, name_of, term_of
 from imf_core.data.formats.writers import Target, check_place, copy_beside, new_folder, write_splits
-from imf_core.data.graph.graph import Vocabulary
-from imf_core.data.raw import RawGraph
+from imf_core.data.graph.graph import RawGraph, Vocabulary
 from imf_core.errors import DataError
 
 HARD = [

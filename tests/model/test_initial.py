@@ -9,7 +9,7 @@ import torch
 from imf_core.config import Config, ModelConfig
 from imf_core.errors import DataError
 from imf_core.model.imf import Imf
-from imf_core.model.initial import start_from
+from imf_core.model.modality_table import start_from
 
 N, D = 400, 8
 

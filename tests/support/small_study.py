@@ -16,8 +16,7 @@ from imf_core.config import Config
 from imf_core.data.audit.audit import audit
 from imf_core.data.audit.baseline import BaselineMetrics
 from imf_core.data.audit.report import AuditReport
-from imf_core.data.graph.graph import Vocabulary
-from imf_core.data.raw import RawGraph
+from imf_core.data.graph.graph import RawGraph, Vocabulary
 from imf_core.evaluate.metrics import RankingMetrics
 from imf_core.prepare.link_data import LinkData
 from imf_core.train.fit import build_model

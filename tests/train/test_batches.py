@@ -5,7 +5,8 @@ import pytest
 
 from imf_core.data.graph.graph import KnowledgeGraph, Vocabulary
 from imf_core.errors import DataError
-from imf_core.train.batches import Shard, TrainingQueries, fitting_run, shuffled
+from imf_core.runtime import Shard
+from imf_core.train.batches import TrainingQueries, fitting_run, shuffled
 
 
 def chain(num_queries: int) -> TrainingQueries:

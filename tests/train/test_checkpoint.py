@@ -17,10 +17,8 @@ from imf_core.checkpoint.checkpoint import (
     atomic_folder,
     check_vocabulary,
     load_checkpoint,
-    load_training_state,
     read_description,
     save_checkpoint,
-    save_training_state,
 )
 from imf_core.config import Config
 from imf_core.data.features.modality import Modality
@@ -32,6 +30,7 @@ from imf_core.prepare.link_data import LinkData
 from imf_core.train import optimizers
 from imf_core.train.fit import build_model
 from imf_core.train.optimizers import Optimizers
+from imf_core.train.state import load_training_state, save_training_state
 
 SMALL = {"model.dim": 8, "model.relation_dim": 4}
 

@@ -14,7 +14,7 @@ import torch.multiprocessing as mp
 from imf_core.config import Config
 from imf_core.evaluate.ranking import evaluate
 from imf_core.prepare.link_data import LinkData, load_prepared, save_prepared
-from imf_core.train.batches import Shard
+from imf_core.runtime import Shard
 from imf_core.train.fit import Saving, build_model, fit
 from tests.support.killed_run import Killed, die_in
 

@@ -19,8 +19,8 @@ from imf_core.evaluate.pooled import PooledScores
 from imf_core.model.imf import Imf
 from imf_core.model.losses.distillation import SoftTargets, soft_loss
 from imf_core.prepare.link_data import LinkData
-from imf_core.runtime import MemoryBudget
-from imf_core.train.batches import Shard, TrainingQueries
+from imf_core.runtime import MemoryBudget, Shard
+from imf_core.train.batches import TrainingQueries
 from imf_core.train.fit import build_model, fit
 from imf_core.train.loop import Saving
 from tests.support.tiny_checkpoint import tiny_checkpoint, tiny_graph

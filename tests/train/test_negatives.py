@@ -9,7 +9,7 @@ from imf_core.data.graph.graph import Vocabulary
 from imf_core.errors import DataError
 from imf_core.recommend.data.interactions import Interactions, Owned
 from imf_core.recommend.negatives import Negatives, TrainingPairs
-from imf_core.train.batches import Shard
+from imf_core.runtime import Shard
 
 
 def interactions(pairs: list, num_users: int, num_items: int) -> Interactions:

@@ -18,8 +18,7 @@ from imf_core.model.decided import _padded
 from imf_core.model.decision import Decision
 from imf_core.model.losses import target
 from imf_core.prepare.link_data import LinkData
-from imf_core.runtime import MemoryBudget
-from imf_core.train.batches import Shard
+from imf_core.runtime import MemoryBudget, Shard
 from imf_core.train.fit import build_model
 
 

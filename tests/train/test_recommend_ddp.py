@@ -15,8 +15,7 @@ from imf_core.config_base import parse_overrides
 from imf_core.recommend.config import InteractionConfig, RecommendConfig
 from imf_core.recommend.data.prepare import load_recommend, prepare_recommend, save_recommend
 from imf_core.recommend.fit import build_model, fit_recommender, validate
-from imf_core.runtime import MemoryBudget
-from imf_core.train.batches import Shard
+from imf_core.runtime import MemoryBudget, Shard
 
 # Without dropout the ranks' gradients are those of their parts of one step, and nothing else differs from one process.
 SETTINGS = {**parse_overrides(SMALL), "model.dropout_first": 0.0, "model.dropout_second": 0.0, "train.max_epochs": 2}

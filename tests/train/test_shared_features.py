@@ -20,7 +20,7 @@ from imf_core.evaluate.ranking import evaluate
 from imf_core.model.imf import Imf
 from imf_core.model.modality_table import ModalityTable
 from imf_core.prepare.link_data import LinkData, load_prepared, save_prepared
-from imf_core.train.batches import Shard
+from imf_core.runtime import Shard
 from imf_core.train.fit import build_model, fit
 from imf_core.train.loop import Saving
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from imf_core.errors import DivergedError
 from imf_core.recommend.data.interactions import Owned
 from imf_core.recommend.topk import Popularity, TopKMetrics, evaluate_top_k
-from imf_core.train.batches import Shard
+from imf_core.runtime import Shard
 
 
 class Table:

@@ -12,7 +12,7 @@ from benchmarks.reference import pool as pooling
 from benchmarks.reference import reference
 from benchmarks.reference.reference_row import summary_row
 from imf_core.checkpoint.checkpoint import load_checkpoint
-from imf_core.commands.splits import open_split
+from imf_core.data.graph.graph import open_split
 from imf_core.ensemble.ensemble import load_ensemble, open_predictor
 from imf_core.evaluate.pooled import evaluate_pooled
 from imf_core.evaluate.ranking import evaluate

@@ -15,8 +15,7 @@ from rich.console import Console
 
 from imf_core.data.audit.audit import audit
 from imf_core.data.audit.baseline import BaselineMetrics
-from imf_core.data.graph.graph import Vocabulary
-from imf_core.data.raw import RawGraph
+from imf_core.data.graph.graph import RawGraph, Vocabulary
 from tune.report.files import StudyResult, machine, plots, save_picture, summary, write_leaderboard, write_summary
 from tune.report.verdict import closing_table, next_commands, write_report
 from tune.study.records import TrialRecord, TrialState

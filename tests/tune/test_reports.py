@@ -10,7 +10,7 @@ import numpy as np
 
 from imf_core.config import Config
 from imf_core.evaluate.metrics import RankingMetrics
-from imf_core.train.batches import Shard
+from imf_core.runtime import Shard
 from imf_core.train.progress import EpochReport
 from tune.space.space import SearchSpace
 from tune.study.journal import History, Journal

@@ -12,7 +12,7 @@ from benchmarks.reference import reference
 from benchmarks.reference import trained_models as trained
 from benchmarks.reference.reference_row import paired
 from imf_core.checkpoint.checkpoint import load_checkpoint
-from imf_core.commands.splits import open_split
+from imf_core.data.graph.graph import open_split
 from imf_core.evaluate.pooled import evaluate_pooled
 from imf_core.evaluate.ranking import evaluate
 from imf_core.evaluate.test_once import POOLED, RANKS_FILE, read_ranks

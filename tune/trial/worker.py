@@ -26,8 +26,7 @@ from imf_core.errors import DivergedError, ResourceError
 from imf_core.evaluate.cached_scores import cache_decision, save_cache
 from imf_core.evaluate.latency import latency_ms
 from imf_core.model.imf import Imf
-from imf_core.runtime import MemoryBudget
-from imf_core.train.batches import Shard
+from imf_core.runtime import MemoryBudget, Shard
 from imf_core.train.loop import Saving
 from imf_core.train.progress import EpochReport
 from tune.hosts.node_report import refuse_other_code

@@ -16,7 +16,7 @@ from imf_core.commands.card.text import CITATION, FOR, NOT_FOR, UNKNOWN, Facts, 
 from imf_core.commands.outputs import new_file
 from imf_core.commands.terminal import terminal
 from imf_core.config import ModelConfig
-from imf_core.data.raw import SPLITS
+from imf_core.data.graph.graph import SPLITS
 from imf_core.errors import CheckpointError, ConfigError
 
 FIGURES = {

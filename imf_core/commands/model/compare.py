@@ -11,9 +11,8 @@ import typer
 from rich.table import Table
 
 from imf_core.checkpoint.checkpoint import Checkpoint, check_vocabulary
-from imf_core.commands.splits import TEST_WORDS, open_split
 from imf_core.commands.terminal import terminal
-from imf_core.data.graph.graph import KnowledgeGraph, KnownAnswers, Vocabulary
+from imf_core.data.graph.graph import TEST_WORDS, KnowledgeGraph, KnownAnswers, Vocabulary, open_split
 from imf_core.ensemble.ensemble import Ensemble, names_of, open_model, rank_with
 from imf_core.errors import VocabularyError
 from imf_core.evaluate.paired import LEVEL, Comparison, Part, compare_ranks

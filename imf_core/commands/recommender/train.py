@@ -13,9 +13,9 @@ from rich.table import Table
 from rich.text import Text
 
 from imf_core.checkpoint.checkpoint import check_vocabulary
-from imf_core.commands.splits import TEST_WORDS
 from imf_core.commands.terminal import terminal
 from imf_core.config_base import parse_overrides
+from imf_core.data.graph.graph import TEST_WORDS
 from imf_core.errors import ConfigError
 from imf_core.recommend.checkpoint import load_recommender, save_recommender
 from imf_core.recommend.config import InteractionConfig, RecommendConfig, model_name

@@ -13,10 +13,9 @@ import numpy as np
 from imf_core.data.audit.baseline import BaselineMetrics, OneStepRules
 from imf_core.data.audit.relations import RelationPair, flipped, is_in, pair_codes, similar_relations
 from imf_core.data.audit.report import WORDS, AuditReport, Coverage, SplitCounts, certain_hits
-from imf_core.data.graph.graph import CATEGORY_NAMES, KnowledgeGraph, KnownAnswers
+from imf_core.data.graph.graph import CATEGORY_NAMES, SPLITS, KnowledgeGraph, KnownAnswers, RawGraph
 from imf_core.data.graph.splits import codes, distinct
 from imf_core.data.graph.unseen import find_unseen, seen_in
-from imf_core.data.raw import SPLITS, RawGraph
 
 __all__ = ["AuditReport", "Coverage", "audit"]
 

@@ -22,8 +22,8 @@ from typing import Any
 import numpy as np
 
 from imf_core.data.formats.writers import Target, check_place, copy_beside, new_folder, write_lines, write_splits
+from imf_core.data.graph.graph import SPLITS, RawGraph
 from imf_core.data.graph.splits import carve, codes, distinct
-from imf_core.data.raw import SPLITS, RawGraph
 from imf_core.errors import DataError
 
 SEED = 0

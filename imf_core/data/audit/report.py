@@ -9,7 +9,7 @@ from typing import Any
 
 from imf_core.data.audit.baseline import BaselineMetrics
 from imf_core.data.audit.relations import DUPLICATE, INVERSE, SYMMETRIC, RelationPair
-from imf_core.data.raw import SPLITS
+from imf_core.data.graph.graph import SPLITS
 
 WORDS = {"train": "training", "valid": "validation", "test": "test"}
 _LISTED = 10  # relation pairs of a kind named in text; JSON has all

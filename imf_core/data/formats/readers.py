@@ -18,10 +18,9 @@ from imf_core.data.formats.openke import read_ids
 from imf_core.data.formats.parts import Part, merged
 from imf_core.data.formats.tsv import name_rows, read_names
 from imf_core.data.formats.vocabularies import find_list, read_list
-from imf_core.data.graph.graph import KnowledgeGraph, Vocabulary
+from imf_core.data.graph.graph import KnowledgeGraph, RawGraph, Vocabulary
 from imf_core.data.graph.mending import SplitOnDisk, mended
 from imf_core.data.graph.unseen import Policy
-from imf_core.data.raw import RawGraph
 from imf_core.errors import DataError
 from imf_core.files.lines import read_lines
 

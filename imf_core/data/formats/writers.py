@@ -19,8 +19,7 @@ import numpy as np
 from imf_core.data.formats.ntriples import LITERALS_FILE
 from imf_core.data.formats.terms import in_brackets, term_of
 from imf_core.data.formats.vocabularies import list_files
-from imf_core.data.graph.graph import Vocabulary
-from imf_core.data.raw import SPLITS
+from imf_core.data.graph.graph import SPLITS, Vocabulary
 from imf_core.errors import DataError
 
 COPIED = ("descriptions.tsv", "images", "modalities", LITERALS_FILE)

@@ -14,7 +14,11 @@ from functools import cached_property
 import numpy as np
 
 from imf_core.config_base import nearest
-from imf_core.errors import DataError, VocabularyError
+from imf_core.errors import ConfigError, DataError, VocabularyError
+
+TEST_WORDS = "Test is for final figures: whoever chooses with it has none left."
+
+SPLITS = ("train", "valid", "test")
 
 
 @dataclass(frozen=True)
@@ -222,3 +226,44 @@ class KnowledgeGraph:
 
 
 CATEGORY_NAMES: Sequence[str] = ("1-1", "1-N", "N-1", "N-N")
+
+
+@dataclass(frozen=True)
+class RawGraph:
+    """Vocabularies and the lines of each split, before anything is merged or mended.
+
+    Args:
+        entities, relations: names in id order, those of the test file included (they are candidates of the ranking).
+        train: (T, 3) int64 head, relation, tail ids, one row a line, in the order of the file.
+        valid: the same; None where there is no such file.
+        test: the same; None where there is no such file, or where it was not asked for.
+        notes: what the reader wants the user to know (skipped literals, names that look alike, ...).
+        source: where it is from.
+    """
+
+    entities: Vocabulary
+    relations: Vocabulary
+    train: np.ndarray
+    valid: np.ndarray | None = None
+    test: np.ndarray | None = None
+    notes: tuple[str, ...] = ()
+    source: str = ""
+
+    def splits(self) -> dict[str, np.ndarray]:
+        """The splits that are there, by name, in the order train, valid, test."""
+        return {name: rows for name in SPLITS if (rows := getattr(self, name)) is not None}
+
+
+def open_split(graph: KnowledgeGraph, split: str) -> tuple[np.ndarray, KnownAnswers]:
+    """The triples (T, 3) of `valid` or `test`, and the answers that are filtered when they are ranked.
+
+    Raises:
+        ConfigError: another name.
+        DataError: the graph has no test split.
+    """
+    if split == "valid":
+        return graph.valid, graph.known()
+    if split == "test":
+        triples = graph.open_test()
+        return triples, graph.known(graph.train, graph.valid, triples)
+    raise ConfigError(f"unknown split {split!r}", remedy="choose valid or test", key="split", value=split)

@@ -7,10 +7,9 @@ from typing import Protocol
 
 import numpy as np
 
-from imf_core.data.graph.graph import KnowledgeGraph, Vocabulary
+from imf_core.data.graph.graph import KnowledgeGraph, RawGraph, Vocabulary
 from imf_core.data.graph.splits import carve, codes, distinct
 from imf_core.data.graph.unseen import Policy, find_unseen, seen_in
-from imf_core.data.raw import RawGraph
 from imf_core.errors import DataError
 
 CARVE_SEED = 0

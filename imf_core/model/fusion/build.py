@@ -18,7 +18,7 @@ from imf_core.config import ModelConfig
 from imf_core.model.dropout import Mask
 from imf_core.model.fusion.base import Fusion, Masks
 from imf_core.model.fusion.joined import GatedFusion, StackedFusion
-from imf_core.model.precision import compute_dtype
+from imf_core.model.grouped import compute_dtype
 
 _ROWS_TIMES_WIDTH = 2**19  # numbers of a factor computed at a time on a CPU: they stay in its cache
 _ON_GPU = 2**28

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
-from imf_core.model.precision import compute_dtype
+from imf_core.model.grouped import compute_dtype
 
 _ROWS_TIMES_WIDTH = 2**19  # numbers of a product at a time on a CPU: they stay in its cache
 _ON_GPU = 2**28

@@ -23,9 +23,8 @@ from functools import cached_property
 
 import numpy as np
 
-from imf_core.data.graph.graph import Vocabulary, expand_ranges, fingerprint_of
+from imf_core.data.graph.graph import SPLITS, Vocabulary, expand_ranges, fingerprint_of
 from imf_core.data.graph.splits import mixed
-from imf_core.data.raw import SPLITS
 from imf_core.errors import DataError
 
 _TRAIN, _CARVED = 0.8, 0.1

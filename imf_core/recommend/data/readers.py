@@ -7,8 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from imf_core.data.graph.graph import Vocabulary
-from imf_core.data.raw import SPLITS
+from imf_core.data.graph.graph import SPLITS, Vocabulary
 from imf_core.errors import DataError
 from imf_core.recommend.data.interactions import RawInteractions
 from imf_core.recommend.data.pair_files import PairFile, read_names, read_pairs

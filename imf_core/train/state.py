@@ -1,0 +1,71 @@
+"""The training state on disk: what an interrupted training goes on from."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import save_file
+from torch import Tensor
+
+from imf_core.checkpoint.checkpoint import _odd_tensor, atomic_folder, read_json, read_tensors
+from imf_core.errors import CheckpointError
+from imf_core.train.optimizers import Optimizers
+from imf_core.train.progress import TrainedModule
+
+
+def save_training_state(
+    folder: Path, model: TrainedModule, optimizers: Optimizers, progress: Mapping[str, Any], best: Mapping[str, Tensor] | None
+) -> None:
+    """Write weights, their average if one is kept, optimizer moments, the best weights so far and the progress counters.
+
+    Args:
+        folder: replaced if it exists.
+        model, optimizers: current state.
+        progress: JSON values (epoch, best MRR, ...).
+        best: state of the best epoch, or None where it is the current one.
+    """
+    tensors = {f"model.{name}": tensor for name, tensor in model.trained_state().items()}
+    for position, entry in optimizers.state().items():
+        tensors.update({f"optimizer.{position}.{name}": value for name, value in entry.items()})
+    if optimizers.average is not None:
+        tensors.update({f"average.{name}": tensor for name, tensor in optimizers.average.state().items()})
+    for name, tensor in (best or {}).items():
+        tensors[f"best.{name}"] = tensor
+    with atomic_folder(folder) as fresh:
+        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, fresh / "state.safetensors")
+        (fresh / "progress.json").write_text(json.dumps(dict(progress)), encoding="utf-8")
+
+
+def load_training_state(
+    folder: Path, model: TrainedModule, optimizers: Optimizers
+) -> tuple[dict[str, Any], dict[str, Tensor] | None]:
+    """Restore `save_training_state`; returns the progress counters and the best weights.
+
+    Raises:
+        CheckpointError: missing or damaged parts.
+    """
+    progress = read_json(folder / "progress.json")
+    tensors = read_tensors(folder / "state.safetensors", "delete the folder; training starts over")
+    own = _part(tensors, "model.")
+    odd = _odd_tensor(model.trained_state(), own)
+    if odd is not None:
+        raise CheckpointError(f"{folder} is the state of another model (tensor {odd})", remedy="delete the folder")
+    model.load_state_dict(own, strict=False)
+    moments: dict[int, dict[str, Tensor]] = {}
+    for name, tensor in _part(tensors, "optimizer.").items():
+        position, _, entry = name.partition(".")
+        moments.setdefault(int(position), {})[entry] = tensor
+    optimizers.load_state(moments)
+    if optimizers.average is not None:
+        if "average.steps" not in tensors:
+            raise CheckpointError(f"{folder} is the state of a run without train.average", remedy="delete the folder")
+        optimizers.average.load_state(_part(tensors, "average."))
+    return progress, _part(tensors, "best.") or None
+
+
+def _part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """The tensors below a prefix, without it."""
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
