@@ -40,7 +40,8 @@ from imf_core.predict import Answer
 from imf_core.prepare.link_data import LinkData, graph_of, prepare
 from imf_core.runtime import MemoryBudget
 from imf_core.train.estimate import estimate_of
-from imf_core.train.fit import EpochReport, build_model, fit
+from imf_core.train.fit import build_model, fit
+from imf_core.train.progress import EpochReport
 
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,

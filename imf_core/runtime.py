@@ -145,3 +145,6 @@ class Shard:
 
     rank: int = 0
     world: int = 1
+
+
+WHOLE = Shard()

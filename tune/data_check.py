@@ -6,16 +6,15 @@ its start. It hands on counts alone: no triple of test, and no score on it, befo
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 
 from imf_core.config import DataConfig
-from imf_core.data.audit.audit import AuditReport, audit
+from imf_core.data.audit.audit import audit
 from imf_core.data.audit.baseline import BaselineMetrics, baseline
+from imf_core.data.audit.report import AuditReport
 from imf_core.data.formats.layout import GraphFiles
 from imf_core.data.formats.readers import read_raw
 from imf_core.data.graph.graph import KnowledgeGraph, KnownAnswers
@@ -27,9 +26,7 @@ from imf_core.recommend.data.audit import InteractionAudit, audit_interactions
 from imf_core.recommend.data.prepare import RecommendData, prepare_recommend, read_for_audit
 from imf_core.recommend.fit import popularity_baseline
 from imf_core.recommend.topk import TopKMetrics
-from tune.study.records import atomic_write_text
 
-AUDIT_FILE = "audit.json"
 Audit = TypeVar("Audit", bound=AuditReport | InteractionAudit)
 
 
@@ -97,8 +94,3 @@ def baseline_of(graph: KnowledgeGraph, triples: np.ndarray, known: KnownAnswers)
         known: what is filtered.
     """
     return baseline(graph.train, graph.num_entities, graph.num_relations, triples, known)
-
-
-def write_audit(report: AuditReport | InteractionAudit, folder: Path) -> Path:
-    """Write `audit.json` into the study's folder."""
-    return atomic_write_text(folder / AUDIT_FILE, json.dumps(report.to_json(), indent=1, ensure_ascii=False) + "\n")

@@ -55,23 +55,28 @@ environment(asked_address(sys.argv))  # before anything imports ray
 
 from imf_core.checkpoint.checkpoint import load_checkpoint
 from imf_core.commands.card.card import model_card, read_study
+from imf_core.files.atomic import atomic_write_text
 from tune import options
-from tune.data_check import AUDIT_FILE, with_baseline, write_audit
+from tune.data_check import with_baseline
+from tune.hosts.cluster import ray_cluster
 from tune.hosts.joining import joined
-from tune.hosts.node_report import code_digest
 from tune.hosts.nodes import check_nodes, common_interface
 from tune.hosts.resources import ClusterResources
-from tune.plan.opening import OpenStudy, open_study
-from tune.plan.plan import Plan, make_plan, show_plan, show_space
-from tune.report.files import StudyResult, plots, save_picture, write_leaderboard, write_summary
+from tune.plan.opening import AUDIT_FILE, OpenStudy, open_study, write_audit
+from tune.plan.plan import Plan, make_plan
+from tune.plan.show import show_plan, show_space
+from tune.report.files import write_leaderboard, write_summary
 from tune.report.html import HTML_FILE, write_html
+from tune.report.plots import plots, save_picture
+from tune.report.result import StudyResult
 from tune.report.verdict import closing_table, write_report
 from tune.report.winner import relation_counts
 from tune.runs.finalise import Final, final_runs, finalise
-from tune.runs.runner import SearchInterrupted, ray_cluster, run_search
+from tune.runs.runner import SearchInterrupted, run_search
+from tune.sources import code_digest
 from tune.space.objectives import COSTS
-from tune.study.journal import History
-from tune.study.records import TrialRecord, atomic_write_text, winner
+from tune.study.history import History
+from tune.study.records import TrialRecord, winner
 from tune.study.sampler import export_study, importances, sampler_settings
 from tune.study.searcher import StudySearch
 from tune.tracking.tracker import Tracker

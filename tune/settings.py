@@ -6,7 +6,6 @@ imports ray, optuna or mlflow.
 
 from __future__ import annotations
 
-import math
 import os
 import re
 import shlex
@@ -21,8 +20,9 @@ from imf_core.config import Config, preset
 from imf_core.config_base import nearest
 from imf_core.errors import ConfigError
 from imf_core.recommend.config import RecommendConfig
+from tune.durations import parse_duration
+from tune.plan.opening import _settings_of
 from tune.space.objectives import QUALITY, parse_objective
-from tune.study.journal import JOURNAL_FILE, read_events
 
 AnyConfig = Config | RecommendConfig
 CONFIGS: dict[str, type[Config] | type[RecommendConfig]] = {"link": Config, "recommend": RecommendConfig}  # by task
@@ -35,29 +35,6 @@ _OF_A_SESSION = {
 }
 _CLUSTER_RETRIES, _CLUSTER_TRACKING = 4, 60.0
 _SERVERS = ("http", "https", "databricks", "databricks-uc", "postgresql", "mysql", "mssql")
-_UNITS = {"d": 86400.0, "h": 3600.0, "m": 60.0, "s": 1.0}
-
-
-def parse_duration(text: str | float) -> float:
-    """`"20m"`, `"90s"`, `"1h30m"`, `"1.5h"`, `"2d"` or plain seconds -> seconds, > 0.
-
-    Raises:
-        ConfigError: not a duration, or not positive and finite.
-    """
-    remedy = "write 90s, 20m, 1h30m or plain seconds"
-    written = str(text).strip().lower()
-    parts = re.findall(r"(\d+(?:\.\d+)?)\s*([dhms])\s*", written)
-    units = "".join(unit for _, unit in parts)
-    if parts and re.fullmatch(r"(?:\d+(?:\.\d+)?\s*[dhms]\s*)+", written) and re.fullmatch(r"d?h?m?s?", units):
-        seconds = sum(float(number) * _UNITS[unit] for number, unit in parts)
-    else:
-        try:
-            seconds = float(written)
-        except ValueError:
-            raise ConfigError(f"{text!r} is not a duration", remedy=remedy, key="budget", value=text) from None
-    if not (math.isfinite(seconds) and seconds > 0):
-        raise ConfigError(f"the duration {text!r} is not positive and finite", remedy=remedy, key="budget", value=text)
-    return seconds
 
 
 def absolute_tracking_uri(uri: str | None, storage: Path) -> str:
@@ -284,26 +261,6 @@ class SearchConfig(BaseModel):
         flat.setdefault("train.seed", self.seed)
         chosen: AnyConfig = base.updated(flat, source="--set")
         return chosen.model_copy(update={"data": chosen.data.absolute()})
-
-
-def _settings_of(values: Mapping[str, Any]) -> dict[str, Any]:
-    """What the study was begun with, from its journal.
-
-    Raises:
-        ConfigError: no study was named, or it is not there.
-        DataError: its journal is damaged.
-    """
-    storage = Path(_absolute(values.get("storage") or os.environ.get("IMF_STORAGE") or "results"))
-    if not values.get("study"):
-        there = sorted(file.parent.name for file in storage.glob(f"*/{JOURNAL_FILE}"))
-        remedy = f"name it: --study NAME; in {storage} there are {', '.join(there) or 'none'}"
-        raise ConfigError("no study was named to go on with", remedy=remedy, key="study")
-    file = storage / str(values["study"]) / JOURNAL_FILE
-    if not file.is_file():
-        remedy = "name its --study and --storage, or leave out --resume and --extend to begin it"
-        raise ConfigError(f"there is no study {file.parent.name!r} in {storage}", remedy=remedy, key="study")
-    events, _ = read_events(file)
-    return dict(events[0]["settings"]) if events else {}
 
 
 def _absolute(path: str | Path) -> str:

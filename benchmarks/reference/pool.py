@@ -24,18 +24,19 @@ import typer
 from rich.console import Console
 
 from benchmarks.reference.reference_row import SUMMARY_FILE, read_summary
-from imf_core.checkpoint.checkpoint import atomic_folder, check_vocabulary, load_checkpoint
+from imf_core.checkpoint.checkpoint import check_vocabulary, load_checkpoint
 from imf_core.data.graph.graph import KnowledgeGraph, open_split
 from imf_core.ensemble.ensemble import Ensemble, load_ensemble, same_names, save_ensemble
 from imf_core.ensemble.selection import select
 from imf_core.errors import ConfigError, DataError
 from imf_core.evaluate.ranking import Ranked
 from imf_core.evaluate.test_once import OWN, POOLED, RANKS_FILE, flat, save_ranks
+from imf_core.files.atomic import atomic_folder, atomic_write_text
 from imf_core.prepare.link_data import graph_of
 from imf_core.runtime import MemoryBudget
-from tune.report.files import machine, mean_std
+from tune.report.files import machine
+from tune.report.result import mean_std
 from tune.report.verdict import plus_minus
-from tune.study.outcome import atomic_write_text
 
 
 def members_of(studies: Sequence[Path]) -> dict[int, list[Path]]:

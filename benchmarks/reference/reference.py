@@ -21,7 +21,7 @@ from benchmarks.reference.trained_models import trained
 from imf_core.errors import ConfigError, DataError, ImfError
 from imf_core.evaluate.paired import LEVEL
 from imf_core.evaluate.test_once import OWN
-from tune.study.outcome import atomic_write_text
+from imf_core.files.atomic import atomic_write_text
 
 REFERENCE_FILE, README_FILE = "reference.json", "README.md"
 BEGIN, END = "<!-- rows -->", "<!-- /rows -->"

@@ -11,7 +11,8 @@ from typing import Any
 from imf_core.errors import DataError
 from imf_core.evaluate.paired import compare_ranks
 from imf_core.evaluate.test_once import OWN, RANKS_FILE, read_ranks
-from tune.report.files import StudyResult, summary
+from tune.report.files import summary
+from tune.report.result import StudyResult
 
 SUMMARY_FILE = "summary.json"
 UNTRAINED = "no training"  # a decision of its own: the study's baseline, which no seed changes

@@ -20,18 +20,18 @@ from rich.console import Console
 
 from benchmarks.reference.pool import refuse_known, summary_of
 from benchmarks.reference.reference_row import SUMMARY_FILE
-from imf_core.checkpoint.checkpoint import Checkpoint, atomic_folder, check_vocabulary, load_checkpoint
+from imf_core.checkpoint.checkpoint import Checkpoint, check_vocabulary, load_checkpoint
 from imf_core.config import Config
 from imf_core.data.graph.graph import open_split
 from imf_core.ensemble.ensemble import same_names
 from imf_core.errors import CheckpointError, ConfigError
 from imf_core.evaluate.metrics import RankingMetrics
 from imf_core.evaluate.test_once import POOLED, RANKS_FILE, flat, rank_test
+from imf_core.files.atomic import atomic_folder, atomic_write_text
 from imf_core.prepare.link_data import graph_of
 from imf_core.runtime import MemoryBudget
-from tune.report.files import mean_std
+from tune.report.result import mean_std
 from tune.report.verdict import plus_minus
-from tune.study.outcome import atomic_write_text
 
 _SEED, _PATH = "train.seed", "data.path"
 

@@ -8,11 +8,7 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
-import uuid
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +24,7 @@ from imf_core.config import Config
 from imf_core.data.features.modality import Modality
 from imf_core.data.graph.graph import Vocabulary
 from imf_core.errors import CheckpointError
+from imf_core.files.atomic import atomic_folder
 from imf_core.model.imf import Imf
 
 FORMAT = 1
@@ -44,27 +41,6 @@ class Checkpoint:
     metrics: dict[str, Any]
     path: Path
     description: dict[str, Any]
-
-
-@contextmanager
-def atomic_folder(folder: Path) -> Iterator[Path]:
-    """Write into a temporary folder beside the target and swap it in at the end: readers never see a half."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    fresh = folder.parent / f".{folder.name}.{uuid.uuid4().hex[:8]}"
-    fresh.mkdir()
-    try:
-        yield fresh
-        for part in fresh.iterdir():
-            descriptor = os.open(part, os.O_RDONLY)
-            os.fsync(descriptor)
-            os.close(descriptor)
-        old = folder.parent / f".{folder.name}.old.{uuid.uuid4().hex[:8]}"
-        if folder.exists():
-            folder.rename(old)
-        fresh.rename(folder)
-        shutil.rmtree(old, ignore_errors=True)
-    finally:
-        shutil.rmtree(fresh, ignore_errors=True)
 
 
 def save_checkpoint(

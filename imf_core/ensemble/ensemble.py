@@ -16,12 +16,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from imf_core.checkpoint.checkpoint import Checkpoint, atomic_folder, load_checkpoint
+from imf_core.checkpoint.checkpoint import Checkpoint, load_checkpoint
 from imf_core.data.graph.graph import KnowledgeGraph, KnownAnswers
 from imf_core.ensemble.teacher import teach
 from imf_core.errors import CheckpointError, ConfigError, VocabularyError
 from imf_core.evaluate.pooled import PooledScores, evaluate_pooled
 from imf_core.evaluate.ranking import Ranked, evaluate
+from imf_core.files.atomic import atomic_folder
 from imf_core.model.losses.distillation import SoftTargets
 from imf_core.predict import BUDGET, MOST, Answer, Predictor
 from imf_core.runtime import MemoryBudget

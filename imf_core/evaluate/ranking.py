@@ -19,7 +19,7 @@ from imf_core.evaluate.metrics import RankingMetrics
 from imf_core.model.decided import ROWS, decided_scores, room_for
 from imf_core.model.decision import Decision, present_weights
 from imf_core.model.imf import Imf
-from imf_core.runtime import MemoryBudget, Shard
+from imf_core.runtime import WHOLE, MemoryBudget, Shard
 
 _MOST = 1024  # queries of a block: more gain nothing
 _AHEAD = 2**15  # queries whose contexts are computed at once
@@ -174,7 +174,7 @@ def evaluate(
     known: KnownAnswers,
     *,
     memory: MemoryBudget | None = None,
-    shard: Shard = Shard(),  # noqa: B008
+    shard: Shard = WHOLE,
 ) -> Ranked:
     """Rank a split in both directions with all slices.
 
@@ -201,7 +201,7 @@ def evaluate_decisions(
     variants: Mapping[str, Decision],
     *,
     memory: MemoryBudget | None = None,
-    shard: Shard = Shard(),  # noqa: B008
+    shard: Shard = WHOLE,
 ) -> dict[str, Ranked]:
     """As `evaluate`, under several decisions by name; the branches are scored once for all of them.
 

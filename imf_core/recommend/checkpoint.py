@@ -22,7 +22,6 @@ from torch import Tensor
 import imf_core
 from imf_core.checkpoint.checkpoint import (
     FORMAT,
-    atomic_folder,
     check_vocabulary,
     load_state,
     read_description,
@@ -32,6 +31,7 @@ from imf_core.checkpoint.checkpoint import (
 from imf_core.data.features.modality import Modality
 from imf_core.data.graph.graph import Vocabulary
 from imf_core.errors import CheckpointError
+from imf_core.files.atomic import atomic_folder
 from imf_core.recommend.config import RecommendConfig
 from imf_core.recommend.data.interactions import Interactions
 from imf_core.recommend.model import Recommender, build_recommender

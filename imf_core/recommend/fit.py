@@ -20,7 +20,7 @@ from imf_core.recommend.data.prepare import RecommendData
 from imf_core.recommend.model import Recommender, build_recommender
 from imf_core.recommend.negatives import TrainingPairs
 from imf_core.recommend.topk import Popularity, TopKMetrics, VectorScorer, evaluate_top_k
-from imf_core.runtime import MemoryBudget, Shard, keep_freed_memory
+from imf_core.runtime import WHOLE, MemoryBudget, Shard, keep_freed_memory
 from imf_core.train.loop import FitResult, Loop, Saving, reduced, seed_epoch
 from imf_core.train.optimizers import Optimizers
 from imf_core.train.progress import EpochReport
@@ -52,7 +52,7 @@ def fit_recommender(
     config: RecommendConfig,
     on_epoch: OnEpoch | None = None,
     *,
-    shard: Shard = Shard(),  # noqa: B008
+    shard: Shard = WHOLE,
     saving: Saving | None = None,
     device: torch.device | None = None,
 ) -> FitResult[TopKMetrics]:
@@ -109,7 +109,7 @@ def fit_recommender(
 
 
 def validate(
-    model: Recommender, data: Interactions, memory: MemoryBudget, shard: Shard = Shard()  # noqa: B008
+    model: Recommender, data: Interactions, memory: MemoryBudget, shard: Shard = WHOLE
 ) -> TopKMetrics:
     """Metrics on the validation interactions; what training holds is not recommended."""
     return evaluate_recommender(model, data, data.valid, (data.train,), memory, shard)
@@ -117,7 +117,7 @@ def validate(
 
 def evaluate_recommender(
     model: Recommender, data: Interactions, relevant: np.ndarray, known: tuple[np.ndarray, ...], memory: MemoryBudget,
-    shard: Shard = Shard(),  # noqa: B008
+    shard: Shard = WHOLE,
 ) -> TopKMetrics:
     """Metrics of a model.
 
@@ -140,7 +140,7 @@ def evaluate_recommender(
 
 def popularity_baseline(data: Interactions, relevant: np.ndarray, known: tuple[np.ndarray, ...]) -> TopKMetrics:
     """Metrics of recommending what most users have in train, without a model: it should beat this."""
-    return _evaluated(Popularity(data.train, data.num_items), data, relevant, known, MemoryBudget(2**28), Shard())
+    return _evaluated(Popularity(data.train, data.num_items), data, relevant, known, MemoryBudget(2**28), WHOLE)
 
 
 def _evaluated(

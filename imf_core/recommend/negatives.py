@@ -13,7 +13,7 @@ from torch import Tensor
 
 from imf_core.errors import DataError
 from imf_core.recommend.data.interactions import Interactions, Owned
-from imf_core.runtime import Shard
+from imf_core.runtime import WHOLE, Shard
 
 
 class Negatives:
@@ -87,7 +87,7 @@ class TrainingPairs:
         num_negatives: int,
         seed: int,
         epoch: int,
-        shard: Shard = Shard(),  # noqa: B008
+        shard: Shard = WHOLE,
     ) -> Iterator[tuple[Tensor, Tensor, Tensor, float]]:
         """Users (B,), positives (B,), negatives (B, K) of this rank, and the weight of its mean in that of the whole step.
 

@@ -31,7 +31,7 @@ from torch import Tensor
 
 from imf_core.errors import DivergedError
 from imf_core.recommend.data.interactions import Owned
-from imf_core.runtime import Shard
+from imf_core.runtime import WHOLE, Shard
 
 K = 10
 _ROWS = 2**22  # numbers that are compared at a time
@@ -151,7 +151,7 @@ class Popularity:
 
 @torch.no_grad()
 def evaluate_top_k(
-    scorer: Scorer, relevant: Owned, known: Owned, *, k: int = K, budget: int = 2**28, shard: Shard = Shard()  # noqa: B008
+    scorer: Scorer, relevant: Owned, known: Owned, *, k: int = K, budget: int = 2**28, shard: Shard = WHOLE
 ) -> TopKMetrics:
     """Metrics of all users that have relevant items.
 

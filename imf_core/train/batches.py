@@ -16,7 +16,7 @@ from imf_core.data.graph.graph import KnowledgeGraph, KnownAnswers, expand_range
 from imf_core.errors import DataError
 from imf_core.model.losses.distillation import SoftTargets
 from imf_core.model.losses.plain_forms import Positives
-from imf_core.runtime import Shard
+from imf_core.runtime import WHOLE, Shard
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ class TrainingQueries:
         return max(1, min(-(-len(self) // batch_size), len(self) // smallest))
 
     def epoch(
-        self, batch_size: int, seed: int, epoch: int, shard: Shard = Shard(), per_triple: bool = False, together: int = 1
+        self, batch_size: int, seed: int, epoch: int, shard: Shard = WHOLE, per_triple: bool = False, together: int = 1
     ) -> Iterator[QueryBatch]:
         """The rank's batches of an epoch. Over all ranks each query comes exactly once; all ranks have equally many steps.
 

@@ -26,7 +26,7 @@ from imf_core.model.imf import Imf
 from imf_core.model.losses.distillation import SoftTargets
 from imf_core.model.modality_table import ModalityTable
 from imf_core.prepare.link_data import LinkData
-from imf_core.runtime import MemoryBudget, Shard, keep_freed_memory
+from imf_core.runtime import WHOLE, MemoryBudget, Shard, keep_freed_memory
 from imf_core.train.averaging import WeightAverage, averaged_tensors
 from imf_core.train.batches import TrainingQueries
 from imf_core.train.epoch import train_epoch
@@ -55,7 +55,7 @@ def fit(
     config: Config,
     on_epoch: Callable[[EpochReport], None] | None = None,
     *,
-    shard: Shard = Shard(),  # noqa: B008
+    shard: Shard = WHOLE,
     saving: Saving | None = None,
     device: torch.device | None = None,
     progress: bool = False,

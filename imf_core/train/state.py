@@ -10,8 +10,9 @@ from typing import Any
 from safetensors.torch import save_file
 from torch import Tensor
 
-from imf_core.checkpoint.checkpoint import _odd_tensor, atomic_folder, read_json, read_tensors
+from imf_core.checkpoint.checkpoint import _odd_tensor, read_json, read_tensors
 from imf_core.errors import CheckpointError
+from imf_core.files.atomic import atomic_folder
 from imf_core.train.optimizers import Optimizers
 from imf_core.train.progress import TrainedModule
 

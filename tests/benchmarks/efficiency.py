@@ -24,8 +24,9 @@ from typing import Annotated, Any
 
 import typer
 
+from tune.durations import parse_duration
 from tune.report.files import machine
-from tune.settings import SearchConfig, parse_duration
+from tune.settings import SearchConfig
 from tune.study.journal import JOURNAL_FILE, read_events
 
 OURS, TPE, RANDOM, DRAWN = "ours", "tpe", "random", "ours-drawn"

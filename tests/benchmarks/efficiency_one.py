@@ -13,10 +13,11 @@ from rich.console import Console
 
 from imf_core.config_base import parse_overrides
 from tests.benchmarks.efficiency import settings_of
+from tune.hosts.cluster import ray_cluster
 from tune.hosts.resources import ClusterResources
 from tune.plan.opening import open_study
 from tune.plan.plan import make_plan
-from tune.runs.runner import ray_cluster, run_search
+from tune.runs.runner import run_search
 from tune.search import open_tracker, searcher
 
 

@@ -87,10 +87,12 @@ def last_epoch(number: int) -> int:
 def bookkeeping(folder: Path, trials: int, count: int) -> Milliseconds:
     """Journal (on the disk of `folder`), sampler, rungs and ledger, with nothing before and with a long history."""
     from imf_core.config import preset
+    from tune.runs.ledger import Ledger
     from tune.space.space import SearchSpace
-    from tune.study.journal import History, Journal
+    from tune.study.history import History
+    from tune.study.journal import Journal
     from tune.study.outcome import TrialState
-    from tune.study.records import Ledger, TrialRecord
+    from tune.study.records import TrialRecord
     from tune.study.schedule import make_scheduler
     from tune.study.searcher import StudySearch
 

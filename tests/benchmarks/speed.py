@@ -227,7 +227,8 @@ def quality(
 ) -> Figures:
     """Validation MRR over time: seconds of training and validation, data preparation not counted, until the goal."""
     from imf_core.prepare.link_data import prepare
-    from imf_core.train.fit import EpochReport, build_model, fit
+    from imf_core.train.fit import build_model, fit
+    from imf_core.train.progress import EpochReport
 
     base = published() if preset == "published" else Config()
     own = {"data.path": source, "data.text": "names" if text else "none", "train.max_epochs": epochs, "train.patience": epochs}

@@ -21,8 +21,8 @@ from typing import Annotated, Any
 import typer
 
 from tests.benchmarks.efficiency import DRAWN, OURS, SETTINGS, Found, compared, spread
+from tune.durations import parse_duration
 from tune.report.files import machine
-from tune.settings import parse_duration
 
 FIRST = (1, 3, 5, 10)
 SAID = {OURS: "with the start points", DRAWN: "without"}

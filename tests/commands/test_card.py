@@ -18,7 +18,8 @@ from imf_core.checkpoint.checkpoint import load_checkpoint
 from imf_core.cli import app
 from imf_core.commands.card.text import UNKNOWN, Facts, shown
 from imf_core.errors import CheckpointError, ConfigError, ImfError
-from tune.report.files import StudyResult, summary
+from tune.report.files import summary
+from tune.report.result import StudyResult
 
 SHARES = {"mrr": "MRR", "hits_at_1": "Hits@1", "hits_at_3": "Hits@3", "hits_at_10": "Hits@10"}
 

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from imf_core.data.audit.audit import AuditReport, Coverage, audit
+from imf_core.data.audit.audit import audit
+from imf_core.data.audit.report import AuditReport, Coverage
 from imf_core.data.formats.readers import read_raw
 from imf_core.data.graph.graph import RawGraph, Vocabulary
 

@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from imf_core.data.formats.readers import read_graph, read_lines
+from imf_core.data.formats.readers import read_graph
 from imf_core.errors import DataError
+from imf_core.files.lines import read_lines
 
 VALID = "a\tr\tc\n"
 

@@ -11,7 +11,8 @@ from torch import Tensor
 from imf_core.model.decision import combine, present_weights
 from imf_core.model.losses.binary import joint_binary_loss
 from imf_core.model.losses.plain_forms import Positives, binary_loss, binary_loss_of_probabilities, softmax_loss
-from imf_core.model.losses.sampled import Sample, ScoreRows, sampled_losses
+from imf_core.model.losses.sample import Sample
+from imf_core.model.losses.sampled import ScoreRows, sampled_losses
 from imf_core.model.losses.softmax import joint_softmax_loss
 from imf_core.model.losses.target import JointTarget
 

@@ -20,10 +20,11 @@ from imf_core.data.graph.graph import RawGraph, Vocabulary
 from imf_core.evaluate.metrics import RankingMetrics
 from imf_core.prepare.link_data import LinkData
 from imf_core.train.fit import build_model
-from tune.report.files import StudyResult
 from tune.report.html import write_html
+from tune.report.result import StudyResult
 from tune.space.space import Row
-from tune.study.records import TrialRecord, TrialState
+from tune.study.outcome import TrialState
+from tune.study.records import TrialRecord
 
 SECTIONS = ["searched", "winner", "importance", "history", "slices", "failures", "commands"]
 VOID = {"meta", "br", "img", "input", "link", "hr"}

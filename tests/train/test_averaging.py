@@ -13,7 +13,8 @@ from imf_core.errors import CheckpointError, ConfigError
 from imf_core.evaluate.ranking import evaluate
 from imf_core.prepare.link_data import LinkData
 from imf_core.train.averaging import WeightAverage, averaged_tensors
-from imf_core.train.fit import Saving, build_model, fit
+from imf_core.train.fit import build_model, fit
+from imf_core.train.loop import Saving
 from tests.support.killed_run import Killed, stop_at
 
 SMALL = {

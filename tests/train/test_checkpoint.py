@@ -13,17 +13,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from imf_core.checkpoint.checkpoint import (
-    atomic_folder,
-    check_vocabulary,
-    load_checkpoint,
-    read_description,
-    save_checkpoint,
-)
+from imf_core.checkpoint.checkpoint import check_vocabulary, load_checkpoint, read_description, save_checkpoint
 from imf_core.config import Config
 from imf_core.data.features.modality import Modality
 from imf_core.data.graph.graph import Vocabulary
 from imf_core.errors import CheckpointError
+from imf_core.files.atomic import atomic_folder
 from imf_core.model.imf import Imf
 from imf_core.model.losses.plain_forms import Positives
 from imf_core.prepare.link_data import LinkData

@@ -15,7 +15,8 @@ from imf_core.config import Config
 from imf_core.evaluate.ranking import evaluate
 from imf_core.prepare.link_data import LinkData, load_prepared, save_prepared
 from imf_core.runtime import Shard
-from imf_core.train.fit import Saving, build_model, fit
+from imf_core.train.fit import build_model, fit
+from imf_core.train.loop import Saving
 from tests.support.killed_run import Killed, die_in
 
 SETTINGS = {"model.dim": 16, "model.relation_dim": 8, "train.batch_size": 16, "train.lr": 0.01, "train.max_epochs": 3}

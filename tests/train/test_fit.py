@@ -12,7 +12,8 @@ from imf_core.data.graph.graph import KnowledgeGraph, Vocabulary
 from imf_core.errors import DataError, DivergedError
 from imf_core.evaluate.ranking import evaluate
 from imf_core.prepare.link_data import LinkData
-from imf_core.train.fit import Saving, build_model, fit
+from imf_core.train.fit import build_model, fit
+from imf_core.train.loop import Saving
 from imf_core.train.progress import EpochReport
 from tests.support.killed_run import Killed, die_in, stop_at
 

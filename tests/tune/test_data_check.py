@@ -12,10 +12,10 @@ from small_search import run_search, write_graph
 
 from imf_core.commands.data.audit import audit_command
 from imf_core.errors import DataError
-from tune.data_check import AUDIT_FILE
 from tune.hosts.resources import ClusterResources, Node
-from tune.plan.opening import open_study
-from tune.plan.plan import Plan, make_plan, show_plan
+from tune.plan.opening import AUDIT_FILE, open_study
+from tune.plan.plan import Plan, make_plan
+from tune.plan.show import show_plan
 from tune.settings import SearchConfig
 
 HERE = ClusterResources((Node(2.0, 0.0),))

@@ -22,7 +22,6 @@ from imf_core.evaluate.redecide import (
     TRAINED,
     fit_weights,
     held_back,
-    main,
     proposals,
     reciprocal_ranks,
     redecide,
@@ -30,7 +29,9 @@ from imf_core.evaluate.redecide import (
 from imf_core.prepare.link_data import LinkData, save_prepared
 from imf_core.runtime import MemoryBudget
 from imf_core.train.fit import build_model, fit
-from tune.study.records import TRIALS_FILE, TrialRecord, TrialState
+from tune.report.decisions import main
+from tune.study.outcome import TrialState
+from tune.study.records import TRIALS_FILE, TrialRecord
 from tune.trial.worker import Job, run_job
 
 MEMORY = MemoryBudget(2**28)

@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 
 from imf_core.errors import ConfigError, DataError, ResourceError
-from tune.study.journal import History, Journal, read_events, trial_name
+from tune.study.history import History
+from tune.study.journal import Journal, read_events, trial_name
 
 
 def begun(folder: Path) -> Journal:

@@ -9,9 +9,10 @@ from typing import Any
 
 from rich.console import Console
 
+from tune.runs.ledger import Ledger
 from tune.runs.terminal import LiveTable
 from tune.study.outcome import TrialState
-from tune.study.records import Ledger, TrialRecord
+from tune.study.records import TrialRecord
 
 
 class Clock:

@@ -13,9 +13,10 @@ from rich.console import Console
 from imf_core.errors import ConfigError, ResourceError
 from imf_core.prepare.link_data import LinkData, save_prepared
 from tune.hosts import node_report
-from tune.hosts.node_report import NodeReport, code_digest, data_digest, look, refuse_other_code
+from tune.hosts.node_report import NodeReport, data_digest, look
 from tune.hosts.nodes import common_interface, refuse_unfit, show_nodes
 from tune.settings import SearchConfig
+from tune.sources import code_digest, refuse_other_code
 from tune.trial.worker import Job, run_job
 
 DRIVER = NodeReport(

@@ -14,7 +14,8 @@ from tune.report.pareto import front
 from tune.settings import SearchConfig
 from tune.space.objectives import parse_objective
 from tune.space.space import SearchSpace
-from tune.study.journal import History, Journal
+from tune.study.history import History
+from tune.study.journal import Journal
 from tune.study.outcome import TrialState
 from tune.study.records import TrialRecord
 from tune.study.sampler import export_study, importances

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tune.study.outcome import TrialState, atomic_write_text, classify, last_error, reported_numbers, trial_params
+from imf_core.files.atomic import atomic_write_text
+from tune.study.outcome import TrialState, classify, last_error, reported_numbers, trial_params
 
 
 @pytest.mark.parametrize(

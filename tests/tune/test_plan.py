@@ -11,7 +11,8 @@ from small_search import write_graph
 
 import imf_core.train.estimate as estimate_module
 from tune.hosts.resources import ClusterResources, Node
-from tune.plan.plan import Plan, make_plan, show_plan
+from tune.plan.plan import Plan, make_plan
+from tune.plan.show import show_plan
 from tune.settings import SearchConfig
 
 TWO_CPUS = ClusterResources((Node(2.0),))

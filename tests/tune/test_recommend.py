@@ -27,7 +27,7 @@ from tune import recommend_final
 from tune.hosts.resources import ClusterResources
 from tune.plan.opening import open_study, ties
 from tune.plan.plan import make_plan
-from tune.report.files import StudyResult
+from tune.report.result import StudyResult
 from tune.report.verdict import next_commands
 from tune.runs import finalise
 from tune.settings import SearchConfig

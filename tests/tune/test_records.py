@@ -14,9 +14,11 @@ import pytest
 
 from imf_core.errors import DataError
 from tune.runs.budget import Reserve
+from tune.runs.ledger import Ledger
 from tune.study import records as records_module
-from tune.study.journal import History
-from tune.study.records import Ledger, TrialRecord, TrialState, count_states, load_records, ranked, winner
+from tune.study.history import History
+from tune.study.outcome import TrialState
+from tune.study.records import TrialRecord, count_states, load_records, ranked, winner
 
 
 def make_trial(folder: Path, trial_id: str, **params: Any) -> Any:

@@ -25,8 +25,10 @@ from benchmarks.reference.reference_row import paired, reference_row, summary_ro
 from imf_core.errors import DataError
 from imf_core.evaluate.test_once import RANKS_FILE
 from tests.support.reference_command import command
-from tune.report.files import StudyResult, summary, write_summary
-from tune.study.records import TrialRecord, TrialState
+from tune.report.files import summary, write_summary
+from tune.report.result import StudyResult
+from tune.study.outcome import TrialState
+from tune.study.records import TrialRecord
 
 RESULTS = Path(__file__).resolve().parents[2] / "results"
 PAGE = "# Results\n\nbefore\n\n<!-- rows -->\noutdated\n<!-- /rows -->\n\nafter\n"

@@ -16,9 +16,12 @@ from rich.console import Console
 from imf_core.data.audit.audit import audit
 from imf_core.data.audit.baseline import BaselineMetrics
 from imf_core.data.graph.graph import RawGraph, Vocabulary
-from tune.report.files import StudyResult, machine, plots, save_picture, summary, write_leaderboard, write_summary
+from tune.report.files import machine, summary, write_leaderboard, write_summary
+from tune.report.plots import plots, save_picture
+from tune.report.result import StudyResult
 from tune.report.verdict import closing_table, next_commands, write_report
-from tune.study.records import TrialRecord, TrialState
+from tune.study.outcome import TrialState
+from tune.study.records import TrialRecord
 
 
 def record(number: int, state: str, best: float | None, epochs: int, reason: str = "", **params: object) -> TrialRecord:

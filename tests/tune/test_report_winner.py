@@ -15,7 +15,7 @@ from small_study import checkpoint, drawn, small_study, sound
 from imf_core.config import Config
 from imf_core.data.graph.graph import KnowledgeGraph, Vocabulary
 from imf_core.prepare.link_data import LinkData
-from tune.report.files import StudyResult
+from tune.report.result import StudyResult
 from tune.report.winner import MOST_RELATIONS, relation_counts
 from tune.runs import finalise
 

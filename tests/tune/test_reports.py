@@ -13,9 +13,10 @@ from imf_core.evaluate.metrics import RankingMetrics
 from imf_core.runtime import Shard
 from imf_core.train.progress import EpochReport
 from tune.space.space import SearchSpace
-from tune.study.journal import History, Journal
+from tune.study.history import History
+from tune.study.journal import Journal
 from tune.study.searcher import StudySearch
-from tune.trial.worker import Reporter
+from tune.trial.reporter import Reporter
 
 
 def epoch(number: int) -> EpochReport[RankingMetrics]:

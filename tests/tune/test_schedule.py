@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from imf_core.errors import ConfigError
-from tune.study.journal import History
+from tune.study.history import History
 from tune.study.schedule import LearnedBracket, default_grace, is_finite, make_scheduler
 
 

@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 
 from imf_core.errors import ConfigError
+from tune.durations import parse_duration
 from tune.environment import environment
-from tune.settings import SearchConfig, parse_duration
+from tune.settings import SearchConfig
 
 
 @pytest.fixture(autouse=True)

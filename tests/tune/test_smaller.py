@@ -11,7 +11,7 @@ import pytest
 
 from imf_core.config import Config
 from imf_core.errors import ResourceError
-from tune.study.records import Ledger
+from tune.runs.ledger import Ledger
 from tune.trial import trial as trial_module
 from tune.trial.out_of_memory import mark_killed, ran_out, smaller_settings
 from tune.trial.trial import TrialSpec, run_trial

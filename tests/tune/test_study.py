@@ -15,7 +15,8 @@ from optuna.trial import TrialState
 from imf_core.config import FUSED, STRUCTURE, Config
 from imf_core.errors import ConfigError
 from tune.space.space import SearchSpace
-from tune.study.journal import History, Journal
+from tune.study.history import History
+from tune.study.journal import Journal
 from tune.study.sampler import distribution, export_study, make_sampler, sampler_settings
 from tune.study.searcher import StudySearch
 

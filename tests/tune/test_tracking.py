@@ -12,10 +12,12 @@ from typing import Any
 import pytest
 from mlflow.exceptions import MlflowException
 
-from tune.study.journal import History, TrialHistory
-from tune.study.records import Ledger, load_records
+from tune.runs.ledger import Ledger
+from tune.runs.mlflow_callback import MlflowCallback
+from tune.study.history import History, TrialHistory
+from tune.study.records import load_records
 from tune.tracking.names import config_text, param_text
-from tune.tracking.tracker import MlflowCallback, Tracker
+from tune.tracking.tracker import Tracker
 
 SETTINGS = {"trials": 4, "budget": None, "data": "unicode", "modalities": ["text", "image"]}
 

@@ -11,7 +11,8 @@ import pandas as pd
 import pytest
 
 from imf_core.errors import DataError
-from tune.tracking.names import answer_table, is_loopback, one_at_a_time, param_text, safe_name
+from tune.tracking.model import answer_table
+from tune.tracking.names import is_loopback, one_at_a_time, param_text, safe_name
 
 
 def test_names_that_mlflow_accepts() -> None:

@@ -16,10 +16,10 @@ import imf_core
 from imf_core.errors import ResourceError
 from imf_core.prepare.link_data import LinkData, save_prepared
 from tune.hosts.joining import joined
-from tune.hosts.node_report import code_digest
 from tune.hosts.nodes import check_nodes, refuse_unfit
 from tune.hosts.resources import plan_resources
 from tune.settings import SearchConfig
+from tune.sources import code_digest
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(240)]
 

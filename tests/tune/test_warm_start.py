@@ -13,7 +13,8 @@ from imf_core.errors import ConfigError, DataError
 from tune.plan.warm_start import warm_start
 from tune.report.files import write_leaderboard
 from tune.space.space import SearchSpace
-from tune.study.records import TrialRecord, TrialState, load_records
+from tune.study.outcome import TrialState
+from tune.study.records import TrialRecord, load_records
 from tune.study.searcher import StudySearch
 
 BRANCHES = ("structure", "image", "text", "fused")

@@ -10,7 +10,6 @@ import socket
 import tempfile
 import time
 from dataclasses import asdict, dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -19,7 +18,7 @@ import psutil
 import ray
 
 import imf_core
-from imf_core.errors import ConfigError
+from tune.sources import code_digest
 
 SEEN_SECONDS = 10.0  # in which a file written by one node has to appear on another: NFS caches folders
 
@@ -60,31 +59,6 @@ class NodeReport:
     def place(self) -> str:
         """`worker1 (10.0.0.11)`."""
         return f"{self.name} ({self.address})"
-
-
-@lru_cache(maxsize=1)
-def code_digest() -> str:
-    """SHA-256 of the sources of both packages, so that numbers of two versions are never mixed."""
-    digest = hashlib.sha256()
-    root = Path(imf_core.__file__).parent.parent
-    for package in ("imf_core", "tune"):
-        for file in sorted((root / package).rglob("*.py")):
-            digest.update(file.relative_to(root).as_posix().encode() + b"\0" + file.read_bytes())
-    return digest.hexdigest()[:16]
-
-
-def refuse_other_code(expected: str) -> None:
-    """For a worker: nodes that join after the search has begun were not looked at.
-
-    Raises:
-        ConfigError: this node imports other sources than the driver.
-    """
-    if expected and code_digest() != expected:
-        raise ConfigError(
-            f"node {socket.gethostname()} has the code {code_digest()}, the driver has {expected}",
-            remedy="put the sources back as they were when the search began; on a cluster bring them to every machine: "
-            "ray up cluster.yaml", key="code", value=code_digest(),
-        )
 
 
 def look(prepared: str, folder: str, address: str) -> dict[str, Any]:

@@ -20,7 +20,8 @@ from rich.table import Table
 
 import imf_core
 from imf_core.errors import ResourceError
-from tune.hosts.node_report import SEEN_SECONDS, NodeReport, code_digest, data_digest, look
+from tune.hosts.node_report import SEEN_SECONDS, NodeReport, data_digest, look
+from tune.sources import code_digest
 
 _LOOK_SECONDS = 300.0  # of a node: it may have to fetch the code and to import torch from a slow disk
 _LITTLE_DISK = 2 * 2**30

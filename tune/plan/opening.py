@@ -8,19 +8,25 @@ import shutil
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 import imf_core
+from imf_core.data.audit.report import AuditReport
 from imf_core.errors import ConfigError, DataError
-from tune.data_check import write_audit
-from tune.hosts.node_report import code_digest
+from imf_core.files.atomic import atomic_write_text
+from imf_core.recommend.data.audit import InteractionAudit
 from tune.plan.plan import Plan
 from tune.plan.warm_start import warm_start
-from tune.settings import SearchConfig
-from tune.study.journal import JOURNAL_FILE, History, Journal
+from tune.settings import SearchConfig, _absolute
+from tune.sources import code_digest
+from tune.study.history import History
+from tune.study.journal import JOURNAL_FILE, Journal, read_events
 from tune.study.sampler import sampler_settings
 from tune.task import TASKS
+
+AUDIT_FILE = "audit.json"
 
 _SHOWN = 12  # lines of a diff
 _SEARCHING = ("ask", "report", "tell")
@@ -201,3 +207,28 @@ def asked_for(history: History) -> int:
 
 def _place(history: History, session: Mapping[str, Any]) -> int:
     return next((place for place, event in enumerate(history.events) if event is session), 0)
+
+
+def _settings_of(values: Mapping[str, Any]) -> dict[str, Any]:
+    """What the study was begun with, from its journal.
+
+    Raises:
+        ConfigError: no study was named, or it is not there.
+        DataError: its journal is damaged.
+    """
+    storage = Path(_absolute(values.get("storage") or os.environ.get("IMF_STORAGE") or "results"))
+    if not values.get("study"):
+        there = sorted(file.parent.name for file in storage.glob(f"*/{JOURNAL_FILE}"))
+        remedy = f"name it: --study NAME; in {storage} there are {', '.join(there) or 'none'}"
+        raise ConfigError("no study was named to go on with", remedy=remedy, key="study")
+    file = storage / str(values["study"]) / JOURNAL_FILE
+    if not file.is_file():
+        remedy = "name its --study and --storage, or leave out --resume and --extend to begin it"
+        raise ConfigError(f"there is no study {file.parent.name!r} in {storage}", remedy=remedy, key="study")
+    events, _ = read_events(file)
+    return dict(events[0]["settings"]) if events else {}
+
+
+def write_audit(report: AuditReport | InteractionAudit, folder: Path) -> Path:
+    """Write `audit.json` into the study's folder."""
+    return atomic_write_text(folder / AUDIT_FILE, json.dumps(report.to_json(), indent=1, ensure_ascii=False) + "\n")

@@ -6,12 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
-
 from imf_core.config import FUSED, STRUCTURE, Config
-from imf_core.data.audit.audit import AuditReport
+from imf_core.data.audit.report import AuditReport
 from imf_core.prepare.link_data import LinkData, prepare
 from imf_core.recommend.config import RecommendConfig
 from imf_core.recommend.data.audit import InteractionAudit
@@ -128,46 +124,3 @@ def _memory(base: AnyConfig, data: StudyData, workers: int) -> MemoryEstimate:
     assert isinstance(data, LinkData)
     TrainingQueries(data.graph).num_steps(base.train.batch_size, workers)
     return estimate_of(base, data)
-
-
-def show_plan(console: Console, plan: Plan) -> None:
-    """Print data, resources, memory and the searched parameters."""
-    settings = plan.settings
-    console.print(f"[bold]{settings.study}[/]: {escape(plan.data.graph.describe())}", highlight=False)
-    for note in (*plan.data.describe(plan.base.model.modalities), *plan.space.notes, *plan.resources.notes):
-        console.print(f"  {escape(note)}", highlight=False)
-    for title, entries in (("[bold yellow]warning[/]", plan.audit.warnings), ("[bold red]problem[/]", plan.audit.problems)):
-        for entry in entries:
-            console.print(f"  {title}: {escape(entry)}", highlight=False)
-    for line in plan.audit.baseline_lines():
-        console.print(f"  {escape(line)}", highlight=False)
-    early = "no early stopping"
-    if settings.scheduler == "asha":
-        learned = " or earlier where that proves to tell" if settings.grace_epochs is None and plan.grace > 1 else ""
-        early = f"ASHA from epoch {plan.grace}{learned}, one in {settings.reduction_factor:g} passes a rung"
-    budget = f", at most {settings.budget_seconds:.0f} s" if settings.budget_seconds else ""
-    console.print(f"  {settings.trials} trials of up to {plan.base.train.max_epochs} epochs{budget}; {early}", highlight=False)
-    if settings.first != "drawn":
-        others = len(plan.start_points)
-        beside = f", then {others} that won earlier searches" if others else ""
-        console.print(f"  they begin with the base settings{beside}", highlight=False)
-    console.print(f"  {plan.memory.describe()}", highlight=False)
-    if not settings.joins and (shortage := plan.memory.shortage(plan.resources.concurrency * plan.resources.workers)):
-        console.print(f"  [bold yellow]warning[/]: {escape(shortage)}", highlight=False)
-    disk = plan.disk
-    console.print(f"  {disk.describe()}", highlight=False)
-    if short := disk.shortage():
-        console.print(f"  [bold yellow]warning[/]: {escape(short)}", highlight=False)
-    console.print(f"  results in {settings.study_dir}", highlight=False)
-
-
-def show_space(console: Console, space: SearchSpace) -> None:
-    """Print every parameter that can be tuned: range, first value, condition, and whether it is searched here."""
-    table = Table(title="search space", box=None, header_style="bold")
-    table.add_column("parameter", no_wrap=True)
-    for column in ("searched", "range", "first value", "only where"):
-        table.add_column(column, overflow="fold")
-    for row in space.describe():
-        first = f"{row.default:.4g}" if isinstance(row.default, float) else str(row.default)
-        table.add_row(row.name, "yes" if row.searched else "", escape(row.range), first, row.condition)
-    console.print(table)

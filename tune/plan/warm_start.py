@@ -13,7 +13,8 @@ from imf_core.errors import ConfigError, DataError
 from tune.settings import METRIC
 from tune.space.space import SearchSpace
 from tune.study.journal import JOURNAL_FILE, read_events
-from tune.study.records import TrialState, load_records
+from tune.study.outcome import TrialState
+from tune.study.records import load_records
 from tune.study.schedule import is_finite
 
 POINTS = 5  # points tried first where their values are not known here

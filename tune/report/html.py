@@ -15,15 +15,18 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 import imf_core
-from tune.report.files import StudyResult, machine
+from imf_core.files.atomic import atomic_write_text
+from tune.durations import duration
+from tune.report.files import machine
+from tune.report.result import StudyResult
 from tune.report.svg import curves, history
 from tune.report.tables import NONE, Column, Share, Table, listed, mrr, points, printable, setting
 from tune.report.verdict import cost_of, next_commands, plus_minus
 from tune.report.winner import comparison, figures_on_test, look_inside, otherwise_on_test, settings_table
-from tune.runs.budget import duration
 from tune.space.objectives import COSTS
 from tune.space.space import Row
-from tune.study.records import TrialRecord, TrialState, atomic_write_text, count_states, ranked
+from tune.study.outcome import TrialState
+from tune.study.records import TrialRecord, count_states, ranked
 
 HTML_FILE = "report.html"
 _TEMPLATES = Path(__file__).parent / "templates"

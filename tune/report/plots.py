@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from tune.study.records import TrialRecord, TrialState, winner
+from tune.study.outcome import TrialState
+from tune.study.records import TrialRecord, winner
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -13,11 +13,14 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from imf_core.data.audit.report import escaped
-from tune.report.files import StudyResult, cell, short
-from tune.runs.budget import duration
+from imf_core.files.atomic import atomic_write_text
+from imf_core.files.markdown import escaped
+from tune.durations import duration
+from tune.report.files import cell, short
+from tune.report.result import StudyResult
 from tune.space.objectives import COSTS
-from tune.study.records import TrialRecord, TrialState, atomic_write_text, count_states, ranked
+from tune.study.outcome import TrialState
+from tune.study.records import TrialRecord, count_states, ranked
 
 _SHOWN = 10  # trials and failures on the terminal; the leaderboard has all
 _MORE = 10  # trials, in the printed command that extends a study

@@ -13,7 +13,8 @@ import torch
 from imf_core.checkpoint.checkpoint import Checkpoint, load_checkpoint
 from imf_core.data.graph.graph import KnowledgeGraph
 from imf_core.errors import CheckpointError
-from tune.report.files import StudyResult, cell
+from tune.report.files import cell
+from tune.report.result import StudyResult
 from tune.report.svg import Bar, bars
 from tune.report.tables import NONE, Column, Share, Table, mrr, points, rank, usable
 

@@ -14,7 +14,7 @@ from tune.study.outcome import TrialState
 from tune.study.records import TrialRecord, can_be_taken, winner
 
 if TYPE_CHECKING:
-    from tune.study.records import Ledger
+    from tune.runs.ledger import Ledger
 
 _START = 3.0  # seconds that a run takes besides its epochs
 _SLACK = 1.1  # runs are not equally long
@@ -66,10 +66,3 @@ class Deadline(ray_tune.Stopper):
     def stop_all(self) -> bool:
         """Whether the search is to end."""
         return self._ledger is not None and self._ledger.over
-
-
-def duration(seconds: float) -> str:
-    """`1h05m`, `5m01s` or `12s`."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}h{minutes:02d}m" if hours else f"{minutes}m{rest:02d}s" if minutes else f"{rest}s"

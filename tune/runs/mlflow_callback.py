@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import ray.tune as ray_tune
 
-from tune.study.journal import TrialHistory
+from tune.runs.ledger import Ledger
+from tune.study.history import TrialHistory
 from tune.study.outcome import name_of, reported_numbers, trial_params
-from tune.study.records import Ledger, TrialRecord
+from tune.study.records import TrialRecord
 
 if TYPE_CHECKING:
     from tune.tracking.tracker import Epoch, Tracker

@@ -11,9 +11,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from tune.plan.opening import OpenStudy
+from tune.runs.ledger import Ledger
 from tune.runs.mlflow_callback import MlflowCallback
-from tune.study.journal import History
-from tune.study.records import Ledger, TrialRecord, can_be_taken
+from tune.study.history import History
+from tune.study.records import TrialRecord, can_be_taken
 
 
 def take_over(

@@ -2,110 +2,31 @@
 
 from __future__ import annotations
 
-import logging
-import os
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import ray
 import ray.tune as ray_tune
 from rich.console import Console
-from rich.markup import escape
 
-import imf_core
 from imf_core.errors import ImfError, ResourceError
-from tune.environment import environment
-from tune.hosts.node_report import code_digest
-from tune.hosts.resources import ClusterResources, ResourcePlan
-from tune.hosts.watchdog import watching
 from tune.plan.opening import OpenStudy
 from tune.plan.plan import Plan
 from tune.runs.budget import Deadline, Reserve
+from tune.runs.ledger import Ledger
+from tune.runs.mlflow_callback import MlflowCallback
 from tune.runs.reuse import take_over
-from tune.runs.terminal import LiveTable
-from tune.settings import AnyConfig, SearchConfig
+from tune.runs.terminal import LiveTable, TrialLines
+from tune.settings import AnyConfig
+from tune.sources import code_digest
 from tune.study.journal import Journal
 from tune.study.outcome import TrialState, name_of
-from tune.study.records import TRIALS_FILE, Ledger, TrialRecord, load_records
+from tune.study.records import TRIALS_FILE, TrialRecord, load_records
 from tune.study.schedule import FiniteAsha, make_scheduler
 from tune.study.searcher import StudySearch
-from tune.tracking.tracker import MlflowCallback, Tracker
+from tune.tracking.tracker import Tracker
 from tune.trial.trial import TrialSpec, trainable
-
-
-@contextmanager
-def ray_cluster(settings: SearchConfig, resources: ResourcePlan, lost: Callable[[ResourceError], None]) -> Iterator[None]:
-    """Ray for the length of the block: one of our own with the planned resources, unless a cluster has been joined.
-
-    `lost` is told when a cluster of our own has died; then the block is interrupted as by Ctrl-C.
-
-    The dashboard process runs with worker groups only: Ray Train gives the resources of an early-stopped group back through
-    its state API, and without it the next trial would wait for ever. It listens on loopback.
-    """
-    if settings.joins:
-        yield
-        return
-    # Workers find our packages where the driver has them, also from another folder and where nothing is installed.
-    root = str(Path(imf_core.__file__).resolve().parents[1])
-    path = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
-    variables = {**environment(settings.address), "PYTHONPATH": path}
-    ray.init(
-        address="local", num_cpus=int(ClusterResources.local().cpus), include_dashboard=settings.workers > 1,
-        resources=resources.custom_resources, runtime_env={"env_vars": variables}, log_to_driver=False,
-        logging_level=logging.ERROR,
-    )
-    try:
-        with watching(lost):
-            yield
-    finally:
-        ray.shutdown()
-
-
-class TrialLines(ray_tune.Callback):
-    """One line on the terminal for each trial that ends; also readable in a log file.
-
-    Args:
-        console: where to print.
-        ledger: knows how each trial ended; must come before this callback.
-        total: trials of the run.
-    """
-
-    def __init__(self, console: Console, ledger: Ledger, total: int) -> None:
-        self.console, self.ledger, self.total = console, ledger, total
-        self._shown: set[str] = set()
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {}  # a console does not go into Tune's snapshots
-
-    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """Print the trial's line."""
-        self._show()
-
-    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """Print the trial's line."""
-        self._show()
-
-    def on_experiment_end(self, trials: list[Any], **info: Any) -> None:
-        """Print those that the end of the search has ended."""
-        self._show()
-
-    def _show(self) -> None:
-        for record in self.ledger.records:
-            if record.trial_id not in self._shown:
-                self._shown.add(record.trial_id)
-                self.console.print(self._line(record), highlight=False, soft_wrap=True)
-
-    def _line(self, record: TrialRecord) -> str:
-        name = str(record.params["run"]) if "run" in record.params else f"trial {record.number}"
-        score = f"MRR {record.best_mrr:.4f} in epoch {record.best_epoch}" if record.best_mrr is not None else "no score"
-        best = max((item.best_mrr for item in self.ledger.records if item.best_mrr is not None), default=None)
-        ahead = f"; best so far {best:.4f}" if best is not None and "run" not in record.params else ""
-        why = f" ({record.reason})" if not record.state.usable else ""
-        done = f"{len(self._shown)} of {self.total}"
-        spent = f"{record.epochs} epoch{'s' if record.epochs != 1 else ''}, {record.seconds:.0f} s"
-        return f"  {done}: {name} {record.state} after {spent}: {score}{ahead}{escape(why)}"
 
 
 class SearchInterrupted(ImfError):

@@ -11,13 +11,15 @@ import ray
 import ray.tune as ray_tune
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
+from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from tune.runs.budget import duration
+from tune.durations import duration
+from tune.runs.ledger import Ledger
 from tune.settings import METRIC, TIME_ATTR
 from tune.study.outcome import name_of
-from tune.study.records import Ledger
+from tune.study.records import TrialRecord
 
 _EVERY = 0.5  # seconds between two drawings
 _PATIENCE = 5.0  # seconds after which a trial that waits is explained
@@ -120,3 +122,48 @@ class LiveTable(ray_tune.Callback):
 def _title(trial: Any) -> str:
     params = trial.config or {}
     return str(params.get("name") or params.get("run") or name_of(trial))
+
+
+class TrialLines(ray_tune.Callback):
+    """One line on the terminal for each trial that ends; also readable in a log file.
+
+    Args:
+        console: where to print.
+        ledger: knows how each trial ended; must come before this callback.
+        total: trials of the run.
+    """
+
+    def __init__(self, console: Console, ledger: Ledger, total: int) -> None:
+        self.console, self.ledger, self.total = console, ledger, total
+        self._shown: set[str] = set()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}  # a console does not go into Tune's snapshots
+
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """Print the trial's line."""
+        self._show()
+
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """Print the trial's line."""
+        self._show()
+
+    def on_experiment_end(self, trials: list[Any], **info: Any) -> None:
+        """Print those that the end of the search has ended."""
+        self._show()
+
+    def _show(self) -> None:
+        for record in self.ledger.records:
+            if record.trial_id not in self._shown:
+                self._shown.add(record.trial_id)
+                self.console.print(self._line(record), highlight=False, soft_wrap=True)
+
+    def _line(self, record: TrialRecord) -> str:
+        name = str(record.params["run"]) if "run" in record.params else f"trial {record.number}"
+        score = f"MRR {record.best_mrr:.4f} in epoch {record.best_epoch}" if record.best_mrr is not None else "no score"
+        best = max((item.best_mrr for item in self.ledger.records if item.best_mrr is not None), default=None)
+        ahead = f"; best so far {best:.4f}" if best is not None and "run" not in record.params else ""
+        why = f" ({record.reason})" if not record.state.usable else ""
+        done = f"{len(self._shown)} of {self.total}"
+        spent = f"{record.epochs} epoch{'s' if record.epochs != 1 else ''}, {record.seconds:.0f} s"
+        return f"  {done}: {name} {record.state} after {spent}: {score}{ahead}{escape(why)}"

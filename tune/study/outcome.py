@@ -7,7 +7,6 @@ import json
 import os
 import re
 import shutil
-import tempfile
 from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
@@ -171,24 +170,3 @@ def full_disk(error: BaseException, folder: Path) -> ResourceError | None:
         return None
     free = shutil.disk_usage(folder).free
     return ResourceError(f"{folder}: {DISK_FULL}, {free / 2**20:.1f} MiB free", remedy="make room", available=free)
-
-
-def atomic_write_text(path: Path | str, text: str) -> Path:
-    """Write a file so that a reader sees the old text or the new, never a part; makes the folder.
-
-    Bytes of names that are no UTF-8 are written as `\\udc80`, which JSON reads back as they were.
-    """
-    target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8", errors="backslashreplace", newline="") as stream:
-            stream.write(text)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, target)
-    except OSError:
-        Path(temporary).unlink(missing_ok=True)
-        raise
-    return target

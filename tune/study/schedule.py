@@ -13,7 +13,7 @@ from scipy.stats import spearmanr
 
 from imf_core.errors import ConfigError
 from tune.settings import METRIC, MODE, TIME_ATTR
-from tune.study.journal import History
+from tune.study.history import History
 from tune.study.outcome import name_of
 
 _TELLS, _PAIRS = 0.7, 6  # rank correlation from which an early rung may stop trials, and trials that it takes to know

@@ -20,7 +20,8 @@ from ray.tune.search.optuna import OptunaSearch
 from imf_core.errors import ConfigError
 from tune.settings import METRIC, MODE, TIME_ATTR
 from tune.space.space import SearchSpace
-from tune.study.journal import History, Journal, finite, trial_name
+from tune.study.history import History
+from tune.study.journal import Journal, finite, trial_name
 from tune.study.outcome import reported_numbers
 from tune.study.sampler import STARTUP, distribution, make_sampler
 from tune.study.schedule import is_finite

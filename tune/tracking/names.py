@@ -5,7 +5,6 @@ from __future__ import annotations
 import fcntl
 import ipaddress
 import json
-import math
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -13,13 +12,11 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from imf_core.errors import DataError
-
 if TYPE_CHECKING:
-    import pandas as pd
+    pass
 
 MAX_PARAM, MAX_NAME, MAX_BATCH, MAX_METRICS = 6000, 250, 100, 900  # MLflow's own limits
-MODEL_CODE = "import mlflow\n\nfrom tune.tracking.tracker import ImfPyfunc\n\nmlflow.models.set_model(ImfPyfunc())\n"
+MODEL_CODE = "import mlflow\n\nfrom tune.tracking import ImfPyfunc\n\nmlflow.models.set_model(ImfPyfunc())\n"
 _PINNED = ("mlflow", "numpy", "pandas", "pydantic", "PyYAML", "ray", "safetensors", "scikit-learn", "torch")
 
 
@@ -88,57 +85,3 @@ def requirements() -> list[str]:
     """Exact versions of what a registered model needs, so that MLflow does not have to find out by running it."""
     installed = {item.name.lower(): item.version.partition("+")[0] for item in metadata.distributions() if item.name}
     return [f"{name}=={installed[name.lower()]}" for name in _PINNED if name.lower() in installed]
-
-
-def answer_table(predictor: Any, questions: pd.DataFrame, k: int) -> pd.DataFrame:
-    """Ask a predictor by name.
-
-    Args:
-        predictor: has `tails(head, relation, k)` and `heads(tail, relation, k)`, which return answers with entity and score.
-        questions: columns `relation` and `head` or `tail`; a column `k` overrules `k` for its row.
-        k: answers per question.
-
-    Returns:
-        one row an answer: head, relation, tail, rank (from 1), score.
-
-    Raises:
-        DataError: a row names no relation, or not exactly one of head and tail.
-    """
-    import pandas as pd
-
-    columns = ["head", "relation", "tail", "rank", "score"]
-    rows: list[tuple[Any, ...]] = []
-    for number, row in enumerate(questions.to_dict("records"), start=1):
-        head, relation, tail = (row.get(name) if isinstance(row.get(name), str) else None for name in columns[:3])
-        if not relation or bool(head) == bool(tail):
-            remedy = "give relation and either head (asks for tails) or tail (asks for heads)"
-            raise DataError(f"question {number} is not a query: {row!r}", remedy=remedy, line=number, value=row)
-        own = row.get("k")
-        limit = k if own is None or (isinstance(own, float) and math.isnan(own)) else int(own)
-        answers = predictor.tails(head, relation, limit) if head else predictor.heads(tail, relation, limit)
-        for rank, answer in enumerate(answers, start=1):
-            triple = (head, relation, answer.entity) if head else (answer.entity, relation, tail)
-            rows.append((*triple, rank, float(answer.score)))
-    return pd.DataFrame(rows, columns=columns)
-
-
-def recommendation_table(recommender: Any, questions: pd.DataFrame, k: int) -> pd.DataFrame:
-    """Ask a recommender by name.
-
-    Args:
-        recommender: has `recommend_all(users, k)`, which returns items with their scores.
-        questions: column `user`.
-        k: items for each user.
-
-    Returns:
-        one row an item: user, rank (from 1), item, score.
-    """
-    import pandas as pd
-
-    users = [str(user) for user in questions["user"]]
-    rows = [
-        (user, rank, answer.item, float(answer.score))
-        for user, answers in zip(users, recommender.recommend_all(users, k), strict=True)
-        for rank, answer in enumerate(answers, start=1)
-    ]
-    return pd.DataFrame(rows, columns=["user", "rank", "item", "score"])

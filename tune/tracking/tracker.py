@@ -19,23 +19,17 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import mlflow
-import pandas as pd
 from mlflow.entities import Metric, Param, Run, RunTag
 from mlflow.exceptions import MlflowException
-from mlflow.models import ModelSignature
-from mlflow.pyfunc import PythonModel
 from mlflow.tracking import MlflowClient
-from mlflow.types import ColSpec, ParamSchema, ParamSpec, Schema, TensorSpec
 
 from imf_core.errors import ConfigError
-from tune.runs.mlflow_callback import MlflowCallback
 from tune.settings import absolute_tracking_uri
 from tune.study.outcome import TrialState
 from tune.study.records import TrialRecord
 from tune.tracking import names as text
+from tune.tracking.model import _signature
 from tune.tracking.names import safe_name
-
-__all__ = ["ImfPyfunc", "MlflowCallback", "Tracker", "safe_name"]
 
 logger = logging.getLogger(__name__)
 LOGGING_ERRORS = (MlflowException, OSError)
@@ -298,39 +292,3 @@ class Tracker:
         for key, value in {"study": self.study, **tags}.items():
             self.client.set_model_version_tag(name, version, key, value)
         return version
-
-
-class ImfPyfunc(PythonModel):
-    """The registered model: a checkpoint folder that answers by name."""
-
-    def load_context(self, context: Any) -> None:
-        from imf_core.predict import Predictor
-        from imf_core.recommend.answers import ItemRecommender
-        from imf_core.recommend.checkpoint import is_recommender
-
-        place = context.artifacts["checkpoint"]
-        self.recommends = is_recommender(place)
-        self.predictor: Any = ItemRecommender.load(place) if self.recommends else Predictor.load(place)
-
-    def predict(self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None) -> pd.DataFrame:
-        """One row an answer (head, relation, tail, rank, score) for rows of relation and head or tail; see `answer_table`.
-
-        Of a recommender: (user, rank, item, score) for rows of users.
-        """
-        if self.recommends:
-            return text.recommendation_table(self.predictor, model_input, int((params or {}).get("k", 10)))
-        return text.answer_table(self.predictor, model_input, int((params or {}).get("k", 10)))
-
-
-def _signature(recommends: bool) -> ModelSignature:
-    if recommends:
-        asked: list[ColSpec | TensorSpec] = [ColSpec("string", "user")]
-        proposed: list[ColSpec | TensorSpec] = [
-            ColSpec("string", "user"), ColSpec("long", "rank"), ColSpec("string", "item"), ColSpec("double", "score")
-        ]
-        return ModelSignature(Schema(asked), Schema(proposed), ParamSchema([ParamSpec("k", "long", 10)]))
-    asked = [ColSpec("string", "relation"), ColSpec("long", "k", required=False)]
-    asked += [ColSpec("string", name, required=False) for name in ("head", "tail")]
-    answers: list[ColSpec | TensorSpec] = [ColSpec("string", name) for name in ("head", "relation", "tail")]
-    answers += [ColSpec("long", "rank"), ColSpec("double", "score")]
-    return ModelSignature(Schema(asked), Schema(answers), ParamSchema([ParamSpec("k", "long", 10)]))

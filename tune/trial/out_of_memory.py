@@ -11,9 +11,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from imf_core.files.atomic import atomic_write_text
 from imf_core.runtime import is_out_of_memory
 from tune.settings import AnyConfig
-from tune.study.outcome import atomic_write_text
 
 SMALLER_FILE, KILLED_FILE = "smaller.json", "killed_for_memory"
 # What a worker's own error looks like from outside: Ray's, and a worker group's with the text of the first one in it.

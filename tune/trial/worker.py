@@ -9,11 +9,9 @@ from __future__ import annotations
 
 import fcntl
 import json
-import os
-import socket
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext, suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
@@ -25,17 +23,16 @@ import torch
 from imf_core.errors import DivergedError, ResourceError
 from imf_core.evaluate.cached_scores import cache_decision, save_cache
 from imf_core.evaluate.latency import latency_ms
+from imf_core.files.atomic import atomic_write_text
 from imf_core.model.imf import Imf
-from imf_core.runtime import MemoryBudget, Shard
+from imf_core.runtime import WHOLE, MemoryBudget, Shard
 from imf_core.train.loop import Saving
-from imf_core.train.progress import EpochReport
-from tune.hosts.node_report import refuse_other_code
-from tune.study.outcome import OUTCOME_FILE, TrialState, atomic_write_text
+from tune.sources import refuse_other_code
+from tune.study.outcome import OUTCOME_FILE, TrialState
 from tune.task import TASKS, Result
+from tune.trial.reporter import Report, Reporter
 
 _WAIT_SECONDS = 120.0
-_RECENT = 64  # epochs that may be on their way to a driver when it dies; far fewer are
-Report = Callable[[dict[str, Any]], None]
 
 
 @dataclass(frozen=True)
@@ -83,7 +80,7 @@ def shared_data(prepared: str, task: str = "link") -> Any:
     return TASKS[task].load(prepared)
 
 
-def run_job(job: Job, report: Report, shard: Shard = Shard()) -> Result:  # noqa: B008
+def run_job(job: Job, report: Report, shard: Shard = WHOLE) -> Result:
     """Train a job, resuming the state in its folder.
 
     Args:
@@ -155,57 +152,6 @@ def _alone(folder: Path) -> Iterator[None]:
 def _effective(changed: Mapping[str, Any]) -> dict[str, Any]:
     """`{"effective_batch_size": 128}`, so that what a trial says it was is what it was."""
     return {f"effective_{name.rpartition('.')[2]}": value for name, value in changed.items()}
-
-
-@dataclass
-class Reporter:
-    """Reports each epoch once, although a retry trains again what came after the last save.
-
-    Args:
-        folder: of the trial.
-        report: takes the flat numbers of an epoch; called on every rank.
-        always: numbers of every report.
-        shard: this rank's part.
-    """
-
-    folder: Path
-    report: Report
-    always: dict[str, Any]
-    shard: Shard
-    began: int | None = field(init=False, default=None)  # first epoch that this process had: 1, or where it went on
-    recent: list[dict[str, Any]] = field(init=False, default_factory=list)  # the last reports of all processes so far
-
-    def __post_init__(self) -> None:
-        with suppress(FileNotFoundError):
-            self.recent = json.loads((self.folder / "reported.json").read_text(encoding="utf-8"))["reports"]
-
-    @property
-    def reported(self) -> int:
-        """The last epoch that was reported; 0: none."""
-        return int(self.recent[-1]["epoch"]) if self.recent else 0
-
-    def catch_up(self, known: int) -> None:
-        """Report again what left an earlier process and may have died with the driver or on the way to it.
-
-        The last one always comes again: Tune takes it amiss if a trial ends without a report.
-
-        Args:
-            known: the last epoch that the driver has. It counts an epoch once, so that a lower number does no harm.
-        """
-        for numbers in self.recent:
-            if numbers["epoch"] > min(known, self.reported - 1):
-                self.report(numbers)
-
-    def __call__(self, epoch: EpochReport[Any]) -> None:
-        self.began = self.began or epoch.epoch
-        if epoch.epoch <= self.reported:
-            return
-        numbers = {**epoch.flat(), **self.always}
-        self.report(numbers)
-        self.recent = [*self.recent, numbers][-_RECENT:]
-        if self.shard.rank == 0:  # after the report: one that was lost is trained and reported again
-            said = {"pid": os.getpid(), "host": socket.gethostname(), "began": self.began, "epoch": epoch.epoch}
-            atomic_write_text(self.folder / "reported.json", json.dumps({**said, "reports": self.recent}))
 
 
 def train_worker(job: Mapping[str, Any]) -> None:

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from imf_core.checkpoint.checkpoint import Checkpoint
-from imf_core.data.audit.report import certain_hits, escaped
+from imf_core.data.audit.report import certain_hits
+from imf_core.files.markdown import escaped
 
 UNKNOWN = "unknown"
 

@@ -12,8 +12,9 @@ from rich.table import Table
 from rich.text import Text
 
 from imf_core.commands.terminal import terminal
-from imf_core.data.audit.audit import AuditReport, audit
+from imf_core.data.audit.audit import audit
 from imf_core.data.audit.repair import SEED, repair, write_repaired
+from imf_core.data.audit.report import AuditReport
 from imf_core.data.formats.layout import GraphFiles
 from imf_core.data.formats.readers import read_raw
 from imf_core.data.formats.writers import check_place

@@ -17,8 +17,6 @@ from imf_core.data.graph.graph import CATEGORY_NAMES, SPLITS, KnowledgeGraph, Kn
 from imf_core.data.graph.splits import codes, distinct
 from imf_core.data.graph.unseen import find_unseen, seen_in
 
-__all__ = ["AuditReport", "Coverage", "audit"]
-
 _REPAIR = "imf audit DIR --repair OUT writes a repaired copy"
 
 

@@ -10,6 +10,7 @@ from typing import Any
 from imf_core.data.audit.baseline import BaselineMetrics
 from imf_core.data.audit.relations import DUPLICATE, INVERSE, SYMMETRIC, RelationPair
 from imf_core.data.graph.graph import SPLITS
+from imf_core.files.markdown import _table, escaped
 
 WORDS = {"train": "training", "valid": "validation", "test": "test"}
 _LISTED = 10  # relation pairs of a kind named in text; JSON has all
@@ -258,15 +259,5 @@ def certain_hits(num_entities: int) -> str:
     return f"{num_entities} entities are ranked: Hits@10 is 1 by construction" if num_entities <= 10 else ""
 
 
-def escaped(text: str) -> str:
-    """Names hold anything: what Markdown and HTML would take for markup is escaped."""
-    return "".join(f"\\{sign}" if sign in "\\`*_|<>[]" else sign for sign in text)
-
-
 def _count(number: int, noun: str) -> str:
     return f"{number:,} {noun}" + ("" if number == 1 else "s")
-
-
-def _table(columns: list[str], rows: list[list[str]]) -> list[str]:
-    rule = ["---", *["---:"] * (len(columns) - 1)]
-    return [*("| " + " | ".join(map(escaped, cells)) + " |" for cells in (columns, rule, *rows)), ""]

@@ -12,8 +12,8 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from imf_core.data.formats.readers import read_lines
 from imf_core.errors import DataError
+from imf_core.files.lines import read_lines
 
 PICKLED = (".pkl", ".pickle", ".pt", ".pth", ".bin")
 

@@ -22,9 +22,6 @@ from imf_core.data.graph.graph import KnowledgeGraph, RawGraph, Vocabulary
 from imf_core.data.graph.mending import SplitOnDisk, mended
 from imf_core.data.graph.unseen import Policy
 from imf_core.errors import DataError
-from imf_core.files.lines import read_lines
-
-__all__ = ["read_graph", "read_lines", "read_raw"]
 
 
 def read_graph(source: Path | str | GraphFiles, *, unseen: Policy = "keep") -> KnowledgeGraph:

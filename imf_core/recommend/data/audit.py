@@ -11,9 +11,10 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from imf_core.data.audit.report import WORDS, escaped
+from imf_core.data.audit.report import WORDS
 from imf_core.data.features.modality import Modality
 from imf_core.data.graph.graph import SPLITS
+from imf_core.files.markdown import escaped
 from imf_core.recommend.data.interactions import RawInteractions, distinct_pairs
 
 _FEW_ITEMS = 10  # items up to which every list of 10 holds all
