@@ -42,7 +42,7 @@ test-cluster: $(DEV)  ## ray up, ray submit and lost hosts, on several hosts wit
 
 bench: $(DEV)  ## measure speed and memory anew (about an hour); writes results/benchmarks.md
 	$(VENV_PYTHON) -m pytest -m "slow or not slow" tests/benchmarks/test_speed.py $(PYTEST_FLAGS)
-	$(VENV_PYTHON) -m tests.benchmarks.run_speed $(BENCH_FLAGS)
+	$(VENV_PYTHON) -m benchmarks.run_speed $(BENCH_FLAGS)
 
 lint: $(DEV)  ## ruff
 	$(VENV_PYTHON) -m ruff check .

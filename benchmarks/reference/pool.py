@@ -1,7 +1,7 @@
 """Several finished studies of one graph as one model: an ensemble for each seed, and its figures on test.
 
-    python -m benchmarks.reference.reference pool results/mkg-y-pool results/mkg-y results/mkg-y-complex
-    python -m benchmarks.reference.reference add results/mkg-y-pool --row "ensemble of two"
+    python -m benchmarks.reference pool results/mkg-y-pool results/mkg-y results/mkg-y-complex
+    python -m benchmarks.reference add results/mkg-y-pool --row "ensemble of two"
 
 A seed's ensemble holds that seed's retrained winner of every study, weighed on validation (`imf_core.ensemble.selection`); so
 there are as many ensembles as seeds, with a mean and a deviation like those of a single study. The folder looks like a study's:
@@ -160,7 +160,7 @@ def summary_of(
     """
     means = {name: {key: mean_std([one[key] for one in every]) for key in every[0]} for name, every in otherwise.items()}
     first = next(iter(runs.values()))
-    command = shlex.join(["python", "-m", "benchmarks.reference.reference", *sys.argv[1:]])
+    command = shlex.join(["python", "-m", "benchmarks.reference", *sys.argv[1:]])
     return {
         "study": out.name, "task": "link", "data": data, "winner": winner,
         "winner_validation_mrr": {"by_seed": list(reached.values()), **mean_std(list(reached.values()))},

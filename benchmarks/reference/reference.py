@@ -1,6 +1,6 @@
 """The figures that stand in `results/README.md`: one row a finished study, kept in `results/reference.json`.
 
-`python -m benchmarks.reference.reference add results/<study> --row "IMF, names as text"` takes a row from the study's `summary.json`.
+`python -m benchmarks.reference add results/<study> --row "IMF, names as text"` takes a row from the study's `summary.json`.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ def render_reference(rows: Sequence[Mapping[str, Any]], published: Published = P
         published: figures to stand beside, by data set.
     """
     if not rows:
-        return 'No row yet. `python -m benchmarks.reference.reference add results/<study> --row "..."` adds one.'
+        return 'No row yet. `python -m benchmarks.reference add results/<study> --row "..."` adds one.'
     head = ("data set", "row", "valid MRR", "MRR", "H@1", "H@3", "H@10", "cold MRR", "seeds", "date")
     lines = [_line(head), _line(["---", "---", *["---:"] * 7, "---"])]
     for data_set in dict.fromkeys(row["data_set"] for row in rows):
@@ -206,7 +206,7 @@ def add(
 ) -> None:
     """Add a study's test figures to reference.json and to the table in README.md.
 
-    Example: python -m benchmarks.reference.reference add results/mkg-y --row "IMF, names as text" --against "structure only:results/mkg-y-s"
+    Example: python -m benchmarks.reference add results/mkg-y --row "IMF, names as text" --against "structure only:results/mkg-y-s"
     """
     values = read_summary(study)
     name = data_set or Path(str(values.get("data", ""))).name
@@ -241,7 +241,3 @@ def main() -> None:
     except ImfError as error:
         Console(stderr=True).print(f"[bold red]Error[/] {type(error).__name__}:", escape(str(error)), highlight=False)
         sys.exit(2)
-
-
-if __name__ == "__main__":
-    main()

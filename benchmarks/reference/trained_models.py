@@ -1,8 +1,8 @@
 """Models that `imf train` made, one a seed, as a finished study: for rows of what no search trains, like a distilled model.
 
     imf train results/small-0 --config small.yaml --data mygraph --distil results/pool/seed-0 --set train.seed=0    # and so on
-    python -m benchmarks.reference.reference trained results/small results/small-0 results/small-1 results/small-2
-    python -m benchmarks.reference.reference add results/small --row "distilled"
+    python -m benchmarks.reference trained results/small results/small-0 results/small-1 results/small-2
+    python -m benchmarks.reference add results/small --row "distilled"
 
 The folder looks like a study's: checkpoints by seed, the ranks that paired tests need, a `summary.json`. Test is read once.
 """

@@ -5,7 +5,7 @@ searched, for a model of any decision mode and for each relation; that costs sec
 are fitted crosswise: each half of the validation triples is judged by weights fitted to the other half, so that what is gained
 by fitting the validation set is not counted.
 
-`python -m imf_core.evaluate.redecide STUDY` shows what every trial of a study would gain.
+`python -m tune.report.decisions STUDY` shows what every trial of a study would gain.
 
 Shapes: `Q` queries, `C` cached candidates, `M` branches, `E` proposed weights, `R` relations (inverse ones count apart).
 """
@@ -18,7 +18,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import typer
 from torch import Tensor
 
 from imf_core.config import Config
@@ -29,7 +28,6 @@ from imf_core.evaluate.ranking import evaluate_decisions
 from imf_core.model.decision import Decision
 from imf_core.model.imf import Imf
 from imf_core.runtime import MemoryBudget
-from tune.report.decisions import main
 
 TRAINED, COMMON, RELATION = "trained", "common", "relation"
 EVALUATIONS = 2000
@@ -249,7 +247,3 @@ def _as_trained(model: Imf, logits: Tensor) -> Decision:
     assert made.logits is not None
     made.logits.copy_(logits)
     return made.to(own.logits.device)
-
-
-if __name__ == "__main__":
-    typer.run(main)

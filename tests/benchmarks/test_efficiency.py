@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from tests.benchmarks import efficiency, start_points
-from tests.benchmarks.efficiency import Found, mean_of, ratio
+from benchmarks import efficiency, start_points
+from benchmarks.efficiency import Found, mean_of, ratio
 
 
 def events(*reports: tuple[float, float], start: float = 100.0) -> list[dict[str, object]]:

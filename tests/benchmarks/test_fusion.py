@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.benchmarks import fusion
-from tests.benchmarks.fusion import FORMS, SETUPS, Setup
+from benchmarks import fusion
+from benchmarks.fusion import FORMS, SETUPS, Setup
 
 TINY = Setup("Tiny", (12, 8, 4), True, meta_dim=3, meta_hidden=6, cp_rank=2)
 

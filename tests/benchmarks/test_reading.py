@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.benchmarks.reading import TRIPLES, generate, measure
+from benchmarks.reading import TRIPLES, generate, measure
 
 LIMIT_GIB = 6.0
 

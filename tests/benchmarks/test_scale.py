@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from tests.benchmarks.report_scale import shares
-from tests.benchmarks.scale import EPOCHS, Driver, simulate
+from benchmarks.report_scale import shares
+from benchmarks.scale import EPOCHS, Driver, simulate
 
 
 def test_a_driver_that_takes_no_time_makes_nobody_wait() -> None:

@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 import torch
 
+from benchmarks import run_speed, speed, textbook
+from benchmarks.report_speed import KEYS, page, write_report
 from imf_core.config import Config, published
 from imf_core.evaluate.ranking import evaluate
 from imf_core.model.imf import Imf
 from imf_core.train.batches import QueryBatch, TrainingQueries
-from tests.benchmarks import run_speed, speed, textbook
-from tests.benchmarks.report_speed import KEYS, page, write_report
 
 TINY = "generated:300,6,900"
 _CPU = torch.device("cpu")
@@ -165,7 +165,7 @@ def test_the_report_tells_ratio_and_raw_figures(tmp_path: Path) -> None:
 
 def test_the_code_state_follows_the_measured_code(tmp_path: Path) -> None:
     for name in ("imf_core/model/a.py", "imf_core/train/b.py", "imf_core/config.py", "imf_core/data/c.py",
-                 "tests/benchmarks/speed.py", "tests/benchmarks/textbook.py"):
+                 "benchmarks/speed.py", "benchmarks/textbook.py"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text("1\n", encoding="utf-8")
     before = run_speed.code_state(tmp_path)

@@ -10,7 +10,7 @@ from benchmarks.reference import reference
 
 
 def command(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
-    """`python -m benchmarks.reference.reference ARGUMENTS`; returns its exit status."""
+    """`python -m benchmarks.reference ARGUMENTS`; returns its exit status."""
     monkeypatch.setattr(sys, "argv", ["reference", *map(str, arguments)])
     with pytest.raises(SystemExit) as ended:
         reference.main()

@@ -37,3 +37,7 @@ def main(
         shown += 1
     console = Console()
     console.print(table if shown else f"no trial of {study} left its scores", markup=False)
+
+
+if __name__ == "__main__":
+    typer.run(main)

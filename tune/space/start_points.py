@@ -24,7 +24,7 @@ class StartPoint:
 
 # MKG-W: one of eight settings that were tried by hand on structure alone (`imf train`, 18 to 45 epochs, d = 200; validation
 # MRR 0.3159; 2026-11-28). The others: the best trials, by validation MRR, of searches of 10 to 20 minutes, at most 12 epochs
-# and d = 64, three at a time on two cores (`python -m tests.benchmarks.efficiency --seeds 2`, before there were start points
+# and d = 64, three at a time on two cores (`python -m benchmarks.efficiency --seeds 2`, before there were start points
 # and when the contextual relation model alone was searched; 2026-11-28): 0.3087 on MKG-Y with structure alone, 0.5438 on the
 # bundled characters. Decision weights are a graph's own.
 START_POINTS: dict[str, tuple[StartPoint, ...]] = {
