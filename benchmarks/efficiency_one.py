@@ -15,10 +15,10 @@ from benchmarks.efficiency import settings_of
 from imf_core.config_base import parse_overrides
 from tune.hosts.cluster import ray_cluster
 from tune.hosts.resources import ClusterResources
+from tune.pipeline import open_tracker, searcher
 from tune.plan.opening import open_study
 from tune.plan.plan import make_plan
 from tune.runs.runner import run_search
-from tune.search import open_tracker, searcher
 
 
 def main(folder: Path, data: str, seconds: float, seed: int, rival: str, more: list[str]) -> None:

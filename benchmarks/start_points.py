@@ -74,9 +74,9 @@ def page_of(facts: Mapping[str, Any]) -> list[str]:
     text = [
         "# What the start points are worth on a graph that they do not know", "",
         "A search begins with the default settings and with those that won on MKG-W, on MKG-Y and on the bundled characters "
-        "(`tune/space/start_points.py`). Best validation MRR of the first trials of a search with and without that beginning; all else is "
-        "the same: space, sampler, early stopping, seeds. They ran side by side, a trial of one thread at a time each. Mean "
-        "and deviation over the seeds where there are several.", "",
+        "(`tune/space/start_points.py`). Best validation MRR of the first trials of a search with and without that beginning; "
+        "all else is the same: space, sampler, early stopping, seeds. They ran side by side, a trial of one thread at a time "
+        "each. Mean and deviation over the seeds where there are several.", "",
     ]
     for title, entry in facts.items():
         head = ["search", *(f"first {count}" if count > 1 else "first" for count in FIRST), "all", "trials"]

@@ -15,10 +15,10 @@ from rich.console import Console
 from imf_core.train.fit import build_model, fit
 from tune.hosts.cluster import ray_cluster
 from tune.hosts.resources import ClusterResources
+from tune.pipeline import open_tracker, searcher
 from tune.plan.opening import open_study
 from tune.plan.plan import Plan, make_plan
 from tune.runs.runner import run_search
-from tune.search import open_tracker, searcher
 from tune.settings import SearchConfig
 
 # Short trials: what is sought is a difference, and the machine's ups and downs grow with the time that it is taken from.

@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from imf_core.commands.card.card import card
+from imf_core.commands.card import card
 from imf_core.commands.config import show_config
 from imf_core.commands.data.audit import audit_command
 from imf_core.commands.data.convert import convert

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -46,7 +46,12 @@ class Section(BaseModel):
 
 
 class Settings(Section):
-    """Sections of settings: what `Config` and the recommender's configuration can both do."""
+    """All settings of a run: the sections `data`, `model` and `train` that every task has, and maybe others."""
+
+    if TYPE_CHECKING:
+        data: Any = None
+        model: Any = None
+        train: Any = None
 
     @classmethod
     def build(cls, values: Mapping[str, Any], *, source: str = "configuration") -> Self:

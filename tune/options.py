@@ -15,6 +15,8 @@ from rich.console import Console
 from imf_core.commands.terminal import show_error
 from imf_core.config_base import parse_overrides
 from imf_core.errors import ImfError
+from tune.pipeline import Study
+from tune.plan.opening import search_config
 from tune.settings import SearchConfig
 
 WHAT, HOW, WHERE, PLAN = "What to search", "How to search", "Where to run and keep it", "Look first"
@@ -67,17 +69,17 @@ OPTIONS = (
 )
 
 
-def run(search: Callable[[SearchConfig, Console], int]) -> None:
+def run(search: Callable[[SearchConfig, Console], Study]) -> None:
     """Parse `sys.argv`, search, exit. An error of the user's making is shown without a traceback and exits with 2.
 
     Args:
-        search: does the work; returns the exit status.
+        search: does the work.
     """
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
     def command(**given: Any) -> None:
         given["overrides"] = parse_overrides(given["overrides"] or [])
-        raise typer.Exit(search(SearchConfig.build(given), Console(record=True)))
+        raise typer.Exit(search(search_config(given), Console(record=True)).exit)
 
     parameters = [option.parameter() for option in OPTIONS]
     command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]

@@ -16,16 +16,12 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, model_validator
 
-from imf_core.config import Config, preset
-from imf_core.config_base import nearest
+from imf_core.config_base import Settings, nearest
 from imf_core.errors import ConfigError
-from imf_core.recommend.config import RecommendConfig
+from imf_core.tasks.registry import DEFAULT_TASK, task_named
 from tune.durations import parse_duration
-from tune.plan.opening import _settings_of
 from tune.space.objectives import QUALITY, parse_objective
 
-AnyConfig = Config | RecommendConfig
-CONFIGS: dict[str, type[Config] | type[RecommendConfig]] = {"link": Config, "recommend": RecommendConfig}  # by task
 METRIC, MODE = "best_mrr", "max"  # what the searcher and the scheduler maximise: the best validation MRR so far
 TIME_ATTR = "epoch"  # real epochs: Tune's own counter starts again when a trial is retried
 
@@ -57,18 +53,18 @@ def absolute_tracking_uri(uri: str | None, storage: Path) -> str:
                 f"tracking URI {uri!r} names no database file", remedy=f"write sqlite:///path/mlflow.db, for example {default}",
                 key="tracking_uri", value=uri,
             )
-        return f"sqlite:///{_absolute(path)}{mark}{query}"
+        return f"sqlite:///{absolute(path)}{mark}{query}"
     scheme = uri.partition("://")[0] if "://" in uri or uri.startswith("databricks") else ""
     if scheme.partition("+")[0] in _SERVERS:
         return uri
     folder = uri.removeprefix("file://").removeprefix("file:")
     if scheme in ("", "file"):
         if folder.endswith((".db", ".sqlite")):
-            remedy = f"write sqlite:///{_absolute(folder)}"
+            remedy = f"write sqlite:///{absolute(folder)}"
         else:
             remedy = (
                 f"leave --tracking-uri out or write {default}; runs already there are kept by "
-                f"`mlflow migrate-filestore --source {_absolute(folder)} --target {default}`"
+                f"`mlflow migrate-filestore --source {absolute(folder)} --target {default}`"
             )
         problem = f"tracking URI {uri!r} is a folder of files, which MLflow 3 refuses"
         raise ConfigError(problem, remedy=remedy, key="tracking_uri", value=uri)
@@ -82,8 +78,9 @@ class SearchConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
     _given: frozenset[str] = PrivateAttr(frozenset())
 
-    task: Literal["link", "recommend"] = Field(
-        "link", description="link: predict links of a multimodal graph; recommend: items for users (MetaMMF)"
+    task: str = Field(
+        DEFAULT_TASK, description="link: predict links of a multimodal graph; recommend: items for users (MetaMMF); or a task "
+        "that another package registers"
     )
     data: str = Field(
         "", description="folder, or bundled data set; default: that of --config or --set, else unicode (recommend: codepages)"
@@ -105,7 +102,7 @@ class SearchConfig(BaseModel):
     )
     space: Path | None = Field(None, description="YAML file of the search space; null: the default space")
     config: Path | None = Field(None, description="YAML file of the settings that are not searched")
-    preset: Literal["paper", "published"] | None = Field(None, description="a built-in base instead of a file")
+    preset: str | None = Field(None, description="a built-in base instead of a file")
     overrides: dict[str, Any] = Field(default_factory=dict, description="flat settings; they are fixed, hence not searched")
     warm_start: Path | None = Field(None, description="earlier study, or its leaderboard.csv, whose best points come first")
     first: Literal["shipped", "base", "drawn"] = Field(
@@ -150,8 +147,13 @@ class SearchConfig(BaseModel):
     @classmethod
     def _complete(cls, given: Any) -> Any:
         values = {name: value for name, value in dict(given).items() if value is not None}
+        task = task_named(str(values.get("task", DEFAULT_TASK)))
         if "config" in values and "preset" in values:
             raise ConfigError("a configuration file and a preset were given", remedy="give one of them", key="preset")
+        if "preset" in values and values["preset"] not in task.presets:
+            remedy = f"choose one of: {', '.join(task.presets)}" if task.presets else "leave out --preset"
+            problem = f"the task {task.name} has no preset {values['preset']!r}"
+            raise ConfigError(problem, remedy=remedy, key="preset", value=values["preset"])
         for name in ("budget_seconds", "node_wait_seconds"):
             if isinstance(values.get(name), str):
                 values[name] = parse_duration(values[name])
@@ -167,15 +169,16 @@ class SearchConfig(BaseModel):
         if "://" in storage:
             remedy = "name a folder that every node can see"
             raise ConfigError(f"storage {storage!r} is no folder", remedy=remedy, key="storage", value=storage)
-        values["storage"] = Path(_absolute(storage))
+        values["storage"] = Path(absolute(storage))
         for name, kind in (("space", "file"), ("config", "file"), ("warm_start", "study folder or leaderboard.csv")):
             if name in values:
                 values[name] = _existing(name, values[name], kind)
-        values["data"] = _data_path(values)
-        if values.get("task") == "recommend" and "latency" in parse_objective(str(values.get("objective", QUALITY))):
-            remedy = "weigh mrr,params"
-            raise ConfigError("latency is measured of link predictors alone", remedy=remedy, key="objective")
-        if parse_objective(str(values.get("objective", QUALITY))):
+        values["data"] = _data_path(values, task.config)
+        costs = parse_objective(str(values.get("objective", QUALITY)))
+        if "latency" in costs and not task.has_latency:
+            problem = f"the task {task.name} does not measure latency"
+            raise ConfigError(problem, remedy="weigh mrr,params", key="objective")
+        if costs:
             values.setdefault("scheduler", "none")  # it would stop small models because larger ones are ahead
         values["tracking_uri"] = absolute_tracking_uri(values.get("tracking_uri"), values["storage"])
         if not values.get("study"):
@@ -199,8 +202,6 @@ class SearchConfig(BaseModel):
                     remedy=f"known: {', '.join(cls.model_fields)}", key=name, value=values[name],
                 )
         given = {name: value for name, value in values.items() if not (value is None or value is False or value == {})}
-        if "resume" in given or "extend" in given:
-            given = {**_settings_of(given), **given}
         try:
             made = cls.model_validate(given)
         except ValidationError as error:
@@ -245,45 +246,43 @@ class SearchConfig(BaseModel):
         """Absolute folder in which Ray Tune keeps the trials."""
         return self.study_dir / "trials"
 
-    def base_config(self) -> AnyConfig:
+    def base_config(self) -> Settings:
         """The settings before anything is searched: file or preset, then the overrides, the data and the seed.
 
         Raises:
             ConfigError: the file or an override is refused.
         """
-        kind = CONFIGS[self.task]
-        if self.preset is not None and kind is not Config:
-            raise ConfigError("the presets belong to link prediction", remedy="leave out --preset", key="preset")
-        base: AnyConfig = preset(self.preset or "paper") if kind is Config else kind()
-        base = kind.load(self.config) if self.config is not None else base
+        task = task_named(self.task)
+        base = task.presets[self.preset]() if self.preset is not None else task.config()
+        base = task.config.load(self.config) if self.config is not None else base
         flat = dict(self.overrides)
         flat["data.path"] = self.data
         flat.setdefault("train.seed", self.seed)
-        chosen: AnyConfig = base.updated(flat, source="--set")
-        return chosen.model_copy(update={"data": chosen.data.absolute()})
+        chosen: Settings = base.updated(flat, source="--set")
+        return chosen.model_copy(update={"data": chosen.data.absolute()}) if hasattr(chosen.data, "absolute") else chosen
 
 
-def _absolute(path: str | Path) -> str:
+def absolute(path: str | Path) -> str:
+    """The path from the root, with `~` expanded and links left as they are."""
     return os.path.abspath(os.path.expanduser(str(path)))
 
 
 def _existing(name: str, path: Any, kind: str) -> Path:
-    found = Path(_absolute(path))
+    found = Path(absolute(path))
     if not (found.is_file() or (kind != "file" and found.is_dir())):
         raise ConfigError(f"{name}: {found} is no {kind}", remedy=f"give an existing {kind}", key=name, value=str(path))
     return found
 
 
-def _data_path(values: Mapping[str, Any]) -> str:
+def _data_path(values: Mapping[str, Any], kind: type[Settings]) -> str:
     """A folder becomes absolute here, at the driver; a plain name without a folder is left to the bundled data sets."""
     overrides = dict(values.get("overrides") or {})
     path = values.get("data") or overrides.get("data.path")
     if not path:
-        kind = CONFIGS.get(str(values.get("task", "link")), Config)
         base = kind.load(values["config"]) if "config" in values else kind()
         path = base.updated({key: file for key, file in overrides.items() if key == "data.train"}, source="--set").data.path
     path = os.path.expanduser(str(path))
-    return _absolute(path) if os.path.isdir(path) or os.sep in path or path.startswith(".") else path
+    return absolute(path) if os.path.isdir(path) or os.sep in path or path.startswith(".") else path
 
 
 def _free_name(data: str, storage: Path) -> str:

@@ -206,7 +206,7 @@ def add(
 ) -> None:
     """Add a study's test figures to reference.json and to the table in README.md.
 
-    Example: python -m benchmarks.reference add results/mkg-y --row "IMF, names as text" --against "structure only:results/mkg-y-s"
+    Example: python -m benchmarks.reference add results/mkg-y --row "IMF, names as text"
     """
     values = read_summary(study)
     name = data_set or Path(str(values.get("data", ""))).name

@@ -22,7 +22,6 @@ from imf_core.evaluate.pooled import evaluate_pooled
 from imf_core.evaluate.ranking import Ranked, evaluate_decisions
 from imf_core.evaluate.redecide import COMMON, RELATION, TRAINED, decisions_of
 from imf_core.model.decision import Decision, alternatives
-from imf_core.recommend.topk import TopKMetrics
 from imf_core.runtime import MemoryBudget
 
 OWN, POOLED = "own", "seeds pooled"
@@ -37,12 +36,12 @@ class Tested:
     """Test metrics.
 
     Args:
-        own: of each seed, with slices; recommenders have metrics of another kind.
+        own: of each seed, with slices.
         decisions: flat metrics of each seed under other decision weights, by what those are; empty for a single branch.
         pooled: flat metrics of the geometric mean of the seeds' probabilities; None for a single seed or where it takes long.
     """
 
-    own: Sequence[RankingMetrics | TopKMetrics]
+    own: Sequence[RankingMetrics]
     decisions: dict[str, list[dict[str, float]]] = field(default_factory=dict)
     pooled: dict[str, float] | None = None
 

@@ -42,6 +42,25 @@ class LinkData:
     notes: tuple[str, ...] = ()
     structure: np.ndarray | None = None
 
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of what a study is tied to."""
+        return self.graph.fingerprint
+
+    @property
+    def has_test(self) -> bool:
+        """Whether there is a test split to open."""
+        return self.graph.test_reader is not None
+
+    @property
+    def nbytes(self) -> int:
+        """Size of the arrays that all trials share, in bytes."""
+        return self.graph.train.nbytes + self.graph.valid.nbytes + sum(modality.matrix.nbytes for modality in self.modalities)
+
+    def summary(self) -> str:
+        """One line for the terminal: where it is from and how large it is."""
+        return self.graph.describe()
+
     def describe(self, names: tuple[str, ...] | None = None) -> list[str]:
         """What the user should know before training: notes on the graph, each modality's coverage, notes on the features."""
         return [*self.graph.notes, *(modality.describe() for modality in self.select(names)), *self.notes]

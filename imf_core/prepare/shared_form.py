@@ -48,6 +48,11 @@ def save_shared(
     (folder / _FACTS).write_text(json.dumps(described), encoding="utf-8")
 
 
+def arrays_digest(folder: Path) -> str:
+    """SHA-256 of the arrays that `save_shared` wrote."""
+    return str(json.loads((folder / _FACTS).read_text(encoding="utf-8"))["arrays_sha256"])
+
+
 def load_shared(folder: Path) -> tuple[dict[str, Any], dict[str, np.ndarray], tuple[Modality, ...]]:
     """Read what `save_shared` wrote: facts, arrays and modalities.
 

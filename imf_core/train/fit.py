@@ -73,7 +73,7 @@ def fit(
         saving: keep the training state, and resume from it if there is one.
         device: where to train; default: a GPU if there is one, else the CPU.
         progress: show a bar when the terminal is interactive.
-        teacher: its answers to the training queries, see `imf_core.ensemble.teacher`; `train.distil_weight` says how they count.
+        teacher: its answers to the training queries, see `imf_core.ensemble.teacher`; weighed by `train.distil_weight`.
 
     Returns:
         The best validation result.

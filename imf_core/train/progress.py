@@ -20,6 +20,9 @@ class Metrics(Protocol):
     def flat(self) -> dict[str, float]:
         """Numbers by their names."""
 
+    def as_dict(self) -> dict[str, Any]:
+        """With all details, as plain values; `flat` and more."""
+
     def pack(self) -> dict[str, Any]:
         """As plain values, exactly."""
 

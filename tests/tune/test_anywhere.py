@@ -40,7 +40,9 @@ def tree(repository: Path, tmp_path: Path) -> Path:
     root = tmp_path / "tree"
     (root / "imf_core").mkdir(parents=True)
     (root / "tune").mkdir()
-    shutil.copy(repository / "tune" / "search.py", root / "tune" / "search.py")
+    for name in ("search.py", "environment.py"):
+        shutil.copy(repository / "tune" / name, root / "tune" / name)
+    (root / "tune" / "options.py").write_text("import imf_core\n")
     (root / "imf_core" / "__init__.py").write_text("import sys\nprint('found', __file__)\nsys.exit(0)\n")
     return root
 

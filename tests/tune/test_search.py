@@ -165,13 +165,18 @@ def test_trials_cannot_reach_a_test_triple(study: tuple) -> None:
 def test_test_is_opened_in_finalise_alone(repository: Path) -> None:
     """`open_test` and `test_reader` are called nowhere else in a search (`--split test` of a command is the user's own act)."""
     found = set()
-    for path in [*repository.glob("imf_core/**/*.py"), *repository.glob("tune/*.py")]:
+    for path in [*repository.glob("imf_core/**/*.py"), *repository.glob("tune/**/*.py")]:
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Attribute) and node.attr in ("open_test", "test_reader"):
                 found.add(path.relative_to(repository).as_posix())
-    links = {"imf_core/data/graph/graph.py", "imf_core/commands/splits.py", "tune/runs/finalise.py"}
-    recommenders = {"imf_core/recommend/data/interactions.py", "imf_core/commands/recommender/train.py", "tune/recommend_final.py"}
-    assert found == links | recommenders
+    data = {"imf_core/data/graph/graph.py", "imf_core/recommend/data/interactions.py"}
+    told = {"imf_core/prepare/link_data.py", "imf_core/recommend/data/prepare.py"}  # `has_test`, which opens nothing
+    tasks = {"imf_core/tasks/link.py", "imf_core/tasks/recommend.py"}  # `Task.test`, which finalising calls
+    assert found == data | told | tasks | {"imf_core/commands/recommender/train.py"}
+    calls = [
+        path.relative_to(repository).as_posix() for path in repository.glob("tune/**/*.py") if "task.test(" in path.read_text()
+    ]
+    assert calls == ["tune/runs/finalise.py"]
 
 
 def test_search_finds_the_same_without_the_test_file(study: tuple, repository: Path, tmp_path: Path) -> None:

@@ -8,8 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from imf_core.prepare.link_data import LinkData
-from imf_core.recommend.data.prepare import RecommendData
+from imf_core.tasks.task import StudyData
 from imf_core.train.estimate import MemoryEstimate
 
 _BOOKS = 16 * 2**20  # journal, records, logs, plots, MLflow
@@ -50,7 +49,7 @@ class DiskEstimate:
 
 
 def disk_estimate(
-    data: LinkData | RecommendData, memory: MemoryEstimate, concurrency: int, seeds: int, trials: int, keep: int, folder: Path
+    data: StudyData, scores: int, memory: MemoryEstimate, concurrency: int, seeds: int, trials: int, keep: int, folder: Path
 ) -> DiskEstimate:
     """What a study keeps: the data once, the training state of each running trial, a checkpoint of each final run.
 
@@ -58,6 +57,7 @@ def disk_estimate(
 
     Args:
         data: what all trials share.
+        scores: most bytes of branch scores that a trial keeps.
         memory: of one worker.
         concurrency: trials at a time.
         seeds: of the winner.
@@ -65,17 +65,12 @@ def disk_estimate(
         keep: trials whose checkpoints stay.
         folder: where the study will be; it need not be there yet.
     """
-    weights, features = memory.parts["weights and optimizer"], memory.parts["features"]
-    arrays = [data.graph.train, data.graph.valid, *(modality.matrix for modality in data.modalities)]
+    weights, features = (memory.parts.get(name, 0) for name in ("weights and optimizer", "features"))
     finals = seeds + 1 + len(data.modalities) + 2  # without a modality each; the best once more, and in MLflow
     while not folder.exists():
         folder = folder.parent
-    # Of a model of several branches a trial keeps the branch scores of up to 2,000 queries, 24 candidates a branch and some.
-    branches = len(data.modalities) + 2
-    queries = min(2000, 2 * len(data.graph.valid))
-    scores = queries * (24 * branches + 25) * (5 * branches + 1) if data.modalities and isinstance(data, LinkData) else 0
     return DiskEstimate({
-        "data": sum(array.nbytes for array in arrays),
+        "data": data.nbytes,
         "training states": 2 * concurrency * weights,
         "final checkpoints": finals * (weights // 4 + features),
         "checkpoints of trials": (keep + concurrency if keep else 0) * (weights // 4 + features),

@@ -13,18 +13,16 @@ from types import TracebackType
 from typing import Any
 
 import imf_core
-from imf_core.data.audit.report import AuditReport
 from imf_core.errors import ConfigError, DataError
 from imf_core.files.atomic import atomic_write_text
-from imf_core.recommend.data.audit import InteractionAudit
+from imf_core.tasks.task import Audit
 from tune.plan.plan import Plan
 from tune.plan.warm_start import warm_start
-from tune.settings import SearchConfig, _absolute
+from tune.settings import SearchConfig, absolute
 from tune.sources import code_digest
 from tune.study.history import History
 from tune.study.journal import JOURNAL_FILE, Journal, read_events
 from tune.study.sampler import sampler_settings
-from tune.task import TASKS
 
 AUDIT_FILE = "audit.json"
 
@@ -72,6 +70,20 @@ class OpenStudy:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.journal.close()
+
+
+def search_config(values: Mapping[str, Any]) -> SearchConfig:
+    """Validate settings; with `resume` or `extend`, a setting that is not given is as the study was begun with.
+
+    Args:
+        values: fields of `SearchConfig` by name; None and False stand for "not given".
+
+    Raises:
+        ConfigError: see `SearchConfig.build`; or there is no such study.
+        DataError: its journal is damaged.
+    """
+    given = {name: value for name, value in values.items() if value not in (None, False, {})}
+    return SearchConfig.build({**_begun_with(given), **given} if given.keys() & {"resume", "extend"} else given)
 
 
 def open_study(plan: Plan) -> OpenStudy:
@@ -125,7 +137,7 @@ def ties(plan: Plan) -> dict[str, Any]:
     sampler = sampler_settings(settings.seed, plan.startup, kind=settings.sampler)
     fixed = {name: value for name, value in plan.base.flat().items() if not name.startswith(_FREE)}
     found = {
-        "task": settings.task, "data": plan.data.graph.fingerprint, "code": code_digest(), "version": imf_core.__version__,
+        "task": settings.task, "data": plan.data.fingerprint, "code": code_digest(), "version": imf_core.__version__,
         **{f"sampler.{name}": value for name, value in sampler.items() if name != "note"},
         "first": settings.first, "objective": settings.objective, "scheduler": settings.scheduler,
         "grace": settings.grace_epochs or f"learned, at most {plan.grace}", "reduction": settings.reduction_factor,
@@ -163,8 +175,7 @@ def _share_data(plan: Plan, expected: str | None) -> str:
     """
     part = plan.prepared.with_name("data.part")
     shutil.rmtree(part, ignore_errors=True)
-    TASKS[plan.settings.task].save(plan.data, part)
-    found = str(json.loads((part / "vocabulary.json").read_text(encoding="utf-8"))["arrays_sha256"])
+    found: str = plan.task.save(plan.data, part)
     if expected is not None and found != expected:
         shutil.rmtree(part)
         _refuse(plan.settings, {"feature arrays": expected[:16]}, {"feature arrays": found[:16]})
@@ -209,14 +220,19 @@ def _place(history: History, session: Mapping[str, Any]) -> int:
     return next((place for place, event in enumerate(history.events) if event is session), 0)
 
 
-def _settings_of(values: Mapping[str, Any]) -> dict[str, Any]:
-    """What the study was begun with, from its journal.
+def write_audit(report: Audit, folder: Path) -> Path:
+    """Write `audit.json` into the study's folder."""
+    return atomic_write_text(folder / AUDIT_FILE, json.dumps(report.to_json(), indent=1, ensure_ascii=False) + "\n")
+
+
+def _begun_with(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings that a study was begun with, from its journal.
 
     Raises:
         ConfigError: no study was named, or it is not there.
         DataError: its journal is damaged.
     """
-    storage = Path(_absolute(values.get("storage") or os.environ.get("IMF_STORAGE") or "results"))
+    storage = Path(absolute(values.get("storage") or os.environ.get("IMF_STORAGE") or "results"))
     if not values.get("study"):
         there = sorted(file.parent.name for file in storage.glob(f"*/{JOURNAL_FILE}"))
         remedy = f"name it: --study NAME; in {storage} there are {', '.join(there) or 'none'}"
@@ -227,8 +243,3 @@ def _settings_of(values: Mapping[str, Any]) -> dict[str, Any]:
         raise ConfigError(f"there is no study {file.parent.name!r} in {storage}", remedy=remedy, key="study")
     events, _ = read_events(file)
     return dict(events[0]["settings"]) if events else {}
-
-
-def write_audit(report: AuditReport | InteractionAudit, folder: Path) -> Path:
-    """Write `audit.json` into the study's folder."""
-    return atomic_write_text(folder / AUDIT_FILE, json.dumps(report.to_json(), indent=1, ensure_ascii=False) + "\n")

@@ -6,25 +6,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from imf_core.config import FUSED, STRUCTURE, Config
-from imf_core.data.audit.report import AuditReport
-from imf_core.prepare.link_data import LinkData, prepare
-from imf_core.recommend.config import RecommendConfig
-from imf_core.recommend.data.audit import InteractionAudit
-from imf_core.recommend.data.prepare import RecommendData
-from imf_core.recommend.estimate import estimate_recommender
-from imf_core.recommend.negatives import TrainingPairs
-from imf_core.train.batches import TrainingQueries
-from imf_core.train.estimate import MemoryEstimate, estimate_of
-from tune.data_check import audited, baseline_of, recommend_data, with_baseline
+from imf_core.config_base import Settings
+from imf_core.tasks.registry import task_named
+from imf_core.tasks.task import AnyTask, Audit, StudyData
+from imf_core.train.estimate import MemoryEstimate
 from tune.hosts.resources import ClusterResources, ResourcePlan, plan_resources
 from tune.plan.disk import DiskEstimate, disk_estimate
-from tune.settings import AnyConfig, SearchConfig
+from tune.settings import SearchConfig
 from tune.space.space import SearchSpace
 from tune.space.start_points import start_points
 from tune.study.sampler import STARTUP
 from tune.study.schedule import default_grace
-from tune.task import StudyData
 
 
 @dataclass(frozen=True)
@@ -45,9 +37,9 @@ class Plan:
     """
 
     settings: SearchConfig
-    base: AnyConfig
+    base: Settings
     data: StudyData
-    audit: AuditReport | InteractionAudit
+    audit: Audit
     branches: tuple[str, ...]
     space: SearchSpace
     resources: ResourcePlan
@@ -56,11 +48,17 @@ class Plan:
     without: tuple[str, ...] = ()
 
     @property
+    def task(self) -> AnyTask:
+        """What is trained."""
+        return task_named(self.settings.task)
+
+    @property
     def disk(self) -> DiskEstimate:
         """Most disk that the study takes."""
         settings = self.settings
         return disk_estimate(
-            self.data, self.memory, self.resources.concurrency, settings.seeds, settings.trials, settings.keep, settings.storage
+            self.data, self.task.score_cache_bytes(self.data), self.memory, self.resources.concurrency, settings.seeds,
+            settings.trials, settings.keep, settings.storage,
         )
 
     @property
@@ -90,11 +88,9 @@ def make_plan(settings: SearchConfig, cluster: ClusterResources) -> Plan:
     Raises:
         ImfError: whatever would stop the search later.
     """
-    base = settings.base_config()
-    data, report = _link_data(base, settings.strict) if isinstance(base, Config) else recommend_data(base, settings.strict)
-    names = tuple(modality.name for modality in data.select(base.model.modalities))
-    branches = (STRUCTURE, *names, FUSED) if names else (STRUCTURE,)
-    branches = names if isinstance(base, RecommendConfig) else branches
+    task, base = task_named(settings.task), settings.base_config()
+    data, audit = task.read(base, strict=settings.strict)
+    branches = task.branches(base, data)
     if settings.space is not None:
         space = SearchSpace.load(settings.space, base, branches, settings.overrides)
     else:
@@ -102,25 +98,5 @@ def make_plan(settings: SearchConfig, cluster: ClusterResources) -> Plan:
     resources = plan_resources(
         settings.workers, settings.cpus_per_worker, settings.gpus_per_worker, settings.concurrency, settings.trials, cluster
     )
-    return Plan(settings, space.base, data, report, branches, space, resources, _memory(space.base, data, settings.workers))
-
-
-def _link_data(base: Config, strict: bool) -> tuple[LinkData, AuditReport]:
-    report = audited(base.data, strict=strict)  # before features are extracted, which may take long
-    data = prepare(base.data, base.structure, progress=True)
-    return data, with_baseline(report, "valid", baseline_of(data.graph, data.graph.valid, data.graph.known()))
-
-
-def _memory(base: AnyConfig, data: StudyData, workers: int) -> MemoryEstimate:
-    """Peak of one worker.
-
-    Raises:
-        DataError: too few queries or interactions for so many workers.
-    """
-    if isinstance(base, RecommendConfig):
-        assert isinstance(data, RecommendData)
-        TrainingPairs(data.interactions).num_steps(base.train.batch_size, workers)
-        return estimate_recommender(base, data)
-    assert isinstance(data, LinkData)
-    TrainingQueries(data.graph).num_steps(base.train.batch_size, workers)
-    return estimate_of(base, data)
+    memory = task.estimate(space.base, data, settings.workers)
+    return Plan(settings, space.base, data, audit, branches, space, resources, memory)

@@ -13,8 +13,8 @@ from tune.space.space import SearchSpace
 def show_plan(console: Console, plan: Plan) -> None:
     """Print data, resources, memory and the searched parameters."""
     settings = plan.settings
-    console.print(f"[bold]{settings.study}[/]: {escape(plan.data.graph.describe())}", highlight=False)
-    for note in (*plan.data.describe(plan.base.model.modalities), *plan.space.notes, *plan.resources.notes):
+    console.print(f"[bold]{settings.study}[/]: {escape(plan.data.summary())}", highlight=False)
+    for note in (*plan.data.describe(getattr(plan.base.model, "modalities", None)), *plan.space.notes, *plan.resources.notes):
         console.print(f"  {escape(note)}", highlight=False)
     for title, entries in (("[bold yellow]warning[/]", plan.audit.warnings), ("[bold red]problem[/]", plan.audit.problems)):
         for entry in entries:

@@ -16,6 +16,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 import imf_core
 from imf_core.files.atomic import atomic_write_text
+from imf_core.tasks.task import Inspection
 from tune.durations import duration
 from tune.report.files import machine
 from tune.report.result import StudyResult
@@ -82,10 +83,16 @@ def _content(
         "counts": {state: number for state, number in count_states(records).items() if number},
         "pruned": _pruned(records), "leaderboard": _leaderboard(records),
         "front": _front(result),
-        "inside": look_inside(result.checkpoint if result.winner else None, relation_counts, result.task),
+        "inside": look_inside(_inspection(result), relation_counts),
         "failures": _failures(records), "recovered": _recovered(records),
         "commands": [(purpose, command, _PURPOSES.get(purpose, "")) for purpose, command in next_commands(result)],
     }
+
+
+def _inspection(result: StudyResult) -> Inspection | None:
+    if result.checkpoint is None or result.winner is None:
+        return None
+    return result.kind.inspect(result.checkpoint)
 
 
 def _cards(result: StudyResult) -> Iterator[tuple[str, str, str]]:

@@ -9,18 +9,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from imf_core.data.audit.report import AuditReport
 from imf_core.evaluate.test_once import POOLED
-from imf_core.recommend.data.audit import InteractionAudit
+from imf_core.tasks.registry import task_named
+from imf_core.tasks.task import AnyTask, Audit
 from tune.report.pareto import front
 from tune.space.objectives import QUALITY, parse_objective
 from tune.study.records import TrialRecord, winner
-
-TEST_METRICS = {
-    "link": ("mrr", "hits_at_1", "hits_at_3", "hits_at_10", "mean_rank", "mrr_cold", "mrr_warm"),
-    "recommend": ("mrr", "precision_at_10", "recall_at_10", "hit_ratio_at_10", "ndcg_at_10"),
-}
-_RULES = {"link": "one-step rules", "recommend": "what most users have"}
 
 
 @dataclass(frozen=True)
@@ -48,7 +42,7 @@ class StudyResult:
         budget_seconds: time allowed for the trials; None for no limit.
         settings: of the search, as plain values.
         audit: of the data, with the baseline without training on validation and, once it was opened, on test.
-        task: `link` or `recommend`.
+        task: name of what was trained.
         control: what `structure_only_mrr` is of, where that is not structure alone.
         test_decisions: test metrics of each seed under other decision weights, by what those are.
         test_pooled: test metrics of the seeds together; None where there is one.
@@ -72,11 +66,16 @@ class StudyResult:
     test_opened: int = 0
     budget_seconds: float | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
-    audit: AuditReport | InteractionAudit | None = None
+    audit: Audit | None = None
     task: str = "link"
     control: str = "structure alone"
     test_decisions: Mapping[str, Sequence[Mapping[str, float]]] = field(default_factory=dict)
     test_pooled: Mapping[str, float] | None = None
+
+    @property
+    def kind(self) -> AnyTask:
+        """The task object."""
+        return task_named(self.task)
 
     @property
     def winner(self) -> TrialRecord | None:
@@ -131,13 +130,13 @@ class StudyResult:
         return {**{name: self._over_seeds(runs) for name, runs in self.test_decisions.items()}, **pooled}
 
     def _over_seeds(self, runs: Sequence[Mapping[str, float]]) -> dict[str, dict[str, float | None]]:
-        names = TEST_METRICS[self.task]
+        names = self.kind.test_metrics
         return {name: mean_std([run[name] for run in runs if name in run]) for name in names}
 
     @property
     def rules(self) -> str:
         """What the baseline without training goes by."""
-        return _RULES[self.task]
+        return self.kind.baseline_name
 
 
 def mean_std(values: Sequence[float]) -> dict[str, float | None]:

@@ -15,6 +15,7 @@ from rich.text import Text
 
 from imf_core.files.atomic import atomic_write_text
 from imf_core.files.markdown import escaped
+from imf_core.tasks.registry import task_flags
 from tune.durations import duration
 from tune.report.files import cell, short
 from tune.report.result import StudyResult
@@ -31,13 +32,8 @@ def next_commands(result: StudyResult) -> list[tuple[str, str]]:
     """What to do with the study: pairs of purpose and command."""
     commands = []
     if result.checkpoint:
-        if result.task == "recommend":
-            (user,) = result.example or ("NAME",)
-            ask = ["imf", "recommend", str(result.checkpoint), "--user", user]
-        else:
-            head, relation = result.example or ("NAME", "RELATION")
-            ask = ["imf", "predict", str(result.checkpoint), "--head", head, "--relation", relation]
-        commands.append(("ask the winner", shlex.join(ask)))
+        if ask := result.kind.ask_command(result.checkpoint, result.example or ()):
+            commands.append(("ask the winner", shlex.join(ask)))
         if result.test_pooled is not None:
             pool = ["imf", "ensemble", f"{result.folder.absolute()}-pool", str(result.folder.absolute())]
             commands.append(("the kept models that answer best together, as one", shlex.join(pool)))
@@ -49,8 +45,7 @@ def next_commands(result: StudyResult) -> list[tuple[str, str]]:
     study = ["python", "tune/search.py", "--storage", str(folder.parent), "--study", result.study]
     commands.append(("go on where it was interrupted", shlex.join([*study, "--resume"])))
     commands.append((f"{_MORE} trials more", shlex.join([*study, "--extend", str(_MORE)])))
-    kind = ["--task", result.task] if result.task != "link" else []
-    again = ["python", "tune/search.py", *kind, "--data", result.data, "--warm-start", str(result.folder)]
+    again = ["python", "tune/search.py", *task_flags(result.task), "--data", result.data, "--warm-start", str(result.folder)]
     return [*commands, ("search on from here", shlex.join(again))]
 
 

@@ -4,15 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
-from imf_core.checkpoint.checkpoint import Checkpoint, load_checkpoint
-from imf_core.data.graph.graph import KnowledgeGraph
-from imf_core.errors import CheckpointError
+from imf_core.tasks.task import Inspection
 from tune.report.files import cell
 from tune.report.result import StudyResult
 from tune.report.svg import Bar, bars
@@ -47,12 +43,6 @@ class Inside:
     weights: tuple[Table, ...] = ()
     mode: str = ""
     branches: tuple[str, ...] = ()
-
-
-def relation_counts(graph: KnowledgeGraph) -> dict[str, int]:
-    """Training triples of each relation, by its name."""
-    counts = np.bincount(graph.train[:, 1], minlength=graph.num_relations)
-    return dict(zip(graph.relations.names, counts.tolist()))
 
 
 def settings_table(result: StudyResult) -> Table:
@@ -138,26 +128,20 @@ def comparison(result: StudyResult) -> tuple[Table, str] | None:
     return Table("comparison", "what the parts are worth", columns, rows, marked=0, note=note), picture
 
 
-def look_inside(checkpoint: Path | None, counts: Mapping[str, int], task: str = "link") -> Inside:
+def look_inside(inspection: Inspection | None, counts: Mapping[str, int]) -> Inside:
     """Slices and weights of a checkpoint.
 
     Args:
-        checkpoint: its folder; None where there is none.
+        inspection: of the checkpoint; None where there is none.
         counts: training triples of each relation, by name; empty where they are not known.
-        task: of the study.
     """
-    if task == "recommend":
-        return Inside("a recommender has neither slices by relation nor branches to weigh")
-    if checkpoint is None:
+    if inspection is None:
         return Inside("there is no checkpoint: nothing was trained to its end")
-    try:
-        loaded = load_checkpoint(checkpoint)
-    except CheckpointError as error:
-        return Inside(f"the winner's checkpoint cannot be read: {error}")
-    decision = loaded.model.decision
-    tables = [_slices(split, loaded.metrics.get(split)) for split in ("validation", "test")]
-    weights = tuple(_weights(loaded, counts)) if len(decision.branches) > 1 else ()
-    return Inside("", tuple(table for table in tables if table is not None), weights, decision.mode, decision.branches)
+    if inspection.problem:
+        return Inside(inspection.problem)
+    tables = [_slices(split, inspection.metrics.get(split)) for split in ("validation", "test")]
+    weights = tuple(_weights(inspection, counts))
+    return Inside("", tuple(table for table in tables if table is not None), weights, inspection.mode, inspection.branches)
 
 
 def _above(winner: Any, other: Any) -> float | None:
@@ -186,21 +170,21 @@ def _slices(split: str, metrics: Any) -> Table | None:
     return Table(f"slices-{split}", f"slices of {split}", columns, rows, marked=0, note=note)
 
 
-def _weights(loaded: Checkpoint, counts: Mapping[str, int]) -> Iterator[Table]:
+def _weights(inspection: Inspection, counts: Mapping[str, int]) -> Iterator[Table]:
     """Weights of the whole model and, where each relation has its own, of the most frequent relations."""
-    decision, names = loaded.model.decision, loaded.relations.names
-    with torch.no_grad():
-        both = decision.weights(torch.arange(2 * len(names))).numpy().reshape(2, len(names), -1)  # direction, relation, branch
+    both, names = inspection.weights, inspection.relations  # (2, R, M): direction, relation, branch
+    if both is None:
+        return
     frequency = np.array([counts.get(name, 0) for name in names], dtype=float)
     known = bool(frequency.sum())
     mean = _mean(both.mean(axis=0), frequency)
-    rows = [[branch, Share(f"{weight:.3f}", float(weight))] for branch, weight in zip(decision.branches, mean)]
+    rows = [[branch, Share(f"{weight:.3f}", float(weight))] for branch, weight in zip(inspection.branches, mean)]
     how = "over the training triples" if known else "over the relations"
-    note = f"Mean {how}. " if decision.mode == "relation" else ""
+    note = f"Mean {how}. " if inspection.mode == "relation" else ""
     note += "Where an entity lacks a modality, the weights of the branches that are left are scaled to sum 1."
     whole = (Column("branch"), Column("weight", "share"))
     yield Table("weights", "weights of the branches in the whole model", whole, rows, note=note)
-    if decision.mode != "relation":
+    if inspection.mode != "relation":
         return
     order = sorted(range(len(names)), key=lambda place: (-frequency[place], place))
     first, rest = order[:MOST_RELATIONS], order[MOST_RELATIONS:]
@@ -211,7 +195,7 @@ def _weights(loaded: Checkpoint, counts: Mapping[str, int]) -> Iterator[Table]:
         rows.append(_row(title, f"{frequency[rest].sum():,.0f}" if known else NONE, each))
     columns = (
         Column("relation"), Column("training triples", "number"), Column("weights", "parts"),
-        *(Column(branch, "number") for branch in decision.branches),
+        *(Column(branch, "number") for branch in inspection.branches),
     )
     note = "Each cell: where the tail is asked for / where the head is. The bar is their mean."
     yield Table("weights-by-relation", "weights of the branches by relation, the most frequent first", columns, rows, note=note)

@@ -10,6 +10,7 @@ import ray
 import ray.tune as ray_tune
 from rich.console import Console
 
+from imf_core.config_base import Settings
 from imf_core.errors import ImfError, ResourceError
 from tune.plan.opening import OpenStudy
 from tune.plan.plan import Plan
@@ -18,7 +19,6 @@ from tune.runs.ledger import Ledger
 from tune.runs.mlflow_callback import MlflowCallback
 from tune.runs.reuse import take_over
 from tune.runs.terminal import LiveTable, TrialLines
-from tune.settings import AnyConfig
 from tune.sources import code_digest
 from tune.study.journal import Journal
 from tune.study.outcome import TrialState, name_of
@@ -84,7 +84,7 @@ def run_search(
 
 
 def run_variants(
-    plan: Plan, study: OpenStudy, variants: Mapping[str, AnyConfig], folder: Path, tracker: Tracker, console: Console,
+    plan: Plan, study: OpenStudy, variants: Mapping[str, Settings], folder: Path, tracker: Tracker, console: Console,
     taken: Mapping[str, TrialRecord] | None = None,
 ) -> dict[str, tuple[TrialRecord, Path]]:
     """Run whole configurations by name, each to its own end, and keep the best epoch's checkpoint of each.
@@ -170,7 +170,7 @@ def _spec(plan: Plan, folder: Path, **own: Any) -> TrialSpec:
     return TrialSpec(
         prepared=str(plan.prepared), folder=str(folder), workers=plan.resources.workers,
         threads=plan.resources.threads_per_worker, gpus=plan.resources.gpus_per_worker,
-        save_seconds=plan.settings.save_seconds, code=code_digest(), interface=plan.interface, task=plan.settings.task, **own,
+        save_seconds=plan.settings.save_seconds, code=code_digest(), interface=plan.interface, task=plan.task, **own,
     )
 
 

@@ -12,9 +12,8 @@ from typing import Any, Literal
 from pydantic import BaseModel
 
 from imf_core.config import Config
-from imf_core.config_base import Tunable, nearest
+from imf_core.config_base import Settings, Tunable, nearest
 from imf_core.errors import ConfigError
-from tune.settings import AnyConfig
 
 Kind = Literal["int", "float", "categorical"]
 When = tuple[tuple[str, tuple[Any, ...]], ...]
@@ -117,7 +116,7 @@ class Parameter:
             return self
         return replace(self, low=min(self.low, value), high=max(self.high, value))._with_default(value)
 
-    def accepted(self, config: AnyConfig) -> Parameter:
+    def accepted(self, config: Settings) -> Parameter:
         """The same without the choices that the other settings of `config` refuse."""
         kept = tuple(choice for choice in self.choices if _refusal(config, {self.name: choice}) is None)
         return self if kept == self.choices else replace(self, choices=kept)
@@ -212,7 +211,7 @@ def marks(kind: type[BaseModel] = Config) -> dict[str, Tunable]:
     return found
 
 
-def value_of(config: AnyConfig, name: str) -> Any:
+def value_of(config: Settings, name: str) -> Any:
     """The present value of `section.field`; what follows the field (a branch) is ignored."""
     section, field = name.split(".")[:2]
     return getattr(getattr(config, section), field)
@@ -229,7 +228,7 @@ def ordered(parameters: Sequence[Parameter]) -> tuple[Parameter, ...]:
     return tuple(placed)
 
 
-def try_corners(base: AnyConfig, parameters: Sequence[Parameter], source: str) -> None:
+def try_corners(base: Settings, parameters: Sequence[Parameter], source: str) -> None:
     """Each extreme of each parameter, alone and with each extreme of another, must make a valid configuration.
 
     Raises:
@@ -247,7 +246,7 @@ def try_corners(base: AnyConfig, parameters: Sequence[Parameter], source: str) -
             ) from error
 
 
-def _refusal(base: AnyConfig, settings: Mapping[str, Any]) -> ConfigError | None:
+def _refusal(base: Settings, settings: Mapping[str, Any]) -> ConfigError | None:
     try:
         base.updated(settings)
     except ConfigError as error:

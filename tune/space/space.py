@@ -18,8 +18,8 @@ from typing import Any
 import yaml
 
 from imf_core.config import FUSED, STRUCTURE, Config
+from imf_core.config_base import Settings
 from imf_core.errors import ConfigError
-from tune.settings import AnyConfig
 from tune.space.parameter import Parameter, hint, label, marks, ordered, try_corners, value_of
 
 WEIGHTS = "model.decision_weights"
@@ -57,13 +57,13 @@ class SearchSpace:
     """
 
     parameters: tuple[Parameter, ...]
-    base: AnyConfig
+    base: Settings
     branches: tuple[str, ...]
     fixed: tuple[tuple[str, Any], ...] = ()
     notes: tuple[str, ...] = ()
 
     @classmethod
-    def default(cls, config: AnyConfig, branches: Sequence[str], fixed: Collection[str] = ()) -> SearchSpace:
+    def default(cls, config: Settings, branches: Sequence[str], fixed: Collection[str] = ()) -> SearchSpace:
         """The parameters that are searched without being asked for.
 
         A base value outside its usual range widens the range, so that trial 1 can be the base itself; a choice that the base's
@@ -77,7 +77,7 @@ class SearchSpace:
         return _assemble(cls, _usual(config), config, branches, fixed, {}, "default space")
 
     @classmethod
-    def load(cls, path: Path | str, config: AnyConfig, branches: Sequence[str], fixed: Collection[str] = ()) -> SearchSpace:
+    def load(cls, path: Path | str, config: Settings, branches: Sequence[str], fixed: Collection[str] = ()) -> SearchSpace:
         """Read a space file; it is the whole space, unless it says `include: default`.
 
         Each entry maps a dotted name to `{low, high, log, step}`, to `{choices: [...]}` or to a plain value (held fixed).
@@ -96,7 +96,7 @@ class SearchSpace:
 
     @classmethod
     def from_values(
-        cls, values: Mapping[str, Any], config: AnyConfig, branches: Sequence[str], fixed: Collection[str] = (),
+        cls, values: Mapping[str, Any], config: Settings, branches: Sequence[str], fixed: Collection[str] = (),
         source: str = "space",
     ) -> SearchSpace:
         """As `load`, from values already read."""
@@ -213,7 +213,7 @@ class SearchSpace:
             values[WEIGHTS] = {branch: share / sum(mass.values()) for branch, share in mass.items()}
         return values
 
-    def config_for(self, point: Mapping[str, Any]) -> AnyConfig:
+    def config_for(self, point: Mapping[str, Any]) -> Settings:
         """The full configuration of a point."""
         return self.base.updated(self.to_config_values(point), source="search point")
 
@@ -252,7 +252,7 @@ class SearchSpace:
         return all((point[name] if name in point else value_of(self.base, name)) in allowed for name, allowed in parameter.when)
 
 
-def _usual(config: AnyConfig) -> list[Parameter]:
+def _usual(config: Settings) -> list[Parameter]:
     """What is searched without being asked for, conditions not yet looked at."""
     chosen = []
     for name, mark in marks(type(config)).items():
@@ -265,7 +265,7 @@ def _usual(config: AnyConfig) -> list[Parameter]:
 
 
 def _assemble(
-    kind: type[SearchSpace], chosen: list[Parameter], base: AnyConfig, branches: Sequence[str], fixed: Collection[str],
+    kind: type[SearchSpace], chosen: list[Parameter], base: Settings, branches: Sequence[str], fixed: Collection[str],
     held: Mapping[str, Any], source: str, asked: Collection[str] = (),
 ) -> SearchSpace:
     """Drop what has no effect, add the branches' weights, put controllers first, try the corners.
@@ -308,7 +308,7 @@ def _assemble(
     return space
 
 
-def _weight(config: AnyConfig, branches: Sequence[str], name: str, drawn: Parameter | None = None) -> Parameter:
+def _weight(config: Settings, branches: Sequence[str], name: str, drawn: Parameter | None = None) -> Parameter:
     """The parameter of one branch's weight; its default reproduces the base's weights."""
     given = (config.model.decision_weights if isinstance(config, Config) else None) or dict.fromkeys(branches, 1.0)
     share = given.get(name.removeprefix(f"{WEIGHTS}."), 0.0) / sum(given.values())

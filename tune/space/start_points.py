@@ -43,7 +43,6 @@ START_POINTS: dict[str, tuple[StartPoint, ...]] = {
             "model.temperature": 0.4, "train.label_smoothing": 0.06, "train.lr": 0.0034, "train.batch_size": 128,
         }),
     ),
-    "recommend": (),
 }
 
 
@@ -54,11 +53,11 @@ def start_points(space: SearchSpace, task: str, without: Collection[str] = ()) -
 
     Args:
         space: what is searched.
-        task: a key of `START_POINTS`.
+        task: its name.
         without: graphs whose points are left out, for a comparison on them.
     """
     searched = {parameter.name for parameter in space.parameters}
     return [
-        space.near(point.values) for point in START_POINTS[task]
+        space.near(point.values) for point in START_POINTS.get(task, ())
         if point.graph not in without and 2 * len(searched & point.values.keys()) >= len(point.values)
     ]

@@ -24,11 +24,12 @@ from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
 from imf_core.errors import ConfigError
+from imf_core.tasks.registry import task_of
 from tune.settings import absolute_tracking_uri
 from tune.study.outcome import TrialState
 from tune.study.records import TrialRecord
 from tune.tracking import names as text
-from tune.tracking.model import _signature
+from tune.tracking.model import signature
 from tune.tracking.names import safe_name
 
 logger = logging.getLogger(__name__)
@@ -270,8 +271,6 @@ class Tracker:
         self.client.set_terminated(run_id, RUN_STATUS[record.state])
 
     def _register_model(self, checkpoint: Path, name: str, alias: str, tags: Mapping[str, str]) -> str:
-        from imf_core.recommend.checkpoint import is_recommender  # loads torch, which the driver's other work need not
-
         mlflow.set_tracking_uri(self.tracking_uri)
         mlflow.set_experiment(experiment_id=self.experiment_id)  # else the model lands in ./mlruns
         self.client.log_artifacts(self.parent_id, str(checkpoint), "checkpoint")
@@ -281,7 +280,7 @@ class Tracker:
             code.write_text(text.MODEL_CODE, encoding="utf-8")
             model = mlflow.models.Model.log(
                 None, mlflow.pyfunc, name=name, run_id=self.parent_id, python_model=str(code),
-                signature=_signature(is_recommender(checkpoint)),
+                signature=signature(task_of(checkpoint)),
                 artifacts={"checkpoint": str(checkpoint.absolute())}, pip_requirements=text.requirements(),
             )
         if not self.client.search_registered_models(f"name = {text.quoted(name)}"):

@@ -11,9 +11,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from imf_core.config_base import Settings
 from imf_core.files.atomic import atomic_write_text
 from imf_core.runtime import is_out_of_memory
-from tune.settings import AnyConfig
 
 SMALLER_FILE, KILLED_FILE = "smaller.json", "killed_for_memory"
 # What a worker's own error looks like from outside: Ray's, and a worker group's with the text of the first one in it.
@@ -59,7 +59,7 @@ def was_killed(folder: Path) -> bool:
     return True
 
 
-def shrink(folder: Path, config: AnyConfig) -> str | None:
+def shrink(folder: Path, config: Settings) -> str | None:
     """Halve the batch of a trial, once.
 
     Args:
@@ -69,7 +69,7 @@ def shrink(folder: Path, config: AnyConfig) -> str | None:
     Returns:
         What was done, in words; None where it was done before, or the batch is one query.
     """
-    if (folder / SMALLER_FILE).exists() or config.train.batch_size < 2:
+    if (folder / SMALLER_FILE).exists() or getattr(config.train, "batch_size", 1) < 2:
         return None
     size = config.train.batch_size // 2
     atomic_write_text(folder / SMALLER_FILE, json.dumps({"train.batch_size": size}))

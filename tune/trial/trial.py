@@ -19,9 +19,11 @@ from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 from ray.tune.integration.ray_train import TuneReportCallback
 
+from imf_core.config_base import Settings
 from imf_core.errors import DivergedError
+from imf_core.tasks.registry import default_task
+from imf_core.tasks.task import AnyTask
 from tune.environment import STALL
-from tune.settings import CONFIGS, AnyConfig
 from tune.space.space import SearchSpace
 from tune.study.outcome import OUTCOME_FILE, TrialState, full_disk
 from tune.trial.out_of_memory import ran_out, said, shrink, smaller_settings, was_killed
@@ -48,7 +50,7 @@ class TrialSpec:
         save_seconds: least time between two saves of the training state.
         code: digest of the driver's sources.
         interface: network interface of worker groups that span nodes; None: found by host name.
-        task: see `SearchConfig.task`.
+        task: what is trained.
     """
 
     prepared: str
@@ -64,12 +66,12 @@ class TrialSpec:
     save_seconds: float = 20.0
     code: str = ""
     interface: str | None = None
-    task: str = "link"
+    task: AnyTask = field(default_factory=default_task)
 
-    def configure(self, params: Mapping[str, Any]) -> AnyConfig:
+    def configure(self, params: Mapping[str, Any]) -> Settings:
         """The settings of a trial."""
         if "run" in params:
-            return CONFIGS[self.task].build(self.variants[params["run"]])
+            return self.task.config.build(self.variants[params["run"]])
         assert self.space is not None
         return self.space.config_for(params)
 
@@ -122,7 +124,7 @@ def _attempt(settings: Mapping[str, Any], name: str, known: int, spec: TrialSpec
         write_outcome(folder, TrialState.DIVERGED, error)
         raise
     except Exception as error:
-        if ran_out(error) and shrink(folder, CONFIGS[job.task].build(job.config)):
+        if ran_out(error) and shrink(folder, job.task.config.build(job.config)):
             return False
         if written_state(folder)[0] is not TrialState.DIVERGED:  # a worker has said so already; Ray wraps its exception
             write_outcome(folder, TrialState.FAILED, full_disk(error, folder) or error)

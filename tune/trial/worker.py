@@ -21,15 +21,13 @@ import ray.train
 import torch
 
 from imf_core.errors import DivergedError, ResourceError
-from imf_core.evaluate.cached_scores import cache_decision, save_cache
-from imf_core.evaluate.latency import latency_ms
 from imf_core.files.atomic import atomic_write_text
-from imf_core.model.imf import Imf
-from imf_core.runtime import WHOLE, MemoryBudget, Shard
-from imf_core.train.loop import Saving
+from imf_core.runtime import WHOLE, Shard
+from imf_core.tasks.registry import default_task
+from imf_core.tasks.task import AnyTask
+from imf_core.train.loop import FitResult, Saving
 from tune.sources import refuse_other_code
 from tune.study.outcome import OUTCOME_FILE, TrialState
-from tune.task import TASKS, Result
 from tune.trial.reporter import Report, Reporter
 
 _WAIT_SECONDS = 120.0
@@ -51,7 +49,7 @@ class Job:
         save_seconds: least time between two saves of the training state.
         changed: settings in `config` that replace the trial's own since memory ran out.
         code: digest of the driver's sources; empty: any will do.
-        task: what is trained: a name of `TASKS`.
+        task: what is trained.
         known: last epoch that the driver has heard of, from an earlier session.
     """
 
@@ -66,7 +64,7 @@ class Job:
     save_seconds: float = 20.0
     changed: dict[str, Any] = field(default_factory=dict)
     code: str = ""
-    task: str = "link"
+    task: AnyTask = field(default_factory=default_task)
     known: int = 0
 
     def to_json(self) -> dict[str, Any]:
@@ -75,12 +73,12 @@ class Job:
 
 
 @lru_cache(maxsize=1)
-def shared_data(prepared: str, task: str = "link") -> Any:
+def shared_data(prepared: str, task: AnyTask) -> Any:
     """The prepared data, loaded once a process: a reused actor trains many trials on it. Read-only by convention."""
-    return TASKS[task].load(prepared)
+    return task.load(prepared)
 
 
-def run_job(job: Job, report: Report, shard: Shard = WHOLE) -> Result:
+def run_job(job: Job, report: Report, shard: Shard = WHOLE) -> FitResult[Any]:
     """Train a job, resuming the state in its folder.
 
     Args:
@@ -96,30 +94,29 @@ def run_job(job: Job, report: Report, shard: Shard = WHOLE) -> Result:
     """
     refuse_other_code(job.code)
     torch.set_num_threads(job.threads)
-    task, folder = TASKS[job.task], Path(job.folder)
+    task, folder = job.task, Path(job.folder)
     config = task.config.build(job.config)
-    data = shared_data(job.prepared, job.task)
+    data = shared_data(job.prepared, task)
     model = task.build(config, data)
     device = torch.device("cuda" if job.gpu and torch.cuda.is_available() else "cpu")
     with _alone(folder) if shard.rank == 0 else nullcontext():
         always = {"num_parameters": model.num_parameters, **_effective(job.changed)}
         if job.latency:
-            always["latency_ms"] = latency_ms(model.to(device))
+            always["latency_ms"] = task.latency_ms(model.to(device))
         reporter = Reporter(folder, report, always, shard)
         reporter.catch_up(job.known)
         result = task.fit(
             model, data, config, reporter, shard=shard, saving=Saving(folder / "state", job.save_seconds), device=device
         )
-        if job.scores and shard.rank == 0 and isinstance(model, Imf) and len(model.branches) > 1:
+        if job.scores and shard.rank == 0:
             try:
-                memory = MemoryBudget.of(config.train.memory_budget_mb, device)
-                save_cache(cache_decision(model, data.graph, memory), folder)
+                task.cache_scores(folder, model, config, data, device)
             except ResourceError as error:  # the trial has its result without
                 result = replace(result, notes=(*result.notes, f"its branch scores are not kept: {error.problem}"))
         if job.keep and shard.rank == 0:
             metrics = {
                 "validation": result.metrics.as_dict(), "best_epoch": result.best_epoch, "epochs": result.epochs,
-                "seed": config.train.seed, "fingerprint": data.graph.fingerprint,
+                "seed": config.train.seed, "fingerprint": data.fingerprint,
             }
             task.keep(folder / "best", model, config, data, metrics)
     return result

@@ -72,10 +72,10 @@ class Modality:
         """Share of the entities that have the modality, 0..1."""
         return float(self.mask.mean())
 
-    def describe(self) -> str:
-        """One line for the terminal: `text: 5,990 of 6,016 entities (99.6 %), 128 wide`."""
+    def describe(self, noun: str = "entities") -> str:
+        """One line for the terminal: `text: 5,990 of 6,016 entities (99.6 %), 128 wide`; `noun`: what has the features."""
         extra = f", {self.unknown:,} rows of unknown names ignored" if self.unknown else ""
-        present = f"{int(self.mask.sum()):,} of {len(self.mask):,} entities ({100 * self.coverage:.1f} %)"
+        present = f"{int(self.mask.sum()):,} of {len(self.mask):,} {noun} ({100 * self.coverage:.1f} %)"
         by = f", {self.encoder}" if self.encoder else ""
         return f"{self.name}: {present}, {self.width} wide{by}{extra}"
 

@@ -40,9 +40,25 @@ class RecommendData:
     notes: tuple[str, ...] = ()
 
     @property
-    def graph(self) -> Interactions:
-        """The interactions: the bipartite graph of users and items."""
-        return self.interactions
+    def fingerprint(self) -> str:
+        """SHA-256 of what a study is tied to."""
+        return self.interactions.fingerprint
+
+    @property
+    def has_test(self) -> bool:
+        """Whether there is a test split to open."""
+        return self.interactions.test_reader is not None
+
+    @property
+    def nbytes(self) -> int:
+        """Size of the arrays that all trials share, in bytes."""
+        return self.interactions.train.nbytes + self.interactions.valid.nbytes + sum(
+            modality.matrix.nbytes for modality in self.modalities
+        )
+
+    def summary(self) -> str:
+        """One line for the terminal: where it is from and how large it is."""
+        return self.interactions.describe()
 
     def describe(self, names: tuple[str, ...] | None = None) -> list[str]:
         """What the user should know before training: notes, cold and featureless items, each modality's coverage."""
@@ -60,7 +76,7 @@ class RecommendData:
             lines.append(
                 f"{idle:,} of {found.num_users:,} users have no training interaction: they get what the mean user gets"
             )
-        return [*lines, *(modality.describe().replace(" entities ", " items ") for modality in self.select(names)), *self.notes]
+        return [*lines, *(modality.describe("items") for modality in self.select(names)), *self.notes]
 
     def select(self, names: tuple[str, ...] | None) -> tuple[Modality, ...]:
         """The named modalities (None: all).

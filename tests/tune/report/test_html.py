@@ -12,11 +12,11 @@ from small_study import RECORDS, SECTIONS, SPACE, audited, checkpoint, drawn, re
 
 from imf_core.data.graph.graph import Vocabulary
 from imf_core.prepare.link_data import LinkData
+from tune.pipeline import ARTIFACTS
 from tune.report.files import summary
 from tune.report.html import write_html
 from tune.report.result import StudyResult
 from tune.report.verdict import next_commands
-from tune.search import ARTIFACTS
 from tune.space.space import Row
 from tune.study.outcome import TrialState
 

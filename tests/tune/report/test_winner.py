@@ -4,20 +4,18 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
-from rich.console import Console
 from small_study import checkpoint, drawn, small_study, sound
 
 from imf_core.config import Config
 from imf_core.data.graph.graph import KnowledgeGraph, Vocabulary
 from imf_core.prepare.link_data import LinkData
+from imf_core.tasks.link import LINK
 from tune.report.result import StudyResult
-from tune.report.winner import MOST_RELATIONS, relation_counts
-from tune.runs import finalise
+from tune.report.winner import MOST_RELATIONS
 
 
 @pytest.fixture(scope="module")
@@ -44,21 +42,19 @@ def test_slices_of_the_winner(result: StudyResult) -> None:
 
 def test_the_published_winner_has_slices_of_test_too(result: StudyResult, toy: LinkData, tmp_path: Path) -> None:
     graph = replace(toy.graph, test_reader=lambda: toy.graph.valid)
-    plan = SimpleNamespace(data=replace(toy, graph=graph), base=Config())
-    study = SimpleNamespace(journal=SimpleNamespace(append=lambda event, **values: None))
     folder = checkpoint(tmp_path / "seed", toy)
-    tested, rules = finalise._open_test(plan, study, {0: folder}, Console(quiet=True))  # type: ignore[arg-type]
-    (metrics,) = tested.own
-    assert rules is not None
-    finalise._publish(folder, tmp_path / "best", metrics.as_dict())
+    tested = LINK.test({0: folder}, Config(), replace(toy, graph=graph), tmp_path / "ranks.safetensors")
+    (details,) = tested.details
+    assert tested.baseline is not None
+    LINK.publish(folder, tmp_path / "best", details)
     page = drawn(replace(result, checkpoint=tmp_path / "best"))
     table = page.tables["slices-test"]
-    assert table[1][1:4] == ["all", str(2 * len(toy.graph.valid)), f"{metrics.mrr:.4f}"]
-    assert {row[1]: row[3] for row in table}["tails asked for"] == f"{metrics.slices['tail'].mrr:.4f}"
+    assert table[1][1:4] == ["all", str(2 * len(toy.graph.valid)), f"{details['mrr']:.4f}"]
+    assert {row[1]: row[3] for row in table}["tails asked for"] == f"{details['slices']['tail']['mrr']:.4f}"
 
 
 def test_decision_weights_by_relation(result: StudyResult, toy: LinkData) -> None:
-    page = drawn(result, relation_counts=relation_counts(toy.graph))
+    page = drawn(result, relation_counts=LINK.training_counts(toy))
     branches = ["structure", "image", "text", "fused"]
     both = torch.softmax(torch.arange(8.0)[:, None] * torch.arange(4.0) / 10, dim=1).numpy().reshape(2, 4, 4)
     counts = np.bincount(toy.graph.train[:, 1], minlength=4)
@@ -79,8 +75,9 @@ def test_rare_relations_are_summed_up(result: StudyResult, toy: LinkData, tmp_pa
     triples = np.array([(i % 30, relation, (i + relation) % 30) for relation in range(many) for i in range(relation + 1)])
     relations = Vocabulary(tuple(f"r{i}" for i in range(many)), "relation")
     graph = KnowledgeGraph(toy.graph.entities, relations, triples, triples[:5])
-    folder = checkpoint(tmp_path / "many", replace(toy, graph=graph), decision="relation")
-    page = drawn(replace(result, checkpoint=folder), relation_counts=relation_counts(graph))
+    many_relations = replace(toy, graph=graph)
+    folder = checkpoint(tmp_path / "many", many_relations, decision="relation")
+    page = drawn(replace(result, checkpoint=folder), relation_counts=LINK.training_counts(many_relations))
     table = page.tables["weights-by-relation"][1:]
     assert [row[0] for row in table] == [*(f"r{i}" for i in range(many - 1, 11, -1)), "12 other relations"]
     assert table[-1][1] == str(sum(range(1, 13)))

@@ -23,7 +23,7 @@ from imf_core.recommend.config import InteractionConfig, RecommendConfig
 from imf_core.recommend.data.interactions import Owned
 from imf_core.recommend.data.prepare import RecommendData, load_recommend, prepare_recommend
 from imf_core.recommend.topk import TopKMetrics, VectorScorer, evaluate_top_k
-from tune import recommend_final
+from imf_core.tasks.recommend import RECOMMEND
 from tune.hosts.resources import ClusterResources
 from tune.plan.opening import open_study, ties
 from tune.plan.plan import make_plan
@@ -65,7 +65,7 @@ def test_the_bundled_data_follows_the_task() -> None:
     assert SearchConfig.build({}).data == "unicode"
     with pytest.raises(ConfigError, match="task"):
         SearchConfig.build({"task": "rank"})
-    with pytest.raises(ConfigError, match="presets belong to link prediction"):
+    with pytest.raises(ConfigError, match="has no preset"):
         SearchConfig.build({"task": "recommend", "preset": "published"}).base_config()
 
 
@@ -121,7 +121,7 @@ def trained(folder: Path, place: Path, seed: int = 0) -> tuple[Path, list[dict]]
     with open_study(plan):
         reports: list[dict] = []
         config = plan.base.updated({"train.seed": seed}).model_dump()
-        run_job(Job(config, str(plan.prepared), str(place / "trial"), keep=True, scores=True, task="recommend"), reports.append)
+        run_job(Job(config, str(plan.prepared), str(place / "trial"), keep=True, scores=True, task=RECOMMEND), reports.append)
     return plan.prepared, reports
 
 
@@ -139,26 +139,29 @@ def test_a_trial_reports_what_the_search_asks_for_and_reads_no_test(folder: Path
     assert ItemRecommender.load(tmp_path / "trial" / "best").recommend("user 1", 3)
 
 
-def test_the_control_is_the_other_kind_of_fusion() -> None:
+def test_the_control_is_the_other_kind_of_fusion(folder: Path) -> None:
+    data = prepare_recommend(InteractionConfig(path=str(folder)))
     for fusion, name, other in (
         ("meta", "static fusion", "mlp"),
         ("meta_cp", "static fusion", "mlp"),
         ("mlp", "meta fusion", "meta"),
     ):
-        found, config = recommend_final.control(RecommendConfig().updated({"model.fusion": fusion}), 7)
-        assert (found, config.model.fusion, config.train.seed) == (name, other, 7)
-    removed = recommend_final.without(RecommendConfig(), ("sound", "tags"), 0)
+        control = RECOMMEND.control(RecommendConfig().updated({"model.fusion": fusion}), data, 7)
+        assert control is not None
+        assert (control.name, control.config.model.fusion, control.config.train.seed) == (name, other, 7)
+    removed = RECOMMEND.ablations(RecommendConfig(), data, 0)
     assert {name: config.model.modalities for name, config in removed.items()} == {"sound": ("tags",), "tags": ("sound",)}
-    assert recommend_final.without(RecommendConfig().updated({"model.fusion": "id"}), ("sound", "tags"), 0) == {}
+    assert RECOMMEND.ablations(RecommendConfig().updated({"model.fusion": "id"}), data, 0) == {}
 
 
 def test_test_is_opened_once_and_its_figures_are_published(folder: Path, tmp_path: Path) -> None:
     trained(folder, tmp_path)
     best, events = tmp_path / "trial" / "best", []
-    plan = SimpleNamespace(data=prepare_recommend(InteractionConfig(path=str(folder))), base=RecommendConfig())
+    plan = SimpleNamespace(task=RECOMMEND, data=prepare_recommend(InteractionConfig(path=str(folder))), base=RecommendConfig())
     study = SimpleNamespace(journal=SimpleNamespace(append=lambda event, **values: events.append(event)))
-    tested, rules = finalise._open_test(plan, study, {0: best}, Console(quiet=True))  # type: ignore[arg-type]
-    (metrics,) = tested.own
+    tested = finalise._open_test(plan, study, {0: best}, Console(quiet=True))  # type: ignore[arg-type]
+    (details,), rules = tested.details, tested.baseline
+    metrics = TopKMetrics.from_dict(details)
     assert events == ["test"]
     data = plan.data.interactions
     sizes = data.num_users, data.num_items
@@ -169,9 +172,9 @@ def test_test_is_opened_once_and_its_figures_are_published(folder: Path, tmp_pat
     )
     assert metrics.vector() == pytest.approx(expected.vector())
     assert TopKMetrics.from_dict(rules.as_dict()).vector() == pytest.approx(rules.vector())
-    finalise._publish(best, tmp_path / "published", metrics.as_dict())
+    RECOMMEND.publish(best, tmp_path / "published", details)
     published = ItemRecommender.load(tmp_path / "published").checkpoint
-    assert published.metrics["test"] == metrics.as_dict()
+    assert published.metrics["test"] == details
     assert published.metrics["validation"]["users"] == 7
 
 

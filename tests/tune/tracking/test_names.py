@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 
 from imf_core.errors import DataError
+from imf_core.tasks.link import LINK
 from tune.tracking.model import answer_table
 from tune.tracking.names import is_loopback, one_at_a_time, param_text, safe_name
 
@@ -44,10 +45,10 @@ def test_questions_that_are_none() -> None:
     predictor = Fixed("a")
     for row in ({"relation": "r"}, {"relation": "r", "head": "x", "tail": "y"}, {"head": "x"}, {"head": "x", "relation": None}):
         with pytest.raises(DataError, match="question 1 is not a query"):
-            answer_table(predictor, pd.DataFrame([row]), 3)
-    assert answer_table(predictor, pd.DataFrame({"head": [], "relation": []}), 3).empty
+            answer_table(LINK, predictor, pd.DataFrame([row]), 3)
+    assert answer_table(LINK, predictor, pd.DataFrame({"head": [], "relation": []}), 3).empty
     mixed = pd.DataFrame({"head": ["x", None], "tail": [None, "y"], "relation": ["r", "r"], "k": [1, math.nan]})
-    assert answer_table(Fixed("a", "b"), mixed, 2)["head"].tolist() == ["x", "b", "a"]
+    assert answer_table(LINK, Fixed("a", "b"), mixed, 2)["head"].tolist() == ["x", "b", "a"]
 
 
 def test_a_lock_is_held_beside_the_database(tmp_path: Path) -> None:

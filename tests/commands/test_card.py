@@ -14,9 +14,9 @@ from huggingface_hub import ModelCard
 from tiny_checkpoint import tiny_checkpoint, tiny_graph
 from typer.testing import CliRunner
 
+from imf_core.card.text import UNKNOWN, Facts, shown
 from imf_core.checkpoint.checkpoint import load_checkpoint
 from imf_core.cli import app
-from imf_core.commands.card.text import UNKNOWN, Facts, shown
 from imf_core.errors import CheckpointError, ConfigError, ImfError
 from tune.report.files import summary
 from tune.report.result import StudyResult

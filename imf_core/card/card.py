@@ -6,48 +6,21 @@ import json
 import re
 import shlex
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-import typer
 import yaml
 
-from imf_core.checkpoint.checkpoint import Checkpoint, load_checkpoint
-from imf_core.commands.card.text import CITATION, FOR, NOT_FOR, UNKNOWN, Facts, count, limits, shown, table
-from imf_core.commands.outputs import new_file
-from imf_core.commands.terminal import terminal
+from imf_core.card.text import CITATION, FOR, NOT_FOR, UNKNOWN, Facts, count, limits, shown, table
+from imf_core.checkpoint.checkpoint import Checkpoint
 from imf_core.config import ModelConfig
 from imf_core.data.graph.graph import SPLITS
-from imf_core.errors import CheckpointError, ConfigError
+from imf_core.errors import CheckpointError
 
 FIGURES = {
     "mrr": "MRR", "hits_at_1": "Hits@1", "hits_at_3": "Hits@3", "hits_at_10": "Hits@10", "mean_rank": "mean rank",
 }
 _SPLITS = {"validation": "valid", "test": "test"}
 _ENCODERS = {"text": "text_encoder", "image": "image_encoder"}
-
-
-def card(
-    checkpoint: Annotated[Path, typer.Argument(metavar="FOLDER", help="Checkpoint folder, for example results/<study>/best.")],
-    out: Annotated[Path | None, typer.Option("--out", help="File to write, - prints; default: FOLDER/README.md.")] = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace the file that is there.")] = False,
-) -> None:
-    """Write a model card: what the model is, what it was trained on, how it was chosen, its figures and its limits.
-
-    Markdown with the front matter of Hugging Face's model cards. A figure that the files do not hold is said to be unknown.
-
-    Example: imf card results/demo/best
-    """
-    target = out if out is not None else checkpoint / "README.md"
-    loaded = load_checkpoint(checkpoint)
-    if str(target) == "-":
-        print(model_card(loaded, read_study(checkpoint)), end="")
-        return
-    if target.exists() and not force:
-        raise ConfigError(f"{target} is there already", remedy="--force replaces it; --out writes elsewhere", key="out")
-    text = model_card(loaded, read_study(checkpoint))
-    with new_file(target) as scratch:
-        scratch.write_text(text, encoding="utf-8")
-    terminal().print(f"model card: {target}; the licence is yours to fill in", soft_wrap=True)
 
 
 def read_study(checkpoint: Path) -> Facts:

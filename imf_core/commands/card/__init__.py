@@ -1,1 +1,0 @@
-"""`imf card`: the model card of a checkpoint."""

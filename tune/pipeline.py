@@ -1,0 +1,219 @@
+"""The search from end to end: plan -> study -> run -> finalise -> report."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from enum import IntEnum
+from pathlib import Path
+
+from rich.console import Console
+from rich.markup import escape
+
+from imf_core.errors import ImfError
+from imf_core.files.atomic import atomic_write_text
+from imf_core.tasks.task import with_baseline
+from tune.hosts.cluster import ray_cluster
+from tune.hosts.joining import joined
+from tune.hosts.nodes import check_nodes, common_interface
+from tune.hosts.resources import ClusterResources
+from tune.plan.opening import AUDIT_FILE, OpenStudy, open_study, write_audit
+from tune.plan.plan import Plan, make_plan
+from tune.plan.show import show_plan, show_space
+from tune.report.files import write_leaderboard, write_summary
+from tune.report.html import HTML_FILE, write_html
+from tune.report.plots import plots, save_picture
+from tune.report.result import StudyResult
+from tune.report.verdict import closing_table, write_report
+from tune.runs.finalise import Final, final_runs, finalise
+from tune.runs.runner import SearchInterrupted, run_search
+from tune.settings import SearchConfig
+from tune.sources import code_digest
+from tune.space.objectives import COSTS
+from tune.study.history import History
+from tune.study.records import TrialRecord, winner
+from tune.study.sampler import export_study, importances, sampler_settings
+from tune.study.searcher import StudySearch
+from tune.tracking.tracker import Tracker
+
+CARD_FILE = "model_card.md"
+ARTIFACTS = (
+    HTML_FILE, "report.md", CARD_FILE, AUDIT_FILE, "leaderboard.csv", "leaderboard.md", "summary.json", "history.png",
+    "curves.png",
+)
+
+
+class Exit(IntEnum):
+    """Exit status of the command."""
+
+    DONE = 0
+    NO_RESULT = 3  # every trial failed or diverged, or the winner could not be retrained
+    INTERRUPTED = 130  # as a shell says of Ctrl-C
+
+
+@dataclass(frozen=True)
+class Study:
+    """A study after this session.
+
+    Args:
+        folder: where its files are.
+        exit: how the session ended.
+        trials: one record each; empty where only the plan was asked for.
+        best: folder of the best checkpoint; None where there is none.
+        test: mean and deviation over the seeds, by metric; empty where test was not opened.
+    """
+
+    folder: Path
+    exit: Exit = Exit.DONE
+    trials: tuple[TrialRecord, ...] = ()
+    best: Path | None = None
+    test: Mapping[str, Mapping[str, float | None]] = field(default_factory=dict)
+
+
+def search(settings: SearchConfig, console: Console) -> Study:
+    """Search on this machine, or on the Ray cluster that the settings join."""
+    if not settings.joins:
+        return planned(settings, ClusterResources.local(), console)
+    with joined(settings, console) as cluster:
+        return planned(settings, cluster, console)
+
+
+def planned(settings: SearchConfig, cluster: ClusterResources, console: Console) -> Study:
+    """Plan for the resources that there are, show the plan, and run it unless only the plan was asked for."""
+    plan = make_plan(settings, cluster)
+    if not settings.show_space:
+        show_plan(console, plan)
+    if settings.show_space or settings.dry_run:
+        show_space(console, plan.space)
+        return Study(settings.study_dir)
+    with open_study(plan) as study:
+        if settings.joins:
+            reports = check_nodes(plan.prepared, settings.study_dir, console)
+            plan = replace(plan, interface=common_interface(reports) if settings.workers > 1 else None)
+        return run(plan, study, console)
+
+
+def run(plan: Plan, study: OpenStudy, console: Console) -> Study:
+    """Run what the study still lacks, finalise the winner, and report."""
+    settings, search = plan.settings, searcher(plan, study)
+    if text := study.describe():
+        console.print(escape(text), highlight=False)
+    search.replay(study.history)
+    tracker = open_tracker(plan, study)
+    status = "FAILED"
+    try:
+        with ray_cluster(settings, plan.resources, study.journal.lost):
+            records = run_search(plan, study, search, tracker, console, finals=final_runs(plan))
+            final = finalised(plan, study, records, tracker, console)
+        export_study(search.study, settings.study_dir / "optuna.db", {record.trial_id: record.state for record in records})
+        result = report(plan, study, search, records, final, tracker, console)
+        status = "FINISHED" if final is not None else "FAILED"
+    except SearchInterrupted as interruption:
+        status = "KILLED"
+        console.print(f"[bold yellow]interrupted[/]: {escape(str(interruption))}", highlight=False, soft_wrap=True)
+        return Study(settings.study_dir, Exit.INTERRUPTED)
+    except KeyboardInterrupt:  # outside of Tune, or for the second time
+        if study.journal.failure is not None:
+            raise study.journal.failure from None
+        status = "KILLED"
+        console.print(f"[bold yellow]interrupted[/]: go on with {escape(settings.resume_command)}", highlight=False)
+        return Study(settings.study_dir, Exit.INTERRUPTED)
+    finally:
+        tracker.finish(status)
+    ended = Exit.DONE if final is not None else Exit.NO_RESULT
+    return Study(settings.study_dir, ended, tuple(records), result.checkpoint, result.test())
+
+
+def searcher(plan: Plan, study: OpenStudy) -> StudySearch:
+    """What draws the settings of the study's trials: first the base, the points of a warm start, those that are shipped."""
+    settings = plan.settings
+    return StudySearch(
+        plan.space, seed=settings.seed, startup=plan.startup, kind=settings.sampler, base=settings.first != "drawn",
+        points=[*study.points, *plan.start_points], known=study.known, name=settings.study,
+        journal=study.journal, trials=settings.trials_dir,
+        costs=[COSTS[name].metric for name in settings.costs],
+    )
+
+
+def finalised(
+    plan: Plan, study: OpenStudy, records: Sequence[TrialRecord], tracker: Tracker, console: Console
+) -> Final | None:
+    """Finalise the winner; whatever goes wrong there, the trials are reported."""
+    best = winner(records)
+    if best is None:
+        return None
+    try:
+        return finalise(plan, study, best, tracker, console)
+    except SearchInterrupted:
+        raise
+    except ImfError as error:
+        if study.journal.failure is not None:
+            raise
+        console.print(f"[bold red]finalising failed[/]: {escape(str(error))}", highlight=False)
+        return None
+
+
+def described(plan: Plan) -> dict[str, object]:
+    """All settings of a study, flat, with what it is tied to."""
+    settings = plan.settings
+    sampler = sampler_settings(settings.seed, plan.startup, plan.resources.concurrency, settings.sampler)
+    return {
+        **settings.model_dump(mode="json", exclude={"overrides", "dry_run", "show_space", "resume", "extend"}),
+        **plan.base.flat(),
+        **{f"sampler.{key}": value for key, value in sampler.items()},
+        "data_fingerprint": plan.data.fingerprint, "space_fingerprint": plan.space.fingerprint,
+        "data_problems": len(plan.audit.problems), "code": code_digest(),
+    }
+
+
+def open_tracker(plan: Plan, study: OpenStudy) -> Tracker:
+    """The study's runs in MLflow, made before any trial."""
+    settings = plan.settings
+    return Tracker.open(
+        settings.tracking_uri, "imf-search", settings.storage / "mlartifacts", settings.study, described(plan),
+        resume=study.resumed,
+    )
+
+
+def report(
+    plan: Plan, study: OpenStudy, search: StudySearch, records: Sequence[TrialRecord], final: Final | None, tracker: Tracker,
+    console: Console,
+) -> StudyResult:
+    """Write leaderboard, plots, summary, page and model card, log them to MLflow, and print the closing table."""
+    settings, audit, folder = plan.settings, plan.audit, plan.settings.study_dir
+    if final is not None and final.test_baseline is not None:
+        audit = with_baseline(audit, "test", final.test_baseline)
+    result = StudyResult(
+        study=settings.study, folder=folder, data=settings.data, data_fingerprint=plan.data.fingerprint,
+        records=tuple(records), wall_seconds=time_of(study), command=shlex.join(["python", *sys.argv]),
+        tracking_uri=settings.tracking_uri, budget_seconds=settings.budget_seconds, settings=described(plan), audit=audit,
+        task=settings.task, **(final.for_report() if final is not None else {}),
+    )
+    write_leaderboard(records, folder)
+    plots(records, folder)
+    write_summary(result)
+    write_audit(audit, folder)
+    write_report(result)
+    write_html(
+        result, space=plan.space.describe(), importance=importances(search.study),
+        relation_counts=plan.task.training_counts(plan.data),
+    )
+    if final is not None and (card := plan.task.card(final.checkpoint)) is not None:
+        atomic_write_text(folder / CARD_FILE, card)
+    for file in (folder / name for name in ARTIFACTS):
+        if file.exists():
+            tracker.log_artifact(file)
+    if final is not None:
+        tracker.register_model(final.checkpoint, settings.study)
+    closing_table(console, result)
+    save_picture(console, folder / "terminal.svg", result.command)
+    return result
+
+
+def time_of(study: OpenStudy) -> float:
+    """Seconds of all sessions of a study, from the beginning of each to its last event; of this one until now."""
+    now = {"event": "now", "at": time.time()}
+    return History.of([*study.journal.events, now]).seconds()
