@@ -15,7 +15,7 @@ from rich.markup import escape
 
 from imf_core.errors import ImfError
 from imf_core.files.atomic import atomic_write_text
-from imf_core.tasks.task import with_baseline
+from imf_core.tasks.protocols import with_baseline
 from tune.hosts.cluster import ray_cluster
 from tune.hosts.joining import joined
 from tune.hosts.nodes import check_nodes, common_interface

@@ -29,18 +29,17 @@ from imf_core.prepare.coverage import coverage
 from imf_core.prepare.link_data import LinkData, load_prepared, prepare, resolve, save_prepared
 from imf_core.prepare.shared_form import arrays_digest
 from imf_core.runtime import WHOLE, MemoryBudget, Shard
-from imf_core.tasks.task import (
+from imf_core.tasks.protocols import (
     Audit,
     Column,
     Control,
     Inspection,
-    OnEpoch,
     Refined,
-    Task,
     TestResult,
     refuse_problems,
     with_baseline,
 )
+from imf_core.tasks.task import OnEpoch, Task
 from imf_core.train.batches import TrainingQueries
 from imf_core.train.estimate import MemoryEstimate, estimate_of
 from imf_core.train.fit import build_model, fit
@@ -154,6 +153,7 @@ class LinkTask(Task[Config, LinkData, Imf]):
         return Refined(float(mrr[kept]), note)
 
     def test(self, checkpoints: Mapping[int, Path], config: Config, data: LinkData, ranks_file: Path) -> TestResult:
+        """Open the test split: each seed's checkpoint under its own and other decisions, and the seeds together."""
         graph = data.graph
         triples = graph.open_test()
         known = graph.known(graph.train, graph.valid, triples)
@@ -195,6 +195,7 @@ class LinkTask(Task[Config, LinkData, Imf]):
         return ["imf", "predict", str(checkpoint), "--head", head, "--relation", relation]
 
     def inspect(self, checkpoint: Path) -> Inspection:
+        """Slices of both splits, and the decision weights of each relation."""
         try:
             loaded = load_checkpoint(checkpoint)
         except CheckpointError as error:

@@ -20,7 +20,8 @@ from imf_core.recommend.model import Recommender
 from imf_core.recommend.negatives import TrainingPairs
 from imf_core.recommend.topk import TopKMetrics
 from imf_core.runtime import WHOLE, MemoryBudget, Shard
-from imf_core.tasks.task import Audit, Column, Control, OnEpoch, Task, TestResult, refuse_problems, with_baseline
+from imf_core.tasks.protocols import Audit, Column, Control, TestResult, refuse_problems, with_baseline
+from imf_core.tasks.task import OnEpoch, Task
 from imf_core.train.estimate import MemoryEstimate
 from imf_core.train.loop import FitResult, Saving
 
@@ -90,6 +91,7 @@ class RecommendTask(Task[RecommendConfig, RecommendData, Recommender]):
     def test(
         self, checkpoints: Mapping[int, Path], config: RecommendConfig, data: RecommendData, ranks_file: Path
     ) -> TestResult:
+        """Open the test split: each seed's checkpoint, and what most users have."""
         pairs = data.interactions
         relevant, known = pairs.open_test(), (pairs.train, pairs.valid)
         memory = MemoryBudget.of(config.train.memory_budget_mb)

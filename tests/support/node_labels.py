@@ -20,7 +20,8 @@ from imf_core.config import DataConfig
 from imf_core.config_base import Section, Settings, Tunable
 from imf_core.data.audit.baseline import BaselineMetrics
 from imf_core.evaluate.metrics import RankingMetrics
-from imf_core.tasks.task import Column, PlainAudit, StudyData, Task, TestResult
+from imf_core.tasks.protocols import Column, PlainAudit, StudyData, TestResult
+from imf_core.tasks.task import Task
 from imf_core.train.estimate import MemoryEstimate
 from imf_core.train.loop import FitResult, Loop
 from imf_core.train.optimizers import Optimizers

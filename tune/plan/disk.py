@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from imf_core.tasks.task import StudyData
+from imf_core.tasks.protocols import StudyData
 from imf_core.train.estimate import MemoryEstimate
 
 _BOOKS = 16 * 2**20  # journal, records, logs, plots, MLflow

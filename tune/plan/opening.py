@@ -15,7 +15,7 @@ from typing import Any
 import imf_core
 from imf_core.errors import ConfigError, DataError
 from imf_core.files.atomic import atomic_write_text
-from imf_core.tasks.task import Audit
+from imf_core.tasks.protocols import Audit
 from tune.plan.plan import Plan
 from tune.plan.warm_start import warm_start
 from tune.settings import SearchConfig, absolute

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from imf_core.config_base import Settings
+from imf_core.tasks.protocols import Audit, StudyData
 from imf_core.tasks.registry import task_named
-from imf_core.tasks.task import AnyTask, Audit, StudyData
+from imf_core.tasks.task import AnyTask
 from imf_core.train.estimate import MemoryEstimate
 from tune.hosts.resources import ClusterResources, ResourcePlan, plan_resources
 from tune.plan.disk import DiskEstimate, disk_estimate

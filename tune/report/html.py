@@ -16,7 +16,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 import imf_core
 from imf_core.files.atomic import atomic_write_text
-from imf_core.tasks.task import Inspection
+from imf_core.tasks.protocols import Inspection
 from tune.durations import duration
 from tune.report.files import machine
 from tune.report.result import StudyResult

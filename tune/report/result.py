@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from imf_core.evaluate.test_once import POOLED
+from imf_core.tasks.protocols import Audit
 from imf_core.tasks.registry import task_named
-from imf_core.tasks.task import AnyTask, Audit
+from imf_core.tasks.task import AnyTask
 from tune.report.pareto import front
 from tune.space.objectives import QUALITY, parse_objective
 from tune.study.records import TrialRecord, winner

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from imf_core.tasks.task import Inspection
+from imf_core.tasks.protocols import Inspection
 from tune.report.files import cell
 from tune.report.result import StudyResult
 from tune.report.svg import Bar, bars

@@ -15,7 +15,7 @@ from rich.markup import escape
 
 from imf_core.errors import ImfError
 from imf_core.evaluate.test_once import RANKS_FILE
-from imf_core.tasks.task import Baseline, Refined, TestResult
+from imf_core.tasks.protocols import Baseline, Refined, TestResult
 from tune.plan.opening import OpenStudy
 from tune.plan.plan import Plan
 from tune.runs.runner import run_variants

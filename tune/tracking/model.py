@@ -9,8 +9,9 @@ from mlflow.models import ModelSignature
 from mlflow.pyfunc import PythonModel
 from mlflow.types import ColSpec, ParamSchema, ParamSpec, Schema
 
+from imf_core.tasks.protocols import Column
 from imf_core.tasks.registry import task_of
-from imf_core.tasks.task import AnyTask, Column
+from imf_core.tasks.task import AnyTask
 
 _ANSWERS = 10  # to each question, where the caller does not say
 

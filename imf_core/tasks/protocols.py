@@ -1,0 +1,220 @@
+"""What a task and a search hand each other: data, audits, baselines, test results, and what a report looks into."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol, TypeVar
+
+import numpy as np
+
+from imf_core.data.features.modality import Modality
+from imf_core.errors import DataError
+from imf_core.files.markdown import escaped
+
+AuditT = TypeVar("AuditT", bound="Audit")
+
+
+class Baseline(Protocol):
+    """Metrics of a baseline that needs no training."""
+
+    @property
+    def mrr(self) -> float:
+        """Mean reciprocal rank, 0..1."""
+
+    def describe(self) -> str:
+        """One line, in percent."""
+
+    def as_dict(self) -> Mapping[str, Any]:
+        """Plain values, from which `Task.baseline` builds it again."""
+
+
+class Audit(Protocol):
+    """The audit of a task's data; a frozen dataclass."""
+
+    @property
+    def source(self) -> str:
+        """Where the data is from."""
+
+    @property
+    def size(self) -> str:
+        """How large it is, in words; empty where nobody says."""
+
+    @property
+    def problems(self) -> Sequence[str]:
+        """What `--strict` refuses."""
+
+    @property
+    def warnings(self) -> Sequence[str]:
+        """What the user should know and need not mend."""
+
+    @property
+    def baseline(self) -> Mapping[str, Baseline]:
+        """Baselines without training, by split."""
+
+    def lines(self) -> Sequence[str]:
+        """Findings, for the report."""
+
+    def baseline_lines(self) -> Sequence[str]:
+        """A line for each baseline."""
+
+    def tables(self) -> Mapping[str, tuple[str, tuple[Sequence[str], Sequence[Sequence[Any]]]]]:
+        """Tables by id: caption, column titles, rows."""
+
+    def markdown(self) -> str:
+        """The whole audit."""
+
+    def to_json(self) -> dict[str, Any]:
+        """The whole audit, as plain values."""
+
+
+@dataclass(frozen=True)
+class PlainAudit:
+    """An audit of a few sentences, for tasks that have none of their own; see `Audit`."""
+
+    source: str
+    size: str = ""
+    problems: Sequence[str] = ()
+    warnings: Sequence[str] = ()
+    baseline: Mapping[str, Baseline] = field(default_factory=dict)
+
+    def lines(self) -> Sequence[str]:
+        return self.baseline_lines()
+
+    def baseline_lines(self) -> Sequence[str]:
+        return [f"{split} without training: {metrics.describe()}" for split, metrics in self.baseline.items()]
+
+    def tables(self) -> Mapping[str, tuple[str, tuple[Sequence[str], Sequence[Sequence[Any]]]]]:
+        return {}
+
+    def markdown(self) -> str:
+        lines = [*self.problems, *self.warnings, *self.baseline_lines()]
+        return "\n".join(["## Data", "", *(f"- {escaped(line)}" for line in lines)])
+
+    def to_json(self) -> dict[str, Any]:
+        return {**vars(self), "baseline": {split: dict(metrics.as_dict()) for split, metrics in self.baseline.items()}}
+
+
+class StudyData(Protocol):
+    """The data of a study, as the driver and its trials hold it. A subclass inherits "no modalities, no notes"."""
+
+    @property
+    def modalities(self) -> tuple[Modality, ...]:
+        """Features, in the order in which the model uses them."""
+        return ()
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of what a study is tied to."""
+
+    @property
+    def has_test(self) -> bool:
+        """Whether there is a test split to open."""
+
+    @property
+    def nbytes(self) -> int:
+        """Size of the arrays that all trials share, in bytes."""
+        return 0
+
+    def summary(self) -> str:
+        """One line for the terminal: where it is from and how large it is."""
+        return self.fingerprint
+
+    def describe(self, names: tuple[str, ...] | None = None) -> list[str]:
+        """Notes for the terminal; `names`: the modalities in use, None for all."""
+        return []
+
+    def select(self, names: tuple[str, ...] | None) -> tuple[Modality, ...]:
+        """The named modalities; None for all."""
+        return self.modalities
+
+
+@dataclass(frozen=True)
+class Control:
+    """What a winner is measured against.
+
+    Args:
+        name: for reports and run names, for example `structure alone`.
+        config: the winner's settings, changed.
+        preposition: before the name in "its settings ... NAME".
+    """
+
+    name: str
+    config: Any
+    preposition: str = "with"
+
+
+@dataclass(frozen=True)
+class Refined:
+    """A final run after `Task.refine`: the validation MRR with the decision that it keeps, and a line on how it was chosen."""
+
+    mrr: float
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class TestResult:
+    """What opening the test split has shown.
+
+    Args:
+        runs: flat metrics of each seed.
+        details: the same with slices, as they go into the published checkpoint.
+        decisions: flat metrics of each seed under other decision weights, by what those are.
+        pooled: flat metrics of the seeds together; None where there is one.
+        baseline: without training; None where there is none.
+        notes: what the user should know of the test split.
+    """
+
+    __test__ = False  # no test of pytest's, though its name begins like one
+
+    runs: Sequence[Mapping[str, float]] = ()
+    details: Sequence[Mapping[str, Any]] = ()
+    decisions: Mapping[str, Sequence[Mapping[str, float]]] = field(default_factory=dict)
+    pooled: Mapping[str, float] | None = None
+    baseline: Baseline | None = None
+    notes: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """A checkpoint, opened for a report.
+
+    Args:
+        problem: why there is nothing to see; empty where there is.
+        metrics: by split, with slices.
+        branches: names of the M branches.
+        mode: how they are weighed.
+        relations: R names.
+        weights: (2, R, M) decision weights by direction (tail asked for, head asked for); None for a single branch.
+    """
+
+    problem: str = ""
+    metrics: Mapping[str, Any] = field(default_factory=dict)
+    branches: tuple[str, ...] = ()
+    mode: str = ""
+    relations: tuple[str, ...] = ()
+    weights: np.ndarray | None = None
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of the questions or answers of a registered model; `kind` is `string`, `long` or `double`."""
+
+    name: str
+    kind: str
+    required: bool = True
+
+
+def with_baseline(audit: AuditT, split: str, metrics: Baseline) -> AuditT:
+    """The audit with a baseline's metrics on a split."""
+    baselines: Any = {**audit.baseline, split: metrics}
+    return replace(audit, baseline=baselines)  # type: ignore[type-var]  # audits are frozen dataclasses
+
+
+def refuse_problems(audit: Audit, remedy: str) -> None:
+    """Raises: DataError: the audit has found a problem."""
+    if audit.problems:
+        raise DataError(
+            f"the audit of {audit.source} found {len(audit.problems)} problem{'s' * (len(audit.problems) > 1)}: "
+            + "; ".join(audit.problems), remedy=remedy, path=audit.source,
+        )
