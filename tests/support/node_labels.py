@@ -1,7 +1,6 @@
-"""A third task, as another package would write it: node classification from features by a linear softmax classifier.
+"""A third task, as another package would write it: node classification by a linear softmax classifier.
 
-Its folder holds `labels.tsv` (node<TAB>class<TAB>split) and `features.npy` (a row a node, in the order of the lines).
-"""
+A folder holds `labels.tsv` (node<TAB>class<TAB>split) and `features.npy` (a row a line)."""
 
 from __future__ import annotations
 
@@ -135,8 +134,8 @@ class LabelTask(Task[LabelConfig, LabelData, Classifier]):
 
     def test(self, checkpoints: Mapping[int, Path], config: LabelConfig, data: LabelData, ranks_file: Path) -> TestResult:
         features, labels = data.part("test")
-        metrics = [ranked(self.open_predictor(path)(features), labels).flat() for path in checkpoints.values()]
-        return TestResult(metrics, metrics, baseline=most_frequent(data, "test"))
+        runs = [ranked(self.open_predictor(path)(features), labels).flat() for path in checkpoints.values()]
+        return TestResult(runs, runs, baseline=most_frequent(data, "test"))
 
     def open_predictor(self, checkpoint: Path | str) -> Classifier:
         weights = load_file(Path(checkpoint) / "model.safetensors")
