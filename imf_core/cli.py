@@ -12,6 +12,7 @@ from imf_core.commands.data.audit import audit_command
 from imf_core.commands.data.convert import convert
 from imf_core.commands.data.convert_features import convert_features
 from imf_core.commands.data.encode import encode
+from imf_core.commands.data.split import split
 from imf_core.commands.model.compare import compare
 from imf_core.commands.model.ensemble import ensemble
 from imf_core.commands.model.evaluate import evaluate_command
@@ -38,6 +39,7 @@ app.command("export")(export)
 app.command("card")(card)
 app.command("serve")(serve)
 app.command("audit")(audit_command)
+app.command("split")(split)
 app.command("encode")(encode)
 app.command("convert")(convert)
 app.command("convert-features")(convert_features)
