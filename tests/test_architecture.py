@@ -65,8 +65,13 @@ GATES: dict[str, tuple[str, ...]] = {
 UNSAFE_SERIALISERS = {"pickle", "cPickle", "_pickle", "dill", "joblib", "cloudpickle", "shelve", "marshal"}
 BROAD = {"Exception", "BaseException", "builtins.Exception", "builtins.BaseException"}
 BROAD_ALLOWED = {"tune/trial/trial.py"}
-# Who may ask `read_raw` for test triples: the audit, alone and before a search, and the converter, which looks at nothing.
-TEST_READERS = {"imf_core/commands/data/audit.py", "imf_core/commands/data/convert.py", "imf_core/tasks/link.py"}
+# Who may ask for the lines of the test split: the audit, as a command and before a search, and the converter, which looks at
+# nothing. The readers themselves hand the wish on.
+TEST_READS = {"read_raw", "read_files", "GraphSource.open"}
+TEST_READERS = {
+    "imf_core/commands/data/audit.py", "imf_core/commands/data/convert.py", "imf_core/tasks/link.py",
+    "imf_core/data/formats/readers.py", "imf_core/prepare/link_data.py",
+}
 
 
 # --- reading a source file ------------------------------------------------------------------------------------------
@@ -190,7 +195,7 @@ def look_problems(source: str, path: str) -> list[str]:
         f"{path}:{node.lineno}: reads test triples; only finalising and the audit look at them"
         for node in ast.walk(ast.parse(source))
         if isinstance(node, ast.Call)
-        and dotted(node.func, names).rpartition(".")[2] == "read_raw"
+        and any(f".{dotted(node.func, names)}".endswith(f".{function}") for function in TEST_READS)
         and _given(node, "test") not in {None, False}
         and path not in TEST_READERS
     ]
@@ -394,6 +399,8 @@ def test_a_safe_line_passes(path, source) -> None:
         "from imf_core.data.formats.readers import read_raw\nread_raw(folder, test=True)",
         "from imf_core.data.formats.readers import read_raw as lines\nlines(folder, test=wanted)",
         "from imf_core.data import readers\nreaders.read_raw(folder, test=True)",
+        "from imf_core.data.formats.readers import read_files\nread_files(files, test=True)",
+        "from imf_core.prepare.link_data import GraphSource\nGraphSource.open(config, test=True)",
     ],
 )
 def test_a_look_at_test_triples_is_seen(source) -> None:

@@ -6,35 +6,32 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from imf_core.data.audit.report import Coverage
-from imf_core.data.features.feature_files import feature_files, read_features
+from imf_core.data.features.feature_files import Features
 from imf_core.encode.image.pictures import find_images
 from imf_core.errors import DataError
-from imf_core.files.lines import read_lines
+from imf_core.prepare.entity_files import DESCRIPTIONS, IMAGES, Description, EntityFiles
 
 
-def coverage(folder: Path, entities: Sequence[str]) -> tuple[Coverage, ...]:
+def coverage(files: EntityFiles, entities: Sequence[str]) -> tuple[Coverage, ...]:
     """Look at `images/`, `descriptions.tsv` and `modalities/*` of a graph folder.
 
-    What makes a modality unusable stands in its entry; it is no error here, as the audit tells of all of them at once.
+    What makes a modality unusable is part of its entry rather than an error: the audit reports all of them at once.
 
     Args:
-        folder: graph folder.
+        files: texts and features of the graph.
         entities: N names.
 
     Returns:
-        One entry a modality that is there: pictures, texts, then feature files by name. A feature file of the same name stands
-        in place of pictures and texts, as it does in training.
+        One entry for each modality: pictures, texts, then feature files by name. A feature file of the same name replaces
+        pictures or texts, as it does in training.
     """
     index = frozenset(entities)
-    found: dict[str, Coverage] = {}
-    if (folder / "images").is_dir():
-        found["image"] = _images(folder / "images", entities)
-    if (folder / "descriptions.tsv").exists():
-        found["text"] = _texts(folder / "descriptions.tsv", index)
-    for name, path in feature_files(folder).items():
-        found.pop(name, None)  # it stands behind the others
-        found[name] = _features(path, index)
-    return tuple(found.values())
+    entries = []
+    if "image" not in files.features and (files.folder / IMAGES).is_dir():
+        entries.append(_images(files.folder / IMAGES, entities))
+    if "text" not in files.features and (files.folder / DESCRIPTIONS).exists():
+        entries.append(_texts(files.descriptions, index))
+    return (*entries, *(_features(name, features, index) for name, features in files.features.items()))
 
 
 def _images(folder: Path, entities: Sequence[str]) -> Coverage:
@@ -46,28 +43,23 @@ def _images(folder: Path, entities: Sequence[str]) -> Coverage:
     return Coverage("image", present, len(entities), unknown=files.unknown, several=files.several)
 
 
-def _texts(path: Path, entities: frozenset[str]) -> Coverage:
+def _texts(descriptions: Iterable[Description | DataError], entities: frozenset[str]) -> Coverage:
     names, blank, problem = [], set(), ""
-    try:
-        for number, line in read_lines(path):
-            name, separator, text = line.partition("\t")
-            if not separator:
-                problem = problem or f"{path}, line {number}: no tab between entity and text"
-                continue
-            names.append(name)
-            if not text.strip():
-                blank.add(name)
-    except DataError as error:
-        problem = error.problem
+    for row in descriptions:
+        if isinstance(row, DataError):
+            problem = problem or row.problem
+            continue
+        _, name, text = row
+        names.append(name)
+        if not text.strip():
+            blank.add(name)
     return _named("text", names, entities, problem or _repeated(names, entities), len(blank & entities))
 
 
-def _features(path: Path, entities: frozenset[str]) -> Coverage:
-    try:
-        names = read_features(path).names
-    except DataError as error:
-        return Coverage(path.stem, 0, len(entities), problem=error.problem)
-    return _named(path.stem, names, entities, _repeated(names, None))
+def _features(name: str, features: Features | DataError, entities: frozenset[str]) -> Coverage:
+    if isinstance(features, DataError):
+        return Coverage(name, 0, len(entities), problem=features.problem)
+    return _named(name, features.names, entities, _repeated(features.names, None))
 
 
 def _named(name: str, names: Sequence[str], entities: frozenset[str], problem: str, empty: int = 0) -> Coverage:
@@ -77,7 +69,7 @@ def _named(name: str, names: Sequence[str], entities: frozenset[str], problem: s
 
 
 def _repeated(names: Iterable[str], entities: frozenset[str] | None) -> str:
-    """The problem of a name that comes twice (of entities alone, where they are given); empty where none does."""
+    """The problem of names (of entities alone, if they are given) that occur twice; empty if none does."""
     once: set[str] = set()
     twice: dict[str, None] = {}
     for name in names:

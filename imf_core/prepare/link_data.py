@@ -6,24 +6,26 @@ trial can read it even by mistake. Arrays are memory-mapped by safetensors and t
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
 
 from imf_core.config import DataConfig, StructureConfig
+from imf_core.data.audit.report import Coverage
 from imf_core.data.bundled.unicode import BUNDLED, bundled_path
-from imf_core.data.features.feature_files import feature_files
-from imf_core.data.features.modality import Modality, load_modality
+from imf_core.data.features.modality import Modality, modality_of
 from imf_core.data.formats.layout import GraphFiles
-from imf_core.data.formats.readers import read_graph
-from imf_core.data.graph.graph import KnowledgeGraph, Vocabulary
+from imf_core.data.formats.readers import GraphReading, read_files
+from imf_core.data.graph.graph import KnowledgeGraph, RawGraph, Vocabulary
 from imf_core.encode.structure.table import structure_table
 from imf_core.errors import DataError
+from imf_core.prepare.coverage import coverage
+from imf_core.prepare.entity_files import DESCRIPTIONS, IMAGES, EntityFiles, usable
 from imf_core.prepare.shared_form import check_fingerprint, load_shared, named, save_shared
-from imf_core.prepare.views import DESCRIPTIONS, IMAGES, image_view, text_view
-
-_VIEWS = {"image": (image_view, IMAGES), "text": (text_view, DESCRIPTIONS)}  # in the order of the branches
+from imf_core.prepare.views import View, image_view, text_view
 
 
 @dataclass(frozen=True)
@@ -74,38 +76,96 @@ class LinkData:
         return named(self.modalities, names)
 
 
-def prepare(config: DataConfig, structure: StructureConfig | None = None, *, progress: bool = False) -> LinkData:
-    """Read the graph and build its modalities.
-
-    Looks in the graph folder for `descriptions.tsv` (entity<TAB>text), `images/<entity>.png` and `modalities/*`. Features that
-    are there ready-made, as `modalities/text.safetensors`, go before a view that would be built; a view of a pretrained encoder
-    is extracted once and kept in the feature store.
+@dataclass(frozen=True)
+class GraphSource:
+    """The files of a graph, each read and parsed once, for the audit and for training alike.
 
     Args:
         config: where the graph is and which views are built.
-        structure: what the structure branch starts from; None: random values.
-        progress: show a bar while a structure table is trained.
-
-    Raises:
-        DataError: the graph or a feature file cannot be used.
+        folder: graph folder.
+        reading: the lines of the graph.
+        files: what lies beside them; read when it is first asked for.
     """
-    folder = resolve(config.path)
-    graph = graph_of(config)
-    ready = feature_files(folder)
-    modalities: list[Modality] = []
-    notes: list[str] = []
-    for name, (build, source) in _VIEWS.items():
-        if name in ready:
-            modalities.append(load_modality(ready.pop(name), graph.entities.names))
-            if (folder / source).exists():
-                notes.append(f"{name}: ready-made features are used, not {source}")
-            continue
-        view = build(config, folder, graph).usable()
-        notes += view.notes
-        modalities += [view.modality] if view.modality is not None else []
-    modalities += [load_modality(path, graph.entities.names) for path in ready.values()]
-    table, said = structure_table(graph, structure or StructureConfig(), progress=progress)
-    return LinkData(graph, tuple(modalities), (*notes, *said), table)
+
+    config: DataConfig
+    folder: Path
+    reading: GraphReading
+    files: EntityFiles
+
+    @classmethod
+    def open(cls, config: DataConfig, *, test: bool) -> GraphSource:
+        """Read the triples of a graph.
+
+        Args:
+            config: where the graph is.
+            test: read the lines of the test split too, for an audit. They stay in memory for `KnowledgeGraph.open_test`.
+
+        Raises:
+            DataError: no known layout, or a line that cannot be used.
+        """
+        folder = resolve(config.path)
+        files = GraphFiles.of(config, folder)
+        keep_literals = config.text == "literals"
+        reading = read_files(GraphFiles.at(files), test=test, keep_literals=keep_literals)
+        train_literals = reading.texts if keep_literals and files.splits["train"].format == "ntriples" else None
+        return cls(config, folder, reading, EntityFiles(folder, files, train_literals))
+
+    @property
+    def raw(self) -> RawGraph:
+        """The lines of the graph, for an audit."""
+        return self.reading.raw
+
+    def coverage(self) -> tuple[Coverage, ...]:
+        """Which entities have which modality; see `coverage`."""
+        return coverage(self.files, self.raw.entities.names)
+
+    def graph(self) -> KnowledgeGraph:
+        """The graph to train on, the same object each time; it raises what `read_graph` raises."""
+        return self._graph
+
+    @cached_property
+    def _graph(self) -> KnowledgeGraph:
+        return self.reading.mended(self.config.unseen)
+
+    def prepare(self, structure: StructureConfig | None = None, *, progress: bool = False) -> LinkData:
+        """Build the modalities of the graph.
+
+        Looks in the graph folder for `descriptions.tsv` (entity<TAB>text), `images/<entity>.png` and `modalities/*`.
+        Ready-made features, such as `modalities/text.safetensors`, replace a view that would be built; a view of a pretrained
+        encoder is extracted once and kept in the feature store.
+
+        Args:
+            structure: what the structure branch starts from; None: random values.
+            progress: show a bar while a structure table is trained.
+
+        Raises:
+            DataError: the graph or a feature file cannot be used.
+        """
+        graph = self.graph()
+        names = graph.entities.names
+        views: dict[str, tuple[Callable[..., View], str]] = {  # in the order of the branches
+            "image": (image_view, IMAGES), "text": (partial(text_view, files=self.files), DESCRIPTIONS),
+        }
+        ready = dict(self.files.features)
+        modalities: list[Modality] = []
+        notes: list[str] = []
+        for name, (build, source) in views.items():
+            if name in ready:
+                modalities.append(modality_of(name, usable(ready.pop(name)), names))
+                if (self.folder / source).exists():
+                    notes.append(f"{name}: ready-made features are used, not {source}")
+                continue
+            view = build(self.config, self.folder, graph).usable()
+            notes += view.notes
+            modalities += [view.modality] if view.modality is not None else []
+        modalities += [modality_of(name, usable(features), names) for name, features in ready.items()]
+        table, table_notes = structure_table(graph, structure or StructureConfig(), progress=progress)
+        return LinkData(graph, tuple(modalities), (*notes, *table_notes), table)
+
+
+def prepare(config: DataConfig, structure: StructureConfig | None = None, *, progress: bool = False) -> LinkData:
+    """Read a graph and build its modalities; see `GraphSource.prepare`."""
+    return GraphSource.open(config, test=False).prepare(structure, progress=progress)
 
 
 def graph_of(config: DataConfig) -> KnowledgeGraph:
@@ -114,7 +174,7 @@ def graph_of(config: DataConfig) -> KnowledgeGraph:
     Raises:
         DataError: it cannot be used.
     """
-    return read_graph(GraphFiles.of(config, resolve(config.path)), unseen=config.unseen)
+    return GraphSource.open(config, test=False).graph()
 
 
 def resolve(path: str) -> Path:
@@ -156,8 +216,3 @@ def load_prepared(folder: Path | str) -> LinkData:
     )
     check_fingerprint(folder, graph.fingerprint, facts)
     return LinkData(graph, modalities, tuple(facts["data_notes"]), arrays.get("structure"))
-
-
-def without_modality(data: LinkData, name: str) -> LinkData:
-    """The same data without one modality (for ablations)."""
-    return replace(data, modalities=tuple(modality for modality in data.modalities if modality.name != name))

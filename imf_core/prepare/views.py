@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import Protocol
 
 from imf_core.config import DataConfig
-from imf_core.data.features.modality import Modality
+from imf_core.data.features.modality import Modality, modality_of
 from imf_core.data.formats.layout import GraphFiles
-from imf_core.data.formats.ntriples import literal_texts
 from imf_core.data.graph.graph import Vocabulary
 from imf_core.encode.image.bitmap import BitmapImageEncoder
 from imf_core.encode.image.pictures import FORMATS_READ, find_images
@@ -18,9 +17,8 @@ from imf_core.encode.registry import image_encoder, text_encoder
 from imf_core.encode.store import Extracted, FeatureStore
 from imf_core.encode.text.ngrams import NgramTextEncoder, readable
 from imf_core.errors import DataError
-from imf_core.files.lines import read_lines
+from imf_core.prepare.entity_files import DESCRIPTIONS, IMAGES, EntityFiles
 
-DESCRIPTIONS, IMAGES = "descriptions.tsv", "images"
 _LISTED = 5  # damaged pictures named in a note
 
 
@@ -82,8 +80,14 @@ def text_source(config: DataConfig, folder: Path) -> str:
     return config.text
 
 
-def text_view(config: DataConfig, folder: Path, graph: Named) -> View:
+def text_view(config: DataConfig, folder: Path, graph: Named, files: EntityFiles | None = None) -> View:
     """The modality `text`.
+
+    Args:
+        config: where the texts are from, and their encoder.
+        folder: graph folder.
+        graph: whose texts they are.
+        files: the texts of the folder, if they may have been read already.
 
     Raises:
         DataError: a line that cannot be used, or no such encoder.
@@ -91,7 +95,7 @@ def text_view(config: DataConfig, folder: Path, graph: Named) -> View:
     source = text_source(config, folder)
     if source == "none":
         return View(None)
-    texts, unknown = _texts(source, config, folder, graph)
+    texts, unknown = _texts(source, files or EntityFiles(folder, GraphFiles.of(config, folder)), graph)
     entities = graph.entities.names
     encoder = text_encoder(config.text_encoder, pooling=config.text_pooling, width=config.text_width)
     found = [row for row, text in enumerate(texts) if text is not None]
@@ -114,27 +118,26 @@ def text_view(config: DataConfig, folder: Path, graph: Named) -> View:
     return View(made, notes, (), len(found), extracted.blank, unknown, extracted=extracted)
 
 
-def _texts(source: str, config: DataConfig, folder: Path, graph: Named) -> tuple[list[str | None], int]:
-    """A text for each of the N entities, None where there is none; and the number of texts of unknown names."""
+def _texts(source: str, files: EntityFiles, graph: Named) -> tuple[list[str | None], int]:
+    """A text for each of the N entities, None for one without a text; and the number of texts of unknown names."""
     if source == "names":
         return [readable(name) for name in graph.entities.names], 0
     if source == "literals":
-        said = literal_texts(GraphFiles.of(config, folder))
-        return [said.get(name) for name in graph.entities.names], sum(name not in graph.entities.index for name in said)
+        literals = files.literals
+        return [literals.get(name) for name in graph.entities.names], len(literals.keys() - graph.entities.index.keys())
     texts: list[str | None] = [None] * graph.num_entities
     unknown = 0
-    descriptions = folder / DESCRIPTIONS
-    for number, line in read_lines(descriptions):
-        name, separator, text = line.partition("\t")
-        if not separator:
-            raise DataError.at(
-                descriptions, number, "no tab between entity and text", value=line[:80], remedy="write entity<TAB>text"
-            )
+    for row in files.descriptions:
+        if isinstance(row, DataError):
+            raise row
+        number, name, text = row
         position = graph.entities.index.get(name)
         if position is None:
             unknown += 1
         elif texts[position] is not None:
-            raise DataError.at(descriptions, number, "a second text for the entity", value=name, remedy="join the two lines")
+            raise DataError.at(
+                files.folder / DESCRIPTIONS, number, "a second text for the entity", value=name, remedy="join the two lines"
+            )
         else:
             texts[position] = text.replace("\t", " ")
     return texts, unknown
@@ -197,6 +200,4 @@ def image_view(config: DataConfig, folder: Path, graph: Named) -> View:
 
 
 def _modality(name: str, extracted: Extracted, entities: Sequence[str], unknown: int) -> Modality:
-    features = extracted.features
-    made = Modality.aligned(name, features.matrix, features.names, entities, encoder=features.facts["encoder"])
-    return replace(made, unknown=unknown)
+    return replace(modality_of(name, extracted.features, entities), unknown=unknown)

@@ -15,8 +15,6 @@ from imf_core.checkpoint.checkpoint import load_checkpoint, save_checkpoint
 from imf_core.config import FUSED, PRESETS, STRUCTURE, Config
 from imf_core.data.audit.audit import audit
 from imf_core.data.audit.baseline import BaselineMetrics, baseline
-from imf_core.data.formats.layout import GraphFiles
-from imf_core.data.formats.readers import read_raw
 from imf_core.data.graph.graph import KnowledgeGraph, KnownAnswers
 from imf_core.errors import CheckpointError, DataError
 from imf_core.evaluate.cached_scores import cache_decision, save_cache
@@ -25,8 +23,7 @@ from imf_core.evaluate.redecide import redecide
 from imf_core.evaluate.test_once import flat, rank_test
 from imf_core.model.imf import Imf
 from imf_core.predict import Predictor
-from imf_core.prepare.coverage import coverage
-from imf_core.prepare.link_data import LinkData, load_prepared, prepare, resolve, save_prepared
+from imf_core.prepare.link_data import GraphSource, LinkData, load_prepared, save_prepared
 from imf_core.prepare.shared_form import arrays_digest
 from imf_core.runtime import WHOLE, MemoryBudget, Shard
 from imf_core.tasks.protocols import (
@@ -68,12 +65,11 @@ class LinkTask(Task[Config, LinkData, Imf]):
     )
 
     def read(self, config: Config, *, strict: bool) -> tuple[LinkData, Audit]:
-        folder = resolve(config.data.path)
-        raw = read_raw(GraphFiles.of(config.data, folder), test=True)
-        report = audit(raw, coverage=coverage(folder, raw.entities.names), baseline_splits=())
+        source = GraphSource.open(config.data, test=True)
+        report = audit(source.raw, coverage=source.coverage(), baseline_splits=())
         if strict:  # before features are extracted, which may take long
             refuse_problems(report, "mend them (imf audit DIR --repair OUT writes a repaired copy), or search without --strict")
-        data = prepare(config.data, config.structure, progress=True)
+        data = source.prepare(config.structure, progress=True)
         graph = data.graph
         return data, with_baseline(report, "valid", baseline_of(graph, graph.valid, graph.known()))
 

@@ -10,6 +10,7 @@ import pytest
 from imf_core.data.audit.report import Coverage
 from imf_core.data.features.modality import Modality
 from imf_core.prepare.coverage import coverage
+from imf_core.prepare.entity_files import EntityFiles
 
 ENTITIES = ("e0", "e1", "e2", "e3", "e4")
 
@@ -28,17 +29,17 @@ def features(path: Path, *names: str) -> None:
 def test_pictures_and_texts(tmp_path: Path) -> None:
     pictures(tmp_path, "e0.png", "e2.jpg", "e4.png", "e9.png", "notes.md")
     (tmp_path / "descriptions.tsv").write_text("e0\tone\ne1\ttwo\ne2\tthree\ne3\t\n")
-    found = coverage(tmp_path, ENTITIES)
+    found = coverage(EntityFiles(tmp_path), ENTITIES)
     assert found == (Coverage("image", 3, 5, unknown=1), Coverage("text", 3, 5, empty=1))
 
 
 def test_a_folder_without_modalities(tmp_path: Path) -> None:
-    assert coverage(tmp_path, ENTITIES) == ()
+    assert coverage(EntityFiles(tmp_path), ENTITIES) == ()
 
 
 def test_several_pictures_of_an_entity(tmp_path: Path) -> None:
     pictures(tmp_path, "e0.png", "e0.jpg", "e1.png")
-    assert coverage(tmp_path, ENTITIES) == (Coverage("image", 2, 5, several=1),)
+    assert coverage(EntityFiles(tmp_path), ENTITIES) == (Coverage("image", 2, 5, several=1),)
 
 
 def test_feature_files_stand_in_place_of_what_they_are_named_after(tmp_path: Path) -> None:
@@ -46,13 +47,13 @@ def test_feature_files_stand_in_place_of_what_they_are_named_after(tmp_path: Pat
     features(tmp_path / "modalities" / "text.safetensors", "e1", "e2", "zz")
     features(tmp_path / "modalities" / "sound.safetensors", "e4")
     (tmp_path / "modalities" / ".hidden").write_text("")
-    assert coverage(tmp_path, ENTITIES) == (Coverage("sound", 1, 5), Coverage("text", 2, 5, unknown=1))
+    assert coverage(EntityFiles(tmp_path), ENTITIES) == (Coverage("sound", 1, 5), Coverage("text", 2, 5, unknown=1))
 
 
 def test_a_pickled_feature_file_is_a_problem_and_not_opened(tmp_path: Path) -> None:
     (tmp_path / "modalities").mkdir()
     (tmp_path / "modalities" / "visual.pkl").write_bytes(b"cos\nsystem\n(S'false'\ntR.")
-    (entry,) = coverage(tmp_path, ENTITIES)
+    (entry,) = coverage(EntityFiles(tmp_path), ENTITIES)
     assert (entry.name, entry.present) == ("visual", 0)
     assert "pickle" in entry.problem
 
@@ -60,13 +61,13 @@ def test_a_pickled_feature_file_is_a_problem_and_not_opened(tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
-        ("e0\tone\ne1\n", "line 2: no tab between entity and text"),
+        ("e0\tone\ne1\n", "line 2: no tab between entity and text (found 'e1')"),
         ("e0\tone\ne0\ttwo\n", "1 entities are named twice (first: 'e0')"),
         ("zz\tone\nzz\ttwo\ne0\tthree\n", ""),  # unknown names are ignored, however often they come
     ],
 )
 def test_what_is_wrong_with_texts(tmp_path: Path, text: str, problem: str) -> None:
     (tmp_path / "descriptions.tsv").write_text(text)
-    (entry,) = coverage(tmp_path, ENTITIES)
+    (entry,) = coverage(EntityFiles(tmp_path), ENTITIES)
     assert entry.present == 1
     assert entry.problem.endswith(problem) if problem else entry.problem == ""

@@ -13,7 +13,7 @@ from safetensors.numpy import load_file, save_file
 from imf_core.config import DataConfig
 from imf_core.data.features.modality import Modality
 from imf_core.errors import DataError
-from imf_core.prepare.link_data import LinkData, load_prepared, prepare, resolve, save_prepared, without_modality
+from imf_core.prepare.link_data import LinkData, load_prepared, prepare, resolve, save_prepared
 
 NAMES = ("Berlin", "Germany", "Paris", "France", "New York")
 
@@ -180,7 +180,6 @@ def test_select(folder: Path) -> None:
     assert data.select(()) == ()
     with pytest.raises(DataError, match=r"modality 'sound' is not there; found: image, text, x"):
         data.select(("image", "sound"))
-    assert [modality.name for modality in without_modality(data, "text").modalities] == ["image", "x"]
 
 
 # --- the shared form ----------------------------------------------------------------------------------------------------

@@ -20,6 +20,7 @@ from imf_core.data.formats.readers import read_raw
 from imf_core.data.formats.writers import check_place
 from imf_core.errors import ConfigError
 from imf_core.prepare.coverage import coverage
+from imf_core.prepare.entity_files import EntityFiles
 from imf_core.prepare.link_data import resolve
 
 _SHOWN = 8  # columns that fit 80 characters; the others are told in the lines below the table
@@ -56,7 +57,7 @@ def audit_command(
     if repaired_copy is not None:
         check_place(repaired_copy, folder)  # before the work
     raw = read_raw(GraphFiles(folder, train, valid, test), test=True)
-    report = audit(raw, coverage=coverage(folder, raw.entities.names) if folder is not None else ())
+    report = audit(raw, coverage=coverage(EntityFiles(folder), raw.entities.names) if folder is not None else ())
     done: list[str] = []
     facts = report.to_json()
     if repaired_copy is not None:

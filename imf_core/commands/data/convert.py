@@ -54,22 +54,22 @@ def convert(
     folder = resolve(places[0]) if len(places) == 2 else None
     out = Path(places[-1])
     files = GraphFiles(folder, train, valid, test)
-    sources = [file.path for file in files.splits().values()]
+    sources = [file.path for file in files.splits.values()]
     check_place(out, folder, replace=force, sources=sources)  # before the work
     graph = read_raw(files, test=True)
     check_names(to, graph.entities, graph.relations)
     with new_folder(out, replace=force) as scratch:
-        write_splits(scratch, to, graph.entities, graph.relations, graph.splits())
+        write_splits(scratch, to, graph.entities, graph.relations, graph.splits)
         copied = copy_beside(folder, scratch)
         literals = _write_literals(files, scratch / LITERALS_FILE)
-    counts = ", ".join(f"{len(rows):,} {split}" for split, rows in graph.splits().items())
+    counts = ", ".join(f"{len(rows):,} {split}" for split, rows in graph.splits.items())
     console = terminal()
     _say(console, f"{graph.source}: {len(graph.entities):,} entities, {len(graph.relations):,} relations, {counts} triples")
     for note in graph.notes:
         _say(console, f"  {note}")
     if literals:
         copied = [name for name in copied if name != LITERALS_FILE]
-        held = [split for split, file in files.splits().items() if split != "train" and file.format == "ntriples"]
+        held = [split for split, file in files.splits.items() if split != "train" and file.format == "ntriples"]
         left_out = f"; those of {' and '.join(held)} are left out" if held else ""
         _say(console, f"{literals:,} literals of train kept in {LITERALS_FILE}{left_out}")
     _say(console, f"copied: {', '.join(copied) or 'nothing else'}")
@@ -95,7 +95,7 @@ def _left(folder: Path | None, files: GraphFiles, copied: list[str]) -> list[str
     """What lies in the graph's folder and is neither read nor copied."""
     if folder is None:
         return []
-    splits = files.splits()
+    splits = files.splits
     ids = splits["train"].format == "ids"
     lists = [find_list(kind, [splits["train"].path.parent, *files.folders()], ids) for kind in ("entity", "relation")]
     used = {path.resolve() for path in (*(file.path for file in splits.values()), *lists) if path is not None}

@@ -21,8 +21,9 @@ from imf_core.data.formats.layout import GraphFiles
 from imf_core.data.formats.readers import read_graph
 from imf_core.encode.registry import AUTO, BITMAP, NGRAMS, NONE, automatic, image_encoder, text_encoder
 from imf_core.errors import ConfigError, DataError
+from imf_core.prepare.entity_files import DESCRIPTIONS, IMAGES
 from imf_core.prepare.link_data import resolve
-from imf_core.prepare.views import DESCRIPTIONS, IMAGES, View, image_view, text_view
+from imf_core.prepare.views import View, image_view, text_view
 
 
 def encode(

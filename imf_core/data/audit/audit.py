@@ -35,7 +35,7 @@ def audit(
         baseline_splits: which splits the baseline without training ranks; a search leaves test out, so that nobody sees a
             test score before its end. Validation ranks are filtered by train and valid, test ranks by all.
     """
-    splits, size = raw.splits(), (len(raw.entities), len(raw.relations))
+    splits, size = raw.splits, (len(raw.entities), len(raw.relations))
     lone = {name: distinct(rows, *size) for name, rows in splits.items()}
     counts = _counts(splits, lone, *size)
     similar: list[RelationPair] = []

@@ -139,5 +139,9 @@ def load_modality(path: Path, entities: Sequence[str], name: str | None = None) 
         DataError: pickled or unknown formats, missing names, damaged files.
     """
     path = Path(path)
-    found = read_features(path)
-    return Modality.aligned(name or path.stem, found.matrix, found.names, entities, encoder=found.facts.get("encoder", ""))
+    return modality_of(name or path.stem, read_features(path), entities)
+
+
+def modality_of(name: str, features: Features, entities: Sequence[str]) -> Modality:
+    """The modality that the rows of a feature file become; see `Modality.aligned`."""
+    return Modality.aligned(name, features.matrix, features.names, entities, encoder=features.facts.get("encoder", ""))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from typing import Literal
@@ -57,25 +58,26 @@ class GraphFiles:
             raise DataError(f"{files.folder} is not a folder", remedy=remedy, path=str(files.folder))
         return files
 
+    @cached_property
     def splits(self) -> dict[str, SplitFile]:
-        """The file of each split that is there; train always is.
+        """The file of each split that exists; train always does. Looked up once.
 
         Raises:
             DataError: no training file, or splits in formats that do not go together.
         """
         train = self.train or self._training_file()
-        found = {"train": SplitFile(train, format_of(train))}
+        splits = {"train": SplitFile(train, format_of(train))}
         for split, given in (("valid", self.valid), ("test", self.test)):
-            path = given or self._beside(split, found["train"])
+            path = given or self._beside(split, splits["train"])
             if path is not None:
-                found[split] = SplitFile(path, format_of(path))
-        for split, file in found.items():
-            if (file.format == "ids") != (found["train"].format == "ids"):
+                splits[split] = SplitFile(path, format_of(path))
+        for split, file in splits.items():
+            if (file.format == "ids") != (splits["train"].format == "ids"):
                 raise DataError(
                     f"{file.path} ({split}) and {train} (train) do not go together: one holds ids, the other names",
                     remedy="give all splits in one format; `imf convert` writes any of them", path=str(file.path),
                 )
-        return found
+        return splits
 
     def folders(self) -> list[Path]:
         """Where lists of names may lie: beside the training file, then in the folder."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from array import array
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -40,13 +40,17 @@ class Statement(NamedTuple):
     literal: bool
 
 
-def read_ntriples(path: Path) -> Part:
+def read_ntriples(path: Path, keep_literals: bool = False) -> Part:
     """The statements between entities; those with a literal are counted.
+
+    Args:
+        path: the file.
+        keep_literals: keep the literals as `Part.texts`.
 
     Raises:
         DataError: the file cannot be opened, or a line is no statement.
     """
-    return (read_ntriples_fast(path) if is_large(path) else None) or read_ntriples_carefully(path)
+    return (read_ntriples_fast(path) if is_large(path) else None) or read_ntriples_carefully(path, keep_literals)
 
 
 def read_ntriples_fast(path: Path) -> Part | None:
@@ -64,27 +68,36 @@ def read_ntriples_fast(path: Path) -> Part | None:
     return Part(entities, relations, part.triples)
 
 
-def read_ntriples_carefully(path: Path) -> Part:
+def read_ntriples_carefully(path: Path, keep_literals: bool = False) -> Part:
     """Statement by statement; see `read_ntriples`."""
     entities: dict[str, int] = {}
     relations: dict[str, int] = {}
     ids = array("q")
     literals = 0
+    texts: dict[str, list[str]] = {}
     for subject, predicate, target, literal in statements(path):
         if literal:
             literals += 1
+            if keep_literals and target.strip():
+                texts.setdefault(subject, []).append(target)
             continue
         ids.append(entities.setdefault(subject, len(entities)))
         ids.append(relations.setdefault(predicate, len(relations)))
         ids.append(entities.setdefault(target, len(entities)))
-    return Part(tuple(entities), tuple(relations), np.array(ids, dtype=np.int64).reshape(-1, 3), literals)
+    return Part(tuple(entities), tuple(relations), np.array(ids, dtype=np.int64).reshape(-1, 3), literals, texts)
 
 
-def literal_texts(source: Path | str | GraphFiles) -> dict[str, str]:
+def literal_texts(
+    source: Path | str | GraphFiles, train: Mapping[str, Sequence[str]] | None = None
+) -> dict[str, str]:
     """The literals of each subject as one text: entity name -> its literals, joined by spaces in the order of the file.
 
     Reads the training file of `source` and `literals.nt` in the folder, if there. Language tags and data types are dropped.
     The literals of validation and test files are left alone.
+
+    Args:
+        source: a graph folder, or the files to read.
+        train: `Part.texts` of the training file, if it has been read already; it is not read again.
 
     Raises:
         DataError: no N-Triples file, or a line that cannot be used.
@@ -96,12 +109,14 @@ def literal_texts(source: Path | str | GraphFiles) -> dict[str, str]:
             f"{files} has no N-Triples file, so it has no literals",
             remedy=f"add {LITERALS_FILE}, or set data.text to another source than literals", path=str(files),
         )
-    texts: dict[str, list[str]] = {}
+    texts = {subject: list(literals) for subject, literals in (train or {}).items()}
     for path in paths:
+        if train is not None and path == files.splits["train"].path:
+            continue
         for subject, _, text, literal in statements(path):
             if literal and text.strip():
                 texts.setdefault(subject, []).append(text)
-    return {subject: " ".join(found) for subject, found in texts.items()}
+    return {subject: " ".join(literals) for subject, literals in texts.items()}
 
 
 def literal_lines(source: Path | str | GraphFiles) -> Iterator[str]:
@@ -158,7 +173,7 @@ def _names(terms: tuple[str, ...], statement: str, place: str) -> tuple[str, ...
 
 def _with_literals(files: GraphFiles) -> list[Path]:
     """The files whose literals can serve as text."""
-    train = files.splits()["train"]
+    train = files.splits["train"]
     paths = [train.path] if train.format == "ntriples" else []
     return paths + [path for folder in files.folders() if (path := folder / LITERALS_FILE).exists()]
 

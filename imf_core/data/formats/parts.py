@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -19,12 +19,14 @@ class Part:
         relations: the same for relations.
         triples: (T, 3) int64 head, relation, tail: positions in these tuples, one row a line.
         literals: statements left out because their object is a literal.
+        texts: subject -> those literals that are not blank, in the order of the file; empty where they were not asked for.
     """
 
     entities: tuple[str, ...]
     relations: tuple[str, ...]
     triples: np.ndarray
     literals: int = 0
+    texts: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
     def renumbered(self, entities: Vocabulary, relations: Vocabulary) -> tuple[np.ndarray, list[str]]:
         """The triples in the numbering of two vocabularies.

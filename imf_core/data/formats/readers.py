@@ -7,7 +7,8 @@ ends and blank lines are format, not content. A wrong line is an error with file
 from __future__ import annotations
 
 import unicodedata
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ from imf_core.data.formats.parts import Part, merged
 from imf_core.data.formats.tsv import name_rows, read_names
 from imf_core.data.formats.vocabularies import find_list, read_list
 from imf_core.data.graph.graph import KnowledgeGraph, RawGraph, Vocabulary
-from imf_core.data.graph.mending import SplitOnDisk, mended
+from imf_core.data.graph.mending import LazySplit, mended
 from imf_core.data.graph.unseen import Policy
 from imf_core.errors import DataError
 
@@ -31,11 +32,11 @@ def read_graph(source: Path | str | GraphFiles, *, unseen: Policy = "keep") -> K
     - N-Triples: `train.nt`, `valid.nt`, `test.nt`; literals are no entities.
     - OpenKE: `entity2id.txt`, `relation2id.txt`, `train2id.txt`, ... (a count, then `head tail relation` as ids).
 
-    Ids follow a list of names (`entities.txt`, `entities.dict` or `entity2id.txt`) where there is one, else the order of
-    first appearance. Repeated lines are merged. Without a validation file a tenth of the training triples is set aside.
+    Ids follow a list of names (`entities.txt`, `entities.dict` or `entity2id.txt`) if there is one, else the order of first
+    appearance. Repeated lines are merged. Without a validation file a tenth of the training triples is set aside.
 
-    The test file of a graph of names is looked at for entity and relation names alone (they are candidates of the ranking);
-    its triples are read by `KnowledgeGraph.open_test`.
+    The test file of a graph of names is read for entity and relation names alone (they are candidates of the ranking);
+    `KnowledgeGraph.open_test` reads its triples.
 
     Args:
         source: a graph folder, or the files to read.
@@ -45,59 +46,116 @@ def read_graph(source: Path | str | GraphFiles, *, unseen: Policy = "keep") -> K
     Raises:
         DataError: no known layout, a line that cannot be used, or nothing to validate on.
     """
-    files = GraphFiles.at(source)
-    raw, test = _read(files, test=False)
-    train = files.splits()["train"]
-    name = "valid2id.txt" if train.format == "ids" else "valid.nt" if train.format == "ntriples" else "valid.tsv"
-    return mended(raw, test, unseen, name)
+    return read_files(GraphFiles.at(source)).mended(unseen)
 
 
 def read_raw(source: Path | str | GraphFiles, *, test: bool = False) -> RawGraph:
-    """Every line of a graph as it stands in its files: nothing merged, nothing left out.
+    """Every line of a graph, in file order: nothing merged, nothing left out.
 
     Args:
-        source: a graph folder, as `read_graph` reads it, or the files to read.
+        source: a graph folder in a layout that `read_graph` knows, or the files to read.
         test: read the triples of the test split too. Its names are in the vocabularies either way.
 
     Raises:
         DataError: no known layout, or a line that cannot be used.
     """
-    return _read(GraphFiles.at(source), test)[0]
+    return read_files(GraphFiles.at(source), test=test).raw
 
 
 @dataclass(frozen=True)
-class _Numbered:
-    """A file whose triples are read in a fixed numbering: the test split, when it is opened. See `SplitOnDisk`."""
+class GraphReading:
+    """The lines of a graph, and what it takes to make a graph to train on from them without reading a file again.
+
+    Args:
+        raw: the lines that were asked for.
+        notes: the notes of `raw` without those on the test split, which a graph to train on knows nothing of.
+        test: the test split: in memory if its lines were asked for, else still in its file; None if there is none.
+        texts: `Part.texts` of the training file.
+        validation_name: what a validation file would be called, for messages.
+    """
+
+    raw: RawGraph
+    notes: tuple[str, ...]
+    test: LazySplit | None
+    texts: Mapping[str, Sequence[str]]
+    validation_name: str
+
+    def mended(self, unseen: Policy = "keep") -> KnowledgeGraph:
+        """The graph to train on; arguments and errors as those of `read_graph`."""
+        return mended(replace(self.raw, notes=self.notes), self.test, unseen, self.validation_name)
+
+
+def read_files(files: GraphFiles, *, test: bool = False, keep_literals: bool = False) -> GraphReading:
+    """Read each file of a graph once.
+
+    Args:
+        files: what to read.
+        test: read the triples of the test split too, and keep them in memory.
+        keep_literals: keep the literals of an N-Triples training file.
+
+    Raises:
+        DataError: no known layout, or a line that cannot be used.
+    """
+    splits = files.splits
+    train = splits["train"]
+    parts = _read_ids(files, test) if train.format == "ids" else _read_names(files, test, keep_literals)
+    general = [f"{name} ignored: {train.path.name} is used" for name in files.ignored()]
+    for vocabulary in (parts.entities, parts.relations):
+        general += _twins(vocabulary)
+    triples = parts.triples
+    raw = RawGraph(
+        parts.entities, parts.relations, triples["train"], triples.get("valid"), triples.get("test"),
+        (*general, *parts.notes), str(files),
+    )
+    later: LazySplit | None = None
+    if "test" in splits:
+        in_file = _InFile(splits["test"], raw.entities, raw.relations, _listed(files))
+        later = in_file if raw.test is None else _InMemory(raw.test)
+    name = {"ids": "valid2id.txt", "ntriples": "valid.nt", "names": "valid.tsv"}[train.format]
+    return GraphReading(raw, (*general, *parts.notes_without_test), later, parts.texts, name)
+
+
+@dataclass(frozen=True)
+class _InMemory:
+    """A test split whose lines have been read; see `LazySplit`. All of its names are known: reading made sure of that."""
+
+    triples: np.ndarray
+
+    def read(self, allow_unknown: bool) -> np.ndarray:
+        return self.triples
+
+
+@dataclass(frozen=True)
+class _InFile:
+    """A test split that is read, in a fixed numbering, when it is opened; see `LazySplit`."""
 
     file: SplitFile
     entities: Vocabulary
     relations: Vocabulary
     listed: str
 
-    def read(self, strangers: bool) -> np.ndarray:
+    def read(self, allow_unknown: bool) -> np.ndarray:
         if self.file.format == "ids":
             return read_ids(self.file.path, len(self.entities), len(self.relations))[0]
-        return _in_numbers(_part(self.file), self.file, self.entities, self.relations, self.listed, strangers)
+        return _in_numbers(_part(self.file), self.file, self.entities, self.relations, self.listed, allow_unknown)
 
 
-def _read(files: GraphFiles, test: bool) -> tuple[RawGraph, SplitOnDisk | None]:
-    """The graph, and what reads its test split later."""
-    splits = files.splits()
-    notes = [f"{name} ignored: {splits['train'].path.name} is used" for name in files.ignored()]
-    graph = _read_ids(files, splits, test) if splits["train"].format == "ids" else _read_names(files, splits, test)
-    for vocabulary in (graph.entities, graph.relations):
-        notes += _twins(vocabulary)
-    raw = RawGraph(
-        graph.entities, graph.relations, graph.train, graph.valid, graph.test, (*notes, *graph.notes), str(files)
-    )
-    later = _Numbered(splits["test"], raw.entities, raw.relations, _listed(files)) if "test" in splits else None
-    return raw, later
+@dataclass(frozen=True)
+class _Parts:
+    """Vocabularies, the triples of each split that was read, notes with and without those on test, texts of train."""
+
+    entities: Vocabulary
+    relations: Vocabulary
+    triples: Mapping[str, np.ndarray]
+    notes: Sequence[str]
+    notes_without_test: Sequence[str]
+    texts: Mapping[str, Sequence[str]]
 
 
-def _read_ids(files: GraphFiles, splits: dict[str, SplitFile], test: bool) -> RawGraph:
+def _read_ids(files: GraphFiles, test: bool) -> _Parts:
     notes: list[str] = []
     vocabularies = []
-    folders = [splits["train"].path.parent, *files.folders()]
+    folders = _list_folders(files)
     for kind in ("entity", "relation"):
         path = find_list(kind, folders, ids=True)
         vocabulary, remarks = read_list(path or folders[0] / f"{kind}2id.txt", kind)
@@ -105,48 +163,59 @@ def _read_ids(files: GraphFiles, splits: dict[str, SplitFile], test: bool) -> Ra
         notes += remarks
     entities, relations = vocabularies
     triples = {}
-    for split, file in splits.items():
+    notes_without_test = notes
+    for split, file in files.splits.items():
         if split != "test" or test:
             triples[split], remarks = read_ids(file.path, len(entities), len(relations))
-            notes += remarks
-    return RawGraph(entities, relations, triples["train"], triples.get("valid"), triples.get("test"), tuple(notes))
+            notes = [*notes, *remarks]
+            notes_without_test = notes_without_test if split == "test" else notes
+    return _Parts(entities, relations, triples, notes, notes_without_test, {})
 
 
-def _read_names(files: GraphFiles, splits: dict[str, SplitFile], test: bool) -> RawGraph:
+def _read_names(files: GraphFiles, test: bool, keep_literals: bool) -> _Parts:
     notes: list[str] = []
     lists = {}
-    folders = [splits["train"].path.parent, *files.folders()]
+    splits, folders = files.splits, _list_folders(files)
     for kind in ("entity", "relation"):
         path = find_list(kind, folders, ids=False)
         if path is not None:
             lists[kind], remarks = read_list(path, kind, terms=splits["train"].format == "ntriples")
             notes += remarks
     # Without lists the test file has to be looked at: its names are candidates, and their ids must not depend on when.
-    parts = {split: _part(file) for split, file in splits.items() if split != "test" or test or len(lists) < 2}
+    parts = {
+        split: _part(file, keep_literals and split == "train")
+        for split, file in splits.items() if split != "test" or test or len(lists) < 2
+    }
     entities = lists["entity"] if "entity" in lists else merged("entity", (part.entities for part in parts.values()))
     relations = lists["relation"] if "relation" in lists else merged("relation", (part.relations for part in parts.values()))
-    skipped = sum(part.literals for split, part in parts.items() if split != "test" or test)
-    if skipped:
-        notes.append(f"{skipped:,} literal objects skipped (data.text=literals uses those of train as text)")
+    literals = {split: part.literals for split, part in parts.items()}
     if not test:
         parts.pop("test", None)
     listed = _listed(files)
-    triples = {
-        split: _in_numbers(part, splits[split], entities, relations, listed, strangers=False) for split, part in parts.items()
-    }
-    return RawGraph(entities, relations, triples["train"], triples.get("valid"), triples.get("test"), tuple(notes))
+    triples = {split: _in_numbers(part, splits[split], entities, relations, listed) for split, part in parts.items()}
+    without_test = sum(count for split, count in literals.items() if split != "test")
+    with_test = without_test + (literals.get("test", 0) if test else 0)
+    return _Parts(
+        entities, relations, triples, [*notes, *_skipped(with_test)], [*notes, *_skipped(without_test)], parts["train"].texts
+    )
 
 
-def _part(file: SplitFile) -> Part:
-    return read_ntriples(file.path) if file.format == "ntriples" else read_names(file.path)
+def _skipped(literals: int) -> list[str]:
+    """The note on literals, if any were left out."""
+    note = f"{literals:,} literal objects skipped (data.text=literals uses those of train as text)"
+    return [note] if literals else []
+
+
+def _part(file: SplitFile, keep_literals: bool = False) -> Part:
+    return read_ntriples(file.path, keep_literals) if file.format == "ntriples" else read_names(file.path)
 
 
 def _in_numbers(
-    part: Part, file: SplitFile, entities: Vocabulary, relations: Vocabulary, listed: str, strangers: bool
+    part: Part, file: SplitFile, entities: Vocabulary, relations: Vocabulary, listed: str, allow_unknown: bool = False
 ) -> np.ndarray:
-    """(T, 3) int64; names that the vocabularies lack are an error, or (`strangers`) numbered from N and R on."""
+    """(T, 3) int64; a name that the vocabularies lack is an error, or (`allow_unknown`) numbered from N or R on."""
     triples, unknown = part.renumbered(entities, relations)
-    if unknown and not strangers:
+    if unknown and not allow_unknown:
         name = unknown[0]
         raise DataError.at(
             file.path, _line_of(file, name), f"{name!r} is missing in {listed}",
@@ -155,8 +224,13 @@ def _in_numbers(
     return triples
 
 
+def _list_folders(files: GraphFiles) -> list[Path]:
+    """Where lists of names may lie, the likeliest first."""
+    return [files.splits["train"].path.parent, *files.folders()]
+
+
 def _line_of(file: SplitFile, name: str) -> int | None:
-    """The line in which a name of a file of names stands first; N-Triples are not numbered by statement."""
+    """The first line with a name, of a file of names; N-Triples are not numbered by statement."""
     if file.format == "ntriples":
         return None
     return next((number for number, *names in name_rows(file.path) if name in names), None)
@@ -164,8 +238,7 @@ def _line_of(file: SplitFile, name: str) -> int | None:
 
 def _listed(files: GraphFiles) -> str:
     """The lists of names in use, for messages."""
-    folders = [files.splits()["train"].path.parent, *files.folders()]
-    paths = [find_list(kind, folders, ids=False) for kind in ("entity", "relation")]
+    paths = [find_list(kind, _list_folders(files), ids=False) for kind in ("entity", "relation")]
     return " or ".join(path.name for path in paths if path is not None) or "the files as they were read first"
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from array import array
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
@@ -84,18 +85,22 @@ def split_fast(path: Path, separator: str, width: int) -> Part | None:
     """
     from pyarrow import ArrowInvalid, binary, csv, dictionary, int32
 
-    if _has_lone_returns(path):
-        return None  # for Arrow each ends a line
     columns = ["head", "relation", "tail", *(f"dot {place}" for place in range(width - 3))]
-    try:
-        table = csv.read_csv(
-            path,
-            csv.ReadOptions(column_names=columns, block_size=_BLOCK),
-            csv.ParseOptions(delimiter=separator, quote_char=False, double_quote=False, escape_char=False),
-            csv.ConvertOptions(column_types=dict.fromkeys(columns, dictionary(int32(), binary())), strings_can_be_null=False),
-        )
-    except ArrowInvalid:
-        return None  # a line of another number of columns, or longer than a block
+    with path.open("rb") as handle:
+        if _has_lone_returns(handle):
+            return None  # Arrow would end a line at each
+        handle.seek(0)
+        try:
+            table = csv.read_csv(
+                handle,
+                csv.ReadOptions(column_names=columns, block_size=_BLOCK),
+                csv.ParseOptions(delimiter=separator, quote_char=False, double_quote=False, escape_char=False),
+                csv.ConvertOptions(
+                    column_types=dict.fromkeys(columns, dictionary(int32(), binary())), strings_can_be_null=False
+                ),
+            )
+        except ArrowInvalid:
+            return None  # a line of another number of columns, or longer than a block
     table = table.unify_dictionaries()
     if any(_codes(table[name])[1] not in ([], [b"."]) for name in columns[3:]):
         return None
@@ -111,15 +116,15 @@ def split_fast(path: Path, separator: str, width: int) -> Part | None:
     return Part(entities, relations, triples)
 
 
-def _has_lone_returns(path: Path) -> bool:
+def _has_lone_returns(handle: BinaryIO) -> bool:
+    """Whether a carriage return stands anywhere but before a line feed."""
     ends_in_return = False
-    with path.open("rb") as handle:
-        while block := handle.read(_BLOCK):
-            if ends_in_return and block[:1] != b"\n":
-                return True
-            ends_in_return = block[-1:] == b"\r"
-            if block.count(b"\r") - ends_in_return != block.count(b"\r\n"):
-                return True
+    while block := handle.read(_BLOCK):
+        if ends_in_return and block[:1] != b"\n":
+            return True
+        ends_in_return = block[-1:] == b"\r"
+        if block.count(b"\r") - ends_in_return != block.count(b"\r\n"):
+            return True
     return ends_in_return
 
 

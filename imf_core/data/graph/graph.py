@@ -249,8 +249,9 @@ class RawGraph:
     notes: tuple[str, ...] = ()
     source: str = ""
 
+    @property
     def splits(self) -> dict[str, np.ndarray]:
-        """The splits that are there, by name, in the order train, valid, test."""
+        """The splits that the graph has, by name, in the order train, valid, test."""
         return {name: rows for name in SPLITS if (rows := getattr(self, name)) is not None}
 
 

@@ -16,11 +16,11 @@ CARVE_SEED = 0
 _MOST_CARVED = 10_000
 
 
-class SplitOnDisk(Protocol):
-    """A split that stays in its file until it is asked for."""
+class LazySplit(Protocol):
+    """The lines of a split, produced when they are asked for."""
 
-    def read(self, strangers: bool) -> np.ndarray:
-        """(T, 3) ids; unknown names are an error, or (`strangers`) have ids from N and R on."""
+    def read(self, allow_unknown: bool) -> np.ndarray:
+        """(T, 3) ids; a name that the vocabularies lack is an error, or (`allow_unknown`) gets an id from N or R on."""
 
 
 @dataclass
@@ -28,7 +28,7 @@ class TestSplit:
     """Reads the test split when it is called, treats its unseen entities by the policy and keeps a note on them.
 
     Args:
-        on_disk: the split's file.
+        lines: the split's lines.
         policy: `data.unseen`.
         seen_entities, seen_relations: (N,) and (R,) bool, it occurs in a training triple.
         source: where the graph is from, for messages.
@@ -36,7 +36,7 @@ class TestSplit:
 
     __test__ = False  # no test of pytest's, though its name begins like one
 
-    on_disk: SplitOnDisk
+    lines: LazySplit
     policy: Policy
     seen_entities: np.ndarray
     seen_relations: np.ndarray
@@ -49,13 +49,13 @@ class TestSplit:
         Raises:
             DataError: the file cannot be used, or the policy leaves nothing of it.
         """
-        triples = self.on_disk.read(strangers=self.policy == "drop")
+        triples = self.lines.read(allow_unknown=self.policy == "drop")
         kept, note = apply_policy("test", triples, self.policy, self.seen_entities, self.seen_relations, self.source)
         self.notes = (note,) if note else ()
         return kept
 
 
-def mended(raw: RawGraph, test: SplitOnDisk | None, policy: Policy, validation_name: str = "valid.tsv") -> KnowledgeGraph:
+def mended(raw: RawGraph, test: LazySplit | None, policy: Policy, validation_name: str = "valid.tsv") -> KnowledgeGraph:
     """The graph to train on; its notes say what was done.
 
     Args:

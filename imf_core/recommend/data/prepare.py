@@ -16,8 +16,9 @@ from imf_core.data.features.feature_files import feature_files, read_features
 from imf_core.data.features.modality import Modality, load_modality
 from imf_core.data.graph.graph import Vocabulary
 from imf_core.errors import DataError
+from imf_core.prepare.entity_files import DESCRIPTIONS, IMAGES
 from imf_core.prepare.shared_form import check_fingerprint, load_shared, named, save_shared
-from imf_core.prepare.views import DESCRIPTIONS, IMAGES, image_view, text_view
+from imf_core.prepare.views import image_view, text_view
 from imf_core.recommend.config import InteractionConfig
 from imf_core.recommend.data.interactions import Interactions, RawInteractions, distinct_pairs
 from imf_core.recommend.data.readers import interaction_files, read_raw_interactions

@@ -36,7 +36,7 @@ def fails(*arguments: object) -> ImfError:
 
 def same(first: RawGraph, second: RawGraph) -> bool:
     named = (first.entities, first.relations) == (second.entities, second.relations)
-    ours, theirs = first.splits(), second.splits()
+    ours, theirs = first.splits, second.splits
     return named and ours.keys() == theirs.keys() and all(np.array_equal(ours[name], theirs[name]) for name in ours)
 
 

@@ -58,7 +58,7 @@ def test_explicit_files_stand_in_for_those_of_the_folder(tmp_path: Path) -> None
     other = put(tmp_path / "other", mine_txt="b\tr\tb\n")
     for split in ("train", "valid", "test"):
         raw = read_raw(GraphFiles(folder, **{split: other / "mine.txt"}), test=True)
-        found = {name: [raw.entities.names[i] for i in rows[0, [0, 2]]] for name, rows in raw.splits().items()}
+        found = {name: [raw.entities.names[i] for i in rows[0, [0, 2]]] for name, rows in raw.splits.items()}
         assert found == {"train": ["a", "b"], "valid": ["b", "a"], "test": ["a", "a"], split: ["b", "b"]}
 
 
@@ -96,7 +96,7 @@ def test_ids_and_names_do_not_go_together(tmp_path: Path) -> None:
     folder = put(tmp_path / "g", train_tsv="a r b", valid2id_txt="1\n0 1 0\n")
     with pytest.raises(DataError, match=r"one holds ids, the other names"):
         read_graph(GraphFiles(folder, valid=folder / "valid2id.txt"))
-    assert "valid" not in GraphFiles(folder).splits()  # the folder's own file of the other kind is no split of it
+    assert "valid" not in GraphFiles(folder).splits  # the folder's own file of the other kind is no split of it
 
 
 def test_names_and_n_triples_do(tmp_path: Path) -> None:

@@ -55,13 +55,13 @@ def graphs(draw: st.DrawFn, names: st.SearchStrategy[list[str]] = NAMES) -> RawG
 
 def same(first: RawGraph, second: RawGraph) -> bool:
     named = (first.entities, first.relations) == (second.entities, second.relations)
-    ours, theirs = first.splits(), second.splits()
+    ours, theirs = first.splits, second.splits
     return named and ours.keys() == theirs.keys() and all(np.array_equal(ours[name], theirs[name]) for name in ours)
 
 
 def there_and_back(graph: RawGraph, target: Target, folder: Path) -> RawGraph:
     folder.mkdir()
-    write_splits(folder, target, graph.entities, graph.relations, graph.splits())
+    write_splits(folder, target, graph.entities, graph.relations, graph.splits)
     return read_raw(folder, test=True)
 
 
@@ -80,7 +80,7 @@ def test_through_all_formats_and_back_nothing_changes(graph: RawGraph, path: lis
                 assert same(found, graph)
             else:
                 with pytest.raises(DataError, match=r"which tab-separated files cannot hold"):
-                    write_splits(Path(place), target, graph.entities, graph.relations, graph.splits())
+                    write_splits(Path(place), target, graph.entities, graph.relations, graph.splits)
                 assert not list(Path(place).glob("*.t*"))
 
 
@@ -101,7 +101,7 @@ def test_names_that_break_lines_are_refused_except_by_n_triples(tmp_path: Path, 
         graph = RawGraph(Vocabulary((entity,)), Vocabulary((relation,), "relation"), rows)
         for target in (Target.TSV, Target.OPENKE):
             with pytest.raises(DataError) as caught:
-                write_splits(tmp_path, target, graph.entities, graph.relations, graph.splits())
+                write_splits(tmp_path, target, graph.entities, graph.relations, graph.splits)
             assert f"the {kind} {name!r} " in str(caught.value)
             assert "imf convert --to nt" in caught.value.remedy
         assert not list(tmp_path.glob("*.t*"))
