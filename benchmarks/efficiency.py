@@ -24,6 +24,7 @@ from typing import Annotated, Any
 
 import typer
 
+from imf_core.files.markdown import table
 from tune.durations import parse_duration
 from tune.report.files import machine
 from tune.settings import SearchConfig
@@ -253,7 +254,7 @@ def _page(found: Mapping[str, Mapping[str, Sequence[Found]]], more: Sequence[str
         marks = [seconds / 8, seconds / 4, seconds / 2, seconds]
         head = ["search", *(f"after {mark:.0f} s" for mark in marks), "trials", "stopped early"]
         head += ["time ratio", "of each seed", "of the mean curves", "share of its time"]
-        text += [f"## {title}", "", "| " + " | ".join(head) + " |", "| --- |" + " ---: |" * (len(head) - 1)]
+        rows = []
         for name, runs in rivals.items():
             cells = [spread([run.best_at(mark) for run in runs]) for mark in marks]
             cells += [_listed([run.trials for run in runs]), _listed([run.pruned for run in runs])]
@@ -261,8 +262,8 @@ def _page(found: Mapping[str, Mapping[str, Sequence[Found]]], more: Sequence[str
                 known = facts[title].get(f"{kind}_vs_{name}")
                 each = [ratio(mine, other) for mine, other in zip(rivals[OURS], runs, strict=True)]
                 cells.append("" if name == OURS else _said(known) if kind else ", ".join(map(_said, each)))
-            text.append(f"| {name} | " + " | ".join(cells) + " |")
-        text.append("")
+            rows.append([name, *cells])
+        text += [f"## {title}", "", *table(head, rows, markup=True)]
     host = facts["machine"]
     text += [
         "Time ratio: seconds until ours was as good as the other at its end, over the seconds that the other needed for it "

@@ -21,6 +21,7 @@ from typing import Annotated, Any
 import typer
 
 from benchmarks.efficiency import DRAWN, OURS, SETTINGS, Found, compared, spread
+from imf_core.files.markdown import table
 from tune.durations import parse_duration
 from tune.report.files import machine
 
@@ -80,16 +81,17 @@ def page_of(facts: Mapping[str, Any]) -> list[str]:
     ]
     for title, entry in facts.items():
         head = ["search", *(f"first {count}" if count > 1 else "first" for count in FIRST), "all", "trials"]
-        text += [f"## {title}", "", "| " + " | ".join(head) + " |", "| --- |" + " ---: |" * (len(head) - 1)]
+        rows = []
         for rival, one in entry["searches"].items():
             cells = [_spread(one["first"][str(count)]) for count in FIRST]
             cells += [spread(one["final"]), ", ".join(map(str, one["trials"]))]
-            text.append(f"| {SAID[rival]} | {' | '.join(cells)} |")
+            rows.append([SAID[rival], *cells])
+        text += [f"## {title}", "", *table(head, rows, markup=True)]
         host, settings = entry["machine"], dict(entry["settings"])
         more = settings.pop("more")
         of_all = ", ".join([*(f"{key}={value}" for key, value in settings.items()), *more])
         text += [
-            "", f"`python -m benchmarks.start_points`, {entry['seeds']} seed(s), {entry['seconds']:.0f} s each; settings "
+            f"`python -m benchmarks.start_points`, {entry['seeds']} seed(s), {entry['seconds']:.0f} s each; settings "
             f"of all: {of_all}; {host['cpu']}, {host['cores']} cores, torch {host['torch']}; {entry['date']}.", "",
         ]
     return text

@@ -20,6 +20,7 @@ import typer
 
 from imf_core.config import Config
 from imf_core.config_base import parse_overrides
+from imf_core.files.markdown import table
 from imf_core.prepare.link_data import prepare
 from imf_core.train.fit import build_model, fit
 from tune.report.files import machine
@@ -97,15 +98,16 @@ def _run(config: Config, found: list[Run], cache: Path) -> Run:
 def _table(title: str, epochs: int, rows: dict[str, list[Run]]) -> list[str]:
     columns = sorted({max(1, epochs // 4), max(1, epochs // 2), epochs})
     head = ["start", *(f"epoch {epoch}" for epoch in columns), "best epoch", "table, s"]
-    lines = [f"## {title}", "", "| " + " | ".join(head) + " |", "| --- |" + " ---: |" * (len(head) - 1)]
+    figures = []
     for name, runs in rows.items():
         cells = [_spread([dict(run["curve"])[epoch] for run in runs]) for epoch in columns]
         cells += [_spread([_best(run) for run in runs]), f"{max(run['table_seconds'] for run in runs):.0f}"]
-        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+        figures.append([name, *cells])
+    lines = [f"## {title}", "", *table(head, figures, markup=True)]
     for name, runs in list(rows.items())[1:]:
         gains = [_best(run) - _best(other) for run, other in zip(runs, rows["random"], strict=True)]
-        lines += ["", f"Best epoch, {name} less random, seed by seed: {_spread(gains)}."]
-    return [*lines, ""]
+        lines += [f"Best epoch, {name} less random, seed by seed: {_spread(gains)}.", ""]
+    return lines
 
 
 def _best(run: Run) -> float:

@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-import hashlib
 import socket
 from functools import lru_cache
 from pathlib import Path
 
 import imf_core
 from imf_core.errors import ConfigError
+from imf_core.files.digest import sha256_of
 
 
 @lru_cache(maxsize=1)
 def code_digest() -> str:
     """SHA-256 of the sources of both packages, so that numbers of two versions are never mixed."""
-    digest = hashlib.sha256()
     root = Path(imf_core.__file__).parent.parent
-    for package in ("imf_core", "tune"):
-        for file in sorted((root / package).rglob("*.py")):
-            digest.update(file.relative_to(root).as_posix().encode() + b"\0" + file.read_bytes())
-    return digest.hexdigest()[:16]
+    files = [file for package in ("imf_core", "tune") for file in sorted((root / package).rglob("*.py"))]
+    return sha256_of(file.relative_to(root).as_posix().encode() + b"\0" + file.read_bytes() for file in files)[:16]
 
 
 def refuse_other_code(expected: str) -> None:

@@ -23,7 +23,6 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from benchmarks.reference.reference_row import SUMMARY_FILE, read_summary
 from imf_core.checkpoint.checkpoint import check_vocabulary, load_checkpoint
 from imf_core.data.graph.graph import KnowledgeGraph, open_split
 from imf_core.ensemble.ensemble import Ensemble, load_ensemble, same_names, save_ensemble
@@ -34,6 +33,7 @@ from imf_core.evaluate.test_once import OWN, POOLED, RANKS_FILE, flat, save_rank
 from imf_core.files.atomic import atomic_folder, atomic_write_text
 from imf_core.prepare.link_data import graph_of
 from imf_core.runtime import MemoryBudget
+from imf_core.study_reader import SUMMARY_FILE, StudyFolder
 from tune.report.files import machine
 from tune.report.result import mean_std
 from tune.report.verdict import plus_minus
@@ -49,8 +49,8 @@ def members_of(studies: Sequence[Path]) -> dict[int, list[Path]]:
     found: dict[int, list[Path]] = {}
     seeds: list[set[int]] = []
     for study in studies:
-        file, remedy = study / SUMMARY_FILE, "name folders of finished studies"
-        values = read_summary(study)
+        folder, remedy = StudyFolder(study), "name folders of finished studies"
+        file, values = folder.summary_file, folder.summary()
         try:
             own, opened = [int(seed) for seed in values["seeds"]], int(values["test_opened"])
         except (ValueError, KeyError, TypeError) as error:
@@ -58,7 +58,7 @@ def members_of(studies: Sequence[Path]) -> dict[int, list[Path]]:
         if opened > 1:
             raise DataError.at(file, None, "test was opened for several winners", value=opened, remedy="search again")
         for seed in own:
-            folders = sorted(study.glob(f"final/*-seed-{seed}/best"))
+            folders = folder.final_checkpoints(seed)
             if len(folders) != 1:
                 raise DataError.at(file, None, f"has {len(folders)} checkpoints of seed {seed}", remedy=remedy)
             found.setdefault(seed, []).append(folders[0])

@@ -16,12 +16,13 @@ from rich.console import Console
 from rich.markup import escape
 
 from benchmarks.reference.pool import pool
-from benchmarks.reference.reference_row import HITS, SUMMARY_FILE, UNTRAINED, paired, read_summary, summary_row
+from benchmarks.reference.reference_row import HITS, UNTRAINED, paired, summary_row
 from benchmarks.reference.trained_models import trained
 from imf_core.errors import ConfigError, DataError, ImfError
 from imf_core.evaluate.paired import LEVEL
 from imf_core.evaluate.test_once import OWN
 from imf_core.files.atomic import atomic_write_text
+from imf_core.study_reader import StudyFolder
 
 REFERENCE_FILE, README_FILE = "reference.json", "README.md"
 BEGIN, END = "<!-- rows -->", "<!-- /rows -->"
@@ -208,9 +209,9 @@ def add(
 
     Example: python -m benchmarks.reference add results/mkg-y --row "IMF, names as text"
     """
-    values = read_summary(study)
+    values = StudyFolder(study).summary()
     name = data_set or Path(str(values.get("data", ""))).name
-    made = summary_row(values, name, row, study / SUMMARY_FILE, decision)
+    made = summary_row(values, name, row, StudyFolder(study).summary_file, decision)
     folder = results or study.resolve().parent
     rows = (kept for kept in load_reference(folder / REFERENCE_FILE) if kept["data_set"] == name)
     earlier = {kept["row"]: kept.get("decision", OWN) for kept in rows}

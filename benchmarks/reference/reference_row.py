@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,28 +10,12 @@ from typing import Any
 from imf_core.errors import DataError
 from imf_core.evaluate.paired import compare_ranks
 from imf_core.evaluate.test_once import OWN, RANKS_FILE, read_ranks
+from imf_core.study_reader import SUMMARY_FILE
 from tune.report.files import summary
 from tune.report.result import StudyResult
 
-SUMMARY_FILE = "summary.json"
 UNTRAINED = "no training"  # a decision of its own: the study's baseline, which no seed changes
 HITS = ("hits_at_1", "hits_at_3", "hits_at_10")
-
-
-def read_summary(study: Path) -> dict[str, Any]:
-    """The `summary.json` of a finished study.
-
-    Raises:
-        DataError: there is none, or it is no object.
-    """
-    file, remedy = study / SUMMARY_FILE, "name the folder of a finished study"
-    try:
-        values = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise DataError.at(file, None, f"not the summary of a study: {error}", remedy=remedy) from error
-    if not isinstance(values, dict):
-        raise DataError.at(file, None, "not the summary of a study", remedy=remedy)
-    return values
 
 
 def reference_row(result: StudyResult, data_set: str, row: str, decision: str = OWN) -> dict[str, Any]:

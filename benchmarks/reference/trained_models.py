@@ -19,7 +19,6 @@ import typer
 from rich.console import Console
 
 from benchmarks.reference.pool import refuse_known, summary_of
-from benchmarks.reference.reference_row import SUMMARY_FILE
 from imf_core.checkpoint.checkpoint import Checkpoint, check_vocabulary, load_checkpoint
 from imf_core.config import Config
 from imf_core.data.graph.graph import open_split
@@ -30,6 +29,7 @@ from imf_core.evaluate.test_once import POOLED, RANKS_FILE, flat, rank_test
 from imf_core.files.atomic import atomic_folder, atomic_write_text
 from imf_core.prepare.link_data import graph_of
 from imf_core.runtime import MemoryBudget
+from imf_core.study_reader import SUMMARY_FILE
 from tune.report.result import mean_std
 from tune.report.verdict import plus_minus
 

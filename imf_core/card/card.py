@@ -10,11 +10,13 @@ from typing import Any
 
 import yaml
 
-from imf_core.card.text import CITATION, FOR, NOT_FOR, UNKNOWN, Facts, count, limits, shown, table
+from imf_core.card.text import CITATION, FOR, NOT_FOR, UNKNOWN, Facts, count, limits
 from imf_core.checkpoint.checkpoint import Checkpoint
 from imf_core.config import ModelConfig
 from imf_core.data.graph.graph import SPLITS
-from imf_core.errors import CheckpointError
+from imf_core.errors import CheckpointError, DataError
+from imf_core.files.markdown import one_line, table
+from imf_core.study_reader import summary_beside
 
 FIGURES = {
     "mrr": "MRR", "hits_at_1": "Hits@1", "hits_at_3": "Hits@3", "hits_at_10": "Hits@10", "mean_rank": "mean rank",
@@ -24,23 +26,16 @@ _ENCODERS = {"text": "text_encoder", "image": "image_encoder"}
 
 
 def read_study(checkpoint: Path) -> Facts:
-    """`summary.json` of the study whose best checkpoint this is; nothing where it is not of a study.
+    """`summary.json` of the study whose best checkpoint this is; empty if it is not of a study.
 
     Raises:
         CheckpointError: it cannot be read.
     """
-    path = checkpoint.resolve().parent / "summary.json"
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError):
-        return Facts({})
-    except (OSError, ValueError) as error:
-        remedy = "restore it, or move the checkpoint elsewhere"
-        raise CheckpointError(f"{path} cannot be read: {error}", remedy=remedy) from error
-    facts = Facts(found)
-    named = facts.at("checkpoint")
-    own = isinstance(named, str) and Path(named).name == checkpoint.resolve().name
-    return facts if own and facts.at("study") is not None else Facts({})
+        return Facts(summary_beside(checkpoint))
+    except DataError as error:
+        remedy = "restore the summary, or move the checkpoint elsewhere"
+        raise CheckpointError(error.problem, remedy=remedy, **error.facts) from error
 
 
 def model_card(loaded: Checkpoint, study: Facts) -> str:
@@ -53,7 +48,7 @@ def model_card(loaded: Checkpoint, study: Facts) -> str:
     metrics = Facts(loaded.metrics)
     name = str(study.at("study") or loaded.path.resolve().name)
     parts = [
-        front_matter(loaded, metrics, name), f"# {shown(name)}", "",
+        front_matter(loaded, metrics, name), f"# {one_line(name)}", "",
         "A link prediction model: asked (head, relation, ?) or (?, relation, tail), it ranks "
         f"{count(loaded.model.num_entities)} entities. It is an IMF (Interactive Multimodal Fusion, WWW 2023): a branch for "
         "structure, one for each modality, one for their fusion, and a decision over them. Written by `imf card` from "
@@ -108,7 +103,7 @@ def _model(loaded: Checkpoint) -> list[str]:
     ]
     if settings.scoring == "contextual":
         rows.insert(2, ["relation dimension", str(settings.relation_dim)])
-    return table(["", ""], rows)
+    return table(["", ""], rows, left=2)
 
 
 def _fusion(settings: ModelConfig) -> str:
@@ -123,7 +118,7 @@ def _data(loaded: Checkpoint, metrics: Facts, study: Facts) -> list[str]:
     rows += [["entities", count(model.num_entities)], ["relations", count(model.num_relations)]]
     counted = study.part("audit")
     rows += [[f"distinct {split} triples", count(counted.number(split, "distinct"))] for split in SPLITS]
-    lines = table(["", ""], rows)
+    lines = table(["", ""], rows, left=2)
     for name in model.modality_names:
         mask = model.mask(name)
         present = model.num_entities if mask is None else int(mask.sum())
@@ -131,7 +126,7 @@ def _data(loaded: Checkpoint, metrics: Facts, study: Facts) -> list[str]:
         if name in _ENCODERS:
             note = f"; encoder by the settings: {getattr(data, _ENCODERS[name])} (ready-made features go before it)"
         share = f"{count(present)} of {count(model.num_entities)} entities ({100 * present / model.num_entities:.1f} %)"
-        lines.append(f"- {shown(name)}: {share}{shown(note)}")
+        lines.append(f"- {one_line(name)}: {share}{one_line(note)}")
     return [*lines, *([] if model.modality_names else ["- no modality: structure alone"]), ""]
 
 
@@ -144,8 +139,8 @@ def _choice(loaded: Checkpoint, metrics: Facts) -> list[str]:
     ]
     listed = [[key, json.dumps(value)] for key, value in loaded.config.flat().items()]
     return [
-        "Of its training, the epoch with the best validation MRR was kept.", "", *table(["", ""], rows),
-        "<details><summary>All settings</summary>", "", *table(["setting", "value"], listed), "</details>", "",
+        "Of its training, the epoch with the best validation MRR was kept.", "", *table(["", ""], rows, left=2),
+        "<details><summary>All settings</summary>", "", *table(["setting", "value"], listed, left=2), "</details>", "",
     ]
 
 
@@ -193,7 +188,7 @@ def _study(study: Facts) -> list[str]:
         points = study.number("points_over_baseline", split)
         rows.append([f"points above a baseline without training, {title}", UNKNOWN if points is None else f"{points:+.1f}"])
     text = "Settings were chosen on validation, and this checkpoint is the seed with the best validation MRR."
-    return [text, "", *table(["", ""], rows)]
+    return [text, "", *table(["", ""], rows, left=2)]
 
 
 def _spread(values: Facts, key: str = "mrr") -> str:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from imf_core.checkpoint.checkpoint import Checkpoint
 from imf_core.data.audit.report import certain_hits
-from imf_core.files.markdown import escaped
 
 UNKNOWN = "unknown"
 
@@ -83,18 +82,6 @@ class Facts:
 def count(number: float | None) -> str:
     """`12,345`, or unknown."""
     return UNKNOWN if number is None else f"{number:,.0f}"
-
-
-def shown(text: str) -> str:
-    """A name on one line, as text: control characters and undecodable bytes become escapes, markup loses its meaning."""
-    return escaped("".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode("ascii") for sign in text))
-
-
-def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    """Lines of a table, with an empty one behind it; figures stand to the right where there are several columns of them."""
-    rule = ["---", *(["---:"] * (len(columns) - 1) if len(columns) > 2 else ["---"])]
-    body = ["| " + " | ".join(map(shown, cells)) + " |" for cells in rows]
-    return ["| " + " | ".join(columns) + " |", "| " + " | ".join(rule) + " |", *body, ""]
 
 
 def limits(loaded: Checkpoint) -> list[str]:

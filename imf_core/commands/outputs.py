@@ -1,31 +1,25 @@
-"""What commands share that write one file: it appears when it is complete, and a place that cannot be written is named."""
+"""What commands share that write one file: it appears when it is complete, and an error names one that cannot be written."""
 
 from __future__ import annotations
 
-import os
-import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from imf_core.data.features.feature_files import Features, save_features
 from imf_core.errors import DataError
+from imf_core.files.atomic import atomic_file
 
 
 @contextmanager
 def new_file(path: Path) -> Iterator[Path]:
-    """A path to write to that takes the name `path` when all is written, and is gone when something fails.
+    """A path to write to, see `atomic_file`.
 
     Raises:
         DataError: something cannot be written.
     """
-    scratch = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    with _place(path):
-        try:
-            yield scratch
-            os.replace(scratch, path)
-        finally:
-            scratch.unlink(missing_ok=True)
+    with _writable(path), atomic_file(path) as scratch:
+        yield scratch
 
 
 def check_safetensors(out: Path) -> None:
@@ -44,15 +38,14 @@ def write_features(out: Path, features: Features) -> None:
     Raises:
         DataError: it cannot be written.
     """
-    with _place(out):
+    with _writable(out):
         save_features(out, features)
 
 
 @contextmanager
-def _place(path: Path) -> Iterator[None]:
-    """The folder of a file, made; what the system refuses in the block is an error that names the file."""
+def _writable(path: Path) -> Iterator[None]:
+    """Turn what the system refuses in the block into an error that names the file."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
         yield
     except OSError as error:
         problem = f"{path} cannot be written: {error.strerror or error}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 from collections.abc import Iterator
@@ -10,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from imf_core.errors import DataError
+from imf_core.files.digest import sha256_of, sha256_of_file
 
 _REPOSITORY = re.compile(r"[\w.-]+(/[\w.-]+)?")
 _WANTED = ("*.json", "*.txt", "*.model", "*.safetensors")
@@ -79,16 +79,8 @@ def _complete(folder: Path) -> Path:
 
 def folder_hash(folder: Path) -> str:
     """SHA-256 over the files of a model that its vectors depend on: weights, configurations, tokeniser."""
-    total = hashlib.sha256()
-    for path in sorted(path for path in folder.rglob("*") if path.suffix in {".json", ".txt", ".model", ".safetensors"}):
-        total.update(f"{path.relative_to(folder).as_posix()}\0{file_hash(path)}\n".encode())
-    return total.hexdigest()
-
-
-def file_hash(path: Path) -> str:
-    """SHA-256 of a file's content."""
-    with path.open("rb") as handle:
-        return hashlib.file_digest(handle, "sha256").hexdigest()
+    paths = sorted(path for path in folder.rglob("*") if path.suffix in {".json", ".txt", ".model", ".safetensors"})
+    return sha256_of(f"{path.relative_to(folder).as_posix()}\0{sha256_of_file(path)}\n" for path in paths)
 
 
 @contextmanager

@@ -9,15 +9,12 @@
 
 from __future__ import annotations
 
-import fcntl
-import hashlib
 import json
-import os
 import shutil
-import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import TypeVar
 
@@ -30,8 +27,11 @@ from safetensors.numpy import save_file
 from imf_core.data.features.feature_files import Features, read_features, save_features
 from imf_core.encode.base import Part, PretrainedEncoder
 from imf_core.encode.reuse import BLANK, PRESENT, REJECTED, TRUNCATED, Known, digest_rows, known_items
-from imf_core.errors import DataError
+from imf_core.errors import DataError, ResourceError
+from imf_core.files.atomic import atomic_file
 from imf_core.files.cache import REMEDY, cache_root
+from imf_core.files.digest import sha256_of
+from imf_core.files.locks import lock
 
 ItemT = TypeVar("ItemT")
 _FORMAT = 1  # raise it whenever the files change
@@ -146,12 +146,11 @@ class _Shards:
                 return
         part = self.encoder.encode_part([self.items[row] for row in rows], advance)
         self.encoded += len(rows)
-        scratch = self.folder / f".{uuid.uuid4().hex}"
         said = {"truncated": part.truncated, "blank": part.blank, "rejected": part.rejected}
         vectors = np.ascontiguousarray(part.vectors, dtype=np.float32)
-        save_file({"digests": self.digests[rows], "present": part.present, "vectors": vectors}, scratch,
-                  metadata={"said": json.dumps(said)})
-        os.replace(scratch, path)
+        tensors = {"digests": self.digests[rows], "present": part.present, "vectors": vectors}
+        with atomic_file(path) as scratch:
+            save_file(tensors, scratch, metadata={"said": json.dumps(said)})
 
     def merged(self, names: Sequence[str], facts: dict[str, str]) -> tuple[Features, dict[str, np.ndarray]]:
         """All present rows in the order of the items; digests and flags of all. The matrix is held once, beside one shard."""
@@ -203,18 +202,16 @@ def _extracted(path: Path, key: str, encoded: int, reused: int = 0) -> Extracted
 
 
 def _key(identity: dict[str, str], names: Sequence[str], digests: Sequence[str]) -> str:
-    total = hashlib.sha256(json.dumps([_FORMAT, identity], sort_keys=True).encode())
-    for name, digest in zip(names, digests, strict=True):
-        total.update(f"{name}\n{digest}\n".encode("utf-8", "surrogateescape"))
-    return total.hexdigest()[:32]
+    content = (f"{name}\n{digest}\n" for name, digest in zip(names, digests, strict=True))
+    return sha256_of(chain([json.dumps([_FORMAT, identity], sort_keys=True)], content))[:32]
 
 
 @contextmanager
 def _locked(path: Path) -> Iterator[None]:
-    """Alone among the processes that extract this; the lock of a killed process is free at once."""
-    with path.open("w") as handle:
-        with suppress(OSError):  # a file system without locks: each file is still written in one step
-            fcntl.flock(handle, fcntl.LOCK_EX)
+    """Let one process at a time extract this."""
+    with path.open("w") as stream:
+        with suppress(ResourceError):  # a file system without locks: each file is still written atomically
+            lock(stream)
         yield
     path.unlink(missing_ok=True)
 

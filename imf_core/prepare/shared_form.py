@@ -5,7 +5,6 @@ Features are standardised before, so that no trial needs a copy; every process m
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,6 +17,8 @@ from safetensors.torch import load_file
 
 from imf_core.data.features.modality import Modality
 from imf_core.errors import DataError
+from imf_core.files.atomic import atomic_file, atomic_write_text
+from imf_core.files.digest import sha256_of_file
 
 _ARRAYS, _FACTS = "arrays.safetensors", "vocabulary.json"
 _REMEDY = "prepare it again"
@@ -39,13 +40,14 @@ def save_shared(
     for modality in modalities:
         tensors[f"matrix.{modality.name}"] = np.ascontiguousarray(modality.standardised())
         tensors[f"mask.{modality.name}"] = np.ascontiguousarray(modality.mask)
-    save_file(tensors, folder / _ARRAYS)
+    with atomic_file(folder / _ARRAYS) as scratch:
+        save_file(tensors, scratch)
     described = {
         **facts,
         "modalities": {item.name: {"unknown": item.unknown, "encoder": item.encoder, "standard": True} for item in modalities},
-        "arrays_sha256": sha256_of(folder / _ARRAYS),
+        "arrays_sha256": sha256_of_file(folder / _ARRAYS),
     }
-    (folder / _FACTS).write_text(json.dumps(described), encoding="utf-8")
+    atomic_write_text(folder / _FACTS, json.dumps(described))
 
 
 def arrays_digest(folder: Path) -> str:
@@ -63,7 +65,7 @@ def load_shared(folder: Path) -> tuple[dict[str, Any], dict[str, np.ndarray], tu
         facts: dict[str, Any] = json.loads((folder / _FACTS).read_text(encoding="utf-8"))
         # The flavour for torch maps the file: all processes share its pages. The one for NumPy would copy it.
         arrays = {name: tensor.numpy() for name, tensor in load_file(folder / _ARRAYS).items()}
-        found = sha256_of(folder / _ARRAYS)
+        found = sha256_of_file(folder / _ARRAYS)
     except (OSError, ValueError, SafetensorError) as error:
         raise DataError(f"{folder} is damaged: {error}", remedy=_REMEDY, path=str(folder)) from error
     _agree(folder, _ARRAYS, found, facts["arrays_sha256"])
@@ -102,12 +104,6 @@ def named(modalities: Sequence[Modality], names: Sequence[str] | None) -> tuple[
                 remedy="add modalities/<name>.safetensors, descriptions.tsv or images/, or leave it out", value=name,
             )
     return tuple(found[name] for name in names)
-
-
-def sha256_of(path: Path) -> str:
-    """Digest of a file's bytes."""
-    with path.open("rb") as handle:
-        return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
 def _agree(folder: Path, what: str, found: str, written: str) -> None:

@@ -14,7 +14,7 @@ from huggingface_hub import ModelCard
 from tiny_checkpoint import tiny_checkpoint, tiny_graph
 from typer.testing import CliRunner
 
-from imf_core.card.text import UNKNOWN, Facts, shown
+from imf_core.card.text import UNKNOWN, Facts
 from imf_core.checkpoint.checkpoint import load_checkpoint
 from imf_core.cli import app
 from imf_core.errors import CheckpointError, ConfigError, ImfError
@@ -201,11 +201,6 @@ def test_hostile_names_stay_names(tmp_path: Path) -> None:
     assert "imf predict FOLDER '--head=```<script>' --relation=next" in lines  # the first name that can be typed
     assert cells(text, "## Training data")["fingerprint"] == ["f|<i>"]
     assert cells(text, "## The study")["validation MRR without a|bn| x | y |"] == ["0.5000"]  # \n is two characters there
-
-
-def test_names_are_shown_on_one_line() -> None:
-    assert shown("a\tb\r\n\x85\u2028\udcff|") == "a\\\\tb\\\\r\\\\n\\\\x85\\\\u2028\\\\udcff\\|"
-    assert shown("Zoë 猫") == "Zoë 猫"
 
 
 def test_facts_are_numbers_or_unknown() -> None:

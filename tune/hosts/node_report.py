@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import platform
 import shutil
@@ -18,6 +17,7 @@ import psutil
 import ray
 
 import imf_core
+from imf_core.files.digest import sha256_of_file
 from tune.sources import code_digest
 
 SEEN_SECONDS = 10.0  # in which a file written by one node has to appear on another: NFS caches folders
@@ -86,8 +86,7 @@ def data_digest(prepared: Path) -> str:
     try:
         wanted = str(json.loads((prepared / "vocabulary.json").read_text(encoding="utf-8"))["arrays_sha256"])
         file = prepared / "arrays.safetensors"
-        with file.open("rb") as stream:
-            found = hashlib.file_digest(stream, "sha256").hexdigest()
+        found = sha256_of_file(file)
     except (OSError, ValueError, KeyError) as error:
         return f"!{prepared} cannot be read: {error}"
     if found != wanted:

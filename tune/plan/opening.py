@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ from typing import Any
 
 import imf_core
 from imf_core.errors import ConfigError, DataError
-from imf_core.files.atomic import atomic_write_text
+from imf_core.files.atomic import atomic_folder, atomic_write_text
 from imf_core.tasks.protocols import Audit
 from tune.plan.plan import Plan
 from tune.plan.warm_start import warm_start
@@ -173,14 +172,10 @@ def _share_data(plan: Plan, expected: str | None) -> str:
     Raises:
         ConfigError: the features are not those with which the study was begun.
     """
-    part = plan.prepared.with_name("data.part")
-    shutil.rmtree(part, ignore_errors=True)
-    found: str = plan.task.save(plan.data, part)
-    if expected is not None and found != expected:
-        shutil.rmtree(part)
-        _refuse(plan.settings, {"feature arrays": expected[:16]}, {"feature arrays": found[:16]})
-    shutil.rmtree(plan.prepared, ignore_errors=True)
-    part.rename(plan.prepared)
+    with atomic_folder(plan.prepared, alone=True) as folder:
+        found: str = plan.task.save(plan.data, folder)
+        if expected is not None and found != expected:
+            _refuse(plan.settings, {"feature arrays": expected[:16]}, {"feature arrays": found[:16]})
     return found
 
 

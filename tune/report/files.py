@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from imf_core.files.atomic import atomic_write_text
+from imf_core.files.markdown import table
+from imf_core.study_reader import SUMMARY_FILE
 from tune.report.result import StudyResult
 from tune.space.objectives import COSTS
 from tune.study.records import TrialRecord, count_states, ranked
@@ -36,11 +38,11 @@ def write_leaderboard(records: Sequence[TrialRecord], folder: Path | str) -> tup
             str(rank) if placed else "", str(record.number), str(record.state), cell(record.best_mrr), str(record.epochs),
             cell(record.best_epoch), f"{record.seconds:.1f}", str(record.retries), *settings, record.reason,
         ])
-    table = io.StringIO()
-    csv.writer(table, lineterminator="\n").writerows([head, *rows])
-    lines = ["| " + " | ".join(map(_markdown, row)) + " |" for row in (head, ["---"] * len(head), *map(_rounded, rows))]
-    csv_path = atomic_write_text(Path(folder) / "leaderboard.csv", table.getvalue())
-    return csv_path, atomic_write_text(Path(folder) / "leaderboard.md", "\n".join(["# Leaderboard", "", *lines, ""]))
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows([head, *rows])
+    lines = table(head, [_rounded(row) for row in rows], left=len(head))
+    csv_path = atomic_write_text(Path(folder) / "leaderboard.csv", text.getvalue())
+    return csv_path, atomic_write_text(Path(folder) / "leaderboard.md", "\n".join(["# Leaderboard", "", *lines]))
 
 
 def machine() -> dict[str, Any]:
@@ -82,7 +84,7 @@ def summary(result: StudyResult) -> dict[str, Any]:
 def write_summary(result: StudyResult) -> Path:
     """Write `summary.json` into the study's folder."""
     text = json.dumps(_finite(summary(result)), indent=2, ensure_ascii=False, allow_nan=False, default=str)
-    return atomic_write_text(result.folder / "summary.json", text + "\n")
+    return atomic_write_text(result.folder / SUMMARY_FILE, text + "\n")
 
 
 def _finite(value: Any) -> Any:
@@ -109,10 +111,6 @@ def _rounded(row: Sequence[str]) -> list[str]:
 def short(value: float) -> str:
     """Four digits, without an exponent where the number is large."""
     return f"{value:.0f}" if 1e4 <= abs(value) < 1e15 else f"{value:.4g}"
-
-
-def _markdown(text: str) -> str:
-    return text.replace("\\", "\\\\").replace("|", "\\|").replace("\n", " ")
 
 
 def _processor() -> str:

@@ -15,6 +15,7 @@ from typing import Any
 import ray.tune as ray_tune
 
 from imf_core.files.atomic import atomic_write_text
+from imf_core.study_reader import TRIALS_FILE
 from tune.study.history import History, TrialHistory
 from tune.study.journal import Journal
 from tune.study.outcome import (
@@ -29,7 +30,7 @@ from tune.study.outcome import (
     reported_numbers,
     trial_params,
 )
-from tune.study.records import TRIALS_FILE, TrialRecord, logger, ranked
+from tune.study.records import TrialRecord, logger, ranked
 from tune.trial.out_of_memory import kills_for_memory, mark_killed, ran_out
 
 

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
+from imf_core.files.atomic import atomic_folder
 from tune.plan.opening import OpenStudy
 from tune.runs.ledger import Ledger
 from tune.runs.mlflow_callback import MlflowCallback
@@ -37,11 +38,9 @@ def take_over(
     history = History.of(list(study.journal.events)).trials if names else {}
     for name in names:
         own, trial = folder / name, taken[name]
-        part = own / "best.part"
-        shutil.rmtree(part, ignore_errors=True)  # of a session that was killed while it copied
         if not (own / "best").is_dir():
-            shutil.copytree(trials / trial.trial_id / "best", part)
-            part.rename(own / "best")
+            with atomic_folder(own / "best", alone=True) as best:
+                shutil.copytree(trials / trial.trial_id / "best", best, dirs_exist_ok=True)
         record = replace(trial, trial_id=name, params={"run": name}, log_path=str(own))
         callback.adopt(record, history.get(trial.trial_id))
         ledger.adopt(record)  # last: with a record it counts as done, and a killed session would leave its MLflow run open

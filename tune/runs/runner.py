@@ -12,6 +12,7 @@ from rich.console import Console
 
 from imf_core.config_base import Settings
 from imf_core.errors import ImfError, ResourceError
+from imf_core.study_reader import TRIALS_FILE
 from tune.plan.opening import OpenStudy
 from tune.plan.plan import Plan
 from tune.runs.budget import Deadline, Reserve
@@ -22,7 +23,7 @@ from tune.runs.terminal import LiveTable, TrialLines
 from tune.sources import code_digest
 from tune.study.journal import Journal
 from tune.study.outcome import TrialState, name_of
-from tune.study.records import TRIALS_FILE, TrialRecord, load_records
+from tune.study.records import TrialRecord, load_records
 from tune.study.schedule import FiniteAsha, make_scheduler
 from tune.study.searcher import StudySearch
 from tune.tracking.tracker import Tracker

@@ -7,7 +7,6 @@ travels as its JSON text.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 from collections.abc import Collection, Mapping, Sequence
@@ -20,6 +19,7 @@ import yaml
 from imf_core.config import FUSED, STRUCTURE, Config
 from imf_core.config_base import Settings
 from imf_core.errors import ConfigError
+from imf_core.files.digest import sha256_of
 from tune.space.parameter import Parameter, hint, label, marks, ordered, try_corners, value_of
 
 WEIGHTS = "model.decision_weights"
@@ -232,7 +232,7 @@ class SearchSpace:
     def fingerprint(self) -> str:
         """SHA-256 of the ranges, conditions and fixed values: equal spaces have equal fingerprints."""
         content = {"parameters": [parameter.canonical() for parameter in self.parameters], "fixed": dict(self.fixed)}
-        return hashlib.sha256(json.dumps(content, sort_keys=True, default=list).encode()).hexdigest()
+        return sha256_of([json.dumps(content, sort_keys=True, default=list)])
 
     def describe(self) -> list[Row]:
         """A row for every parameter that can be tuned, searched here or not."""

@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import json
 import math
 import os
@@ -31,6 +30,7 @@ from types import TracebackType
 from typing import Any
 
 from imf_core.errors import ConfigError, DataError, ImfError, ResourceError
+from imf_core.files.locks import lock
 
 JOURNAL_FILE = "journal.jsonl"
 DISK_FULL = "the disk is full"
@@ -55,14 +55,12 @@ class Journal:
         self.path = folder / JOURNAL_FILE
         self.failure: ImfError | None = None  # Tune wraps what its hooks raise; here it stays as it was
         self._stream = self.path.open("ab")
-        try:
-            fcntl.flock(self._stream, fcntl.LOCK_EX | fcntl.LOCK_NB)  # released by the kernel, however the process ends
-        except OSError as error:
+        if not lock(self._stream, seconds=0):
             self._stream.close()
             raise ConfigError(
                 f"another process is running the study in {folder}",
                 remedy="wait for it, end it, or choose another --study", key="study", value=folder.name,
-            ) from error
+            )
         try:
             self.events, whole = read_events(self.path)
         except DataError:

@@ -5,7 +5,6 @@ The counts of a study come from here, not from Optuna: there an early-stopped tr
 
 from __future__ import annotations
 
-import json
 import logging
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -14,13 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from imf_core.errors import DataError
-from tune.study.outcome import (
-    TrialState,
-)
+from imf_core.study_reader import TRIALS_FILE, StudyFolder
+from tune.study.outcome import TrialState
 
 logger = logging.getLogger(__name__)
-
-TRIALS_FILE = "trials.json"
 
 
 @dataclass(frozen=True)
@@ -108,17 +104,7 @@ def count_states(records: Iterable[TrialRecord]) -> dict[str, int]:
     return {str(state): found[state] for state in TrialState}
 
 
-def load_records(path: Path | str) -> list[TrialRecord]:
-    """Read `trials.json` (or the study folder that holds it).
-
-    Raises:
-        DataError: not there or not readable as records.
-    """
-    file = Path(path) / TRIALS_FILE if Path(path).is_dir() else Path(path)
-    try:
-        values = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise DataError.at(file, None, f"cannot read the trials: {error}", remedy="name the folder of a study") from error
-    if not isinstance(values, list):
-        raise DataError.at(file, None, "not a list of trials", remedy="restore the file or run the study again")
-    return [TrialRecord.from_json(item, source=str(file)) for item in values]
+def load_records(study: Path | str) -> list[TrialRecord]:
+    """The trials of a study's folder; errors as those of `StudyFolder.trials`, or for what is no record."""
+    folder = StudyFolder(Path(study))
+    return [TrialRecord.from_json(item, source=str(folder.trials_file)) for item in folder.trials()]

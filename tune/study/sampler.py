@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,6 +14,7 @@ from optuna.exceptions import ExperimentalWarning
 from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
 from optuna.trial import FrozenTrial, TrialState
 
+from imf_core.files.atomic import atomic_file
 from tune.space.parameter import Parameter
 
 STARTUP = 10  # random draws before TPE has enough to go by; these do not depend on the order in which trials finish
@@ -104,22 +104,16 @@ def export_study(study: optuna.Study, path: Path | str, outcomes: Mapping[str, s
         outcomes: state of each trial by Tune's trial id (`tune.study.records`); `pruned` and `stopped` become Optuna's PRUNED.
     """
     path = Path(path).absolute()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}")
-    part.unlink(missing_ok=True)
     several = len(study.directions) > 1  # Optuna knows no pruned trial of several objectives
     trials = [_with_outcome(trial, outcomes or {}, several) for trial in study.trials if trial.state.is_finished()]
-    try:
-        storage = optuna.storages.RDBStorage(f"sqlite:///{part}")
+    with atomic_file(path) as scratch:
+        storage = optuna.storages.RDBStorage(f"sqlite:///{scratch}")
         copy = optuna.create_study(storage=storage, study_name=study.study_name, directions=study.directions)
         for key, value in study.user_attrs.items():
             copy.set_user_attr(key, value)
         copy.add_trials(trials)
         storage.remove_session()
         storage.engine.dispose()
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
     return path
 
 

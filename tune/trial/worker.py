@@ -7,9 +7,7 @@ branch scores of a searched trial, `lock` is held by the process that trains.
 
 from __future__ import annotations
 
-import fcntl
 import json
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
@@ -22,6 +20,7 @@ import torch
 
 from imf_core.errors import DivergedError, ResourceError
 from imf_core.files.atomic import atomic_write_text
+from imf_core.files.locks import lock
 from imf_core.runtime import WHOLE, Shard
 from imf_core.tasks.registry import default_task
 from imf_core.tasks.task import AnyTask
@@ -131,18 +130,11 @@ def _alone(folder: Path) -> Iterator[None]:
     """
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "lock").open("ab") as stream:
-        deadline = time.monotonic() + _WAIT_SECONDS
-        while True:
-            try:
-                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except OSError as error:
-                if time.monotonic() > deadline:
-                    raise ResourceError(
-                        f"another process has trained in {folder} for {_WAIT_SECONDS:.0f} s",
-                        remedy="end the worker that an earlier search left behind",
-                    ) from error
-                time.sleep(0.1)
+        if not lock(stream, _WAIT_SECONDS):
+            raise ResourceError(
+                f"another process has trained in {folder} for {_WAIT_SECONDS:.0f} s",
+                remedy="end the worker that an earlier search left behind",
+            )
         yield
 
 

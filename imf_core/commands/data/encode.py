@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import os
 import shutil
 import time
 import uuid
@@ -21,6 +19,8 @@ from imf_core.data.formats.layout import GraphFiles
 from imf_core.data.formats.readers import read_graph
 from imf_core.encode.registry import AUTO, BITMAP, NGRAMS, NONE, automatic, image_encoder, text_encoder
 from imf_core.errors import ConfigError, DataError
+from imf_core.files.atomic import atomic_file
+from imf_core.files.digest import sha256_of
 from imf_core.prepare.entity_files import DESCRIPTIONS, IMAGES
 from imf_core.prepare.link_data import resolve
 from imf_core.prepare.views import View, image_view, text_view
@@ -137,7 +137,7 @@ def _write(console: Console, path: Path, view: View, entities: tuple[str, ...], 
     """Put the feature file in its place, in one step; features of the user's own are not replaced unasked."""
     assert view.modality is not None
     matrix = view.modality.matrix
-    key = view.extracted.key if view.extracted is not None else hashlib.sha256(matrix.tobytes()).hexdigest()[:32]
+    key = view.extracted.key if view.extracted is not None else sha256_of([matrix.tobytes()])[:32]
     if path.exists():
         facts = _facts(path, force)
         if facts.get("key") == key:
@@ -151,12 +151,8 @@ def _write(console: Console, path: Path, view: View, entities: tuple[str, ...], 
     if view.extracted is None:
         view.modality.save(path, entities, {"encoder": view.modality.encoder, "key": key})
     else:
-        scratch = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-        try:
+        with atomic_file(path) as scratch:
             shutil.copyfile(view.extracted.path, scratch)
-            os.replace(scratch, path)
-        finally:
-            scratch.unlink(missing_ok=True)
     console.print(f"  written: {path}", soft_wrap=True)
 
 

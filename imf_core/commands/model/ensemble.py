@@ -15,9 +15,10 @@ from imf_core.ensemble.ensemble import ENSEMBLE_FILE, same_names, save_ensemble
 from imf_core.ensemble.selection import ROUNDS, Selection, select
 from imf_core.errors import ConfigError
 from imf_core.evaluate.pooled import evaluate_pooled
+from imf_core.files.digest import sha256_of_file
 from imf_core.prepare.link_data import graph_of
-from imf_core.prepare.shared_form import sha256_of
 from imf_core.runtime import MemoryBudget
+from imf_core.study_reader import StudyFolder
 
 
 def ensemble(
@@ -92,7 +93,8 @@ def found_checkpoints(sources: list[Path]) -> list[Path]:
         elif (source / "config.json").is_file():
             folders.append(source)
         else:
-            kept = [*sorted(source.glob("trials/*/best")), *sorted(source.glob("final/*-seed-*/best"))]
+            study = StudyFolder(source)
+            kept = [*study.trial_checkpoints(), *study.final_checkpoints()]
             if not kept:
                 raise ConfigError(
                     f"{source} is neither a checkpoint nor a study that keeps any", key="source", value=str(source),
@@ -101,7 +103,7 @@ def found_checkpoints(sources: list[Path]) -> list[Path]:
             folders += kept
     distinct: dict[str, Path] = {}
     for folder in folders:
-        distinct.setdefault(sha256_of(folder / "model.safetensors"), folder)
+        distinct.setdefault(sha256_of_file(folder / "model.safetensors"), folder)
     chosen = list(distinct.values())
     if len(chosen) < 2:
         raise ConfigError(

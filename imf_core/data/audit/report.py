@@ -10,7 +10,7 @@ from typing import Any
 from imf_core.data.audit.baseline import BaselineMetrics
 from imf_core.data.audit.relations import DUPLICATE, INVERSE, SYMMETRIC, RelationPair
 from imf_core.data.graph.graph import SPLITS
-from imf_core.files.markdown import _table, escaped
+from imf_core.files.markdown import escaped, table
 
 WORDS = {"train": "training", "valid": "validation", "test": "test"}
 _LISTED = 10  # relation pairs of a kind named in text; JSON has all
@@ -231,7 +231,7 @@ class AuditReport:
         text = ["## Audit of the data", "", f"{self.source}: {self.entities:,} entities, {self.relations:,} relations.", ""]
         for title, entries in (("Problems", self.problems), ("Warnings", self.warnings), ("Found", self.lines())):
             if title == "Found":
-                text += [*_table(*self.split_rows()), *_table(*self.category_rows())]
+                text += [*table(*self.split_rows()), *table(*self.category_rows())]
             if entries:
                 text += [f"**{title}**", "", *(f"- {escaped(entry)}" for entry in entries), ""]
         return "\n".join(text)

@@ -8,9 +8,7 @@ text the Unicode name. The folder has exactly the layout of a graph that a user 
 from __future__ import annotations
 
 import hashlib
-import shutil
 import unicodedata
-import uuid
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
@@ -20,7 +18,9 @@ import numpy as np
 from imf_core.data.bundled.codepages import write_codepages
 from imf_core.data.bundled.glyphs import characters, describe_character, font_file, pictures, write_lines
 from imf_core.errors import DataError
+from imf_core.files.atomic import atomic_folder
 from imf_core.files.cache import REMEDY, cache_root
+from imf_core.files.digest import sha256_of, sha256_of_file
 
 BUNDLED = ("unicode",)  # graphs
 BUNDLED_INTERACTIONS = ("codepages",)  # see codepages.py
@@ -78,24 +78,15 @@ def bundled_path(name: str) -> Path:
     target = root / f"{name}-{generator_version()}"
     if _complete(target, name):
         return target
-    scratch = root / f".{target.name}.{uuid.uuid4().hex}"
     try:
-        (write_unicode if name == "unicode" else write_codepages)(scratch)
-        try:
-            scratch.rename(target)  # fails where another process came first: a filled folder is never replaced
-        except OSError:
-            if not _complete(target, name):  # something has eaten files of an earlier run
-                target.rename(root / f".{target.name}.{uuid.uuid4().hex}.damaged")
-                scratch.rename(target)
+        with atomic_folder(target, replace=target.exists()) as scratch:  # it exists if a cleaner has deleted some of its files
+            (write_unicode if name == "unicode" else write_codepages)(scratch)
     except OSError as error:
-        raise DataError(
-            f"the data set {name} cannot be written to {root}: {error.strerror or error}",
-            remedy=f"free some space there, or {REMEDY}", path=str(root),
-        ) from error
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
-        for damaged in root.glob(f".{target.name}.*.damaged"):
-            shutil.rmtree(damaged, ignore_errors=True)
+        if not _complete(target, name):  # complete: another process was faster
+            raise DataError(
+                f"the data set {name} cannot be written to {root}: {error.strerror or error}",
+                remedy=f"free some space there, or {REMEDY}", path=str(root),
+            ) from error
     return target
 
 
@@ -103,8 +94,8 @@ def generator_version() -> str:
     """12 hex digits that change with everything that the content depends on: generator, Unicode data, font."""
     import fontTools
 
-    facts = (_GENERATOR, unicodedata.unidata_version, fontTools.version, hashlib.sha256(font_file().read_bytes()).hexdigest())
-    return hashlib.sha256(repr(facts).encode()).hexdigest()[:12]
+    facts = (_GENERATOR, unicodedata.unidata_version, fontTools.version, sha256_of_file(font_file()))
+    return sha256_of([repr(facts)])[:12]
 
 
 def write_unicode(folder: Path) -> None:

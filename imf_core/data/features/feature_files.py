@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +11,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from imf_core.errors import DataError
+from imf_core.files.atomic import atomic_file
 from imf_core.files.lines import read_lines
 
 PICKLED = (".pkl", ".pickle", ".pt", ".pth", ".bin")
@@ -34,7 +33,7 @@ class Features:
 
 
 def save_features(path: Path, features: Features, more: Mapping[str, np.ndarray] | None = None) -> None:
-    """Write safetensors with the tensors `matrix` and `names` (UTF-8, one a line), in one step: never half a file.
+    """Write safetensors with the tensors `matrix` and `names` (UTF-8, one a line), atomically.
 
     Args:
         path: of the file.
@@ -42,15 +41,11 @@ def save_features(path: Path, features: Features, more: Mapping[str, np.ndarray]
         more: further tensors, which `read_features` leaves alone.
     """
     names = "\n".join(features.names).encode("utf-8", "surrogateescape")
-    scratch = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    try:
+    with atomic_file(path) as scratch:
         save_file(
             {**(more or {}), "matrix": np.ascontiguousarray(features.matrix), "names": np.frombuffer(names, np.uint8)},
             scratch, metadata=dict(features.facts) or None,
         )
-        os.replace(scratch, path)
-    finally:
-        scratch.unlink(missing_ok=True)
 
 
 def read_features(path: Path) -> Features:

@@ -7,7 +7,6 @@ refused before anything is written: nothing is dropped, replaced or renamed.
 from __future__ import annotations
 
 import shutil
-import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from enum import StrEnum
@@ -21,6 +20,7 @@ from imf_core.data.formats.terms import in_brackets, term_of
 from imf_core.data.formats.vocabularies import list_files
 from imf_core.data.graph.graph import SPLITS, Vocabulary
 from imf_core.errors import DataError
+from imf_core.files.atomic import atomic_folder
 
 COPIED = ("descriptions.tsv", "images", "modalities", LITERALS_FILE)
 _BREAKS = "\t\r\n"
@@ -147,36 +147,23 @@ def check_place(out: Path, beside: Path | None, *, replace: bool = False, source
 
 @contextmanager
 def new_folder(out: Path, *, replace: bool = False) -> Iterator[Path]:
-    """A folder to write into that takes the name `out` when all is written, and is gone when something fails.
+    """A folder to write into, see `atomic_folder`.
 
     Args:
         out: must not exist, or be an empty folder; see `check_place`.
-        replace: what is at `out` gives way: it is moved aside in that moment, and deleted when the new folder stands.
+        replace: a folder at `out` gives way.
 
     Raises:
         DataError: something cannot be written.
     """
-    scratch, old = (out.parent / f".{out.name}.{uuid.uuid4().hex}" for _ in range(2))
     try:
-        scratch.mkdir(parents=True)
-        yield scratch
-        if replace and out.exists():
-            out.rename(old)
-        try:
-            scratch.rename(out)  # onto an empty folder too
-        except OSError:
-            if old.exists():
-                old.rename(out)
-            raise
+        with atomic_folder(out, replace=replace) as scratch:
+            yield scratch
     except OSError as error:  # shutil.Error, which gathers several, is one
         raise DataError(
             f"{out} cannot be written: {error.strerror or error}", remedy="choose another place, or free some space there",
             path=str(out),
         ) from error
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
-        if out.exists():
-            shutil.rmtree(old, ignore_errors=True)
 
 
 def copy_beside(beside: Path | None, folder: Path) -> list[str]:

@@ -6,7 +6,6 @@ A query is a pair (entity, relation id below 2R): `(h, r)` asks for tails, `(t, 
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -15,6 +14,7 @@ import numpy as np
 
 from imf_core.config_base import nearest
 from imf_core.errors import ConfigError, DataError, VocabularyError
+from imf_core.files.digest import sha256_of
 
 TEST_WORDS = "Test is for final figures: whoever chooses with it has none left."
 
@@ -58,17 +58,13 @@ class Vocabulary:
     @cached_property
     def sha256(self) -> str:
         """Hash of the names in order; two models fit together only if these agree."""
-        return hashlib.sha256("\n".join(self.names).encode("utf-8", "surrogateescape")).hexdigest()
+        return sha256_of(["\n".join(self.names)])
 
 
 def fingerprint_of(vocabularies: Sequence[Vocabulary], arrays: Sequence[np.ndarray]) -> str:
     """SHA-256 of vocabularies and of arrays of ids, in their order."""
-    digest = hashlib.sha256()
-    for vocabulary in vocabularies:
-        digest.update(vocabulary.sha256.encode())
-    for array in arrays:
-        digest.update(np.ascontiguousarray(array, dtype=np.int64).tobytes())
-    return digest.hexdigest()
+    names = [vocabulary.sha256 for vocabulary in vocabularies]
+    return sha256_of([*names, *(np.ascontiguousarray(array, dtype=np.int64).tobytes() for array in arrays)])
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -10,10 +9,11 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from PIL import Image
 
-from imf_core.encode.hub import file_hash, folder_hash, is_offline, model_folder, quiet_transformers
+from imf_core.encode.hub import folder_hash, is_offline, model_folder, quiet_transformers
 from imf_core.encode.image.pieces import full_precision, in_pieces
 from imf_core.encode.image.preparation import Preparation, read_preparation
 from imf_core.errors import DataError
+from imf_core.files.digest import sha256_of, sha256_of_file
 from imf_core.files.tensors import read_weights
 
 if TYPE_CHECKING:
@@ -94,7 +94,7 @@ class Lite0(_Torch):
         self.weights = weights
 
     def identity(self) -> dict[str, str]:
-        return {"model": "efficientnet-lite0", "weights": file_hash(self.weights)}
+        return {"model": "efficientnet-lite0", "weights": sha256_of_file(self.weights)}
 
     def build(self) -> nn.Module:
         from efficientnet_lite_pytorch import EfficientNet
@@ -119,7 +119,7 @@ class Vgg16(_Torch):
         self.weights = Path(weights).expanduser() if weights is not None else _published_vgg16()
 
     def identity(self) -> dict[str, str]:
-        return {"model": "vgg16", "weights": file_hash(self.weights) if self.weights.is_file() else "absent"}
+        return {"model": "vgg16", "weights": sha256_of_file(self.weights) if self.weights.is_file() else "absent"}
 
     def build(self) -> nn.Module:
         from torchvision.models import vgg16
@@ -283,7 +283,5 @@ def _folded(model: nn.Module) -> nn.Module:
 
 
 def _state_hash(model: nn.Module) -> str:
-    total = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
-        total.update(name.encode() + tensor.detach().cpu().contiguous().numpy().tobytes())
-    return total.hexdigest()
+    state = sorted(model.state_dict().items())
+    return sha256_of(name.encode() + tensor.detach().cpu().contiguous().numpy().tobytes() for name, tensor in state)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,8 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from imf_core.encode.base import Part, spread
-from imf_core.encode.hub import file_hash
 from imf_core.encode.image.pictures import MAX_PIXELS, PictureError, Pictures, as_paths, open_picture
+from imf_core.files.digest import sha256_of, sha256_of_file
 
 if TYPE_CHECKING:
     from imf_core.encode.image.backbones import Backbone
@@ -44,7 +43,7 @@ class PretrainedImageEncoder:
 
     def digest(self, item: Pictures) -> str:
         """SHA-256 over the contents of the files."""
-        return hashlib.sha256("".join(map(_digest, as_paths(item))).encode()).hexdigest()
+        return sha256_of(map(_digest, as_paths(item)))
 
     def order(self, items: Sequence[Pictures]) -> np.ndarray:
         """As they come: all pictures cost the same."""
@@ -104,6 +103,6 @@ class PretrainedImageEncoder:
 
 def _digest(path: Path) -> str:
     try:
-        return file_hash(path) if path.is_file() else "no file"
+        return sha256_of_file(path) if path.is_file() else "no file"
     except OSError as error:
         return f"unreadable: {error.errno}"

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-import uuid
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +13,9 @@ from imf_core.config import StructureConfig
 from imf_core.data.features.modality import load_modality
 from imf_core.data.graph.graph import KnowledgeGraph
 from imf_core.errors import DataError
+from imf_core.files.atomic import atomic_file
 from imf_core.files.cache import cache_root
+from imf_core.files.digest import sha256_of
 
 _VERSION = 1  # raise it whenever the same settings give another table
 
@@ -54,10 +54,9 @@ def structure_table(
 
 def cache_key(graph: KnowledgeGraph, config: StructureConfig) -> str:
     """24 hex digits that change with the training triples and with every setting of the encoder. Names play no part."""
-    digest = hashlib.sha256(np.ascontiguousarray(graph.train, dtype=np.int64).tobytes())
-    settings = config.model_dump(exclude={"init", "file"})
-    digest.update(json.dumps([_VERSION, graph.num_entities, graph.num_relations, settings], sort_keys=True).encode())
-    return digest.hexdigest()[:24]
+    settings = [_VERSION, graph.num_entities, graph.num_relations, config.model_dump(exclude={"init", "file"})]
+    triples = np.ascontiguousarray(graph.train, dtype=np.int64)
+    return sha256_of([triples.tobytes(), json.dumps(settings, sort_keys=True)])[:24]
 
 
 def _pretrained(graph: KnowledgeGraph, config: StructureConfig, progress: bool) -> tuple[np.ndarray, list[str]]:
@@ -70,10 +69,8 @@ def _pretrained(graph: KnowledgeGraph, config: StructureConfig, progress: bool) 
 
     table, report = pretrain(graph, config, progress=progress)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        fresh = path.with_name(f".{path.stem}.{uuid.uuid4().hex[:8]}")
-        save_file({"table": table}, fresh)
-        fresh.replace(path)
+        with atomic_file(path) as scratch:
+            save_file({"table": table}, scratch)
     except (OSError, SafetensorError) as error:
         raise DataError(
             f"the structure table cannot be kept in {path.parent}: {error}",

@@ -6,7 +6,6 @@ the same length, since padding costs as much as text.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -17,6 +16,7 @@ import numpy as np
 from imf_core.encode.base import Part, spread
 from imf_core.encode.hub import folder_hash, model_folder, quiet_transformers
 from imf_core.errors import ConfigError, DataError
+from imf_core.files.digest import sha256_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -54,7 +54,7 @@ class TransformersTextEncoder:
 
     def digest(self, item: str) -> str:
         """SHA-256 of the text."""
-        return hashlib.sha256(item.encode("utf-8", "surrogatepass")).hexdigest()
+        return sha256_of([item.encode("utf-8", "surrogatepass")])
 
     def order(self, items: Sequence[str]) -> np.ndarray:
         """Long texts first, so that the time left is never underestimated."""

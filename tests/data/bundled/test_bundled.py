@@ -193,7 +193,7 @@ def test_processes_that_race_get_the_same_complete_folder(tmp_path):
 
 def test_failed_generation_leaves_nothing_behind(tmp_path, monkeypatch):
     def full(folder: Path) -> None:
-        folder.mkdir()
+        (folder / "train.tsv").touch()
         raise OSError(28, "No space left on device")
 
     monkeypatch.setenv("IMF_CACHE", str(tmp_path))

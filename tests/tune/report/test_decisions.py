@@ -28,10 +28,11 @@ from imf_core.evaluate.redecide import (
 )
 from imf_core.prepare.link_data import LinkData, save_prepared
 from imf_core.runtime import MemoryBudget
+from imf_core.study_reader import TRIALS_FILE
 from imf_core.train.fit import build_model, fit
 from tune.report.decisions import main
 from tune.study.outcome import TrialState
-from tune.study.records import TRIALS_FILE, TrialRecord
+from tune.study.records import TrialRecord
 from tune.trial.worker import Job, run_job
 
 MEMORY = MemoryBudget(2**28)
