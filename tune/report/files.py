@@ -40,7 +40,7 @@ def write_leaderboard(records: Sequence[TrialRecord], folder: Path | str) -> tup
         ])
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows([head, *rows])
-    lines = table(head, [_rounded(row) for row in rows], left=len(head))
+    lines = table(head, [_readable(row) for row in rows], left=len(head))
     csv_path = atomic_write_text(Path(folder) / "leaderboard.csv", text.getvalue())
     return csv_path, atomic_write_text(Path(folder) / "leaderboard.md", "\n".join(["# Leaderboard", "", *lines]))
 
@@ -103,9 +103,10 @@ def cell(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
 
 
-def _rounded(row: Sequence[str]) -> list[str]:
-    """Decimal numbers with four digits (without an exponent where they are large), everything else as it is."""
-    return [short(float(text)) if re.fullmatch(r"-?\d+\.\d+(e[-+]?\d+)?", text) else text for text in row]
+def _readable(row: Sequence[str]) -> list[str]:
+    """Decimal numbers with four digits (without an exponent if they are large), texts on one line."""
+    decimal = re.compile(r"-?\d+\.\d+(e[-+]?\d+)?")
+    return [short(float(text)) if decimal.fullmatch(text) else text.replace("\n", " ") for text in row]
 
 
 def short(value: float) -> str:

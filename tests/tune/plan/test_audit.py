@@ -63,7 +63,7 @@ def test_a_contaminated_graph_is_told_at_the_start(graph: Path) -> None:
 
 def test_strict_ends_the_search_before_anything_is_encoded(graph: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     leak(graph)
-    monkeypatch.setattr("imf_core.tasks.link.prepare", lambda *_, **__: pytest.fail("features were built"))
+    monkeypatch.setattr("imf_core.prepare.link_data.GraphSource.prepare", lambda *_, **__: pytest.fail("features were built"))
     with pytest.raises(DataError, match="found 1 problem: 5 of 48 validation lines") as caught:
         planned(graph, strict=True)
     assert "--repair OUT" in caught.value.remedy
