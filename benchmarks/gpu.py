@@ -39,7 +39,7 @@ def agreement(loss: str, negatives: int | None = None) -> Figures:
         if negatives is None:
             total = model(batch.heads, batch.relations, batch.positives, config.train)["total"]
         else:
-            total = model._sampled_parts(batch.heads, batch.relations, batch.positives, config.train, negatives)["total"]
+            total = model.sampled_parts(batch.heads, batch.relations, batch.positives, config.train, negatives)["total"]
         total.backward()
         grads = {name: part.grad.to_dense().cpu() for name, part in model.named_parameters() if part.grad is not None}
         found.append((float(total.detach()), grads, model))

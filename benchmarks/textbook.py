@@ -18,7 +18,7 @@ from imf_core.config import FUSED
 from imf_core.data.graph.graph import KnownAnswers
 from imf_core.model.fusion.build import TuckerFusion
 from imf_core.model.imf import Imf
-from imf_core.model.losses.plain_forms import Positives
+from imf_core.model.losses.target import Positives
 from imf_core.model.modality_table import ModalityTable
 from imf_core.model.scoring import Contextual
 

@@ -145,7 +145,7 @@ class Predictor:
         scores = model.branch_scores(self._tables, model.contexts(self._tables, heads, relations))
         norms = [torch.logsumexp(score, dim=1) for score in scores]
         weights = model.decision_weights(heads, relations)
-        decided = model.decide(scores, norms, weights)
+        decided = model.combine(scores, norms, weights)
         best = torch.topk(decided, min(k, len(names)), dim=1).indices
         picked = [score.gather(1, best) for score in scores]
         if model.loss_kind == "ce":

@@ -109,7 +109,7 @@ def carry_over(model: Imf, start: Checkpoint, data: LinkData) -> CarriedOver:
         _rows_by_name(model.decision.logits, old.decision.logits, relations.both_ways())
     views = [_View(item.name, item.standardised(), item.mask) for item in data.select(model.config.modalities)]
     _entity_rows(model.structure, old.structure, entities, views)
-    model.unlinked = None  # every row says something now
+    model.cold_entities = None  # every row says something now
     described, refitted = np.zeros(len(graph.entities), dtype=bool), {}
     for view in views:
         described |= view.mask

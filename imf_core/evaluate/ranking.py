@@ -16,7 +16,7 @@ from torch import Tensor
 from imf_core.data.graph.graph import CATEGORY_NAMES, KnowledgeGraph, KnownAnswers, with_inverses
 from imf_core.errors import DivergedError
 from imf_core.evaluate.metrics import RankingMetrics
-from imf_core.model.decided import ROWS, decided_scores, room_for
+from imf_core.model.combined_scores import ROWS, buffer_size, combined_scores
 from imf_core.model.decision import Decision, present_weights
 from imf_core.model.imf import Imf
 from imf_core.runtime import WHOLE, MemoryBudget, Shard
@@ -73,7 +73,7 @@ class ModelScores:
         each = 4 * model.config.dim * len(model.branches)  # bytes of a query's contexts
         ahead = size * max(1, min(_AHEAD, self.budget // (4 * each)) // size)
         # One place for all blocks: the kernel takes as long to hand out the pages of a fresh one as it takes to fill them.
-        room = self.tables.entities[model.branches[0]].new_empty(room_for(model, self.num_variants, min(size, len(heads))))
+        room = self.tables.entities[model.branches[0]].new_empty(buffer_size(model, self.num_variants, min(size, len(heads))))
         for low in range(0, len(heads), ahead):
             head, relation = heads[low : low + ahead], relations[low : low + ahead]
             contexts = self._contexts(head, relation)
@@ -81,7 +81,7 @@ class ModelScores:
             weights = torch.stack([present_weights(variant.weights(relation), masks) for variant in self.variants])
             for start in range(0, len(head), size):
                 part = slice(start, start + size)
-                yield decided_scores(model, self.tables, [context[part] for context in contexts], weights[:, part], room)
+                yield combined_scores(model, self.tables, [context[part] for context in contexts], weights[:, part], room)
 
     def _contexts(self, heads: Tensor, relations: Tensor) -> list[Tensor]:
         """M tensors (B, d)."""

@@ -1,4 +1,4 @@
-"""Dropout whose mask costs little on a CPU."""
+"""Dropout whose mask is cheap to draw on a CPU."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-_AT_A_TIME = 2**18
+_AT_A_TIME = 2**18  # numbers of a block that stays in a CPU's cache
 
 
 class Dropout(nn.Module):
-    """As `torch.nn.Dropout`; on a CPU the mask is drawn eight elements to a random word (about 25 times faster than one
-    Bernoulli draw each). The probability is then a multiple of 1/256, and the scale is exact for it.
+    """As `torch.nn.Dropout`; on a CPU one random 64-bit word decides on eight elements, about 25 times faster than a Bernoulli
+    draw for each. The probability is then a multiple of 1/256, and the scale is exact for it.
 
     Args:
         p: probability of zeroing an element, 0 <= p < 1.
@@ -26,16 +26,16 @@ class Dropout(nn.Module):
         self.p = p
 
     def forward(self, x: Tensor) -> Tensor:
-        """Same shape as x; the identity in evaluation mode."""
+        """A tensor of the shape of x; x itself in evaluation mode."""
         mask = self.draw(x)
         return x if mask is None else _Dropped.apply(x, mask)
 
     def draw(self, x: Tensor) -> Mask | None:
-        """A mask for a tensor like x; None where nothing is dropped."""
+        """A mask of the shape of x; None if nothing is dropped."""
         return self.draw_for(x.shape, x.device)
 
     def draw_for(self, shape: Sequence[int], device: torch.device) -> Mask | None:
-        """A mask of a shape; None where nothing is dropped."""
+        """A mask of a given shape; None if nothing is dropped."""
         if not self.training or self.p == 0.0:
             return None
         if device.type != "cpu":
@@ -51,11 +51,11 @@ class Dropout(nn.Module):
 
 
 class Mask:
-    """Which elements stay.
+    """Which elements are kept.
 
     Args:
-        keep: bool.
-        scale: factor of those that stay.
+        keep: bool, of any shape.
+        scale: factor of the kept elements, 1 / (1 - p).
     """
 
     def __init__(self, keep: Tensor, scale: float) -> None:
@@ -66,13 +66,13 @@ class Mask:
         return x * self.keep.to(x.dtype).mul_(self.scale)  # one product of equal types: five times as fast as with a bool
 
     def apply_(self, x: Tensor) -> None:
-        """In place, some rows at a time: the mask as numbers stays in the cache."""
+        """Apply to x in place, some rows at a time, so that the mask as floats stays in the cache."""
         step = max(1, _AT_A_TIME // max(1, x[:1].numel())) if x.device.type == "cpu" else len(x)
         for low in range(0, len(x), step):
             x[low : low + step] *= self.keep[low : low + step].to(x.dtype).mul_(self.scale)
 
     def rows(self, low: int, high: int) -> Mask:
-        """The mask of some rows."""
+        """The mask of the rows low..high."""
         return Mask(self.keep[low:high], self.scale)
 
 

@@ -1,10 +1,10 @@
 """Products of queries with the matrices of their relations, grouped by relation.
 
 A relation's matrix `W x_1 w_r` is built once for all its queries, and no `(B, d, d)` tensor exists. Forward and backward are
-written out: autograd's bookkeeping of one small product a relation costs more than the products, and under autocast each
-core would be copied as a whole, twice a step.
+written out: autograd's bookkeeping of one small product for each relation costs more than the products, and under autocast each
+core would be cast as a whole, twice a step.
 
-Shapes: `B` queries, `U` distinct relations, `d` entity width, `r` relation width.
+Shapes: `B` queries, `U` distinct relations of the batch, `b` blocks of 32 queries, `d` entity width, `r` relation width.
 """
 
 from __future__ import annotations
@@ -25,14 +25,16 @@ _PADDED = 32  # queries of one relation in a batched product on a GPU
 
 
 class Grouping:
-    """The queries of a batch by relation; made once for all branches.
+    """The queries of a batch grouped by relation; computed once for all branches.
 
     Args:
-        relations: (B,) ids.
+        relations: (B,) int64 ids.
 
     Attributes:
-        distinct: (U,) ids. order: (B,) queries, those of a relation together. back: (B,) the place of each query in `order`.
-        counts: queries of each of the U relations.
+        distinct: (U,) int64 relation ids.
+        order: (B,) int64 positions of the queries, those of a relation side by side.
+        back: (B,) int64 position of each query in `order`.
+        counts: U numbers of queries.
     """
 
     def __init__(self, relations: Tensor) -> None:
@@ -44,34 +46,34 @@ class Grouping:
 
     @cached_property
     def bounds(self) -> list[tuple[int, int]]:
-        """First and last + 1 of the ordered queries of each relation."""
+        """U pairs: first and last + 1 of the ordered queries of each relation."""
         stops = list(accumulate(self.counts))
         return [(stop - count, stop) for stop, count in zip(stops, self.counts, strict=True)]
 
     @cached_property
     def blocks(self) -> tuple[Tensor, Tensor]:
-        """The ordered queries cut into b blocks of 32 of one relation each, the last of a relation filled up.
+        """The ordered queries cut into b blocks of 32 of one relation each, the last of a relation padded.
 
         Returns:
-            (b,) position of each block's relation in `distinct`, and (B,) place of each ordered query among all b * 32.
+            (b,) position of each block's relation in `distinct`, and (B,) position of each ordered query among all b * 32.
         """
         counts = torch.tensor(self.counts)
         needed = -(-counts // _PADDED)
         owner = torch.arange(len(counts)).repeat_interleave(needed)
         starts = (needed.cumsum(0) - needed) * _PADDED - (counts.cumsum(0) - counts)
-        place = torch.arange(len(self.order)) + starts.repeat_interleave(counts)
+        slots = torch.arange(len(self.order)) + starts.repeat_interleave(counts)
         device = self.order.device
-        return owner.to(device, non_blocking=True), place.to(device, non_blocking=True)
+        return owner.to(device, non_blocking=True), slots.to(device, non_blocking=True)
 
 
 @dataclass(frozen=True)
 class Groups:
-    """How a branch multiplies.
+    """How a branch computes its grouped products.
 
     Args:
         grouping: which queries share a relation.
-        dropped: what is dropped from the (U, d * d) matrices.
-        kind: type of the products.
+        dropped: dropout mask of the (U, d * d) matrices; None in evaluation mode.
+        kind: dtype of the products.
     """
 
     grouping: Grouping
@@ -85,23 +87,23 @@ def grouped_products(heads: Tensor, vectors: Tensor, core: Tensor, groups: Group
     Args:
         heads: (B, d), ordered as `grouping.order`.
         vectors: (U, r) of the distinct relations.
-        core: W, (r, d, d).
-        groups: which queries share a relation, and how.
+        core: (r, d, d), W.
+        groups: which queries share a relation, and how to multiply.
 
     Returns:
         (B, d).
     """
-    made: Tensor = _Grouped.apply(groups, heads, vectors, core)
-    return made
+    products: Tensor = _Grouped.apply(groups, heads, vectors, core)
+    return products
 
 
 class _Grouped(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, groups: Groups, heads: Tensor, vectors: Tensor, core: Tensor) -> Tensor:
-        """Build the matrices and keep them."""
+        """(B, d), (U, r), (r, d, d) -> (B, d); the matrices are kept for the backward pass."""
         kind, flat = groups.kind, core.flatten(1)
         cast, weights = heads.to(kind), vectors.to(kind)
-        matrices = torch.empty(len(vectors), flat.shape[1], dtype=kind, device=core.device)
+        matrices = torch.empty(len(vectors), flat.shape[1], dtype=kind, device=core.device)  # (U, d * d)
         for columns in _columns(flat, kind):
             torch.mm(weights, flat[:, columns].to(kind), out=matrices[:, columns])
         if groups.dropped is not None:
@@ -113,13 +115,13 @@ class _Grouped(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        """Gradients of the heads, the relation vectors and the core."""
+        """(B, d) -> gradients of heads (B, d), relation vectors (U, r) and core (r, d, d)."""
         groups, (heads, vectors, core, matrices) = ctx.groups, ctx.saved_tensors
         kind, flat = groups.kind, core.flatten(1)
         moved = grad.to(kind)
-        square = matrices.view(-1, *core.shape[1:])
+        square = matrices.view(-1, *core.shape[1:])  # (U, d, d)
         grad_heads = _products(moved, square.mT, groups).to(grad.dtype)
-        slopes = torch.empty_like(matrices)
+        slopes = torch.empty_like(matrices)  # (U, d * d)
         _outer_products(heads, moved, slopes.view_as(square), groups)
         if groups.dropped is not None:
             groups.dropped.apply_(slopes)
@@ -136,7 +138,7 @@ class _Grouped(torch.autograd.Function):
 
 
 def _columns(flat: Tensor, kind: torch.dtype) -> list[slice]:
-    """All columns of a core at once, or as many at a time as are worth casting."""
+    """Slices of the d * d columns of a core: all at once, or as many at a time as stay in the cache when they are cast."""
     width = flat.shape[1]
     step = width if kind == flat.dtype or flat.device.type != "cpu" else _COLUMNS
     return [slice(low, min(low + step, width)) for low in range(0, width, step)]
@@ -145,33 +147,33 @@ def _columns(flat: Tensor, kind: torch.dtype) -> list[slice]:
 def _products(rows: Tensor, matrices: Tensor, groups: Groups) -> Tensor:
     """(B, d) rows times the (U, d, d) matrix of each row's group."""
     if _batched(rows):
-        owner, place = groups.grouping.blocks
-        return (_padded(rows, owner, place) @ matrices[owner]).flatten(0, 1)[place]
-    made = torch.empty_like(rows)
+        owner, slots = groups.grouping.blocks
+        return (_padded(rows, owner, slots) @ matrices[owner]).flatten(0, 1)[slots]
+    products = torch.empty_like(rows)
     for (low, high), matrix in zip(groups.grouping.bounds, matrices.unbind(0), strict=True):
-        torch.mm(rows[low:high], matrix, out=made[low:high])
-    return made
+        torch.mm(rows[low:high], matrix, out=products[low:high])
+    return products
 
 
 def _outer_products(left: Tensor, right: Tensor, out: Tensor, groups: Groups) -> None:
-    """Write `left_g^T right_g` of each group g into (U, d, d) out."""
+    """Write `left_g^T right_g` of each group g, from (B, d) and (B, d), into `out` (U, d, d)."""
     if _batched(left):
-        owner, place = groups.grouping.blocks
-        out.zero_().index_add_(0, owner, _padded(left, owner, place).mT @ _padded(right, owner, place))
+        owner, slots = groups.grouping.blocks
+        out.zero_().index_add_(0, owner, _padded(left, owner, slots).mT @ _padded(right, owner, slots))
         return
     for (low, high), matrix in zip(groups.grouping.bounds, out.unbind(0), strict=True):
         torch.mm(left[low:high].T, right[low:high], out=matrix)
 
 
 def _batched(rows: Tensor) -> bool:
-    """Whether a few large products pay: on a GPU each small one costs its launch."""
+    """Whether a few large padded products beat many small ones: on a GPU each product costs a kernel launch."""
     return rows.device.type != "cpu"
 
 
-def _padded(rows: Tensor, owner: Tensor, place: Tensor) -> Tensor:
-    """(B, d) rows -> (b, 32, d), zeros between."""
+def _padded(rows: Tensor, owner: Tensor, slots: Tensor) -> Tensor:
+    """(B, d) -> (b, 32, d), zeros in the unused slots."""
     padded = rows.new_zeros(len(owner) * _PADDED, rows.shape[1])
-    padded[place] = rows
+    padded[slots] = rows
     return padded.view(len(owner), _PADDED, -1)
 
 

@@ -1,7 +1,7 @@
-"""IMF: project -> fuse -> score per modality -> decide (WWW 2023, arXiv 2303.10816, section 2).
+"""IMF: project -> fuse -> score in each branch -> combine the branches (WWW 2023, arXiv 2303.10816, section 2).
 
-Shapes: `B` queries, `N` entities, `R` relations (2R with inverses), `M` branches (structure, each modality, fused),
-`d` entity width, `r` relation width, `f` width of a modality's frozen features, `C` candidates of a chunk.
+Shapes: `B` queries, `N` entities, `n` of them that a batch touches, `R` relations (2R with inverses), `M` branches (structure,
+each modality, fused), `d` entity width, `r` relation width, `C` candidates (all N or a part), `P` known answers of a batch.
 """
 
 from __future__ import annotations
@@ -16,25 +16,25 @@ from torch.nn import functional
 
 from imf_core.config import FUSED, STRUCTURE, ModelConfig, TrainConfig
 from imf_core.data.features.modality import Modality
-from imf_core.model.cold_entities import Unlinked
+from imf_core.model.cold_entities import ColdEntities
 from imf_core.model.decision import Decision, combine, present_weights
 from imf_core.model.fusion.build import build_fusion
 from imf_core.model.grouped import Grouping
+from imf_core.model.losses.autograd import joint_autograd_loss
 from imf_core.model.losses.binary import joint_binary_loss
-from imf_core.model.losses.distances import plain_losses
-from imf_core.model.losses.distillation import SoftTargets, soft_loss
-from imf_core.model.losses.plain_forms import Positives, contrastive_over_pairs
-from imf_core.model.losses.sample import draw_distinct
-from imf_core.model.losses.sampled import sampled_losses
+from imf_core.model.losses.contrastive import contrastive_over_pairs
+from imf_core.model.losses.distillation import SoftTargets, distillation_loss
+from imf_core.model.losses.negatives import draw_distinct
+from imf_core.model.losses.sampled import joint_sampled_loss
 from imf_core.model.losses.softmax import joint_softmax_loss
-from imf_core.model.losses.target import JointTarget
+from imf_core.model.losses.target import JointTarget, Positives
 from imf_core.model.modality_table import ModalityTable, start_from
 from imf_core.model.scoring import Scorer, build_scorer, relation_width
 
 
 @dataclass(frozen=True)
 class Tables:
-    """Vectors of all nodes in each branch: entities (N, d) and relations (2R, r)."""
+    """Vectors in each branch, by its name: entities (N, d) or (n, d), relations (2R, r)."""
 
     entities: dict[str, Tensor]
     relations: dict[str, Tensor]
@@ -48,8 +48,8 @@ class Imf(nn.Module):
         num_entities: N.
         num_relations: R, without inverses.
         modalities: the feature modalities in use; may be empty (structure only).
-        loss: `ce` or `bce`; decides how the branches are combined.
-        structure_table: (N, w) first values of the structure branch, see `start_from`; None: random ones.
+        loss: `ce` or `bce`; the branches are combined as log-probabilities or as probabilities.
+        structure_table: (N, w) initial values of the structure branch, see `start_from`; None: random ones.
     """
 
     def __init__(
@@ -65,7 +65,7 @@ class Imf(nn.Module):
         width, narrow = config.dim, relation_width(config)
         self.structure = nn.Parameter(torch.empty(num_entities, width))
         nn.init.xavier_normal_(self.structure)
-        self.unlinked: Unlinked | None = None  # entities whose rows training cannot teach
+        self.cold_entities: ColdEntities | None = None  # their trained rows are replaced before each evaluation
         if structure_table is not None:
             start_from(self.structure, structure_table)
         self.features = nn.ModuleDict(
@@ -82,26 +82,37 @@ class Imf(nn.Module):
 
     @property
     def num_parameters(self) -> int:
-        """Trained numbers."""
+        """Number of trained parameters."""
         return sum(parameter.numel() for parameter in self.parameters() if parameter.requires_grad)
 
     def trained_state(self) -> dict[str, Tensor]:
-        """The state without the frozen features and masks, which the data brings: what changes while training."""
+        """The tensors that training changes, by name: the state without frozen features and masks, which come from the data."""
         return {name: tensor for name, tensor in self.state_dict().items() if not name.endswith((".features", ".mask"))}
 
     def mask(self, branch: str) -> Tensor | None:
-        """(N,) bool: who has the branch's modality; None where everyone has."""
+        """(N,) bool: which entities have the branch's modality; None if all do."""
         if branch not in self.features:
             return None
         table = self.features[branch]
         assert isinstance(table, ModalityTable)
         return None if table.complete else table.mask
 
+    def replace_cold_rows(self) -> None:
+        """Overwrite the rows of cold entities in the trained entity tables, see `ColdEntities`."""
+        if self.cold_entities is None:
+            return
+        if self.cold_entities.structure:
+            self.cold_entities.replace_rows(self.structure)
+        for table in self.features.values():
+            if isinstance(table, ModalityTable) and table.table is not None:
+                self.cold_entities.replace_rows(table.table, None if table.complete else table.mask)
+
     def tables(self, nodes: Tensor | None = None) -> Tables:
-        """Compute the vectors of all nodes; once a training step, once an evaluation.
+        """Compute the vectors of entities and relations; once in a training step, once in an evaluation.
 
         Args:
-            nodes: (n,) distinct entities: only theirs, in this order; the trained tables then get sparse gradients.
+            nodes: (n,) int64, distinct entities: only their vectors, in this order; the trained tables then get sparse
+                gradients. None: all N.
         """
         structure = self.structure if nodes is None else functional.embedding(nodes, self.structure, sparse=True)
         entities = {STRUCTURE: structure, **{name: table(nodes) for name, table in self.features.items()}}
@@ -114,12 +125,15 @@ class Imf(nn.Module):
         return Tables(entities, relations)
 
     def contexts(self, tables: Tables, heads: Tensor, relations: Tensor) -> list[Tensor]:
-        """Context vector of each query in each branch: M tensors (B, d).
+        """Context vector of each query in each branch: what its candidates are compared with.
 
         Args:
             tables: from `tables()`.
-            heads: (B,) entity ids.
-            relations: (B,) relation ids below 2R.
+            heads: (B,) int64, rows of the entity tables.
+            relations: (B,) int64, relation ids below 2R.
+
+        Returns:
+            M tensors (B, d).
         """
         grouping = Grouping(relations) if self.config.scoring == "contextual" else None
         return [
@@ -130,27 +144,37 @@ class Imf(nn.Module):
     def branch_scores(
         self, tables: Tables, contexts: Sequence[Tensor], low: int | Tensor = 0, high: int | None = None
     ) -> list[Tensor]:
-        """Raw scores in each branch, M tensors (B, C): of the candidates low..high, or of those whose ids (C,) `low` holds."""
-        chosen = low if isinstance(low, Tensor) else slice(low, high)
-        rows = Tables({branch: table[chosen] for branch, table in tables.entities.items()}, {})
+        """Raw scores of some candidates in each branch.
+
+        Args:
+            tables: from `tables()`.
+            contexts: M tensors (B, d).
+            low: first candidate, or the ids (C,) of all candidates.
+            high: last candidate + 1; None: N.
+
+        Returns:
+            M tensors (B, C), higher is more plausible.
+        """
+        candidates = low if isinstance(low, Tensor) else slice(low, high)
+        rows = Tables({branch: table[candidates] for branch, table in tables.entities.items()}, {})
         return list(self.each_score(rows, contexts))
 
     def each_score(self, rows: Tables, contexts: Sequence[Tensor]) -> Iterator[Tensor]:
-        """Raw scores (B, C) of all candidates in `rows`, one branch after the other."""
+        """Raw scores (B, C) of all C entities in `rows`, one branch after the other."""
         for branch, context in zip(self.branches, contexts, strict=True):
             yield self._scorer(branch).score(context, rows.entities[branch])
 
     @property
     def scores_are_products(self) -> bool:
-        """Whether a score is the product of context and candidate."""
+        """Whether a score is the dot product of context and candidate; otherwise it is a distance."""
         return self.config.scoring != "transe"
 
     def decision_weights(self, heads: Tensor, relations: Tensor) -> Tensor:
-        """(B, M) weights, 0 where the head lacks the modality."""
+        """(B,) heads, (B,) relations -> (B, M) weights on the simplex, 0 where the head lacks the modality."""
         masks = [None if mask is None else mask[heads] for mask in map(self.mask, self.branches)]
         return present_weights(self.decision.weights(relations), masks)
 
-    def decide(
+    def combine(
         self, scores: Sequence[Tensor], log_norms: Sequence[Tensor], weights: Tensor, low: int = 0, high: int | None = None
     ) -> Tensor:
         """Combine the branches' scores of the candidates low..high (model section 5).
@@ -159,6 +183,7 @@ class Imf(nn.Module):
             scores: M tensors (B, C) of raw branch scores.
             log_norms: M tensors (B,): logsumexp of each branch over **all** entities (unused under `bce`).
             weights: (B, M) from `decision_weights`.
+            low, high: candidates, C = high - low; None: up to N.
 
         Returns:
             (B, C): weighted log-probabilities under `ce`, probabilities under `bce`; higher is more plausible.
@@ -176,16 +201,16 @@ class Imf(nn.Module):
         """Loss of a batch (model section 4).
 
         Args:
-            heads, relations: (B,) ids.
-            positives: known answers of the batch.
-            train: label smoothing.
-            soft: a teacher's answers, where there is one.
+            heads, relations: (B,) int64 ids; relations below 2R.
+            positives: the P known answers of the batch.
+            train: label smoothing, weighting, precision, memory budget, negatives.
+            soft: a teacher's answers to these queries; None without a teacher.
 
         Returns:
             `total` and its parts (`structure`, ..., `joint`, `contrastive`, `distil`), scalars in nats.
         """
         if train.num_negatives is not None and train.num_negatives < self.num_entities:
-            return self._sampled_parts(heads, relations, positives, train, train.num_negatives, soft)
+            return self.sampled_parts(heads, relations, positives, train, train.num_negatives, soft)
         with _autocast(heads.device, train):
             tables = self.tables()
             contexts = [_at_least_float(context) for context in self.contexts(tables, heads, relations)]
@@ -194,7 +219,8 @@ class Imf(nn.Module):
             self.decision_weights(heads, relations), [self.mask(branch) for branch in self.branches], train.precision,
             (train.memory_budget_mb or 512) * 2**20,
         )
-        total, values = (self._fused_losses if self.scores_are_products else self._plain_losses)(tables, contexts, target)
+        loss = self.one_pass_loss if self.scores_are_products else self.autograd_loss
+        total, values = loss(tables, contexts, target)
         parts = {"total": total, **dict(zip((*self.branches, "joint"), values, strict=False))}
         if self.modality_names and self.config.contrastive_weight > 0:
             self._add_contrastive(parts, tables, heads.unique(), target.masks)
@@ -202,31 +228,31 @@ class Imf(nn.Module):
             self._add_distil(parts, tables, contexts, soft, target, train)
         return parts
 
-    def _fused_losses(self, tables: Tables, contexts: Sequence[Tensor], target: JointTarget) -> tuple[Tensor, Tensor]:
-        """Losses of the branches and the decision in one pass: the scores are products of context and table."""
+    def one_pass_loss(self, tables: Tables, contexts: Sequence[Tensor], target: JointTarget) -> tuple[Tensor, Tensor]:
+        """Total and parts of the losses over all entities, where scores are products; see `joint_softmax_loss`."""
         joint_loss = joint_softmax_loss if self.loss_kind == "ce" else joint_binary_loss
         return joint_loss(contexts, [tables.entities[branch] for branch in self.branches], target)
 
-    def _plain_losses(self, tables: Tables, contexts: Sequence[Tensor], target: JointTarget) -> tuple[Tensor, Tensor]:
-        """The same by autograd, for distances; the one-pass form is tested against it."""
+    def autograd_loss(self, tables: Tables, contexts: Sequence[Tensor], target: JointTarget) -> tuple[Tensor, Tensor]:
+        """As `one_pass_loss`, for any scores; see `joint_autograd_loss`."""
 
         def score(block: Sequence[Tensor]) -> list[Tensor]:
             return self.branch_scores(tables, block)
 
-        return plain_losses(score, self.decide, contexts, self.num_entities, target, self.loss_kind)
+        return joint_autograd_loss(score, self.combine, contexts, self.num_entities, target, self.loss_kind)
 
-    def _sampled_parts(
+    def sampled_parts(
         self, heads: Tensor, relations: Tensor, positives: Positives, train: TrainConfig, count: int,
         soft: SoftTargets | None = None,
     ) -> dict[str, Tensor]:
-        """As `forward`, estimated from `count` sampled entities: only the vectors of entities that the batch touches exist."""
+        """As `forward`, estimated from `count` sampled entities: only the vectors of the n touched entities are computed."""
         drawn = draw_distinct(self.num_entities, count, heads.device)
-        taught = heads[:0] if soft is None else soft.answers.flatten()
-        nodes, place = torch.cat([heads, positives.tails, drawn, taught]).unique(return_inverse=True)
-        own_heads, tails, negatives, answers = place.split([len(heads), len(positives.tails), count, len(taught)])
+        soft_answers = heads[:0] if soft is None else soft.answers.flatten()
+        nodes, rows = torch.cat([heads, positives.tails, drawn, soft_answers]).unique(return_inverse=True)  # (n,)
+        head_rows, tails, negatives, answers = rows.split([len(heads), len(positives.tails), count, len(soft_answers)])
         with _autocast(heads.device, train):
             tables = self.tables(nodes)
-            contexts = [_at_least_float(context) for context in self.contexts(tables, own_heads, relations)]
+            contexts = [_at_least_float(context) for context in self.contexts(tables, head_rows, relations)]
         masks = [_rows(self.mask(branch), nodes) for branch in self.branches]
         target = JointTarget(
             Positives(positives.rows, tails, positives.counts), train.label_smoothing, train.weighting == "triple",
@@ -241,22 +267,22 @@ class Imf(nn.Module):
             return self._scorer(self.branches[branch]).score_pairs(context, rows)
 
         entities = [tables.entities[branch] for branch in self.branches]
-        total, values = sampled_losses(
+        total, values = joint_sampled_loss(
             contexts, entities, target, "ce" if self.loss_kind == "ce" else "bce", negatives, self.num_entities, block, pairs,
             [parameter for branch in self.branches for parameter in self._scorer(branch).score_parameters()],
         )
         parts = {"total": total, **dict(zip((*self.branches, "joint"), values, strict=False))}
         if self.modality_names and self.config.contrastive_weight > 0:
-            self._add_contrastive(parts, tables, own_heads.unique(), masks)
+            self._add_contrastive(parts, tables, head_rows.unique(), masks)
         if soft is not None and train.distil_weight > 0:
-            rows = SoftTargets(answers.view_as(soft.answers), soft.probabilities)
-            self._add_distil(parts, tables, contexts, rows, target, train)
+            row_targets = SoftTargets(answers.view_as(soft.answers), soft.probabilities)
+            self._add_distil(parts, tables, contexts, row_targets, target, train)
         return parts
 
     def _add_contrastive(
         self, parts: dict[str, Tensor], tables: Tables, nodes: Tensor, masks: Sequence[Tensor | None]
     ) -> None:
-        """Add the contrastive constraint over the nodes (rows of the tables)."""
+        """Add the contrastive constraint over `nodes` (b,), rows of the entity tables."""
         views = [tables.entities[view] for view in (STRUCTURE, *self.modality_names)]
         parts["contrastive"] = contrastive_over_pairs(views, masks[: len(views)], nodes, self.config.temperature)
         parts["total"] = parts["total"] + self.config.contrastive_weight * parts["contrastive"]
@@ -265,25 +291,27 @@ class Imf(nn.Module):
         self, parts: dict[str, Tensor], tables: Tables, contexts: Sequence[Tensor], soft: SoftTargets, target: JointTarget,
         train: TrainConfig,
     ) -> None:
-        """Add the loss on a teacher's answers, which are rows of the tables."""
+        """Add the loss on a teacher's answers (B, S), which are rows of the entity tables."""
         rows, count = soft.answers.flatten(), soft.answers.shape[1]
         scores = [
             self._scorer(branch).score_pairs(
                 context.repeat_interleave(count, dim=0), _at_least_float(tables.entities[branch][rows])
-            ).view(-1, count)
+            ).view(-1, count)  # (B, S)
             for branch, context in zip(self.branches, contexts, strict=True)
         ]
         usable = [None if mask is None else mask[soft.answers] for mask in target.masks]
-        parts["distil"] = soft_loss(scores, soft, target.weights.detach(), usable, train.distil_temperature, self.loss_kind)
+        parts["distil"] = distillation_loss(
+            scores, soft, target.weights.detach(), usable, train.distil_temperature, self.loss_kind
+        )
         parts["total"] = parts["total"] + train.distil_weight * parts["distil"]
 
     def sparse_parameters(self, train: TrainConfig) -> dict[str, nn.Parameter]:
-        """The trained entity tables by name, where a step touches only some of their rows."""
+        """The trained entity tables by name if a step touches only some of their rows; otherwise none."""
         if train.num_negatives is None or train.num_negatives >= self.num_entities:
             return {}
-        own = dict(self.named_parameters())
-        wanted = ["structure", *(f"features.{name}.table" for name in self.modality_names)]
-        return {name: own[name] for name in wanted if name in own}
+        parameters = dict(self.named_parameters())
+        tables = ["structure", *(f"features.{name}.table" for name in self.modality_names)]
+        return {name: parameters[name] for name in tables if name in parameters}
 
     def _scorer(self, branch: str) -> Scorer:
         scorer = self.scorers[branch]

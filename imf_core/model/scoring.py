@@ -1,7 +1,9 @@
 """Relation models: how a relation turns a head into the vector that its tails are compared with.
 
-Shapes: `B` queries, `N` entities, `U` distinct relations of a batch, `d` entity width, `r` relation width.
-All of them score `s = c @ E^T`-like over every candidate; `transe` uses the negative L1 distance instead.
+All score a candidate by the dot product of context and candidate, `s = c @ E^T`, except `transe`: the negative L1 distance.
+
+Shapes: `B` queries, `C` candidates, `P` pairs, `R` relations (2R with inverses), `U` distinct relations of a batch, `d` entity
+width, `r` relation width.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ from imf_core.model.grouped import Grouping, Groups, compute_dtype, grouped_prod
 
 
 class Scorer(nn.Module):
-    """Base: `context` makes (B, d) from head and relation, `score` compares it with candidates."""
+    """Base: `context` makes a vector (B, d) from head and relation, `score` compares it with candidates (C, d)."""
 
     relation_width: int
 
@@ -25,8 +27,8 @@ class Scorer(nn.Module):
         Args:
             heads: (B, d) head vectors.
             relation_table: (2R, r) all relation vectors of this branch.
-            relations: (B,) ids.
-            grouping: of these relations, where it is already known.
+            relations: (B,) int64 ids below 2R.
+            grouping: of these relations, if it is already known.
 
         Returns:
             (B, d).
@@ -38,7 +40,7 @@ class Scorer(nn.Module):
         return context @ candidates.T
 
     def score_parameters(self) -> list[Tensor]:
-        """What is trained and used by `score` itself."""
+        """The trained tensors that `score` itself uses."""
         return []
 
     def score_pairs(self, context: Tensor, candidates: Tensor) -> Tensor:
@@ -47,11 +49,17 @@ class Scorer(nn.Module):
 
 
 class Contextual(Scorer):
-    """Contextual relational model of IMF: the relation builds the matrix that transforms the head (section 2.3; TuckER).
+    """Contextual relational model of IMF: the relation builds the matrix that transforms the head (section 2.3; TuckER,
+    arXiv 1901.09590).
 
         c = drop(BN(drop(BN(e_h)) @ drop(W x_1 e_r)))
 
     The matrix is built once for each *distinct* relation of the batch; the queries of a relation share it and its dropout.
+
+    Args:
+        width: d.
+        relation_width: r.
+        dropouts: probabilities 0 <= p < 1 for head, relation matrix and context.
     """
 
     def __init__(self, width: int, relation_width: int, dropouts: tuple[float, float, float]) -> None:
@@ -66,14 +74,14 @@ class Contextual(Scorer):
         """See `Scorer.context`."""
         grouping = grouping or Grouping(relations)
         dropped = self.drop_relation.draw_for((len(grouping.distinct), self.width * self.width), heads.device)
-        ordered = self.drop_head(self.norm_head(heads))[grouping.order]
+        ordered = self.drop_head(self.norm_head(heads))[grouping.order]  # (B, d)
         groups = Groups(grouping, dropped, compute_dtype(self.core))
-        products = grouped_products(ordered, relation_table[grouping.distinct], self.core, groups)
+        products = grouped_products(ordered, relation_table[grouping.distinct], self.core, groups)  # (B, d)
         return self.drop_context(self.norm_context(products[grouping.back]))
 
 
 class TransE(Scorer):
-    """`s = gamma - |e_h + e_r - e_t|_1` (Bordes et al. 2013)."""
+    """`s = gamma - |e_h + e_r - e_t|_1` (Bordes et al., NIPS 2013); arguments as of `Contextual`."""
 
     def __init__(self, width: int, dropouts: tuple[float, float, float]) -> None:
         super().__init__()
@@ -99,7 +107,7 @@ class TransE(Scorer):
 
 
 class DistMult(Scorer):
-    """`s = <e_h, e_r, e_t>` (Yang et al. 2015)."""
+    """`s = <e_h, e_r, e_t>` (Yang et al., ICLR 2015); arguments as of `Contextual`."""
 
     def __init__(self, width: int, dropouts: tuple[float, float, float]) -> None:
         super().__init__()
@@ -114,16 +122,18 @@ class DistMult(Scorer):
         return self.drop_context(self.norm_context(self.combine(heads, relation_table[relations])))
 
     def combine(self, heads: Tensor, relations: Tensor) -> Tensor:
-        """(B, d) x (B, d) -> (B, d)."""
+        """Multiply heads (B, d) with relation vectors (B, d) -> (B, d)."""
         return heads * relations
 
 
 class ComplEx(DistMult):
-    """`s = Re <e_h, e_r, conj(e_t)>` (Trouillon 2016); first half of a vector: real part, second half: imaginary part."""
+    """`s = Re <e_h, e_r, conj(e_t)>` (Trouillon et al., ICML 2016); first half of a vector: real part, second half: imaginary
+    part, so d is even.
+    """
 
     def combine(self, heads: Tensor, relations: Tensor) -> Tensor:
         """See `DistMult.combine`."""
-        (real, imaginary), (rel_real, rel_imaginary) = heads.chunk(2, dim=1), relations.chunk(2, dim=1)
+        (real, imaginary), (rel_real, rel_imaginary) = heads.chunk(2, dim=1), relations.chunk(2, dim=1)  # (B, d / 2) each
         return torch.cat([real * rel_real - imaginary * rel_imaginary, real * rel_imaginary + imaginary * rel_real], dim=1)
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from imf_core.data.graph.graph import KnowledgeGraph, KnownAnswers, expand_ranges
 from imf_core.errors import DataError
 from imf_core.model.losses.distillation import SoftTargets
-from imf_core.model.losses.plain_forms import Positives
+from imf_core.model.losses.target import Positives
 from imf_core.runtime import WHOLE, Shard
 
 

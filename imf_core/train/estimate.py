@@ -9,7 +9,7 @@ import torch
 
 from imf_core.config import Config
 from imf_core.model.fusion.build import fusion_size
-from imf_core.model.losses.distances import bytes_of_query
+from imf_core.model.losses.autograd import bytes_per_query
 from imf_core.model.scoring import relation_width
 from imf_core.prepare.link_data import LinkData
 from imf_core.runtime import MemoryBudget, free_memory
@@ -98,7 +98,7 @@ def estimate_memory(
         tables = num_entities * (4 * branches * width + fusion.per_node if views > 1 else 3 * width)
         scores = min(budget // _EXACT, batch * num_entities * (branches + 1)) if train.loss == "ce" else 0
         if model.scoring == "transe":
-            scores = min(budget, batch * bytes_of_query(num_entities, branches)) // _EXACT
+            scores = min(budget, batch * bytes_per_query(num_entities, branches)) // _EXACT
     matrices = branches * min(2 * num_relations, batch) * width * width if contextual else 0
     # Ranking and calibration stay within the budget; their tables are there without gradients.
     evaluated = min(budget // _EXACT, 1024 * num_entities * 2)

@@ -21,10 +21,9 @@ from imf_core.errors import DataError
 from imf_core.evaluate.calibrate import calibrate, folds
 from imf_core.evaluate.metrics import RankingMetrics
 from imf_core.evaluate.ranking import evaluate
-from imf_core.model.cold_entities import Unlinked
+from imf_core.model.cold_entities import ColdEntities
 from imf_core.model.imf import Imf
 from imf_core.model.losses.distillation import SoftTargets
-from imf_core.model.modality_table import ModalityTable
 from imf_core.prepare.link_data import LinkData
 from imf_core.runtime import WHOLE, MemoryBudget, Shard, keep_freed_memory
 from imf_core.train.averaging import WeightAverage, averaged_tensors
@@ -45,7 +44,7 @@ def build_model(config: Config, data: LinkData) -> Imf:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.train.seed)
         model = Imf(config.model, graph.num_entities, graph.num_relations, modalities, config.train.loss, data.structure)
-    model.unlinked = Unlinked.of(torch.from_numpy(graph.seen), modalities, structure=data.structure is None)
+    model.cold_entities = ColdEntities.of(torch.from_numpy(graph.seen), modalities, structure=data.structure is None)
     return model
 
 
@@ -113,24 +112,13 @@ def fit(
         return losses
 
     def validate() -> RankingMetrics:
-        _rest_unlinked(model)
+        model.replace_cold_rows()
         return _validate(model, graph, known, memory, shard, device)
 
     with closing(optimizers), _bar(progress, settings.max_epochs, run.epoch) as advance:
         loop.run(run, model, optimizers, epoch, steps, validate, advance)
     model.eval()
     return FitResult.of(run, memory.notes)
-
-
-def _rest_unlinked(model: Imf) -> None:
-    """Set the rows that training cannot teach: of the structure, and of trained tables of features."""
-    if model.unlinked is None:
-        return
-    if model.unlinked.structure:
-        model.unlinked.rest(model.structure)
-    for table in model.features.values():
-        if isinstance(table, ModalityTable) and table.table is not None:
-            model.unlinked.rest(table.table, None if table.complete else table.mask)
 
 
 def _has_bfloat16(device: torch.device) -> bool:

@@ -20,7 +20,7 @@ from imf_core.data.graph.graph import Vocabulary
 from imf_core.errors import CheckpointError
 from imf_core.files.atomic import atomic_folder
 from imf_core.model.imf import Imf
-from imf_core.model.losses.plain_forms import Positives
+from imf_core.model.losses.target import Positives
 from imf_core.prepare.link_data import LinkData
 from imf_core.train import optimizers
 from imf_core.train.fit import build_model
@@ -48,7 +48,7 @@ def decided(model: Imf) -> Tensor:
     tables = model.tables()
     scores = model.branch_scores(tables, model.contexts(tables, heads, relations))
     norms = [torch.logsumexp(score, dim=1) for score in scores]
-    return model.decide(scores, norms, model.decision_weights(heads, relations))
+    return model.combine(scores, norms, model.decision_weights(heads, relations))
 
 
 def save(folder: Path, config: Config, data: LinkData, model: Imf | None = None, **metrics: object) -> Imf:

@@ -47,7 +47,7 @@ def probabilities(model: Imf, heads: torch.Tensor, relations: torch.Tensor) -> t
         tables = model.tables()
         scores = model.branch_scores(tables, model.contexts(tables, heads, relations))
         norms = [torch.logsumexp(score, dim=1) for score in scores]
-        decided = model.decide(scores, norms, model.decision_weights(heads, relations)).double()
+        decided = model.combine(scores, norms, model.decision_weights(heads, relations)).double()
     return torch.softmax(decided, dim=1) if model.loss_kind == "ce" else decided / decided.sum(dim=1, keepdim=True)
 
 

@@ -17,7 +17,7 @@ from imf_core.ensemble.teacher import teach
 from imf_core.errors import CheckpointError
 from imf_core.evaluate.pooled import PooledScores
 from imf_core.model.imf import Imf
-from imf_core.model.losses.distillation import SoftTargets, soft_loss
+from imf_core.model.losses.distillation import SoftTargets, distillation_loss
 from imf_core.prepare.link_data import LinkData
 from imf_core.runtime import MemoryBudget, Shard
 from imf_core.train.batches import TrainingQueries
@@ -57,17 +57,17 @@ def test_the_loss_by_hand() -> None:
         student = torch.softmax(logits, dim=1)[0].tolist()
         return float(0.8 * np.log(0.8 / student[0]) + 0.2 * np.log(0.2 / student[1]))
 
-    assert float(soft_loss([first], soft, torch.ones(1, 1), [None], 1.0)) == pytest.approx(divergence(first), abs=1e-6)
+    assert float(distillation_loss([first], soft, torch.ones(1, 1), [None], 1.0)) == pytest.approx(divergence(first), abs=1e-6)
     decided = 0.25 * torch.log_softmax(first, 1) + 0.75 * torch.log_softmax(second, 1)
     wanted = (divergence(first) + divergence(second) + divergence(decided)) / 3
     weights = torch.tensor([[0.25, 0.75]])
-    assert float(soft_loss([first, second], soft, weights, [None, None], 1.0)) == pytest.approx(wanted, abs=1e-6)
+    assert float(distillation_loss([first, second], soft, weights, [None, None], 1.0)) == pytest.approx(wanted, abs=1e-6)
     # The second answer lacks the second branch's modality: there the first branch decides alone.
     mask = torch.tensor([[True, False]])
     logs = torch.log_softmax(first, 1), torch.log_softmax(second, 1)
     decided = torch.stack([0.25 * logs[0][0, 0] + 0.75 * logs[1][0, 0], logs[0][0, 1]])[None]
     wanted = (divergence(first) + divergence(second) + divergence(decided)) / 3
-    assert float(soft_loss([first, second], soft, weights, [None, mask], 1.0)) == pytest.approx(wanted, abs=1e-6)
+    assert float(distillation_loss([first, second], soft, weights, [None, mask], 1.0)) == pytest.approx(wanted, abs=1e-6)
 
 
 def test_the_loss_by_hand_where_branches_are_sigmoids() -> None:
@@ -77,9 +77,9 @@ def test_the_loss_by_hand_where_branches_are_sigmoids() -> None:
     decided = 0.25 * chances[0] + 0.75 * chances[1]
     parts = [part / part.sum() for part in (*chances, decided)]
     wanted = np.mean([0.8 * np.log(0.8 / part[0]) + 0.2 * np.log(0.2 / part[1]) for part in parts])
-    found = soft_loss(scores, soft, torch.tensor([[0.25, 0.75]]), [None, None], 1.0, "bce")
+    found = distillation_loss(scores, soft, torch.tensor([[0.25, 0.75]]), [None, None], 1.0, "bce")
     assert float(found) == pytest.approx(wanted, abs=1e-6)
-    alone = soft_loss(scores, soft, torch.tensor([[0.0, 1.0]]), [torch.zeros(1, 2, dtype=torch.bool), None], 1.0, "bce")
+    alone = distillation_loss(scores, soft, torch.tensor([[0.0, 1.0]]), [torch.zeros(1, 2, dtype=torch.bool), None], 1.0, "bce")
     assert torch.isfinite(alone)
 
 
@@ -87,10 +87,10 @@ def test_temperature_evens_out_both_sides() -> None:
     soft = SoftTargets(torch.tensor([[0, 1]]), torch.tensor([[0.9, 0.1]]))
     assert soft.softened(2.0)[0].tolist() == pytest.approx([0.75, 0.25])  # 3 : 1, the root of 9 : 1
     agreeing = torch.tensor([[float(np.log(9.0)), 0.0]])
-    assert float(soft_loss([agreeing], soft, torch.ones(1, 1), [None], 2.0)) == pytest.approx(0.0, abs=1e-6)
+    assert float(distillation_loss([agreeing], soft, torch.ones(1, 1), [None], 2.0)) == pytest.approx(0.0, abs=1e-6)
     even = torch.zeros(1, 2)
     wanted = 4 * (0.75 * np.log(0.75 / 0.5) + 0.25 * np.log(0.25 / 0.5))
-    assert float(soft_loss([even], soft, torch.ones(1, 1), [None], 2.0)) == pytest.approx(wanted, abs=1e-6)
+    assert float(distillation_loss([even], soft, torch.ones(1, 1), [None], 2.0)) == pytest.approx(wanted, abs=1e-6)
 
 
 def test_the_teachers_answers_are_those_of_the_pool(toy: LinkData, teachers: list[Imf], taught: SoftTargets) -> None:
@@ -126,7 +126,7 @@ def apart(student: Imf, toy: LinkData, taught: SoftTargets) -> float:
             torch.from_numpy(queries.heads), torch.from_numpy(queries.relations), 1000
         )
         own = next(blocks)[0].gather(1, taught.answers)
-    return float(soft_loss([own], taught, torch.ones(len(own), 1), [None], 1.0))
+    return float(distillation_loss([own], taught, torch.ones(len(own), 1), [None], 1.0))
 
 
 @pytest.mark.parametrize("more", [{}, {"train__loss": "bce"}, {"train__num_negatives": 12}, {"model__scoring": "transe"}])

@@ -14,9 +14,9 @@ from imf_core.errors import DivergedError
 from imf_core.evaluate import ranking
 from imf_core.evaluate.metrics import RankingMetrics
 from imf_core.evaluate.ranking import ModelScores, evaluate, evaluate_decisions, rank
-from imf_core.model.decided import _padded
+from imf_core.model.combined_scores import padded_count
 from imf_core.model.decision import Decision
-from imf_core.model.losses import target
+from imf_core.model.losses import tiles
 from imf_core.prepare.link_data import LinkData
 from imf_core.runtime import MemoryBudget, Shard
 from imf_core.train.fit import build_model
@@ -147,7 +147,7 @@ def test_all_scoring_paths_agree(
     heads, relations = (torch.from_numpy(graph.valid[:, column].copy()) for column in range(2))
     with torch.no_grad():
         scores = model.branch_scores(tables, model.contexts(tables, heads, relations))
-        decided = model.decide(
+        decided = model.combine(
             scores, [torch.logsumexp(score, 1) for score in scores], model.decision_weights(heads, relations)
         )
     expected = []
@@ -158,8 +158,8 @@ def test_all_scoring_paths_agree(
         expected.append(sum(score > own for score in left) + (1 + sum(score == own for score in left)) / 2)
     whole = evaluate(model, graph, graph.valid, known)
     np.testing.assert_allclose(whole.tail_ranks, expected)
-    monkeypatch.setattr(target, "_NARROWEST", 7)
-    monkeypatch.setattr(target, "_TILE", 1)
+    monkeypatch.setattr(tiles, "_NARROWEST", 7)
+    monkeypatch.setattr(tiles, "_TILE", 1)
     monkeypatch.setattr(ranking, "_MOST", 4)
     many = evaluate(model, graph, graph.valid, known)
     np.testing.assert_allclose(many.tail_ranks, expected)
@@ -227,7 +227,7 @@ def test_equal_vectors_of_a_model_tie_exactly(
 @pytest.mark.parametrize("threads", [1, 2, 3, 16, 64])
 @pytest.mark.parametrize("count", [1, 63, 64, 32768, 32769, 100_000, 2**20, 2**20 + 5])
 def test_padded_numbers_fill_the_registers_of_every_thread(count: int, threads: int) -> None:
-    padded = _padded(count, threads)
+    padded = padded_count(count, threads)
     tasks = max(1, min(threads, -(-padded // 32768)))
     assert count <= padded < count + 64 * (threads + 1)
     assert padded % tasks == 0 and padded // tasks % 64 == 0

@@ -1,4 +1,4 @@
-"""Entities without a training triple rest among those they resemble, or at the mean, which asks the relation alone."""
+"""Cold entities get the weighted mean row of those that they resemble, or the mean row, so that the relation alone decides."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from imf_core.config import Config
 from imf_core.data.features.modality import Modality
 from imf_core.data.graph.graph import KnowledgeGraph, Vocabulary
 from imf_core.evaluate.ranking import evaluate
-from imf_core.model.cold_entities import NEAREST, TEMPERATURE, Unlinked
+from imf_core.model.cold_entities import NEAREST, TEMPERATURE, ColdEntities
 from imf_core.prepare.link_data import LinkData
-from imf_core.train.fit import _rest_unlinked, build_model, fit
+from imf_core.train.fit import build_model, fit
 from imf_core.train.loop import Saving
 from tests.support.killed_run import Killed, stop_at
 
@@ -43,10 +43,10 @@ def settings(**more: object) -> Config:
 
 
 @pytest.mark.parametrize("more", [{}, {"model__scoring": "complex"}, {"train__num_negatives": 8}, {"train__average": 0.9}])
-def test_they_rest_at_the_mean_and_the_relation_answers(world: LinkData, more: dict[str, object]) -> None:
+def test_they_get_the_mean_row_and_the_relation_answers(world: LinkData, more: dict[str, object]) -> None:
     config = settings(**more)
     model = build_model(config, world)
-    assert model.unlinked is not None and len(model.unlinked.rows) == NEW
+    assert model.cold_entities is not None and len(model.cold_entities.rows) == NEW
     fit(model, world, config)
     seen = torch.from_numpy(world.graph.seen)
     mean = model.structure[seen].mean(dim=0)
@@ -54,13 +54,13 @@ def test_they_rest_at_the_mean_and_the_relation_answers(world: LinkData, more: d
     found = evaluate(model, world.graph, world.graph.valid, world.graph.known())
     assert found.tail_ranks.tolist() == [1.0] * NEW  # almost everyone is of kind 0, so they are too
     free = build_model(config, world)
-    free.unlinked = None
+    free.cold_entities = None
     fit(free, world, config)
     taught = evaluate(free, world.graph, world.graph.valid, world.graph.known())
     assert found.metrics.mrr >= taught.metrics.mrr
 
 
-def test_a_resumed_run_rests_them_as_the_unbroken_one(world: LinkData, tmp_path: Path) -> None:
+def test_a_resumed_run_replaces_them_as_the_unbroken_one(world: LinkData, tmp_path: Path) -> None:
     config = settings(train__max_epochs=4)
     whole = build_model(config, world)
     expected = fit(whole, world, config)
@@ -75,26 +75,26 @@ def test_rows_that_come_from_elsewhere_stay(world: LinkData, tmp_path: Path) -> 
     table = np.random.default_rng(0).normal(size=(COUNT, 16)).astype(np.float32)
     kept = build_model(settings(), replace(world, structure=table))
     before = kept.structure.detach().clone()
-    _rest_unlinked(kept)
+    kept.replace_cold_rows()
     assert torch.equal(kept.structure, before)
     config = settings(train__max_epochs=1)
     model = build_model(config, world)
     save_checkpoint(tmp_path / "start", model, config, world.graph.entities, world.graph.relations)
     fresh = build_model(config, world)
     carry_over(fresh, load_checkpoint(tmp_path / "start"), world)
-    assert fresh.unlinked is None
+    assert fresh.cold_entities is None
 
 
 def test_nobody_and_everybody() -> None:
     some = torch.tensor([True, False, True])
-    assert Unlinked.of(torch.ones(3, dtype=torch.bool)) is None
-    assert Unlinked.of(torch.zeros(3, dtype=torch.bool)) is None
-    found = Unlinked.of(some)
+    assert ColdEntities.of(torch.ones(3, dtype=torch.bool)) is None
+    assert ColdEntities.of(torch.zeros(3, dtype=torch.bool)) is None
+    found = ColdEntities.of(some)
     assert found is not None and found.rows.tolist() == [1]
     rows = torch.tensor([[1.0, 2.0], [9.0, 9.0], [3.0, 6.0]])
-    found.rest(rows)
+    found.replace_rows(rows)
     assert rows.tolist() == [[1.0, 2.0], [2.0, 4.0], [3.0, 6.0]]
-    found.rest(rows, torch.tensor([False, True, False]))  # nobody to learn from
+    found.replace_rows(rows, torch.tensor([False, True, False]))  # nobody to learn from
     assert rows.tolist() == [[1.0, 2.0], [2.0, 4.0], [3.0, 6.0]]
 
 
@@ -116,7 +116,7 @@ def test_those_with_features_take_the_mean_of_whom_they_resemble(world: LinkData
     data = described(world)
     (item,) = data.modalities
     seen = torch.from_numpy(data.graph.seen)
-    found = Unlinked.of(seen, data.modalities)
+    found = ColdEntities.of(seen, data.modalities)
     assert found is not None
     vectors = torch.nn.functional.normalize(torch.from_numpy(item.standardised()), dim=1)
     table = torch.randn(COUNT, 5, generator=torch.Generator().manual_seed(0))
@@ -126,13 +126,13 @@ def test_those_with_features_take_the_mean_of_whom_they_resemble(world: LinkData
         assert len(cosines) < NEAREST
         expected[row] = torch.softmax(cosines / TEMPERATURE, dim=0) @ table[seen]
     expected[COUNT - 1] = table[seen].mean(dim=0)
-    found.rest(table)
+    found.replace_rows(table)
     assert torch.allclose(table, expected, atol=1e-5)
     resembled = found.near[0][found.shares[0] > 0.01]
     assert (resembled % 2 == found.rows[0] % 2).all()
 
     few = torch.from_numpy(item.mask) & (torch.arange(COUNT) < 10)  # a table in which others have no vector
-    found.rest(table, few)
+    found.replace_rows(table, few)
     alike = torch.zeros(COUNT)
     alike[found.near[0]] = found.shares[0] * few[found.near[0]]
     assert torch.allclose(table[found.rows[0]], (alike / alike.sum()) @ table, atol=1e-5)
@@ -147,7 +147,7 @@ def test_features_answer_for_entities_that_no_triple_names(world: LinkData, fine
     found = evaluate(model, data.graph, data.graph.valid, data.graph.known())
     assert found.tail_ranks[:-1].tolist() == [1.0] * (NEW - 1)  # which of the two kinds, the names of the kinds being equal
     free = build_model(config, data)
-    free.unlinked = None
+    free.cold_entities = None
     fit(free, data, config)
     taught = evaluate(free, data.graph, data.graph.valid, data.graph.known())
     assert found.metrics.mrr >= taught.metrics.mrr

@@ -11,7 +11,9 @@ from torch.nn import functional
 from imf_core.config import published
 from imf_core.data.features.modality import Modality
 from imf_core.model.imf import Imf
-from imf_core.model.losses.plain_forms import Positives, binary_loss, contrastive_loss
+from imf_core.model.losses.contrastive import contrastive_loss
+from imf_core.model.losses.dense import binary_loss
+from imf_core.model.losses.target import Positives
 
 FIXTURE = Path(__file__).parents[1] / "fixtures" / "published_imf.safetensors"
 BRANCHES = {
@@ -63,7 +65,7 @@ def check(path: Path) -> None:
             torch.testing.assert_close(score.sigmoid(), recorded[f"out.probabilities.{RECORDED[branch]}"], rtol=1e-5, atol=1e-5)
         loss = sum(binary_loss(score, positives, 0.1) for score in scores)
         torch.testing.assert_close(loss.reshape(1), recorded["out.loss_sum_of_four_bce_smoothed"], rtol=1e-5, atol=1e-5)
-        decided = model.decide(scores, [], model.decision_weights(heads, relations))
+        decided = model.combine(scores, [], model.decision_weights(heads, relations))
         mean = torch.stack([recorded[f"out.probabilities.{name}"] for name in RECORDED.values()]).mean(dim=0)
         torch.testing.assert_close(decided, mean, rtol=1e-5, atol=1e-5)
 

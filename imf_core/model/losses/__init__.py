@@ -1,1 +1,1 @@
-"""Losses, and the one-pass forms of those that score all entities."""
+"""Losses over all entities (1-N): dense reference forms, one-pass forms, estimates from a sample; contrastive; distillation."""

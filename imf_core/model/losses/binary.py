@@ -1,7 +1,7 @@
-"""Binary cross entropies of all branches and of their decision, forward and backward in one pass over tiles of entities.
+"""Binary cross entropies of all branches and of their combination, forward and backward in one pass over tiles of entities.
 
 The gradient of a binary cross entropy is known as soon as the score is: each tile is scored, turned into its gradient in
-place and multiplied on at once. Autograd would keep several `(B, N)` tensors a branch for it.
+place and multiplied with the tables at once. Autograd would keep several `(B, N)` tensors a branch for it.
 
 Shapes: `B` queries, `N` entities, `M` branches, `d` width, `C` candidates of a tile.
 """
@@ -16,24 +16,18 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
-from imf_core.model.losses.target import JointTarget, Tile, shares, tile_width, tiles
+from imf_core.model.losses.dense import LEAST_PROBABILITY
+from imf_core.model.losses.target import JointTarget
+from imf_core.model.losses.tiles import Tile, tile_width, tiles
 
-_LEAST = 1e-7  # the decision's probabilities are kept this far from 0 and 1
 _CERTAIN = 15.0  # scores up to this: a product of four (1 - sigmoid) is a normal number in fp32
 
 
 def joint_binary_loss(contexts: Sequence[Tensor], tables: Sequence[Tensor], target: JointTarget) -> tuple[Tensor, Tensor]:
-    """Sum of the branches' binary cross entropies and of the decision's, each a mean over the B x N decisions.
+    """Sum of the branches' binary cross entropies and of that of their combination, each a mean over the B x N decisions.
 
-    Equals `binary_loss` of each `c_m @ E_m^T`, plus `joint_weight` times `binary_loss_of_probabilities` of `decide` over them.
-
-    Args:
-        contexts: M tensors (B, d).
-        tables: M tensors (N, d).
-        target: answers and weights.
-
-    Returns:
-        The differentiable total, and the M + 1 parts (branches, then the decision), for display.
+    Equals `binary_loss` of each `c_m @ E_m^T`, plus `joint_weight` times `binary_loss_of_probabilities` of their weighted mean
+    (`Imf.combine`). Arguments and result as of `joint_softmax_loss`.
     """
     total, parts = _JointBinary.apply(target, *contexts, *tables)
     return total, parts
@@ -42,10 +36,10 @@ def joint_binary_loss(contexts: Sequence[Tensor], tables: Sequence[Tensor], targ
 class _JointBinary(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, target: JointTarget, *tensors: Tensor) -> tuple[Tensor, Tensor]:
-        """Contexts, then tables -> total and parts; the gradients are formed here and only scaled in `backward`."""
+        """M contexts (B, d), then M tables (N, d) -> total and parts; the gradients are formed here, `backward` scales them."""
         count = len(tensors) // 2
         exact = target.weights.dtype
-        kind = target.kind(exact)
+        kind = target.product_dtype(exact)
         contexts, tables = ([tensor.to(kind) for tensor in part] for part in (tensors[:count], tensors[count:]))
         queries, entities = len(contexts[0]), len(tables[0])
         joint = target.joint_weight if count > 1 else 0.0
@@ -53,25 +47,25 @@ class _JointBinary(torch.autograd.Function):
         grads_context = [torch.zeros_like(context, dtype=exact) for context in contexts]
         grads_table = [torch.empty_like(table, dtype=exact) for table in tables]
         for tile in tiles(target.positives, entities, tile_width(queries, entities, contexts[0].device)):
-            pieces = [table[tile.low : tile.high] for table in tables]
+            pieces = [table[tile.low : tile.high] for table in tables]  # M x (C, d)
             probabilities = []
             for position, (context, piece) in enumerate(zip(contexts, pieces, strict=True)):
-                scores = (context @ piece.T).to(exact)
+                scores = (context @ piece.T).to(exact)  # (B, C)
                 answers = scores[tile.rows, tile.columns].sum()
-                probability, no = _sigmoid(scores)
-                sums[position] += no - (1 - target.smoothing) * answers
+                probability, softplus = _sigmoid(scores)
+                sums[position] += softplus - (1 - target.smoothing) * answers
                 probabilities.append(probability)
             slopes = None
             if joint:
-                loss, slopes = _decision(probabilities, tile, target, joint, entities)
+                loss, slopes = _combined_loss(probabilities, tile, target, joint, entities)
                 sums[-1] += loss
             for position, (probability, piece) in enumerate(zip(probabilities, pieces, strict=True)):
-                gradient = probability  # becomes the gradient of the tile's scores, in place
+                gradient = probability  # (B, C), becomes the gradient of the tile's scores in place
                 gradient[tile.rows, tile.columns] -= 1 - target.smoothing
                 if slopes is not None:
                     gradient += slopes[position]
                 gradient = gradient.to(kind)
-                part = grads_table[position][tile.low : tile.high]
+                part = grads_table[position][tile.low : tile.high]  # (C, d)
                 if kind == exact:
                     torch.mm(gradient.T, contexts[position], out=part)
                     grads_context[position].addmm_(gradient, piece)
@@ -80,7 +74,7 @@ class _JointBinary(torch.autograd.Function):
                     grads_context[position] += gradient @ piece
         if target.smoothing:  # every label is 1 / N larger, for all entities alike: a product of sums
             for position, (context, table) in enumerate(zip(tensors[:count], tensors[count:], strict=True)):
-                mean_entity, over_queries = table.to(exact).mean(dim=0), context.to(exact).sum(dim=0)
+                mean_entity, over_queries = table.to(exact).mean(dim=0), context.to(exact).sum(dim=0)  # (d,), (d,)
                 sums[position] -= mean_entity @ over_queries
                 grads_context[position] -= mean_entity
                 grads_table[position] -= over_queries / entities
@@ -98,9 +92,9 @@ class _JointBinary(torch.autograd.Function):
 
 
 def _sigmoid(scores: Tensor) -> tuple[Tensor, Tensor]:
-    """Sigmoid in place of the scores, and the sum of their softplus, `-log(1 - sigmoid)`.
+    """Sigmoid in place of the scores (B, C), and the scalar sum of their softplus, `-log(1 - sigmoid)`.
 
-    The logarithm is taken of products of four: it costs more than the matrix product's share of an element otherwise.
+    The logarithm is taken of products of four: element by element it costs more than the matrix product.
     """
     plain = scores.device.type != "cpu" or scores.shape[1] < 4 or float(scores.amax()) > _CERTAIN
     if plain:
@@ -109,7 +103,7 @@ def _sigmoid(scores: Tensor) -> tuple[Tensor, Tensor]:
     probability = scores.sigmoid_()
     no = 1 - probability
     quarter = no.shape[1] // 4
-    product = no[:, :quarter] * no[:, quarter : 2 * quarter]
+    product = no[:, :quarter] * no[:, quarter : 2 * quarter]  # (B, C // 4)
     product *= no[:, 2 * quarter : 3 * quarter]
     product *= no[:, 3 * quarter : 4 * quarter]
     total = -product.log_().sum()
@@ -118,16 +112,27 @@ def _sigmoid(scores: Tensor) -> tuple[Tensor, Tensor]:
     return probability, total
 
 
-def _decision(
+def _combined_loss(
     probabilities: Sequence[Tensor], tile: Tile, target: JointTarget, joint: float, num_entities: int
 ) -> tuple[Tensor, list[Tensor]]:
-    """Summed loss of the decision in a tile, and its gradients `joint * dL/ds_m`, M tensors (B, C)."""
+    """Loss of the weighted mean of the branches' probabilities in a tile.
+
+    Args:
+        probabilities: M tensors (B, C).
+        tile: its candidates.
+        target: answers and weights.
+        joint: factor of this loss.
+        num_entities: N.
+
+    Returns:
+        The loss summed over the tile, and its gradients `joint * dL/ds_m`, M tensors (B, C).
+    """
     if any(mask is not None for mask in target.masks):
-        share: Sequence[Tensor] = list(shares(target, tile.low, tile.high))
+        share: Sequence[Tensor] = list(target.shares(tile.low, tile.high))  # M x (B, C)
     else:
-        share = [target.weights[:, position, None] for position in range(len(probabilities))]
-    decided = torch.stack([probability * part for probability, part in zip(probabilities, share, strict=True)]).sum(dim=0)
-    clipped = decided.clamp(_LEAST, 1 - _LEAST)
+        share = [target.weights[:, position, None] for position in range(len(probabilities))]  # M x (B, 1)
+    combined = torch.stack([probability * part for probability, part in zip(probabilities, share, strict=True)]).sum(dim=0)
+    clipped = combined.clamp(LEAST_PROBABILITY, 1 - LEAST_PROBABILITY)  # (B, C)
     log_no = torch.log1p(-clipped)
     gap = log_no - clipped.log()
     loss = (1 - target.smoothing) * gap[tile.rows, tile.columns].sum() - log_no.sum()
@@ -136,6 +141,6 @@ def _decision(
     if target.smoothing:
         loss = loss + gap.sum() / num_entities
         label += 1.0 / num_entities
-    slope = (clipped - label) / (clipped * (1 - clipped)) * (decided == clipped) * joint
+    slope = (clipped - label) / (clipped * (1 - clipped)) * (combined == clipped) * joint  # 0 where it was clipped
     return loss, [slope * part * (probability * (1 - probability))
                   for probability, part in zip(probabilities, share, strict=True)]

@@ -9,8 +9,8 @@ The estimate is unbiased for any sum, hence for the partition function of a soft
 loss, a logarithm of it, comes out slightly low. With all N sampled both are the full losses. The tables hold only
 the entities that the batch touches.
 
-Shapes: `B` queries, `N` entities of the graph, `n` touched ones (rows of the tables), `k` sampled, `P` positives of the batch,
-`M` branches, `d` width.
+Shapes: `B` queries, `b` of a block, `N` entities of the graph, `n` entities that the batch touches (rows of the tables), `k`
+sampled ones, `P` known answers of the batch, `p` of a block, `M` branches, `d` width.
 """
 
 from __future__ import annotations
@@ -26,18 +26,17 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 from imf_core.model.decision import combine, present_weights
-from imf_core.model.losses.plain_forms import Positives
-from imf_core.model.losses.sample import Sample
-from imf_core.model.losses.target import JointTarget
+from imf_core.model.losses.dense import LEAST_PROBABILITY
+from imf_core.model.losses.negatives import NegativeSample
+from imf_core.model.losses.target import JointTarget, Positives
 
 ScoreRows = Callable[[int, Tensor, Tensor], Tensor]  # (branch, contexts, rows of its table) -> scores
 
 _AT_A_TIME = 2**18  # scores of a branch that a CPU works on at a time
 _ON_GPU = 2**26
-_LEAST = 1e-7  # as in `binary_loss_of_probabilities`
 
 
-def sampled_losses(
+def joint_sampled_loss(
     contexts: Sequence[Tensor],
     tables: Sequence[Tensor],
     target: JointTarget,
@@ -48,44 +47,43 @@ def sampled_losses(
     score_pairs: ScoreRows,
     parameters: Sequence[Tensor] = (),
 ) -> tuple[Tensor, Tensor]:
-    """Sum of the branches' losses and of the decision's, estimated; the full forms are `joint_softmax_loss` and
-    `joint_binary_loss`.
+    """Estimate of `joint_softmax_loss` or `joint_binary_loss`.
 
-    The gradients are autograd's. `precision` and `budget` of the target are not looked at: in what type the products are
-    computed is up to the two functions, their scores are turned into the type of `target.weights`.
+    The gradients are autograd's. `precision` and `budget` of the target are ignored: the two functions choose the type of the
+    products, and their scores are converted to the type of `target.weights`.
 
     Args:
         contexts: M tensors (B, d).
-        tables: M tensors (n, d), the touched entities only.
+        tables: M tensors (n, d), of the touched entities only.
         target: answers and weights. `positives.tails` are rows of the tables, `masks` are (n,); the positives are *all* known
             answers of each query, each once.
-        loss: `ce`: softmax; `bce`: binary.
+        loss: `ce` (softmax) or `bce` (binary).
         negatives: (k,) int64, rows of the entities drawn uniformly from all N, each once; answers may be among them.
         num_entities: N.
         score_block: (branch, context (B, d), rows (k, d)) -> (B, k), as `Scorer.score`.
         score_pairs: (branch, context (P, d), rows (P, d)) -> (P,), the same for row i of both.
-        parameters: trained numbers that the two functions use.
+        parameters: trained tensors that the two functions use.
 
     Returns:
-        The differentiable total, and its parts, for display: M branches, then the decision if it counts.
+        As `joint_softmax_loss`.
     """
     exact = target.weights.dtype
-    whole = target.positives
-    order = torch.argsort(whole.rows, stable=True)
-    positives = Positives(whole.rows[order], whole.tails[order], whole.counts.to(exact))
-    made = _Losses(
+    given = target.positives
+    order = torch.argsort(given.rows, stable=True)
+    positives = Positives(given.rows[order], given.tails[order], given.counts.to(exact))
+    losses = _Losses(
         replace(target, positives=positives, weights=target.weights.detach()), loss, negatives, len(tables[0]), num_entities,
         score_block, score_pairs,
     )
-    drawn = [table.index_select(0, negatives) for table in tables]
-    answers = [table.index_select(0, positives.tails) for table in tables]
-    total, parts = _Blockwise.apply(made, len(tables), *contexts, *drawn, *answers, *parameters)
+    drawn = [table.index_select(0, negatives) for table in tables]  # M x (k, d)
+    answers = [table.index_select(0, positives.tails) for table in tables]  # M x (P, d)
+    total, parts = _Blockwise.apply(losses, len(tables), *contexts, *drawn, *answers, *parameters)
     return total, parts
 
 
 @dataclass(frozen=True)
 class _Losses:
-    """The losses of a block of queries; what it is made of is described at `sampled_losses`."""
+    """The losses of a block of queries; the fields are the arguments of `joint_sampled_loss`."""
 
     target: JointTarget
     loss: Literal["ce", "bce"]
@@ -96,7 +94,7 @@ class _Losses:
     score_pairs: ScoreRows
 
     def blocks(self) -> list[tuple[slice, slice]]:
-        """Queries, and their answers, of which the scores of one branch stay in the cache."""
+        """Slices of the B queries, and of their P answers, so that the scores of one branch stay in the cache."""
         queries, rows = len(self.target.weights), self.target.positives.rows
         step = max(1, (_AT_A_TIME if rows.device.type == "cpu" else _ON_GPU) // len(self.negatives))
         lows = [*range(0, queries, step), queries]
@@ -104,49 +102,54 @@ class _Losses:
         return [(slice(*both), slice(*cut)) for both, cut in zip(pairwise(lows), pairwise(cuts), strict=True)]
 
     def of(self, queries: slice, contexts: Sequence[Tensor], drawn: Sequence[Tensor], answers: Sequence[Tensor]) -> Tensor:
-        """Share of a block in each of the losses.
+        """Contribution of a block to each of the losses.
 
         Args:
-            queries: which.
-            contexts: M tensors (b, d). drawn: M tensors (k, d). answers: M tensors (p, d), of the block's positives.
+            queries: which of the B.
+            contexts: M tensors (b, d).
+            drawn: M tensors (k, d), rows of the sampled entities.
+            answers: M tensors (p, d), rows of the block's known answers.
+
+        Returns:
+            (M,) or (M + 1,).
         """
         block = self.target.block(queries.start, queries.stop)
         exact, positives = block.weights.dtype, block.positives
-        sample = Sample.of(self.negatives, positives, self.num_rows, self.num_entities)
+        sample = NegativeSample.of(self.negatives, positives, self.num_rows, self.num_entities)
         pairs, blocks = [], []
-        for branch, (context, rows, own) in enumerate(zip(contexts, drawn, answers, strict=True)):
-            pairs.append(self.score_pairs(branch, context.index_select(0, positives.rows), own).to(exact))
-            blocks.append(self.score_block(branch, context, rows).to(exact))
+        for branch, (context, rows, answer) in enumerate(zip(contexts, drawn, answers, strict=True)):
+            pairs.append(self.score_pairs(branch, context.index_select(0, positives.rows), answer).to(exact))  # (p,)
+            blocks.append(self.score_block(branch, context, rows).to(exact))  # (b, k)
         joint = len(contexts) > 1 and block.joint_weight > 0
-        decision = _Decision(sample, block.weights, block.masks, self.negatives) if joint else None
-        losses = (_softmax_losses if self.loss == "ce" else _binary_losses)(sample, pairs, blocks, block, decision)
+        combine_branches = _Combination(sample, block.weights, block.masks, self.negatives) if joint else None
+        losses = (_softmax_losses if self.loss == "ce" else _binary_losses)(sample, pairs, blocks, block, combine_branches)
         even = len(block.weights) / len(self.target.weights)
         return torch.stack(losses) * (self.target.row_weights()[queries].sum() if self.loss == "ce" else even)
 
 
 class _Blockwise(torch.autograd.Function):
-    """Autograd, one block of queries after the other: what it keeps and passes over is that of one block."""
+    """Autograd over one block of queries after the other, so that it keeps the scores of one block only."""
 
     @staticmethod
     def forward(ctx: Any, losses: _Losses, count: int, *tensors: Tensor) -> tuple[Tensor, Tensor]:
-        """Contexts, sampled rows, rows of the answers, parameters -> total and parts; the gradients are formed here."""
-        contexts, drawn, answers = (tensors[place * count : (place + 1) * count] for place in range(3))
+        """M contexts, sampled rows and rows of the answers, parameters -> total and parts; the gradients are formed here."""
+        contexts, drawn, answers = (tensors[kind * count : (kind + 1) * count] for kind in range(3))
         parameters = tensors[3 * count :]
         grads = [torch.zeros_like(tensor) for tensor in tensors]
         parts: Tensor | None = None
-        fixed = [_leaf(rows) for rows in drawn]
+        sampled = [_leaf(rows) for rows in drawn]
         for queries, pairs in losses.blocks():
-            own = [_leaf(context[queries]) for context in contexts], [_leaf(rows[pairs]) for rows in answers]
+            asked, answered = [_leaf(context[queries]) for context in contexts], [_leaf(rows[pairs]) for rows in answers]
             with torch.enable_grad():
-                found = losses.of(queries, own[0], fixed, own[1])
-                total = found[:count].sum() + losses.target.joint_weight * found[count:].sum()
-            leaves = [*own[0], *fixed, *own[1], *parameters]
-            places = [*(grad[queries] for grad in grads[:count]), *grads[count : 2 * count],
-                      *(grad[pairs] for grad in grads[2 * count : 3 * count]), *grads[3 * count :]]
-            for place, grad in zip(places, torch.autograd.grad(total, leaves, allow_unused=True), strict=True):
+                part = losses.of(queries, asked, sampled, answered)
+                total = part[:count].sum() + losses.target.joint_weight * part[count:].sum()
+            leaves = [*asked, *sampled, *answered, *parameters]
+            sums = [*(grad[queries] for grad in grads[:count]), *grads[count : 2 * count],
+                    *(grad[pairs] for grad in grads[2 * count : 3 * count]), *grads[3 * count :]]  # views, added to in place
+            for total_grad, grad in zip(sums, torch.autograd.grad(total, leaves, allow_unused=True), strict=True):
                 if grad is not None:
-                    place += grad
-            parts = found.detach() if parts is None else parts + found.detach()
+                    total_grad += grad
+            parts = part.detach() if parts is None else parts + part.detach()
         assert parts is not None
         ctx.save_for_backward(*grads)
         ctx.mark_non_differentiable(parts)
@@ -162,19 +165,19 @@ def _leaf(values: Tensor) -> Tensor:
     return values.detach().requires_grad_()
 
 
-class _Decision:
+class _Combination:
     """Combines the branches' values for the answers and for the sampled entities.
 
     Args:
-        sample: who they are.
+        sample: which entities they are.
         weights: (B, M).
         masks: per branch (n,) bool or None.
         negatives: (k,) rows of the tables.
     """
 
-    def __init__(self, sample: Sample, weights: Tensor, masks: Sequence[Tensor | None], negatives: Tensor) -> None:
+    def __init__(self, sample: NegativeSample, weights: Tensor, masks: Sequence[Tensor | None], negatives: Tensor) -> None:
         rows, tails = sample.positives.rows, sample.positives.tails
-        # A pair has its own candidate, so what the candidate lacks is taken out of its weights.
+        # Each pair has one candidate, so the modalities that it lacks can be taken out of the pair's weights (P, M).
         self.shares = present_weights(weights[rows], [None if mask is None else mask[tails] for mask in masks])
         self.weights, self.masks = weights, [None if mask is None else mask[negatives] for mask in masks]
 
@@ -184,40 +187,43 @@ class _Decision:
 
 
 def _softmax_losses(
-    sample: Sample, pairs: Sequence[Tensor], blocks: Sequence[Tensor], target: JointTarget, decision: _Decision | None
+    sample: NegativeSample, pairs: Sequence[Tensor], blocks: Sequence[Tensor], target: JointTarget,
+    combine_branches: _Combination | None,
 ) -> list[Tensor]:
-    norms = [sample.log_norm(*both) for both in zip(pairs, blocks, strict=True)]
+    """M or M + 1 scalars from M tensors (P,) and M tensors (B, k) of scores; the same for `_binary_losses`."""
+    norms = [sample.log_norm(*both) for both in zip(pairs, blocks, strict=True)]  # M x (B,)
     losses = [_softmax_loss(sample, *each, target) for each in zip(pairs, blocks, norms, strict=True)]
-    if decision is not None:
+    if combine_branches is not None:
         rows = sample.positives.rows
-        decided = decision(
+        combined = combine_branches(
             [scores - norm[rows] for scores, norm in zip(pairs, norms, strict=True)],
             [scores - norm[:, None] for scores, norm in zip(blocks, norms, strict=True)],
         )
-        losses.append(_softmax_loss(sample, *decided, sample.log_norm(*decided), target))
+        losses.append(_softmax_loss(sample, *combined, sample.log_norm(*combined), target))
     return losses
 
 
-def _softmax_loss(sample: Sample, pairs: Tensor, block: Tensor, log_norm: Tensor, target: JointTarget) -> Tensor:
+def _softmax_loss(sample: NegativeSample, pairs: Tensor, block: Tensor, log_norm: Tensor, target: JointTarget) -> Tensor:
     """`softmax_loss` of scores (P,) and (B, k) with normaliser (B,)."""
     smoothing = target.smoothing
-    expected = sample.over_answers(pairs) / sample.positives.counts
+    expected = sample.over_answers(pairs) / sample.positives.counts  # (B,)
     if smoothing:
         expected = (1 - smoothing) * expected + smoothing * sample.over_all(pairs, block) / sample.num_entities
     return (log_norm - expected) @ target.row_weights().to(expected.dtype)
 
 
 def _binary_losses(
-    sample: Sample, pairs: Sequence[Tensor], blocks: Sequence[Tensor], target: JointTarget, decision: _Decision | None
+    sample: NegativeSample, pairs: Sequence[Tensor], blocks: Sequence[Tensor], target: JointTarget,
+    combine_branches: _Combination | None,
 ) -> list[Tensor]:
     losses = [_binary_loss(sample, *both, target.smoothing) for both in zip(pairs, blocks, strict=True)]
-    if decision is not None:
-        decided = decision([scores.sigmoid() for scores in pairs], [scores.sigmoid() for scores in blocks])
-        losses.append(_binary_loss_of_probabilities(sample, *decided, target.smoothing))
+    if combine_branches is not None:
+        combined = combine_branches([scores.sigmoid() for scores in pairs], [scores.sigmoid() for scores in blocks])
+        losses.append(_binary_loss_of_probabilities(sample, *combined, target.smoothing))
     return losses
 
 
-def _binary_loss(sample: Sample, pairs: Tensor, block: Tensor, smoothing: float) -> Tensor:
+def _binary_loss(sample: NegativeSample, pairs: Tensor, block: Tensor, smoothing: float) -> Tensor:
     """`binary_loss` of scores (P,) and (B, k)."""
     total = sample.over_all(functional.softplus(pairs), functional.softplus(block)).sum() - (1 - smoothing) * pairs.sum()
     if smoothing:
@@ -225,9 +231,9 @@ def _binary_loss(sample: Sample, pairs: Tensor, block: Tensor, smoothing: float)
     return total / (len(block) * sample.num_entities)
 
 
-def _binary_loss_of_probabilities(sample: Sample, pairs: Tensor, block: Tensor, smoothing: float) -> Tensor:
+def _binary_loss_of_probabilities(sample: NegativeSample, pairs: Tensor, block: Tensor, smoothing: float) -> Tensor:
     """`binary_loss_of_probabilities` of probabilities (P,) and (B, k)."""
-    pairs, block = (probabilities.clamp(_LEAST, 1 - _LEAST) for probabilities in (pairs, block))
+    pairs, block = (probabilities.clamp(LEAST_PROBABILITY, 1 - LEAST_PROBABILITY) for probabilities in (pairs, block))
     no_pairs, no_block = torch.log1p(-pairs), torch.log1p(-block)
     gap = no_pairs - pairs.log()
     total = (1 - smoothing) * gap.sum() - sample.over_all(no_pairs, no_block).sum()

@@ -1,11 +1,12 @@
-"""Softmax losses of all branches and of their decision, forward and backward in one go over tiles of entities.
+"""Softmax losses of all branches and of their combination, forward and backward in one go over tiles of entities.
 
 Autograd through `logsumexp`, the weighting and a second `logsumexp` reads and writes the `(B, N)` scores about forty times
 a branch, which costs more than the matrix products. Here the scores are kept once, in tiles, and become their gradient in
 place: the gradient of a softmax loss is known once its normaliser is. Where even that is more than the budget allows, the
 queries are taken in blocks, one after the other.
 
-Shapes: `B` queries (of a block), `N` entities, `M` branches, `d` width, `C` candidates of a tile.
+Shapes: `B` queries (of a block), `N` entities, `M` branches, `d` width, `C` candidates of a tile, `c` of them that lack a
+modality.
 """
 
 from __future__ import annotations
@@ -17,13 +18,15 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from imf_core.model.losses.target import JointTarget, Tile, partial_columns, shares, tile_width, tiles
+from imf_core.model.decision import partial_columns
+from imf_core.model.losses.target import JointTarget
+from imf_core.model.losses.tiles import Tile, tile_width, tiles
 
 
 def joint_softmax_loss(contexts: Sequence[Tensor], tables: Sequence[Tensor], target: JointTarget) -> tuple[Tensor, Tensor]:
-    """Sum of the branches' softmax losses and of the decision's.
+    """Sum of the branches' softmax losses and of that of their combination.
 
-    Equals `softmax_loss` of each `c_m @ E_m^T`, plus `joint_weight` times that of `decide` over them.
+    Equals `softmax_loss` of each `c_m @ E_m^T`, plus `joint_weight` times that of their combined scores (`Imf.combine`).
 
     Args:
         contexts: M tensors (B, d).
@@ -31,7 +34,8 @@ def joint_softmax_loss(contexts: Sequence[Tensor], tables: Sequence[Tensor], tar
         target: answers and weights.
 
     Returns:
-        The differentiable total, and the M + 1 parts (branches, then the decision), for display.
+        The differentiable total in nats, and its parts (M,) or (M + 1,), for display: branches, then the combination if it
+        counts.
     """
     total, parts = _JointSoftmax.apply(target, *contexts, *tables)
     return total, parts
@@ -40,32 +44,32 @@ def joint_softmax_loss(contexts: Sequence[Tensor], tables: Sequence[Tensor], tar
 class _JointSoftmax(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, target: JointTarget, *tensors: Tensor) -> tuple[Tensor, Tensor]:
-        """Contexts, then tables -> total and parts; the gradients are formed here and only scaled in `backward`."""
+        """M contexts (B, d), then M tables (N, d) -> total and parts; the gradients are formed here, `backward` scales them."""
         count = len(tensors) // 2
         exact = target.weights.dtype
-        kind = target.kind(exact)
-        rows = target.row_weights()
+        kind = target.product_dtype(exact)
+        rows = target.row_weights()  # (B,)
         contexts, tables = ([tensor.to(kind) for tensor in part] for part in (tensors[:count], tensors[count:]))
-        weighted = [(context.to(exact) * rows[:, None]).to(kind) for context in tensors[:count]]
-        means = [table.to(exact).mean(dim=0) for table in tensors[count:]] if target.smoothing else None
+        weighted = [(context.to(exact) * rows[:, None]).to(kind) for context in tensors[:count]]  # M x (B, d)
+        means = [table.to(exact).mean(dim=0) for table in tensors[count:]] if target.smoothing else None  # M x (d,)
         grads_context = [torch.zeros_like(context, dtype=exact) for context in contexts]
         grads_table = [torch.empty_like(table, dtype=exact) for table in tables]
         joint = target.joint_weight if count > 1 else 0.0
         parts = target.weights.new_zeros(count + (joint > 0))
         size = _block_size(len(tables[0]), count + (joint > 0), target)
         for low in range(0, len(rows), size):
-            place = slice(low, low + size)
-            block = _Block(target.block(low, low + size), joint, [context[place] for context in contexts], tables, means)
-            parts += block.losses @ rows[place]
+            queries = slice(low, low + size)
+            block = _Block(target.block(low, low + size), joint, [context[queries] for context in contexts], tables, means)
+            parts += block.losses @ rows[queries]
             for tile, gradients in block.gradients():
                 for position, gradient in enumerate(gradients):
-                    moved = gradient.to(kind)
-                    grads_context[position][place] += moved @ tables[position][tile.low : tile.high]
-                    piece = grads_table[position][tile.low : tile.high]
+                    moved = gradient.to(kind)  # (B, C)
+                    grads_context[position][queries] += moved @ tables[position][tile.low : tile.high]
+                    piece = grads_table[position][tile.low : tile.high]  # (C, d)
                     if low == 0:
-                        piece.copy_(moved.T @ weighted[position][place])
+                        piece.copy_(moved.T @ weighted[position][queries])
                     else:
-                        piece += moved.T @ weighted[position][place]
+                        piece += moved.T @ weighted[position][queries]
         ctx.save_for_backward(*(grad.mul_(rows[:, None]) for grad in grads_context), *grads_table)
         ctx.mark_non_differentiable(parts)
         return parts[:count].sum() + joint * parts[count:].sum(), parts
@@ -85,9 +89,19 @@ def _block_size(num_entities: int, kept: int, target: JointTarget) -> int:
 class _Block:
     """Scores of a block of queries, then their gradients.
 
-    The decided scores are `sum_m share_m (s_m - logsumexp(s_m))`. The share of a branch is its weight a_m, except for the
+    The combined scores are `sum_m share_m (s_m - logsumexp(s_m))`. The share of a branch is its weight a_m, except for the
     *partial* candidates, which lack a modality: there the weights of the others are renormalised. Elsewhere the logsumexps
-    shift whole rows, which no softmax sees; they are left out there and added back here.
+    shift whole rows, which no softmax sees; they are left out there and added to the partial candidates instead.
+
+    Args:
+        target: of these queries.
+        joint: factor of the loss on the combined scores; 0 leaves it out.
+        contexts: M tensors (B, d).
+        tables: M tensors (N, d).
+        means: M mean rows (d,) of the tables, for label smoothing; None without it.
+
+    Attributes:
+        losses: (M,) or (M + 1,) x (B,) loss of each query, in nats.
     """
 
     def __init__(
@@ -97,94 +111,101 @@ class _Block:
         self.target, self.joint, self.num_entities = target, joint, len(tables[0])
         width = tile_width(len(contexts[0]), self.num_entities, tables[0].device)
         self.tiles = tiles(target.positives, self.num_entities, width)
-        self.partial = [partial_columns(target.masks, tile.low, tile.high) if joint else None for tile in self.tiles]
+        self.partial = [partial_columns(target.masks, tile.low, tile.high) if joint else None for tile in self.tiles]  # (c,)
         weights, exact = target.weights, target.weights.dtype
-        self.scores: list[list[Tensor]] = []
-        self.decided: list[Tensor] = []
+        self.scores: list[list[Tensor]] = []  # per tile M x (B, C)
+        self.combined: list[Tensor] = []  # per tile (B, C)
         norms: list[list[Tensor]] = [[] for _ in contexts]
-        answers = weights.new_zeros(len(contexts) + (joint > 0), len(weights))
+        answers = weights.new_zeros(len(contexts) + (joint > 0), len(weights))  # (M + 1, B) sums over each query's answers
         for tile in self.tiles:
             row = [(context @ table[tile.low : tile.high].T).to(exact) for context, table in zip(contexts, tables, strict=True)]
             for position, scores in enumerate(row):
                 norms[position].append(torch.logsumexp(scores, dim=1))
                 answers[position].index_add_(0, tile.rows, scores[tile.rows, tile.columns])
             if joint:
-                decided = row[0] * weights[:, 0, None]
+                combined = row[0] * weights[:, 0, None]
                 for position, scores in enumerate(row[1:], start=1):
-                    decided.addcmul_(scores, weights[:, position, None])
-                self.decided.append(decided)
+                    combined.addcmul_(scores, weights[:, position, None])
+                self.combined.append(combined)
             self.scores.append(row)
-        self.norms = [torch.logsumexp(torch.stack(column), dim=0) for column in norms]
+        self.norms = [torch.logsumexp(torch.stack(column), dim=0) for column in norms]  # M x (B,)
         expected = answers / target.positives.counts
         if means is not None:
-            mean = [context.to(exact) @ part for context, part in zip(contexts, means, strict=True)]
+            mean = [context.to(exact) @ part for context, part in zip(contexts, means, strict=True)]  # M x (B,)
         if joint:
-            self._decide(answers)
+            self._finish_combined(answers)
             expected[-1] = answers[-1] / target.positives.counts
             if means is not None:
-                mean.append(torch.stack([decided.sum(dim=1) for decided in self.decided]).sum(dim=0) / self.num_entities)
+                mean.append(torch.stack([combined.sum(dim=1) for combined in self.combined]).sum(dim=0) / self.num_entities)
         if means is not None:
             expected = (1 - target.smoothing) * expected + target.smoothing * torch.stack(mean)
         self.losses = torch.stack(self.norms) - expected
 
-    def _decide(self, answers: Tensor) -> None:
-        """Finish the decided scores and their normaliser; adds those of the answers to the last row of `answers`."""
+    def _finish_combined(self, answers: Tensor) -> None:
+        """Correct the combined scores of partial candidates and append their normaliser to `norms`.
+
+        Args:
+            answers: (M + 1, B); the combined scores of each query's answers are added to its last row.
+        """
         weights = self.target.weights
-        shift = torch.stack([weights[:, position] * norm for position, norm in enumerate(self.norms)]).sum(dim=0)
+        shift = torch.stack([weights[:, position] * norm for position, norm in enumerate(self.norms)]).sum(dim=0)  # (B,)
         norms = []
-        for tile, columns, row, decided in zip(self.tiles, self.partial, self.scores, self.decided, strict=True):
+        for tile, columns, row, combined in zip(self.tiles, self.partial, self.scores, self.combined, strict=True):
             if columns is not None:
-                share = shares(self.target, tile.low, tile.high, columns)
+                share = self.target.shares(tile.low, tile.high, columns)  # (M, B, c)
                 parts = [part * (scores[:, columns] - norm[:, None])
                          for part, scores, norm in zip(share, row, self.norms, strict=True)]
-                decided[:, columns] = torch.stack(parts).sum(dim=0) + shift[:, None]
-            norms.append(torch.logsumexp(decided, dim=1))
-            answers[-1].index_add_(0, tile.rows, decided[tile.rows, tile.columns])
+                combined[:, columns] = torch.stack(parts).sum(dim=0) + shift[:, None]
+            norms.append(torch.logsumexp(combined, dim=1))
+            answers[-1].index_add_(0, tile.rows, combined[tile.rows, tile.columns])
         self.norms.append(torch.logsumexp(torch.stack(norms), dim=0))
 
     def gradients(self) -> Iterator[tuple[Tile, list[Tensor]]]:
-        """For each tile the M gradients (B, C) of its scores, which they replace. A query's weight is not yet in them."""
+        """For each tile the M gradients (B, C) of its scores, which they replace, without the weight of each query."""
         weights = self.target.weights
-        leaks = self._decision_gradients() if self.joint else None
+        leaks = self._combined_gradients() if self.joint else None  # (M, B)
         for index, tile in enumerate(self.tiles):
             row = self.scores[index]
             columns = self.partial[index]
             extra = None
             if columns is not None:
-                slope = self.decided[index][:, columns] * self.joint
-                extra = (shares(self.target, tile.low, tile.high, columns) - weights.T[:, :, None]) * slope
+                slope = self.combined[index][:, columns] * self.joint  # (B, c)
+                extra = (self.target.shares(tile.low, tile.high, columns) - weights.T[:, :, None]) * slope  # (M, B, c)
             for position, scores in enumerate(row):
-                gradient = scores.sub_(self.norms[position][:, None]).exp_()
+                gradient = scores.sub_(self.norms[position][:, None]).exp_()  # (B, C) the softmax
                 if leaks is not None:
                     gradient *= (1 - self.joint * leaks[position])[:, None]
                 self._subtract_target(gradient, tile)
                 if self.joint:
-                    gradient.addcmul_(self.decided[index], self.joint * weights[:, position, None])
+                    gradient.addcmul_(self.combined[index], self.joint * weights[:, position, None])
                 if extra is not None:
                     gradient[:, columns] += extra[position]
             yield tile, row
             self.scores[index] = []
 
-    def _decision_gradients(self) -> Tensor | None:
-        """Turn the decided scores into the gradients of their loss; returns what flows back through the branches'
-        logsumexps, (M, B): it comes from the partial candidates alone, None without any.
+    def _combined_gradients(self) -> Tensor | None:
+        """Turn the combined scores into the gradients of their loss, in place.
+
+        Returns:
+            (M, B): what flows back through the branches' logsumexps. It comes from the partial candidates alone; None without
+            any.
         """
         weights = self.target.weights
         leaks = None
         for index, tile in enumerate(self.tiles):
-            gradient = self.decided[index].sub_(self.norms[-1][:, None]).exp_()
+            gradient = self.combined[index].sub_(self.norms[-1][:, None]).exp_()  # (B, C)
             self._subtract_target(gradient, tile)
             columns = self.partial[index]
             if columns is not None:
-                differing = shares(self.target, tile.low, tile.high, columns) - weights.T[:, :, None]
+                differing = self.target.shares(tile.low, tile.high, columns) - weights.T[:, :, None]  # (M, B, c)
                 leak = (differing * gradient[:, columns]).sum(dim=2)
                 leaks = leak if leaks is None else leaks + leak
         return leaks
 
     def _subtract_target(self, probability: Tensor, tile: Tile) -> None:
-        """In place: probability less the smoothed target distribution."""
+        """In place: probability (B, C) less the smoothed target distribution."""
         target = self.target
         if target.smoothing:
             probability -= target.smoothing / self.num_entities
-        share = (1 - target.smoothing) / target.positives.counts
+        share = (1 - target.smoothing) / target.positives.counts  # (B,)
         probability[tile.rows, tile.columns] -= share[tile.rows]

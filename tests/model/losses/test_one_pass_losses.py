@@ -5,12 +5,11 @@ import pytest
 import torch
 
 from imf_core.config import Config
+from imf_core.model.losses import autograd, tiles
 from imf_core.model.losses import binary as joint_binary
-from imf_core.model.losses import distances as plain
 from imf_core.model.losses import softmax as joint_softmax
-from imf_core.model.losses import target
-from imf_core.model.losses.plain_forms import Positives, binary_loss
-from imf_core.model.losses.target import JointTarget
+from imf_core.model.losses.dense import binary_loss
+from imf_core.model.losses.target import JointTarget, Positives
 from imf_core.prepare.link_data import LinkData
 from imf_core.train.batches import TrainingQueries
 from imf_core.train.fit import build_model
@@ -29,8 +28,8 @@ def test_equals_the_plain_loss(
     weighting: str, joint: float,
 ) -> None:
     if pieces != "whole":
-        monkeypatch.setattr(target, "_TILE", 1)
-        monkeypatch.setattr(target, "_NARROWEST", 5)
+        monkeypatch.setattr(tiles, "_TILE", 1)
+        monkeypatch.setattr(tiles, "_NARROWEST", 5)
     if pieces == "tiles and blocks":
         monkeypatch.setattr(joint_softmax, "_block_size", lambda *_: 7)
     config = Config().updated(
@@ -57,8 +56,8 @@ def test_equals_the_plain_loss(
         batch.positives, smoothing, weighting == "triple", joint, model.decision_weights(batch.heads, batch.relations),
         [model.mask(branch) for branch in model.branches],
     )
-    expected_total, plain_parts = model._plain_losses(tables, contexts, towards)
-    fused, fused_parts = model._fused_losses(tables, contexts, towards)
+    expected_total, plain_parts = model.autograd_loss(tables, contexts, towards)
+    fused, fused_parts = model.one_pass_loss(tables, contexts, towards)
     assert len(plain_parts) == len(fused_parts) == len(model.branches) + (joint > 0 and modalities != [])
     torch.testing.assert_close(fused, expected_total, rtol=1e-10, atol=1e-10)
     torch.testing.assert_close(fused_parts, plain_parts, rtol=1e-10, atol=1e-10)
@@ -81,7 +80,7 @@ def test_distances_in_blocks_are_the_distances_at_once(toy: LinkData, loss: str,
     batch = next(iter(TrainingQueries(toy.graph).epoch(24, 0, 1)))
     batch.positives.counts.data = batch.positives.counts.double()
     found = []
-    for budget in (2**30, 3 * plain.bytes_of_query(toy.graph.num_entities, len(model.branches), 8)):
+    for budget in (2**30, 3 * autograd.bytes_per_query(toy.graph.num_entities, len(model.branches), 8)):
         tables = model.tables()
         contexts = model.contexts(tables, batch.heads, batch.relations)
         towards = JointTarget(
@@ -92,7 +91,7 @@ def test_distances_in_blocks_are_the_distances_at_once(toy: LinkData, loss: str,
         real = model.branch_scores
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(model, "branch_scores", lambda *given, real=real, calls=calls: calls.append(1) or real(*given))
-            total, parts = model._plain_losses(tables, contexts, towards)
+            total, parts = model.autograd_loss(tables, contexts, towards)
             grads = torch.autograd.grad(total, list(model.parameters()), allow_unused=True)
         found.append((len(calls), total, parts, [grad for grad in grads if grad is not None]))
     (once, total, parts, grads), (often, *others) = found

@@ -10,11 +10,11 @@ from torch import Tensor
 
 from imf_core.model.decision import combine, present_weights
 from imf_core.model.losses.binary import joint_binary_loss
-from imf_core.model.losses.plain_forms import Positives, binary_loss, binary_loss_of_probabilities, softmax_loss
-from imf_core.model.losses.sample import Sample
-from imf_core.model.losses.sampled import ScoreRows, sampled_losses
+from imf_core.model.losses.dense import binary_loss, binary_loss_of_probabilities, softmax_loss
+from imf_core.model.losses.negatives import NegativeSample
+from imf_core.model.losses.sampled import ScoreRows, joint_sampled_loss
 from imf_core.model.losses.softmax import joint_softmax_loss
-from imf_core.model.losses.target import JointTarget
+from imf_core.model.losses.target import JointTarget, Positives
 
 ANSWERS = [[0], [1, 6], [2, 3, 4], [5], [0, 1, 2, 3, 4, 5, 6, 7, 8]]  # of 9 entities: the last query has no other
 NUM = 9
@@ -147,7 +147,7 @@ def test_equals_the_full_loss_when_all_entities_are_sampled(
 ) -> None:
     contexts, tables, target = case(branches, missing, smoothing=smoothing, per_triple=per_triple, joint_weight=joint)
     everyone = torch.randperm(NUM, generator=torch.Generator().manual_seed(7))
-    got = sampled_losses(contexts, tables, target, loss, everyone, NUM, *SCORERS[scorer])
+    got = joint_sampled_loss(contexts, tables, target, loss, everyone, NUM, *SCORERS[scorer])
     assert len(got[1]) == branches + (joint > 0 and branches > 1)
     references = [full(contexts, tables, target, loss, SCORERS[scorer][0])]
     if scorer == "dot":
@@ -175,7 +175,7 @@ def test_equals_the_estimator_written_out(
         target, positives=Positives(positives.rows, row_of[positives.tails], positives.counts),
         masks=[None if mask is None else mask[touched] for mask in target.masks],
     )
-    got = sampled_losses(
+    got = joint_sampled_loss(
         contexts, [table[touched] for table in tables], local, loss, row_of[torch.tensor(chosen)], NUM, dot_block, dot_pairs
     )
     factors = dense_factors(positives, torch.tensor(chosen))
@@ -189,9 +189,9 @@ def test_partition_function_and_binary_loss_are_unbiased() -> None:
     picked = scores[target.positives.rows, target.positives.tails]
     norms, totals, parts = [], [], []
     for chosen in map(torch.tensor, combinations(range(NUM), 5)):
-        sample = Sample.of(chosen, target.positives, NUM, NUM)
+        sample = NegativeSample.of(chosen, target.positives, NUM, NUM)
         norms.append(sample.log_norm(picked, scores[:, chosen]).exp())
-        total, part = sampled_losses(contexts, tables, target, "bce", chosen, NUM, dot_block, dot_pairs)
+        total, part = joint_sampled_loss(contexts, tables, target, "bce", chosen, NUM, dot_block, dot_pairs)
         totals.append(total)
         parts.append(part)
     assert torch.stack(norms).std(dim=0).min() > 0.01
@@ -208,7 +208,7 @@ def test_partition_function_of_many_entities_lies_around_the_exact_one() -> None
     found = []
     for _ in range(2000):
         chosen = torch.randperm(500, generator=generator)[:50]
-        found.append(Sample.of(chosen, positives, 500, 500).log_norm(picked, scores[:, chosen]).exp())
+        found.append(NegativeSample.of(chosen, positives, 500, 500).log_norm(picked, scores[:, chosen]).exp())
     mean, spread = torch.stack(found).mean(dim=0), torch.stack(found).std(dim=0)
     assert ((mean - scores.exp().sum(dim=1)).abs() < 4 * spread / 2000**0.5).all()
 
@@ -218,7 +218,7 @@ def test_an_answer_in_the_sample_counts_once(loss: str) -> None:
     """What its column of the block holds has no effect, on the value or on a gradient."""
     contexts, tables, target = case(3, True, ANSWERS[:4])
     chosen = torch.tensor([0, 6, 3, 8])
-    hidden = Sample.of(chosen, target.positives, NUM, NUM).hidden
+    hidden = NegativeSample.of(chosen, target.positives, NUM, NUM).hidden
     assert hidden.nonzero().tolist() == [[0, 0], [1, 1], [2, 2]]
     seen: list[Tensor] = []
 
@@ -229,13 +229,13 @@ def test_an_answer_in_the_sample_counts_once(loss: str) -> None:
         seen.append(block)
         return block
 
-    got = sampled_losses(contexts, tables, target, loss, chosen, NUM, disturbed, dot_pairs)
+    got = joint_sampled_loss(contexts, tables, target, loss, chosen, NUM, disturbed, dot_pairs)
     got[0].backward(retain_graph=True)
     assert len(seen) == 3
     for block in seen:
         assert block.grad is not None
         assert (block.grad[hidden] == 0).all() and (block.grad[~hidden] != 0).all()
-    plain = sampled_losses(contexts, tables, target, loss, chosen, NUM, dot_block, dot_pairs)
+    plain = joint_sampled_loss(contexts, tables, target, loss, chosen, NUM, dot_block, dot_pairs)
     check_same(got, plain, [*contexts, *tables])
 
 
@@ -244,13 +244,13 @@ def test_sample_of_nothing_but_answers(loss: str) -> None:
     """It has nothing to tell about the others: only the answers are counted, and every gradient is finite."""
     contexts, tables, target = case(3, True, [[1, 2, 3], [3, 2]])
     chosen = torch.tensor([3, 2])
-    sample = Sample.of(chosen, target.positives, NUM, NUM)
+    sample = NegativeSample.of(chosen, target.positives, NUM, NUM)
     assert sample.factors.tolist() == [0.0, 0.0]
     assert not sample.hidden.any()  # some versions of PyTorch have no gradient for a row of nothing but -inf
     scores = contexts[0] @ tables[0].T
     norm = sample.log_norm(scores[target.positives.rows, target.positives.tails], scores[:, chosen])
     torch.testing.assert_close(norm, torch.stack([scores[0, 1:4].logsumexp(0), scores[1, 2:4].logsumexp(0)]))
-    total, parts = sampled_losses(contexts, tables, target, loss, chosen, NUM, dot_block, dot_pairs)
+    total, parts = joint_sampled_loss(contexts, tables, target, loss, chosen, NUM, dot_block, dot_pairs)
     assert parts.isfinite().all()
     assert all(gradient.isfinite().all() for gradient in torch.autograd.grad(total, [*contexts, *tables]))
 
@@ -261,7 +261,7 @@ def test_gradients_by_finite_differences(loss: str, scorer: str) -> None:
     contexts, tables, target = case(2, True, ANSWERS[:3])
 
     def total(*inputs: Tensor) -> Tensor:
-        return sampled_losses(inputs[:2], inputs[2:], target, loss, torch.tensor([7, 6, 3, 8]), NUM, *SCORERS[scorer])[0]
+        return joint_sampled_loss(inputs[:2], inputs[2:], target, loss, torch.tensor([7, 6, 3, 8]), NUM, *SCORERS[scorer])[0]
 
     assert torch.autograd.gradcheck(total, (*contexts, *tables))
 
@@ -273,11 +273,11 @@ def test_large_scores_in_single_precision(loss: str) -> None:
     chosen = torch.tensor([0, 6, 3, 8])
     far = [context.detach() * 200 for context in contexts]
     arguments = loss, chosen, 10**9, dot_block, dot_pairs
-    _, exact = sampled_losses(far, tables, target, *arguments)
+    _, exact = joint_sampled_loss(far, tables, target, *arguments)
     positives = replace(target.positives, counts=target.positives.counts.float())
     single = replace(target, weights=target.weights.float(), positives=positives)
     inputs = [tensor.detach().float().requires_grad_() for tensor in (*far, *tables)]
-    total, parts = sampled_losses(inputs[:3], inputs[3:], single, *arguments)
+    total, parts = joint_sampled_loss(inputs[:3], inputs[3:], single, *arguments)
     assert parts.dtype == total.dtype == torch.float32
     torch.testing.assert_close(parts[:3], exact[:3].float(), rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(parts[3], exact[3].float(), rtol=0.02, atol=1e-5)  # 1 - 1e-7 is rounded in fp32

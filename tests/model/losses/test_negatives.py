@@ -9,8 +9,8 @@ from torch import Tensor
 from imf_core.config import Config
 from imf_core.model.imf import Imf
 from imf_core.model.losses import sampled
-from imf_core.model.losses.plain_forms import Positives
-from imf_core.model.losses.sample import draw_distinct
+from imf_core.model.losses.negatives import draw_distinct
+from imf_core.model.losses.target import Positives
 from imf_core.prepare.link_data import LinkData
 from imf_core.train.batches import QueryBatch, TrainingQueries
 from imf_core.train.fit import build_model
@@ -58,7 +58,7 @@ def test_with_all_candidates_it_is_the_full_loss(
         model__finetune_features=finetune, train__label_smoothing=0.1,
     )
     arguments = (batch.heads, batch.relations, batch.positives, config.train)
-    full, estimated = model(*arguments), model._sampled_parts(*arguments, model.num_entities)
+    full, estimated = model(*arguments), model.sampled_parts(*arguments, model.num_entities)
     assert full.keys() == estimated.keys()
     for name, value in full.items():
         torch.testing.assert_close(estimated[name], value, rtol=1e-9, atol=1e-9)

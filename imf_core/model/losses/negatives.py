@@ -1,6 +1,7 @@
 """A uniform sample of entities that stands for all of them, beside a query's known answers.
 
-Shapes: `B` queries, `N` entities of the graph, `n` touched ones (rows of the tables), `k` sampled, `P` positives of the batch.
+Shapes: `B` queries, `N` entities of the graph, `n` entities that the batch touches (rows of the tables), `k` sampled ones, `P`
+known answers of the batch.
 """
 
 from __future__ import annotations
@@ -10,11 +11,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from imf_core.model.losses.plain_forms import Positives
+from imf_core.model.losses.target import Positives
 
 
 @dataclass(frozen=True)
-class Sample:
+class NegativeSample:
     """The sampled entities as each query sees them. Values of the answers are (P,), of the sampled entities (B, k).
 
     Args:
@@ -31,7 +32,7 @@ class Sample:
     factors: Tensor
 
     @classmethod
-    def of(cls, negatives: Tensor, positives: Positives, num_rows: int, num_entities: int) -> Sample:
+    def of(cls, negatives: Tensor, positives: Positives, num_rows: int, num_entities: int) -> NegativeSample:
         """Find the answers among the sampled entities.
 
         Args:
@@ -41,13 +42,13 @@ class Sample:
             num_entities: N.
         """
         counts = positives.counts
-        columns = negatives.new_full((num_rows,), -1)
+        columns = negatives.new_full((num_rows,), -1)  # (n,) row of the tables -> position in the sample
         columns[negatives] = torch.arange(len(negatives), device=negatives.device)
-        found = columns[positives.tails]
-        inside = found >= 0
+        position = columns[positives.tails]  # (P,)
+        inside = position >= 0
         hidden = torch.zeros(len(counts), len(negatives), dtype=torch.bool, device=counts.device)
-        hidden[positives.rows[inside], found[inside]] = True
-        kept = len(negatives) - torch.zeros_like(counts).index_add(0, positives.rows, inside.to(counts.dtype))
+        hidden[positives.rows[inside], position[inside]] = True
+        kept = len(negatives) - torch.zeros_like(counts).index_add(0, positives.rows, inside.to(counts.dtype))  # (B,)
         some = kept > 0
         hidden &= some[:, None]
         factors = torch.where(some, (num_entities - counts) / kept.clamp_min(1), 0.0)
@@ -64,17 +65,23 @@ class Sample:
     def log_norm(self, pairs: Tensor, block: Tensor) -> Tensor:
         """(P,), (B, k) -> (B,): logarithm of the estimated sum of `exp` over all N entities."""
         rows = self.positives.rows
-        top = torch.full_like(self.factors, -torch.inf).scatter_reduce(0, rows, pairs.detach(), "amax")
-        answers = top + self.over_answers((pairs - top[rows]).exp()).log()
-        others = torch.logsumexp(block.masked_fill(self.hidden, -torch.inf), dim=1)
+        top = torch.full_like(self.factors, -torch.inf).scatter_reduce(0, rows, pairs.detach(), "amax")  # (B,)
+        answers = top + self.over_answers((pairs - top[rows]).exp()).log()  # (B,)
+        others = torch.logsumexp(block.masked_fill(self.hidden, -torch.inf), dim=1)  # (B,)
         return torch.logaddexp(answers, others + self.factors.log())
 
 
 def draw_distinct(num_entities: int, count: int, device: torch.device) -> Tensor:
-    """(count,) distinct entity ids, every set of them equally likely."""
+    """(count,) int64 distinct entity ids, every set of them equally likely.
+
+    Args:
+        num_entities: N.
+        count: 0..N.
+        device: where they are drawn.
+    """
     if 4 * count >= num_entities:
         return torch.randperm(num_entities, device=device)[:count]
-    found = torch.empty(0, dtype=torch.long, device=device)
-    while len(found) < count:  # a random part of distinct draws is as good as any other
-        found = torch.randint(num_entities, (count + count // 2 + 16,), device=device).unique()
-    return found[torch.randperm(len(found), device=device)[:count]]
+    drawn = torch.empty(0, dtype=torch.long, device=device)
+    while len(drawn) < count:  # a random part of distinct draws is as good as any other
+        drawn = torch.randint(num_entities, (count + count // 2 + 16,), device=device).unique()
+    return drawn[torch.randperm(len(drawn), device=device)[:count]]
