@@ -1,10 +1,10 @@
-"""Which of several models to ask together: greedy selection with replacement on validation (Caruana et al., ICML 2004).
+"""Choosing the members of an ensemble: greedy selection with replacement on validation (Caruana et al., ICML 2004).
 
-The model that raises the MRR of the pool most is added, also one that is in it already, until none has for some rounds; the
-weight of a model is how often it was taken. The gain is told crosswise: each half of the validation triples is ranked by the
-pool that was chosen on the other half.
+In each round the model that raises the MRR of the pool most is added, even if it is in the pool already, until some rounds
+bring no gain; the weight of a model is how often it was added. The gain is measured crosswise: each half of the validation
+triples is ranked by the pool that was chosen on the other half.
 
-Shapes: `Q` validation queries, `C` cached candidates, `K` models.
+Shapes: `T` validation triples, `Q` validation queries (2T), `C` cached candidates, `K` models.
 """
 
 from __future__ import annotations
@@ -17,12 +17,13 @@ import torch
 from torch import Tensor
 
 from imf_core.data.graph.graph import KnowledgeGraph, KnownAnswers, with_inverses
-from imf_core.evaluate.calibrate import competing, folds, repeated
+from imf_core.evaluate.calibrate import folds
+from imf_core.evaluate.competitors import answer_ranks, pick_candidates
 from imf_core.evaluate.pooled import PooledScores
 from imf_core.model.imf import Imf
 from imf_core.runtime import MemoryBudget
 
-ROUNDS = 30  # models that are taken at most
+ROUNDS = 30  # most models that are added, repeats counted
 _MAX_TRIPLES = 4000
 _PER_MODEL = 24  # strongest wrong answers of each model
 _PATIENCE = 5  # rounds without a better pool
@@ -34,26 +35,24 @@ class PoolCandidates:
 
     Args:
         values: (Q, C, K) float64 log-probabilities, the answer in column 0.
-        valid: (Q, C) bool; False for candidates that are no competitor (known answers, repeats).
-        fold: (Q,) 0 or 1.
+        valid: (Q, C) bool; False for candidates that do not compete (known answers, repeats).
+        fold: (Q,) int64, 0 or 1.
     """
 
     values: Tensor
     valid: Tensor
     fold: Tensor
 
-    def part(self, chosen: Tensor) -> PoolCandidates:
-        """The queries where `chosen` is True."""
-        return PoolCandidates(self.values[chosen], self.valid[chosen], self.fold[chosen])
+    def part(self, queries: Tensor) -> PoolCandidates:
+        """The candidates of some queries, given as a (Q,) bool mask."""
+        return PoolCandidates(self.values[queries], self.valid[queries], self.fold[queries])
 
     def reciprocal_ranks(self, pooled: Tensor) -> Tensor:
-        """(Q,) of the answers under (Q, C) pooled log-probabilities; ties count half."""
-        own, others, competes = pooled[:, :1], pooled[:, 1:], self.valid[:, 1:]
-        better = ((others > own) & competes).sum(dim=1) + 0.5 * ((others == own) & competes).sum(dim=1)
-        return 1.0 / (1.0 + better.double())
+        """(Q, C) pooled log-probabilities -> (Q,) float64 reciprocal ranks of the answers."""
+        return 1.0 / answer_ranks(pooled, self.valid[:, 1:]).double()
 
     def mrr(self, weights: Sequence[float]) -> float:
-        """MRR of the pool with these K weights."""
+        """MRR, 0..1, of the pool with these K weights."""
         return float(self.reciprocal_ranks(self.values @ torch.tensor(weights, dtype=torch.float64)).mean())
 
 
@@ -62,10 +61,10 @@ class Selection:
     """A chosen pool.
 
     Args:
-        weights: of the K models; 0 for those left out, their sum is 1.
+        weights: of the K models, >= 0, sum 1; 0 for those left out.
         alone: validation MRR of each model, among the cached candidates.
-        held_back: MRR of the crosswise chosen pools on the triples they were not chosen on.
-        held_back_single: the same of the crosswise chosen best single models.
+        held_back: MRR of the two pools, each on the half of the triples that it was not chosen on.
+        held_back_single: as `held_back`, of the best single model instead of the pool.
     """
 
     weights: tuple[float, ...]
@@ -78,34 +77,30 @@ class Selection:
 def pool_candidates(
     models: Sequence[Imf], graph: KnowledgeGraph, triples: np.ndarray, known: KnownAnswers, budget: int = 2**29
 ) -> PoolCandidates:
-    """Score held-out triples in both directions by all models, and keep the candidates that can matter.
+    """Score held-out triples in both directions by all models, and keep the candidates that can outrank the answer.
 
     Args:
-        models: of the same entities and relations; put into evaluation mode.
-        triples: (T, 3); at most 4,000 of them are used, drawn by a fixed seed.
-        known: other known answers are no competitors.
+        models: K models of the same entities and relations; put into evaluation mode.
+        graph: of the triples.
+        triples: (T, 3) int64; at most 4,000 of them are used, drawn by a fixed seed.
+        known: other known answers do not compete.
         budget: bytes that scores may take.
     """
     if len(triples) > _MAX_TRIPLES:
         triples = triples[np.sort(np.random.default_rng(0).choice(len(triples), _MAX_TRIPLES, replace=False))]
-    asked = with_inverses(triples, graph.num_relations)
-    order = np.argsort(asked[:, 1], kind="stable")  # a relation's matrix is then built once
-    heads, relations, targets = np.ascontiguousarray(asked[order].T)
+    queries = with_inverses(triples, graph.num_relations)  # (Q, 3)
+    order = np.argsort(queries[:, 1], kind="stable")  # a relation's matrix is then built once
+    heads, relations, targets = np.ascontiguousarray(queries[order].T)
     scores = PooledScores(models, [1.0] * len(models), budget // 2)
     device, block = scores.device, min(scores.block, 256)
-    both = torch.from_numpy(heads).to(device), torch.from_numpy(relations).to(device)
+    asked = torch.from_numpy(heads).to(device), torch.from_numpy(relations).to(device)
     values, valid = [], []
-    for number, members in enumerate(scores.each(*both, block)):
+    for number, members in enumerate(scores.each(*asked, block)):
         part = slice(number * block, (number + 1) * block)
         target = torch.from_numpy(targets[part]).to(device)
-        competes = competing(members[0], target, known.lookup(heads[part], relations[part]))
-        width = min(_PER_MODEL, scores.num_entities)
-        strongest = [member.masked_fill(~competes, -torch.inf).topk(width, dim=1).indices for member in members]
-        candidates = torch.cat([target[:, None], *strongest], dim=1)
-        usable = competes.gather(1, candidates) & ~repeated(candidates)
-        usable[:, 0] = True
+        candidates, competes = pick_candidates(members, target, known.lookup(heads[part], relations[part]), _PER_MODEL)
         values.append(torch.stack([member.gather(1, candidates) for member in members], dim=2).double().cpu())
-        valid.append(usable.cpu())
+        valid.append(competes.cpu())
     fold = np.tile(folds(triples), 2)[order]
     return PoolCandidates(torch.cat(values), torch.cat(valid), torch.from_numpy(fold))
 
@@ -113,22 +108,20 @@ def pool_candidates(
 def greedy(candidates: PoolCandidates, rounds: int = ROUNDS) -> tuple[float, ...]:
     """(K,) weights of the best pool on these queries; ties go to the smaller pool and the earlier model."""
     count = candidates.values.shape[2]
-    taken = np.zeros(count, dtype=np.int64)
-    total = torch.zeros(candidates.values.shape[:2], dtype=torch.float64)
-    best, best_taken, waited = -1.0, taken.copy(), 0
+    times = np.zeros(count, dtype=np.int64)  # how often each model was added
+    total = torch.zeros(candidates.values.shape[:2], dtype=torch.float64)  # (Q, C)
+    best, best_times, waited = -1.0, times.copy(), 0
     for _ in range(rounds):
-        tried = [
-            float(candidates.reciprocal_ranks(total + candidates.values[:, :, place]).mean()) for place in range(count)
-        ]
-        chosen = int(np.argmax(tried))
+        mrr = [float(candidates.reciprocal_ranks(total + candidates.values[:, :, model]).mean()) for model in range(count)]
+        chosen = int(np.argmax(mrr))
         total += candidates.values[:, :, chosen]
-        taken[chosen] += 1
+        times[chosen] += 1
         waited += 1
-        if tried[chosen] > best:
-            best, best_taken, waited = tried[chosen], taken.copy(), 0
+        if mrr[chosen] > best:
+            best, best_times, waited = mrr[chosen], times.copy(), 0
         if waited >= _PATIENCE:
             break
-    return tuple((best_taken / best_taken.sum()).tolist())
+    return tuple((best_times / best_times.sum()).tolist())
 
 
 def select(
@@ -140,10 +133,10 @@ def select(
     Args:
         models: K candidates of the same entities and relations.
         graph: of the triples.
-        triples: (T, 3) validation triples.
-        known: what is filtered.
-        rounds: models taken at most, repeats counted.
-        memory: for scores.
+        triples: (T, 3) int64 validation triples.
+        known: answers to filter out.
+        rounds: most models that are added, repeats counted; at least 1.
+        memory: for scores; None: a share of the free memory.
     """
     memory = memory or MemoryBudget.of(None, models[0].structure.device)
     cached = memory.within(lambda budget: pool_candidates(models, graph, triples, known, budget))
@@ -151,11 +144,11 @@ def select(
     alone = tuple(cached.mrr(row) for row in single)
     pooled, lone = [], []
     for fold in (0, 1):
-        chosen_on, told_on = cached.part(cached.fold != fold), cached.part(cached.fold == fold)
-        if not len(told_on.fold) or not len(chosen_on.fold):
-            chosen_on = told_on = cached
-        weights = torch.tensor(greedy(chosen_on, rounds), dtype=torch.float64)
-        best = max(range(len(models)), key=lambda place: chosen_on.mrr(single[place]))
-        pooled.append(told_on.reciprocal_ranks(told_on.values @ weights))
-        lone.append(told_on.reciprocal_ranks(told_on.values[:, :, best]))
+        fitted, ranked = cached.part(cached.fold != fold), cached.part(cached.fold == fold)
+        if not len(ranked.fold) or not len(fitted.fold):
+            fitted = ranked = cached
+        weights = torch.tensor(greedy(fitted, rounds), dtype=torch.float64)
+        best = max(range(len(models)), key=lambda model: fitted.mrr(single[model]))
+        pooled.append(ranked.reciprocal_ranks(ranked.values @ weights))
+        lone.append(ranked.reciprocal_ranks(ranked.values[:, :, best]))
     return Selection(greedy(cached, rounds), alone, float(torch.cat(pooled).mean()), float(torch.cat(lone).mean()))

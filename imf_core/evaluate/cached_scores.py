@@ -1,7 +1,9 @@
-"""The branch scores of a trained trial on validation, kept small: what its decision weights can be tuned again on.
+"""The branch scores of a trained trial on validation, in a small file: its decision weights can be tuned again on them.
 
 A trial that ends by itself leaves `decision.safetensors`: for each validation query (at most 2,000) the values of every branch
-for the answer and for the wrong answers that can come before it under some weights, see `imf_core.evaluate.calibrate`.
+for the answer and for the wrong answers that can outrank it under some weights, see `imf_core.evaluate.calibrate`.
+
+Shapes: `M` branches, `R` relations (2R with inverses).
 """
 
 from __future__ import annotations
@@ -26,13 +28,13 @@ SCORES_FILE = "decision.safetensors"
 
 @dataclass(frozen=True)
 class DecisionCache:
-    """Cached scores with what the trial decided by.
+    """Cached scores and the decision logits of the trial.
 
     Args:
         scores: values of the branches.
         branches: names of the M branches.
-        crosswise: for fold 0 and 1 the trial's own logits, (1 or 2R, M); where they are trained, trained on the other fold.
-        final: its logits, trained on both folds.
+        crosswise: for fold 0 and 1 the trial's logits, (1, M) or (2R, M); if they are fitted, fitted to the other fold.
+        final: (1, M) or (2R, M), its logits, fitted to both folds.
     """
 
     scores: CachedScores
@@ -42,21 +44,27 @@ class DecisionCache:
 
 
 def cache_decision(model: Imf, graph: KnowledgeGraph, memory: MemoryBudget) -> DecisionCache:
-    """Score the validation triples with a trained model of several branches; it is left in evaluation mode."""
+    """Score the validation triples with a trained model.
+
+    Args:
+        model: of several branches; left in evaluation mode.
+        graph: its validation triples are scored; other known answers do not compete.
+        memory: for scores.
+    """
     scores = memory.within(lambda budget: cache_scores(model, graph, graph.valid, graph.known(), budget))
     decision = model.decision
     final = (decision.constant.log()[None] if decision.logits is None else decision.logits).cpu()
     if decision.logits is None:
         return DecisionCache(scores, model.branches, (final, final), final)
     start = final.mean(dim=0, keepdim=True)
-    own, other = (
+    first, second = (
         fit_logits(scores.part(torch.nonzero(scores.fold != fold)[:, 0]), model.loss_kind, len(final), start) for fold in (0, 1)
     )
-    return DecisionCache(scores, model.branches, (own, other), final)
+    return DecisionCache(scores, model.branches, (first, second), final)
 
 
 def save_cache(cache: DecisionCache, folder: Path) -> None:
-    """Write a cache into a trial's folder, whole or not at all."""
+    """Write `decision.safetensors` into a trial's folder, atomically."""
     scores = cache.scores
     tensors = {
         "values": scores.values, "usable": scores.usable.bool(), "valid": scores.valid, "relations": scores.relations,
@@ -70,10 +78,10 @@ def save_cache(cache: DecisionCache, folder: Path) -> None:
 
 
 def load_cache(folder: Path) -> DecisionCache:
-    """Read the cache of a trial.
+    """Read the `decision.safetensors` of a trial.
 
     Raises:
-        CheckpointError: it is not there, or damaged.
+        CheckpointError: the file is missing or damaged.
     """
     file = folder / SCORES_FILE
     try:

@@ -1,10 +1,11 @@
-"""Training the decision weights on held-out triples (model section 5).
+"""Fitting the decision weights to held-out triples (model section 5).
 
 The branches overfit their training triples to different degrees, so weights trained there favour the branch that memorises
 best. The few weights are therefore fitted, by likelihood, to validation triples, and the validation score is taken
 crosswise: each half of the triples is ranked with weights fitted to the other half.
 
-Shapes: `Q` held-out queries, `C` cached candidates, `M` branches.
+Shapes: `T` held-out triples, `Q` held-out queries (2T), `C` cached candidates, `M` branches, `N` entities, `R` relations (2R
+with inverses).
 """
 
 from __future__ import annotations
@@ -17,27 +18,28 @@ import torch
 from torch import Tensor
 
 from imf_core.data.graph.graph import KnowledgeGraph, KnownAnswers, with_inverses
+from imf_core.evaluate.competitors import answer_ranks, pick_candidates
 from imf_core.model.imf import Imf, Tables
 from imf_core.runtime import MemoryBudget
 
 _MAX_TRIPLES = 1000  # more hardly move M - 1 numbers
 _PER_BRANCH = 24  # strongest wrong answers of each branch
-_RANDOM = 24
-_STEPS, _RATE = 60, 0.2
-_ALONE = 8.0  # logit of a branch that decides alone: the others keep a weight of 0.0003, for who lacks its modality
+_RANDOM = 24  # random candidates
+_STEPS, _RATE = 60, 0.2  # of Adam
+_ALONE = 8.0  # logit of a branch that decides alone; the others keep a weight of 0.0003, for entities without its modality
 _SHRINKAGE = 2.0  # strength of the pull of a relation's logits towards the common ones
 
 
 @dataclass(frozen=True)
 class CachedScores:
-    """What the weights are fitted to: for each query its answer and the wrong answers that matter.
+    """What the weights are fitted to: for each query its answer and the wrong answers that can outrank it.
 
     Args:
         values: (Q, C, M) branch values as they enter the decision: log-probabilities (`ce`) or probabilities (`bce`).
-        usable: (Q, C, M) 0 or 1: head and candidate have the branch's modality.
-        valid: (Q, C) bool, False for candidates that are no competitor (known answers, repeats); column 0 is the answer.
-        relations: (Q,) relation ids below 2R.
-        fold: (Q,) 0 or 1.
+        usable: (Q, C, M) 0.0 or 1.0: whether both head and candidate have the branch's modality.
+        valid: (Q, C) bool, False for candidates that do not compete (known answers, repeats); column 0 is the answer.
+        relations: (Q,) int64, relation ids below 2R.
+        fold: (Q,) int64, 0 or 1.
     """
 
     values: Tensor
@@ -46,21 +48,21 @@ class CachedScores:
     relations: Tensor
     fold: Tensor
 
-    def decided(self, logits: Tensor) -> Tensor:
+    def combined(self, logits: Tensor) -> Tensor:
         """(Q, C) combined values under (1, M) common logits or (2R, M) logits of each relation; differentiable in them."""
-        rows = logits[self.relations] if len(logits) > 1 else logits.expand(len(self.relations), -1)
-        weights = torch.softmax(rows, dim=1)[:, None, :] * self.usable
+        rows = logits[self.relations] if len(logits) > 1 else logits.expand(len(self.relations), -1)  # (Q, M)
+        weights = torch.softmax(rows, dim=1)[:, None, :] * self.usable  # (Q, C, M)
         return (weights * self.values).sum(dim=2) / weights.sum(dim=2).clamp_min(1e-6)
 
-    def part(self, chosen: Tensor) -> CachedScores:
-        """The chosen queries."""
+    def part(self, queries: Tensor) -> CachedScores:
+        """The scores of some queries, given as (q,) int64 positions."""
         return CachedScores(
-            self.values[chosen], self.usable[chosen], self.valid[chosen], self.relations[chosen], self.fold[chosen]
+            self.values[queries], self.usable[queries], self.valid[queries], self.relations[queries], self.fold[queries]
         )
 
 
 def folds(triples: np.ndarray) -> np.ndarray:
-    """(T,) 0 or 1, by the triple itself: the same in every run, on every rank, for every order of the file."""
+    """(T, 3) -> (T,) int64, 0 or 1: a hash of the triple, so the same in every run, on every rank, for every file order."""
     mixed = (triples.astype(np.uint64) * np.array([0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F, 0x165667B19E3779F9], np.uint64)).sum(
         axis=1, dtype=np.uint64
     )
@@ -71,20 +73,21 @@ def folds(triples: np.ndarray) -> np.ndarray:
 def cache_scores(
     model: Imf, graph: KnowledgeGraph, triples: np.ndarray, known: KnownAnswers, budget: int = 2**29
 ) -> CachedScores:
-    """Score held-out triples in both directions and keep, for each, the candidates that can matter.
+    """Score held-out triples in both directions and keep, for each query, the candidates that can outrank the answer.
 
     Args:
         model: put into evaluation mode.
-        triples: (T, 3); at most 1,000 of them are used, drawn by a fixed seed.
-        known: other known answers are no competitors.
+        graph: of the triples.
+        triples: (T, 3) int64; at most 1,000 of them are used, drawn by a fixed seed.
+        known: other known answers do not compete.
         budget: bytes that scores may take.
     """
     rng = np.random.default_rng(0)
     if len(triples) > _MAX_TRIPLES:
         triples = triples[np.sort(rng.choice(len(triples), _MAX_TRIPLES, replace=False))]
     heads, relations, targets = np.ascontiguousarray(with_inverses(triples, graph.num_relations).T)
-    # All scores of a block at once are needed for the strongest candidates; the block follows from the budget.
-    each = 4 * graph.num_entities * (3 * len(model.branches) + 2)  # bytes of a query: scores, values, what is sorted
+    # The strongest candidates need all (block, N) scores at once; the block follows from the budget.
+    each = 4 * graph.num_entities * (3 * len(model.branches) + 2)  # bytes of a query: scores, values, copies for sorting
     block = max(1, min(256, budget // each))
     tables = model.eval().tables()
     parts = [
@@ -106,18 +109,14 @@ def _cache_block(
     known: KnownAnswers,
     rng: np.random.Generator,
 ) -> tuple[Tensor, Tensor, Tensor]:
+    """`values`, `usable` and `valid` of `CachedScores` for the queries heads (Q,), relations (Q,) with answers targets (Q,)."""
     device = model.structure.device
     head, target = torch.from_numpy(heads).to(device), torch.from_numpy(targets).to(device)
     raw = model.branch_scores(tables, model.contexts(tables, head, torch.from_numpy(relations).to(device)))
     values = [torch.log_softmax(score, dim=1) if model.loss_kind == "ce" else score.sigmoid() for score in raw]
-    competes = competing(values[0], target, known.lookup(heads, relations))
-    width = min(_PER_BRANCH, model.num_entities)
-    strongest = [value.masked_fill(~competes, -torch.inf).topk(width, dim=1).indices for value in values]
     drawn = torch.from_numpy(rng.integers(0, model.num_entities, (len(heads), _RANDOM))).to(device)
-    candidates = torch.cat([target[:, None], *strongest, drawn], dim=1)
-    valid = competes.gather(1, candidates) & ~repeated(candidates)
-    valid[:, 0] = True
-    picked = torch.stack([value.gather(1, candidates) for value in values], dim=2)
+    candidates, valid = pick_candidates(values, target, known.lookup(heads, relations), _PER_BRANCH, drawn)
+    picked = torch.stack([value.gather(1, candidates) for value in values], dim=2)  # (Q, C, M)
     usable = torch.ones_like(picked)
     for position, mask in enumerate(map(model.mask, model.branches)):
         if mask is not None:
@@ -125,63 +124,43 @@ def _cache_block(
     return picked.cpu(), usable.cpu(), valid.cpu()
 
 
-def competing(scores: Tensor, target: Tensor, known: tuple[np.ndarray, np.ndarray]) -> Tensor:
-    """(Q, N) bool: the candidates that are wrong answers.
-
-    Args:
-        scores: (Q, N), for their shape and device.
-        target: (Q,) the answer.
-        known: rows and columns of the known answers, from `KnownAnswers.lookup`.
-    """
-    competes = torch.ones_like(scores, dtype=torch.bool)
-    competes[tuple(torch.from_numpy(part).to(scores.device) for part in known)] = False
-    competes[torch.arange(len(target), device=scores.device), target] = False
-    return competes
-
-
-def repeated(candidates: Tensor) -> Tensor:
-    """(Q, C) bool: an equal candidate stands further left."""
-    order = candidates.argsort(dim=1, stable=True)
-    ordered = candidates.gather(1, order)
-    again = torch.zeros_like(candidates, dtype=torch.bool)
-    again[:, 1:] = ordered[:, 1:] == ordered[:, :-1]
-    return torch.zeros_like(again).scatter(1, order, again)
-
 
 def fit_logits(cached: CachedScores, loss: str, rows: int, start: Tensor) -> Tensor:
-    """Logits that make the held-out answers most likely among their competitors.
+    """Logits under which the held-out answers are most likely among their competitors.
 
     Args:
         cached: queries to fit.
-        loss: `ce` or `bce`, how the branches are combined.
+        loss: `ce` or `bce`: the branches are combined as log-probabilities or as probabilities.
         rows: 1 for common logits, 2R for logits of each relation, which are pulled towards the common ones.
-        start: (1, M) first guess of the common logits.
+        start: (1, M) initial common logits.
 
     Returns:
         (rows, M) logits, each row with mean 0.
     """
     branches = cached.values.shape[2]
     common = start.detach().clone().requires_grad_()
-    own = torch.zeros(rows if rows > 1 else 0, branches, requires_grad=rows > 1)
-    parameters = [common, own] if rows > 1 else [common]
+    offsets = torch.zeros(rows if rows > 1 else 0, branches, requires_grad=rows > 1)  # (2R, M) of each relation
+    parameters = [common, offsets] if rows > 1 else [common]
     optimizer = torch.optim.Adam(parameters, lr=_RATE)
     blocked = torch.zeros(cached.valid.shape).masked_fill(~cached.valid, -torch.inf)
     with torch.enable_grad():
         for _ in range(_STEPS):
             optimizer.zero_grad()
-            combined = cached.decided(common + own if rows > 1 else common)
+            combined = cached.combined(common + offsets if rows > 1 else common)  # (Q, C)
             scores = combined if loss == "ce" else combined.clamp_min(1e-12).log()
             surprise = -torch.log_softmax(scores + blocked, dim=1)[:, 0]
             # A weak pull towards the plain mean keeps the weights finite where one branch is perfect.
-            penalty = 0.5 * (common**2).sum() + (_SHRINKAGE * (own**2).sum() if rows > 1 else 0.0)
+            penalty = 0.5 * (common**2).sum() + (_SHRINKAGE * (offsets**2).sum() if rows > 1 else 0.0)
             ((surprise.sum() + penalty) / len(surprise)).backward()
             optimizer.step()
-    fitted = (common + own if rows > 1 else common).detach()
-    return _sharpest(cached, fitted - fitted.mean(dim=1, keepdim=True), common.detach())
+    fitted = (common + offsets if rows > 1 else common).detach()
+    return _best_by_mrr(cached, fitted - fitted.mean(dim=1, keepdim=True), common.detach())
 
 
-def _sharpest(cached: CachedScores, fitted: Tensor, common: Tensor) -> Tensor:
-    """Likelihood is not MRR: of the fitted logits, sharper and flatter ones, and each branch alone, the best by MRR."""
+def _best_by_mrr(cached: CachedScores, fitted: Tensor, common: Tensor) -> Tensor:
+    """Likelihood is not MRR: the best by MRR of the fitted logits (rows, M), sharper and flatter ones, the common ones (1, M),
+    the plain mean and each branch alone.
+    """
     rows, branches = fitted.shape
     alone = [_ALONE * torch.eye(branches)[[position]].expand(rows, -1) for position in range(branches)]
     proposals = [factor * fitted for factor in (1.0, 0.5, 2.0, 4.0)] + [
@@ -194,26 +173,22 @@ def _sharpest(cached: CachedScores, fitted: Tensor, common: Tensor) -> Tensor:
 
 @torch.no_grad()
 def cached_mrr(cached: CachedScores, logits: Tensor) -> float:
-    """MRR of the answers among their cached competitors.
+    """MRR of the answers among their cached competitors, 0..1.
 
     Args:
         cached: Q queries.
         logits: (1, M) or (2R, M).
     """
-    combined = cached.decided(logits)
-    own, others = combined[:, :1], combined[:, 1:]
-    competes = cached.valid[:, 1:]
-    ranks = 1 + ((others > own) & competes).sum(dim=1) + 0.5 * ((others == own) & competes).sum(dim=1)
-    return float((1 / ranks).mean())
+    return float((1 / answer_ranks(cached.combined(logits), cached.valid[:, 1:])).mean())
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """Decision logits fitted to held-out triples.
+    """Decision logits fitted to held-out triples, (1, M) or (2R, M) each.
 
     Args:
         crosswise: for fold 0 and 1 the logits fitted to the *other* fold: with these the fold is ranked.
-        final: fitted to both folds: what the model keeps.
+        final: fitted to both folds: the model keeps them.
     """
 
     crosswise: Sequence[Tensor]
@@ -223,7 +198,16 @@ class Calibration:
 def calibrate(
     model: Imf, graph: KnowledgeGraph, triples: np.ndarray, known: KnownAnswers, memory: MemoryBudget | None = None
 ) -> Calibration | None:
-    """Fit the decision logits of a model that learns them; None for the other modes."""
+    """Fit the decision logits of a model that learns them; None for the other modes.
+
+    Args:
+        model: put into evaluation mode; its logits are not changed.
+        graph, triples, known: see `cache_scores`.
+        memory: for scores; None: a share of the free memory.
+
+    Raises:
+        ResourceError: not even one query at a time fits the memory.
+    """
     current = model.decision.logits
     if current is None:
         return None

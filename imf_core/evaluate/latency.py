@@ -1,4 +1,4 @@
-"""How long a trained model takes to answer one question."""
+"""The time that a trained model takes to answer one question."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ import torch
 from imf_core.evaluate.ranking import ModelScores
 from imf_core.model.imf import Imf
 
-_ASKED, _WARM = 25, 5  # questions that are timed, and before them
+_ASKED, _WARM = 25, 5  # questions that are timed, and warm-up questions before them
 
 
 def latency_ms(model: Imf, budget: int = 2**28) -> float:
-    """Median milliseconds from a question to the scores of all entities, one question at a time, node tables at hand.
+    """Median time from a question to the scores of all entities, in ms; one question at a time, entity tables precomputed.
 
     Args:
         model: put into evaluation mode; its weights do not matter.
-        budget: bytes for scores.
+        budget: bytes that scores may take.
     """
     scores = ModelScores(model, budget)
     times = []
@@ -27,6 +27,6 @@ def latency_ms(model: Imf, budget: int = 2**28) -> float:
             head = torch.tensor([number % model.num_entities], device=scores.device)
             relation = torch.tensor([number % (2 * model.num_relations)], device=scores.device)
             started = time.perf_counter()
-            float(next(iter(scores.blocks(head, relation, 1)))[0, 0, 0])  # reads a number: a GPU has finished then
+            float(next(iter(scores.blocks(head, relation, 1)))[0, 0, 0])  # reading a number waits for a GPU
             times.append(1000 * (time.perf_counter() - started))
     return statistics.median(times[_WARM:])

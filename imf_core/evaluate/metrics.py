@@ -1,14 +1,40 @@
-"""Metrics of ranks that add up exactly over shards."""
+"""Metrics that add up exactly over shards: what every kind of metrics can do, and those of ranks.
+
+Shapes: `T` ranks.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol, Self
 
 import numpy as np
 
 HITS = (1, 3, 10)
+
+
+class Metrics(Protocol):
+    """The result of an evaluation, as sums: `RankingMetrics` of a link predictor, `TopKMetrics` of a recommender."""
+
+    @property
+    def mrr(self) -> float:
+        """Mean reciprocal rank, 0..1; the best epoch and trial are chosen by it."""
+
+    def flat(self) -> dict[str, float]:
+        """The means by their metric names, `mrr` first."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """`flat()` with counts (and slices), for JSON."""
+
+    def pack(self) -> dict[str, Any]:
+        """The sums as plain values, without loss."""
+
+    def vector(self) -> np.ndarray:
+        """The sums as one float64 vector, for an all-reduce."""
+
+    def with_vector(self, vector: np.ndarray) -> Self:
+        """The metrics whose `vector()` this is, of the same slices."""
 
 
 @dataclass(frozen=True)
@@ -16,11 +42,11 @@ class RankingMetrics:
     """Sums over ranks, so that shards add up exactly; the means are properties.
 
     Args:
-        count: ranks counted.
+        count: number of ranks.
         reciprocal: sum of 1 / rank.
         total: sum of ranks.
         hits: number of ranks at most 1, 3, 10.
-        slices: the same for named parts (`head`, `tail`, `1-1`, ..., `cold`, `warm`).
+        slices: the metrics of named parts of the ranks (`head`, `tail`, `1-1`, ..., `cold`, `warm`).
     """
 
     count: int = 0
@@ -31,7 +57,12 @@ class RankingMetrics:
 
     @classmethod
     def of(cls, ranks: np.ndarray, parts: dict[str, np.ndarray] | None = None) -> RankingMetrics:
-        """Metrics of (T,) ranks; `parts` maps a slice's name to its (T,) bool mask."""
+        """Metrics of ranks.
+
+        Args:
+            ranks: (T,) float, 1 is best.
+            parts: (T,) bool mask of each slice, by its name.
+        """
         return cls(
             len(ranks), float((1.0 / ranks).sum()), float(ranks.sum()), tuple(int((ranks <= k).sum()) for k in HITS),
             {name: cls.of(ranks[mask]) for name, mask in (parts or {}).items()},
@@ -57,7 +88,7 @@ class RankingMetrics:
         return self.total / self.count if self.count else 0.0
 
     def hits_at(self, k: int) -> float:
-        """Share of ranks at most k, for k in 1, 3, 10."""
+        """Share of ranks at most k, 0..1, for k in 1, 3, 10."""
         return self.hits[HITS.index(k)] / self.count if self.count else 0.0
 
     def flat(self) -> dict[str, float]:
@@ -65,7 +96,7 @@ class RankingMetrics:
         return {"mrr": self.mrr, "mean_rank": self.mean_rank, **{f"hits_at_{k}": self.hits_at(k) for k in HITS}}
 
     def as_dict(self) -> dict[str, object]:
-        """`flat()` with counts and slices, for JSON."""
+        """See `Metrics.as_dict`."""
         return {
             "count": self.count,
             **self.flat(),
@@ -73,7 +104,7 @@ class RankingMetrics:
         }
 
     def pack(self) -> dict[str, Any]:
-        """As plain values, exactly."""
+        """See `Metrics.pack`."""
         return {"slices": sorted(self.slices), "sums": self.vector().tolist()}
 
     @classmethod
@@ -82,16 +113,16 @@ class RankingMetrics:
         return cls(slices={name: cls() for name in values["slices"]}).with_vector(np.asarray(values["sums"]))
 
     def vector(self) -> np.ndarray:
-        """All sums as one float64 vector (slices in name order), for an all-reduce."""
-        own = [float(self.count), self.reciprocal, self.total, *map(float, self.hits)]
-        return np.concatenate([own, *(self.slices[name].vector() for name in sorted(self.slices))])
+        """See `Metrics.vector`: six sums, then those of the slices in the order of their names."""
+        sums = [float(self.count), self.reciprocal, self.total, *map(float, self.hits)]
+        return np.concatenate([sums, *(self.slices[name].vector() for name in sorted(self.slices))])
 
     def with_vector(self, vector: np.ndarray) -> RankingMetrics:
-        """The metrics whose `vector()` this is, with the same slices."""
+        """See `Metrics.with_vector`."""
         width = 3 + len(HITS)
         parts = {name: vector[(1 + i) * width : (2 + i) * width] for i, name in enumerate(sorted(self.slices))}
-        own = vector[:width]
+        sums = vector[:width]
         return RankingMetrics(
-            round(own[0]), float(own[1]), float(own[2]), tuple(round(number) for number in own[3:]),
+            round(sums[0]), float(sums[1]), float(sums[2]), tuple(round(number) for number in sums[3:]),
             {name: RankingMetrics().with_vector(part) for name, part in parts.items()},
         )

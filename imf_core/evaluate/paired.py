@@ -1,7 +1,7 @@
-"""Whether one model ranks better than another, or only seems to: paired statistics of two models' ranks of the same triples.
+"""Is the difference between two models real? Paired statistics of their ranks of the same triples.
 
-The unit is the triple: its two queries, (h, r, ?) and (?, r, t), share entities and relation, so they are no independent
-evidence. They are flipped and drawn together.
+The unit is the triple: its two queries, (h, r, ?) and (?, r, t), share entities and relation, so they are not independent.
+They are flipped and resampled together.
 
 Shapes: `T` triples, `Q` = 2T queries (tails first, then heads, as in `imf_core.evaluate.ranking.slices`).
 
@@ -18,10 +18,10 @@ import numpy as np
 
 from imf_core.errors import DataError, ImfError
 
-LEVEL = 0.05  # a p value below it is called real
-DRAWS = 9_999  # permutations, and resamples; with the observed order itself they make a round number
+LEVEL = 0.05  # a difference with a smaller p value is called real
+DRAWS = 9_999  # permutations, and resamples; with the observed order they make a round number
 _NUMBERS = 2**21  # numbers of a block: 16 MiB in float64
-_EQUAL = 1e-12  # two sums of the same numbers in another order differ by so much, relatively
+_EQUAL = 1e-12  # relative rounding error between two sums of the same numbers in another order
 
 
 @dataclass(frozen=True)
@@ -29,9 +29,9 @@ class Part:
     """Two models side by side on some queries.
 
     Args:
-        count: queries.
-        first, second: MRR of each, 0..1 (0 where there is no query).
-        better, equal, worse: queries that the first model ranks higher than the second, the same, lower.
+        count: number of queries.
+        first, second: MRR of each model, 0..1 (0 without queries).
+        better, equal, worse: number of queries that the first model ranks higher than the second, the same, lower.
     """
 
     count: int
@@ -51,23 +51,22 @@ class Part:
 
     @property
     def difference(self) -> float:
-        """MRR of the first less that of the second."""
+        """MRR of the first minus that of the second."""
         return self.first - self.second
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """What the ranks of the same triples say about two models.
+    """Comparison of two models by their ranks of the same triples.
 
     Args:
         all: over all queries.
         slices: by direction, relation category, cold and warm entities.
-        p: probability of a difference as large in either direction if it were a coin's choice, triple by triple, which model
-            got which ranks; 0..1.
-        exact: all assignments were counted; otherwise `DRAWS` were drawn.
-        least: the smallest p that so many differing triples allow.
+        p: two-sided p value of the sign-flip test, 0..1.
+        exact: all sign assignments were counted; otherwise `draws` were drawn.
+        least: the smallest p value that the number of differing triples allows.
         interval: 95 % confidence interval of the difference in MRR, triples resampled.
-        draws: permutations, where not exact, and resamples.
+        draws: permutations (if not exact) and resamples.
     """
 
     all: Part
@@ -91,20 +90,20 @@ def compare_ranks(
 
     Args:
         first, second: (Q,) ranks, the T tail queries before the T head queries, 1 is best.
-        parts: slice -> (Q,) bool mask.
-        seed: of the draws; the same ranks give the same figures, and exchanged ones their mirror image.
+        parts: (Q,) bool mask of each slice, by its name.
+        seed: of the draws; the same ranks give the same figures, and swapped models the same with opposite sign.
         draws: permutations and resamples.
 
     Raises:
-        ImfError: ranks of different queries.
-        DataError: no triple at all.
+        ImfError: the ranks are of different queries.
+        DataError: there is no triple.
     """
     if first.shape != second.shape or len(first) % 2:
         remedy = "rank the same triples with both, in both directions"
         raise ImfError(f"{len(first)} ranks cannot be paired with {len(second)}", remedy=remedy)
     if not len(first):
         raise DataError("there is no triple to compare on", remedy="choose a split that has triples")
-    change = 1.0 / first - 1.0 / second
+    change = 1.0 / first - 1.0 / second  # (Q,)
     triples = change.reshape(2, -1).mean(axis=0)  # (T,): their mean is the difference in MRR
     p, exact, least = sign_flip(triples, seed=seed, draws=draws)
     return Comparison(
@@ -114,12 +113,12 @@ def compare_ranks(
 
 
 def sign_flip(changes: np.ndarray, *, seed: int = 0, draws: int = DRAWS) -> tuple[float, bool, float]:
-    """Two-sided permutation test of paired differences: the sign of each is a coin's choice if the models are equally good.
+    """Two-sided permutation test of paired differences: if the models are equally good, each sign is random.
 
     Args:
-        changes: (T,) differences. Those that are 0 are the same under either sign and are left out.
+        changes: (T,) differences. Zeros do not depend on the sign and are left out.
         seed: of the drawn signs.
-        draws: how many are drawn; where there are not more than this, all are counted.
+        draws: number of sign assignments to draw; if there are no more than this, all are counted.
 
     Returns:
         p; whether it is exact; the smallest p possible. A drawn p counts the observed signs as one of the draws, so that it is
@@ -138,13 +137,16 @@ def sign_flip(changes: np.ndarray, *, seed: int = 0, draws: int = DRAWS) -> tupl
 
 
 def bootstrap_interval(changes: np.ndarray, *, seed: int = 0, draws: int = DRAWS, share: float = 0.95) -> tuple[float, float]:
-    """Percentile interval of the mean of (T,) differences, which are drawn with replacement.
+    """Percentile bootstrap interval of the mean of differences.
 
     Args:
         changes: (T,) differences.
         seed: of the draws.
-        draws: resamples.
-        share: of the resampled means that lie inside, 0..1.
+        draws: number of resamples.
+        share: confidence level, 0..1.
+
+    Returns:
+        Lower and upper bound.
     """
     generator, count = np.random.default_rng(seed), len(changes)
     means = [changes[generator.integers(0, count, (rows, count))].mean(axis=1) for rows in _blocks(draws, count)]
@@ -153,13 +155,13 @@ def bootstrap_interval(changes: np.ndarray, *, seed: int = 0, draws: int = DRAWS
 
 
 def _blocks(total: int, width: int) -> Iterator[int]:
-    """Sizes of blocks of rows of `width` numbers that fit the memory; they add up to `total`."""
+    """Numbers of rows of `width` numbers that fit the memory; they add up to `total`."""
     step = max(1, _NUMBERS // max(1, width))
     yield from (min(step, total - done) for done in range(0, total, step))
 
 
 def _all_signs(count: int) -> Iterator[np.ndarray]:
-    """All (2^count, count) choices: 1 where the sign is kept, 0 where it is flipped."""
+    """All (2^count, count) assignments, block by block: 1 where the sign is kept, 0 where it is flipped."""
     done = 0
     for rows in _blocks(2**count, count):
         numbers = np.arange(done, done + rows, dtype=np.int64)
@@ -168,7 +170,7 @@ def _all_signs(count: int) -> Iterator[np.ndarray]:
 
 
 def _drawn_signs(count: int, draws: int, generator: np.random.Generator) -> Iterator[np.ndarray]:
-    """The same, drawn: a bit a sign, which costs an eighth of a byte of random numbers."""
+    """(draws, count) random assignments as of `_all_signs`; one random bit for each sign."""
     width = -(-count // 8)
     for rows in _blocks(draws, count):
         packed = generator.integers(0, 256, (rows, width), dtype=np.uint8)

@@ -1,6 +1,6 @@
-"""Several models asked as one: the weighted geometric mean of the probabilities that they give the entities.
+"""Scores of an ensemble: the weighted geometric mean of the probabilities that its models give the entities.
 
-A model combines its own branches so (`imf_core.model.decision`): what one of them is sure not to be, the mean is not either.
+A model combines its branches in the same way (`imf_core.model.decision`): a candidate that one of them rules out is ruled out.
 On MKG-Y's validation split it ranks 0.2 points of MRR better than the arithmetic mean of the same models (`results/README.md`).
 
 Shapes: `K` models, `B` queries of a block, `N` entities.
@@ -38,8 +38,8 @@ class PooledScores:
 
     Args:
         models: K models of the same entities and relations; put into evaluation mode.
-        weights: K numbers above 0; taken to sum 1.
-        budget: bytes that the scores of a block and what makes them may take.
+        weights: K numbers above 0; they are normalised to sum 1.
+        budget: bytes that a block's scores and intermediate results may take.
     """
 
     num_variants = 1
@@ -52,11 +52,11 @@ class PooledScores:
 
     @property
     def block(self) -> int:
-        """B: what the model that needs most memory can take."""
+        """B: the smallest block among the models."""
         return min(part.block for part in self.parts)
 
     def each(self, heads: Tensor, relations: Tensor, size: int) -> Iterator[list[Tensor]]:
-        """K tensors (B, N) of log-probabilities, of `size` queries after the other; done with before the next are asked for."""
+        """K tensors (B, N) of log-probabilities, block by block; arguments and lifetime as of `Scores.blocks`."""
         for tables in zip(*(part.blocks(heads, relations, size) for part in self.parts), strict=True):
             yield [log_distribution(table[0], kind) for table, kind in zip(tables, self.kinds, strict=True)]
 
@@ -77,18 +77,10 @@ def evaluate_pooled(
     models: Sequence[Imf], weights: Sequence[float], graph: KnowledgeGraph, triples: np.ndarray, known: KnownAnswers,
     memory: MemoryBudget | None = None,
 ) -> Ranked:
-    """Filtered ranking of a split by several models together, as `imf_core.evaluate.ranking.evaluate` does it by one.
+    """Filtered ranking of a split by an ensemble; other arguments and errors as of `imf_core.evaluate.ranking.evaluate`.
 
     Args:
-        models, weights: as in `PooledScores`.
-        graph: for slices.
-        triples: (T, 3).
-        known: what is filtered.
-        memory: for scores; None: a share of what is free.
-
-    Raises:
-        DivergedError: a score is not finite.
-        ResourceError: not even a query at a time fits the memory.
+        models, weights: as of `PooledScores`.
     """
     heads, relations, targets = with_inverses(triples, graph.num_relations).T
 

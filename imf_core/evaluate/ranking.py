@@ -1,6 +1,7 @@
 """Filtered ranking with realistic ties: scores, filter and ranks in one pass, no sort (model section 6).
 
-Shapes: `T` triples, `B` queries of a block, `N` entities, `M` branches, `V` decisions that are ranked side by side.
+Shapes: `T` triples, `Q` queries, `B` queries of a block, `N` entities, `R` relations (2R with inverses), `M` branches, `V`
+decisions that are ranked side by side, `d` entity width.
 """
 
 from __future__ import annotations
@@ -21,11 +22,11 @@ from imf_core.model.decision import Decision, present_weights
 from imf_core.model.imf import Imf
 from imf_core.runtime import WHOLE, MemoryBudget, Shard
 
-_MOST = 1024  # queries of a block: more gain nothing
-_AHEAD = 2**15  # queries whose contexts are computed at once
+_MOST = 1024  # queries of a block; larger blocks are not faster
+_AHEAD = 2**15  # most queries whose contexts are computed at once
 _ROWS = 2**20  # numbers that are compared at a time on a CPU: they stay in its cache
 _ON_GPU = 2**28
-_EXACT = 2**24  # whole numbers up to this are exact in fp32
+_EXACT = 2**24  # integers up to this are exact in fp32
 
 
 class Scores(Protocol):
@@ -36,20 +37,25 @@ class Scores(Protocol):
     device: torch.device
 
     def blocks(self, heads: Tensor, relations: Tensor, size: int) -> Iterator[Tensor]:
-        """(V, B, N) scores of `size` queries after the other, higher is more plausible.
+        """Score `size` queries after the other.
 
-        The caller may overwrite them, and is done with them when it asks for the next.
+        Args:
+            heads, relations: (Q,) int64 ids, relations below 2R.
+            size: B, at least 1; the last block may be smaller.
+
+        Yields:
+            (V, B, N), higher is more plausible. The caller may overwrite them; they are valid until it asks for the next block.
         """
         ...
 
 
 class ModelScores:
-    """`Scores` of an `Imf` in evaluation mode; node tables are computed once.
+    """`Scores` of an `Imf` in evaluation mode; the entity and relation tables are computed once.
 
     Args:
-        model: the model.
-        budget: bytes that the scores of a block and what makes them may take.
-        variants: decisions to rank by, all from the same scores of the branches; default: the model's own.
+        model: put into evaluation mode.
+        budget: bytes that a block's scores and intermediate results may take.
+        variants: V decisions, all from the same scores of the branches; default: the model's own.
     """
 
     def __init__(self, model: Imf, budget: int, variants: Sequence[Decision] = ()) -> None:
@@ -62,39 +68,39 @@ class ModelScores:
 
     @property
     def block(self) -> int:
-        """B: as many queries as the budget allows, at least one; whole rows of a matrix product, which are computed anyway."""
+        """B: as many queries as the budget allows, at least 1; above `ROWS` a multiple of it, since all those are computed."""
         each = 4 * self.num_entities * (self.num_variants + 1)
         fitting = max(1, min(_MOST, self.budget // each))
         return fitting - fitting % ROWS if fitting > ROWS else fitting
 
     def blocks(self, heads: Tensor, relations: Tensor, size: int) -> Iterator[Tensor]:
-        """See `Scores.blocks`. Queries ordered by relation cost least: a relation's matrix is built once for all of them."""
+        """See `Scores.blocks`. Queries ordered by relation are fastest: a relation's matrix is built once for all of them."""
         model = self.model
         each = 4 * model.config.dim * len(model.branches)  # bytes of a query's contexts
         ahead = size * max(1, min(_AHEAD, self.budget // (4 * each)) // size)
-        # One place for all blocks: the kernel takes as long to hand out the pages of a fresh one as it takes to fill them.
-        room = self.tables.entities[model.branches[0]].new_empty(buffer_size(model, self.num_variants, min(size, len(heads))))
+        # One buffer for all blocks: the kernel takes as long to hand out the pages of a new one as it takes to fill them.
+        buffer = self.tables.entities[model.branches[0]].new_empty(buffer_size(model, self.num_variants, min(size, len(heads))))
         for low in range(0, len(heads), ahead):
             head, relation = heads[low : low + ahead], relations[low : low + ahead]
-            contexts = self._contexts(head, relation)
+            contexts = self._contexts(head, relation)  # M x (ahead, d)
             masks = [None if mask is None else mask[head] for mask in map(model.mask, model.branches)]
-            weights = torch.stack([present_weights(variant.weights(relation), masks) for variant in self.variants])
+            weights = torch.stack([present_weights(variant.weights(relation), masks) for variant in self.variants])  # (V, ., M)
             for start in range(0, len(head), size):
                 part = slice(start, start + size)
-                yield combined_scores(model, self.tables, [context[part] for context in contexts], weights[:, part], room)
+                yield combined_scores(model, self.tables, [context[part] for context in contexts], weights[:, part], buffer)
 
     def _contexts(self, heads: Tensor, relations: Tensor) -> list[Tensor]:
-        """M tensors (B, d)."""
+        """(Q,), (Q,) -> M tensors (Q, d)."""
         model = self.model
-        parts = [model.contexts(self.tables, heads[piece], relations[piece]) for piece in self._pieces(relations)]
+        parts = [model.contexts(self.tables, heads[run], relations[run]) for run in self.relation_runs(relations)]
         return [torch.cat(branch) for branch in zip(*parts, strict=True)]
 
-    def _pieces(self, relations: Tensor) -> list[slice]:
-        """Runs of queries whose relation matrices fit the budget together."""
-        fresh = torch.ones(len(relations), dtype=torch.long, device=relations.device)
-        fresh[1:] = relations[1:] != relations[:-1]
-        matrix = 4 * self.model.config.dim**2 if self.model.config.scoring == "contextual" else 1
-        number = (fresh.cumsum(0) - 1) // max(1, self.budget // (4 * matrix))
+    def relation_runs(self, relations: Tensor) -> list[slice]:
+        """Cut queries (Q,), ordered by relation, into runs whose relation matrices fit the budget together."""
+        first = torch.ones(len(relations), dtype=torch.long, device=relations.device)  # 1 where a relation begins
+        first[1:] = relations[1:] != relations[:-1]
+        matrix = 4 * self.model.config.dim**2 if self.model.config.scoring == "contextual" else 1  # bytes
+        number = (first.cumsum(0) - 1) // max(1, self.budget // (4 * matrix))
         stops = number.unique_consecutive(return_counts=True)[1].cumsum(0).tolist()
         return [slice(low, high) for low, high in zip([0, *stops], stops, strict=False)]
 
@@ -108,13 +114,13 @@ def rank(
     The target's score is read from the row it is compared with. Other known answers are set to -inf.
 
     Args:
-        scores: what is ranked.
-        heads, relations, targets: (T,) queries (relation ids below 2R) and their answers.
+        scores: of the model or ensemble.
+        heads, relations, targets: (Q,) int64 queries (relation ids below 2R) and their answers.
         known: answers to filter out (the target itself always stays).
         block: queries scored at a time.
 
     Returns:
-        (V, T) float64 ranks, 1 is best.
+        (V, Q) float64 ranks, 1 is best.
 
     Raises:
         DivergedError: a score is not finite.
@@ -123,33 +129,55 @@ def rank(
     order = np.argsort(relations, kind="stable")
     device = scores.device
     asked = torch.from_numpy(heads[order]).to(device), torch.from_numpy(relations[order]).to(device)
-    for number, decided in enumerate(scores.blocks(*asked, block)):
-        place = order[number * block : (number + 1) * block]
-        target = torch.from_numpy(targets[place]).to(device)
-        rows, answers = known.lookup(heads[place], relations[place])
-        others = answers != targets[place][rows]
+    for number, variants in enumerate(scores.blocks(*asked, block)):
+        queries = order[number * block : (number + 1) * block]
+        target = torch.from_numpy(targets[queries]).to(device)
+        rows, answers = known.lookup(heads[queries], relations[queries])
+        others = answers != targets[queries][rows]
         hidden = torch.from_numpy(rows[others]).to(device), torch.from_numpy(answers[others]).to(device)
-        for variant, table in enumerate(decided):
-            ranks[variant, place] = _ranks(table, target, hidden).cpu().numpy()
+        for variant, table in enumerate(variants):
+            ranks[variant, queries] = _ranks(table, target, hidden).cpu().numpy()
     return ranks
 
 
-def _ranks(table: Tensor, target: Tensor, hidden: tuple[Tensor, Tensor]) -> Tensor:
-    """(B,) ranks in a (B, N) table, which is overwritten; `hidden` are rows and columns that do not compete."""
-    queries, entities = table.shape
-    if not torch.isfinite(table.sum()):  # one number tells of any NaN or infinity
+def check_finite(scores: Tensor, what: str) -> None:
+    """Refuse scores (B, N) of which one is NaN or infinite.
+
+    Args:
+        scores: of some queries or users.
+        what: `queries` or `users`, for the message.
+
+    Raises:
+        DivergedError: one is.
+    """
+    if not torch.isfinite(scores.sum()):  # the sum shows any NaN or infinity
         raise DivergedError(
-            f"non-finite score among those of {queries} queries", remedy="lower the learning rate", quantity="score"
+            f"non-finite score among those of {len(scores)} {what}", remedy="lower the learning rate", quantity="score"
         )
-    own = table.gather(1, target[:, None])
+
+
+def _ranks(table: Tensor, target: Tensor, hidden: tuple[Tensor, Tensor]) -> Tensor:
+    """Filtered ranks of a block.
+
+    Args:
+        table: (B, N) scores; overwritten.
+        target: (B,) int64, the answers.
+        hidden: (h,) rows and (h,) columns of the other known answers.
+
+    Returns:
+        (B,) float64.
+    """
+    check_finite(table, "queries")
+    queries, entities = table.shape
+    answer = table.gather(1, target[:, None])  # (B, 1)
     table[hidden] = -torch.inf
-    # Better minus worse candidates, and all of them (the target is its own tie), give the middle of the ties.
+    # (better - worse + N + 1) / 2 is the mean of the best and the worst rank among the ties: the target ties with itself.
     lead = torch.empty(queries, dtype=torch.float64, device=table.device)
     step = max(1, (_ROWS if table.device.type == "cpu" else _ON_GPU) // entities)
     kind = torch.float64 if entities > _EXACT else table.dtype
     for low in range(0, queries, step):
         part = slice(low, low + step)
-        lead[part] = table[part].sub_(own[part]).sign_().sum(dim=1, dtype=kind).to(torch.float64)
+        lead[part] = table[part].sub_(answer[part]).sign_().sum(dim=1, dtype=kind).to(torch.float64)
     return (lead + entities + 1) / 2
 
 
@@ -179,16 +207,16 @@ def evaluate(
     """Rank a split in both directions with all slices.
 
     Args:
-        model: the model; left in evaluation mode.
+        model: left in evaluation mode.
         graph: for slices (relation categories and cold entities, both from train).
-        triples: (T, 3) triples to rank.
-        known: what is filtered: train and valid while searching; all three splits for test.
-        memory: for scores; None: a share of what is free. Where it runs out, the ranking is done again with less.
-        shard: this rank ranks the triples rank, rank + world, ...; the metrics of all ranks add up.
+        triples: (T, 3) int64, to be ranked.
+        known: answers to filter out: train and valid while searching; all three splits for test.
+        memory: for scores; None: a share of the free memory. If it runs out, the ranking is repeated with less.
+        shard: this process ranks the triples rank, rank + world, ...; the metrics of all processes add up.
 
     Raises:
         DivergedError: a score is not finite.
-        ResourceError: not even a query at a time fits the memory.
+        ResourceError: not even one query at a time fits the memory.
     """
     return evaluate_decisions(model, graph, triples, known, {"": model.decision}, memory=memory, shard=shard)[""]
 
@@ -203,13 +231,11 @@ def evaluate_decisions(
     memory: MemoryBudget | None = None,
     shard: Shard = WHOLE,
 ) -> dict[str, Ranked]:
-    """As `evaluate`, under several decisions by name; the branches are scored once for all of them.
-
-    Example:
-        {"structure alone": Decision("fixed", model.branches, 2 * model.num_relations, {"structure": 1.0})}
+    """As `evaluate`, under several decisions by name, such as `alternatives(model.decision)`; the branches are scored once for
+    all of them.
     """
-    mine = triples[shard.rank :: shard.world]
-    heads, relations, targets = with_inverses(mine, graph.num_relations).T
+    part = triples[shard.rank :: shard.world]
+    heads, relations, targets = with_inverses(part, graph.num_relations).T
 
     def ranked(budget: int) -> np.ndarray:
         scores = ModelScores(model, budget, list(variants.values()))
@@ -217,15 +243,15 @@ def evaluate_decisions(
 
     memory = memory or MemoryBudget.of(None, model.structure.device)
     ranks = memory.within(ranked)
-    parts = slices(graph, mine)
+    masks = slices(graph, part)
     return {
-        name: Ranked(row[: len(mine)], row[len(mine) :], RankingMetrics.of(row, parts))
+        name: Ranked(row[: len(part)], row[len(part) :], RankingMetrics.of(row, masks))
         for name, row in zip(variants, ranks, strict=True)
     }
 
 
 def slices(graph: KnowledgeGraph, triples: np.ndarray) -> dict[str, np.ndarray]:
-    """Masks over the 2T ranks (tails first, then heads): direction, relation category, cold and warm."""
+    """(2T,) bool masks over the ranks (tails first, then heads): direction, relation category, cold and warm."""
     count = len(triples)
     is_tail = np.arange(2 * count) < count
     category = np.tile(graph.categories[triples[:, 1]], 2)

@@ -1,7 +1,9 @@
-"""What the test split says of a winner: each seed under the weights it decides by and under others, and the seeds together.
+"""Test metrics of a winner: each seed under its own decision weights and under others, and all seeds as an ensemble.
 
-All of it comes from one reading of the split and one pass over it a seed: decisions differ only in how they weigh the branches'
-scores. What a model decides by was chosen on validation before; the others stand beside it and choose nothing.
+The test split is read once and scored once for each seed: decisions differ only in how they weigh the branches' scores. A
+model's own weights were chosen on validation before; the others are for comparison only, nothing is chosen by them.
+
+Shapes: `T` test triples.
 """
 
 from __future__ import annotations
@@ -28,7 +30,7 @@ OWN, POOLED = "own", "seeds pooled"
 RANKS_FILE = "test_ranks.safetensors"
 KINDS = {TRAINED: "weights as trained", COMMON: "weights tuned again", RELATION: "weights tuned again for each relation"}
 _SLICES = ("cold", "warm")
-_MOST = 2 * 10**11  # scores that are ranked besides the seeds' own, some minutes on two cores; beyond: those alone
+_MOST = 2 * 10**11  # scores, some minutes on two cores: other decisions and the ensemble are skipped if they need more
 
 
 @dataclass(frozen=True)
@@ -37,8 +39,8 @@ class Tested:
 
     Args:
         own: of each seed, with slices.
-        decisions: flat metrics of each seed under other decision weights, by what those are; empty for a single branch.
-        pooled: flat metrics of the geometric mean of the seeds' probabilities; None for a single seed or where it takes long.
+        decisions: flat metrics of each seed under other decision weights, by their name; empty for a single branch.
+        pooled: flat metrics of the ensemble of all seeds; None for a single seed or where it would take too long.
     """
 
     own: Sequence[RankingMetrics]
@@ -55,54 +57,57 @@ def rank_test(
     Args:
         checkpoints: folders by seed.
         graph: for slices.
-        triples: (T, 3) of the test split.
-        known: what is filtered.
+        triples: (T, 3) int64, the test split.
+        known: answers to filter out, of all three splits.
         memory: for scores.
-        ranks_file: where the ranks go, for paired tests between studies; None: nowhere.
+        ranks_file: file to write the ranks to, for paired tests between studies; None: they are not kept.
     """
-    found = {seed: _ranked(load_checkpoint(path), graph, triples, known, memory) for seed, path in checkpoints.items()}
+    ranked = {seed: _ranked(load_checkpoint(path), graph, triples, known, memory) for seed, path in checkpoints.items()}
     pooled = None
-    if len(checkpoints) > 1 and _cost(graph, triples, len(checkpoints)) <= _MOST:  # only then are all in memory at a time
+    if len(checkpoints) > 1 and _cost(graph, triples, len(checkpoints)) <= _MOST:  # only here are all models in memory at once
         models = [load_checkpoint(path).model for path in checkpoints.values()]
         pooled = evaluate_pooled(models, [1.0] * len(models), graph, triples, known, memory)
     if ranks_file is not None:
-        ranks = {f"{name}/{seed}": one for seed, kinds in found.items() for name, one in kinds.items()}
+        ranks = {f"{name}/{seed}": one for seed, kinds in ranked.items() for name, one in kinds.items()}
         save_ranks(ranks_file, ranks | ({} if pooled is None else {POOLED: pooled}), graph)
-    shared = [name for name in next(iter(found.values())) if name != OWN and all(name in kinds for kinds in found.values())]
+    shared = [name for name in next(iter(ranked.values())) if name != OWN and all(name in kinds for kinds in ranked.values())]
     return Tested(
-        [kinds[OWN].metrics for kinds in found.values()],
-        {name: [flat(kinds[name].metrics) for kinds in found.values()] for name in shared},
+        [kinds[OWN].metrics for kinds in ranked.values()],
+        {name: [flat(kinds[name].metrics) for kinds in ranked.values()] for name in shared},
         None if pooled is None else flat(pooled.metrics),
     )
 
 
 def flat(metrics: RankingMetrics) -> dict[str, float]:
-    """The metrics with the MRR of what is cold and what is warm; an empty slice has none."""
+    """`metrics.flat()` with the MRR of the cold and the warm slice, if they are not empty."""
     slices = {name: metrics.slices[name] for name in _SLICES if name in metrics.slices}
     return {**metrics.flat(), **{f"mrr_{name}": part.mrr for name, part in slices.items() if part.count}}
 
 
 def save_ranks(file: Path, ranks: Mapping[str, Ranked], graph: KnowledgeGraph) -> None:
-    """Write the ranks of the test triples, (2T,) float32 a name, tails first: halves are exact there up to 8 million.
+    """Write the ranks of the test triples: (2T,) float32 for each name, tails first. Halves are exact in it up to 8 million.
 
     Args:
-        file: its folder exists.
+        file: in an existing folder.
         ranks: by `KIND/SEED`, or by the kind alone.
-        graph: whose test triples they are of.
+        graph: of the test triples.
     """
-    found = {name: np.concatenate([one.tail_ranks, one.head_ranks]).astype(np.float32) for name, one in ranks.items()}
-    save_file(found, file, metadata={"graph": graph.fingerprint})
+    arrays = {name: np.concatenate([one.tail_ranks, one.head_ranks]).astype(np.float32) for name, one in ranks.items()}
+    save_file(arrays, file, metadata={"graph": graph.fingerprint})
 
 
 def read_ranks(file: Path, kind: str = OWN) -> tuple[np.ndarray, str]:
-    """Ranks of the test triples as `compare_ranks` takes them, the harmonic mean over the seeds, and the graph's fingerprint.
+    """Read ranks of the test triples for `compare_ranks`.
 
     Args:
         file: written by `save_ranks`.
         kind: `own`, `seeds pooled`, or a key of `Tested.decisions`.
 
+    Returns:
+        (2T,) float64, the harmonic mean over the seeds, and the fingerprint of the graph.
+
     Raises:
-        DataError: no such file, or no such kind in it.
+        DataError: the file cannot be read, or lacks that kind.
     """
     try:
         with safe_open(file, "numpy") as opened:
@@ -119,17 +124,17 @@ def read_ranks(file: Path, kind: str = OWN) -> tuple[np.ndarray, str]:
 
 
 def _decisions(loaded: Checkpoint) -> dict[str, Decision]:
-    """A model's own decision, the other kinds that were fitted to its branches, and the plain ones."""
-    own = loaded.model.decision
-    fitted = decisions_of(loaded.metrics.get("decision") or {}, own.branches)
-    device = own.constant.device
-    return {OWN: own, **{KINDS[kind]: made.to(device) for kind, made in fitted.items()}, **alternatives(own)}
+    """A model's own decision, the other kinds that were fitted to its branches, and its `alternatives`."""
+    current = loaded.model.decision
+    fitted = decisions_of(loaded.metrics.get("decision") or {}, current.branches)
+    others = {KINDS[kind]: decision.to(current.constant.device) for kind, decision in fitted.items()}
+    return {OWN: current, **others, **alternatives(current)}
 
 
 def _ranked(
     loaded: Checkpoint, graph: KnowledgeGraph, triples: np.ndarray, known: KnownAnswers, memory: MemoryBudget
 ) -> dict[str, Ranked]:
-    """Under all decisions, or under the own one where the others would take long."""
+    """Ranks under all decisions, or under the model's own if the others would take too long."""
     decisions = _decisions(loaded)
     if _cost(graph, triples, len(decisions)) > _MOST:
         decisions = {OWN: decisions[OWN]}
@@ -137,5 +142,5 @@ def _ranked(
 
 
 def _cost(graph: KnowledgeGraph, triples: np.ndarray, times: int) -> int:
-    """Scores to be ranked."""
+    """Number of scores that are ranked if the triples are ranked so many times."""
     return 2 * len(triples) * graph.num_entities * times

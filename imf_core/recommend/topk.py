@@ -29,7 +29,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from imf_core.errors import DivergedError
+from imf_core.evaluate.ranking import check_finite
 from imf_core.recommend.data.interactions import Owned
 from imf_core.runtime import WHOLE, Shard
 
@@ -170,10 +170,7 @@ def evaluate_top_k(
     discounts = _discounts(k)
     for users, rows, items, hidden in _blocks(relevant, known, scorer.num_items, budget, shard):
         table = scorer.scores(torch.from_numpy(users))
-        if not torch.isfinite(table.sum()):
-            raise DivergedError(
-                f"non-finite score among those of {len(users)} users", remedy="lower the learning rate", quantity="score"
-            )
+        check_finite(table, "users")
         device = table.device
         table[torch.from_numpy(hidden[0]).to(device), torch.from_numpy(hidden[1]).to(device)] = -torch.inf
         placed = _placed(table, torch.from_numpy(rows), torch.from_numpy(items))

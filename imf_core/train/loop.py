@@ -1,6 +1,6 @@
-"""The loop that every kind of training shares: epochs, evaluations, the best weights, saving and going on from a save.
+"""The training loop of every task: epochs, evaluations, best weights, early stopping, saving and resuming.
 
-What an epoch and an evaluation are is handed in. No Ray, no MLflow: progress leaves through `on_epoch`.
+The caller passes functions that train an epoch and evaluate. No Ray, no MLflow: progress is reported to `on_epoch`.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic
 
 import numpy as np
 import torch
@@ -19,18 +19,16 @@ import torch.distributed as dist
 from imf_core.errors import DivergedError
 from imf_core.runtime import Shard
 from imf_core.train.optimizers import Optimizers
-from imf_core.train.progress import EpochReport, M, RunProgress, Summed, TrainedModule
+from imf_core.train.progress import EpochReport, M, RunProgress, TrainedModule
 from imf_core.train.state import load_training_state, save_training_state
-
-S = TypeVar("S", bound=Summed)
 
 
 @dataclass(frozen=True)
 class Saving:
-    """Where and how often the training state is kept: after an epoch, be it evaluated or not.
+    """Where and how often the training state is saved: after an epoch, evaluated or not.
 
     Args:
-        folder: state folder; an existing state there is resumed.
+        folder: of the state; a state that is there already is resumed.
         seconds: least time between two saves.
     """
 
@@ -40,15 +38,15 @@ class Saving:
 
 @dataclass(frozen=True)
 class FitResult(Generic[M]):
-    """Outcome of a training run; the model then holds the weights of the best epoch.
+    """Result of a training run; the model then holds the weights of the best epoch.
 
     Args:
-        best_mrr, best_epoch: best validation MRR and its epoch.
+        best_mrr, best_epoch: best validation MRR, 0..1, and its epoch.
         metrics: validation metrics of the best epoch.
         epochs: epochs trained.
         reason: why it ended: `max_epochs` or `no better validation MRR for <patience> evaluations`.
         curve: (epoch, validation MRR) of each evaluation.
-        notes: what happened on the way, say memory that ran out.
+        notes: events that the user should know of, such as memory that ran out.
     """
 
     best_mrr: float
@@ -61,21 +59,21 @@ class FitResult(Generic[M]):
 
     @classmethod
     def of(cls, run: RunProgress[M], notes: Iterable[str]) -> FitResult[M]:
-        """Of a run that has ended."""
+        """The result of a run that has ended."""
         assert run.best_metrics is not None and run.reason is not None
         return cls(run.best_mrr, run.best_epoch, run.best_metrics, run.epoch, run.reason, tuple(run.curve), tuple(notes))
 
 
 @dataclass(frozen=True)
 class Loop(Generic[M]):
-    """How long to train and what to tell.
+    """Length of a training run, and where it reports and saves.
 
     Args:
-        max_epochs, patience, eval_every: as in the settings.
-        shard: this process's part.
+        max_epochs, patience, eval_every: as in `TrainConfig`.
+        shard: rank of this process among those that train the model together.
         on_epoch: called after each evaluation, on every rank; an exception it raises ends the run. A resumed run first repeats
-            the last report that was saved, so that each epoch is reported at least once.
-        saving: keep the training state, and resume from it if there is one.
+            the last saved report, so that each epoch is reported at least once.
+        saving: save the training state, and resume from it if there is one; None: do neither.
     """
 
     max_epochs: int
@@ -86,30 +84,34 @@ class Loop(Generic[M]):
     saving: Saving | None
 
     def begin(self, model: TrainedModule, optimizers: Optimizers, unpack: Callable[[Any], M]) -> RunProgress[M]:
-        """A fresh run, or where a saved one stands; model and optimizers are brought there.
+        """Start a run, or restore a saved one.
+
+        Args:
+            model, optimizers: filled from the saved state, if there is one.
+            unpack: the inverse of `Metrics.pack`.
 
         Raises:
-            CheckpointError: the saved state is damaged, or another model's.
+            CheckpointError: the saved state is damaged, or of another model.
         """
         if self.saving is None or not (self.saving.folder / "progress.json").exists():
             return RunProgress()
         run = RunProgress.from_json(*load_training_state(self.saving.folder, model, optimizers), unpack)
         if self.on_epoch is not None and run.last is not None:
-            self.on_epoch(run.last)  # the interrupted process may have saved it and not delivered it
+            self.on_epoch(run.last)  # the interrupted process may have saved the report without delivering it
         return run
 
     def run(
         self, run: RunProgress[M], model: TrainedModule, optimizers: Optimizers, epoch: Callable[[int], dict[str, float]],
         steps: int, validate: Callable[[], M], advance: Callable[[RunProgress[M]], None] = lambda run: None,
     ) -> None:
-        """Go on until the validation MRR stops rising or the epochs are over.
+        """Train until the validation MRR stops rising or `max_epochs` is reached, then load the best weights.
 
         Args:
             run: from `begin`.
-            model, optimizers: what is kept.
-            epoch: number of an epoch, from 1 -> sum of each loss over its steps; `total` is among them.
-            steps: of an epoch.
-            validate: metrics of the model as it is.
+            model, optimizers: updated by `epoch`, saved.
+            epoch: trains an epoch, whose number counts from 1; returns the sum of each loss over its steps, with `total`.
+            steps: number of steps of an epoch.
+            validate: evaluates the model's current weights.
             advance: shows the progress.
 
         Raises:
@@ -144,7 +146,7 @@ class Loop(Generic[M]):
     def _evaluate(
         run: RunProgress[M], model: TrainedModule, optimizers: Optimizers, steps: int, validate: Callable[[], M], started: float
     ) -> None:
-        """Evaluate and make the report of the epochs since the last one, of which the latest began at `started`."""
+        """Evaluate and report the epochs since the last report; the latest of them began at `started` (monotonic clock)."""
         losses = {name: value / (steps * (run.epoch - run.evaluated)) for name, value in run.sums.items()}
         with optimizers.averaged():
             metrics = validate()
@@ -155,12 +157,12 @@ class Loop(Generic[M]):
 
 
 def seed_epoch(seed: int, epoch: int, rank: int) -> None:
-    """The random numbers of an epoch depend on these alone, so a run that resumes draws what the unbroken one would have."""
+    """Seed torch for an epoch. Its random numbers depend on these three alone, so a resumed run draws the same."""
     torch.manual_seed(int(np.random.SeedSequence((seed, epoch, rank)).generate_state(1)[0]))
 
 
-def reduced(metrics: S, shard: Shard, device: torch.device) -> S:
-    """Metrics of all ranks: their sums."""
+def reduced(metrics: M, shard: Shard, device: torch.device) -> M:
+    """Sum the metrics over all processes; `device` is where their collective operations run."""
     if shard.world == 1:
         return metrics
     vector = torch.from_numpy(metrics.vector()).to(device)

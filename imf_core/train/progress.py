@@ -1,50 +1,24 @@
-"""Where a training run stands: what it reports after each evaluation, and what a resumed run starts from."""
+"""The progress of a training run: its report after each evaluation, and the counters that a resumed run starts from."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Generic, Protocol, Self, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
-import numpy as np
 from torch import Tensor
 
-
-class Metrics(Protocol):
-    """What an evaluation gives: link prediction's or the recommender's."""
-
-    @property
-    def mrr(self) -> float:
-        """What the best epoch is chosen by, 0..1."""
-
-    def flat(self) -> dict[str, float]:
-        """Numbers by their names."""
-
-    def as_dict(self) -> dict[str, Any]:
-        """With all details, as plain values; `flat` and more."""
-
-    def pack(self) -> dict[str, Any]:
-        """As plain values, exactly."""
-
-
-class Summed(Protocol):
-    """Metrics that add up over ranks."""
-
-    def vector(self) -> np.ndarray:
-        """Their sums."""
-
-    def with_vector(self, vector: np.ndarray) -> Self:
-        """The same with other sums."""
+from imf_core.evaluate.metrics import Metrics
 
 
 class TrainedModule(Protocol):
-    """A model that says what training changes."""
+    """A model that can name the tensors that training changes."""
 
     def trained_state(self) -> dict[str, Tensor]:
-        """Its trained tensors, by name."""
+        """The tensors that training changes, by name."""
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True) -> Any:
-        """As of `torch.nn.Module`."""
+        """See `torch.nn.Module.load_state_dict`."""
 
 
 M = TypeVar("M", bound=Metrics)
@@ -52,14 +26,14 @@ M = TypeVar("M", bound=Metrics)
 
 @dataclass(frozen=True)
 class EpochReport(Generic[M]):
-    """What `on_epoch` receives after each evaluation.
+    """The report of an evaluation, passed to `on_epoch`.
 
     Args:
-        epoch: 1 for the first.
+        epoch: counted from 1.
         train_loss: mean total loss of the steps since the last report, nats.
-        losses: its parts by name.
-        metrics: validation ranking of this epoch.
-        best_mrr, best_epoch: best validation MRR so far and its epoch.
+        losses: mean of each part of the loss, by name, nats.
+        metrics: validation metrics of this epoch.
+        best_mrr, best_epoch: best validation MRR so far, 0..1, and its epoch.
         seconds: training and evaluation time since the last report.
     """
 
@@ -72,7 +46,7 @@ class EpochReport(Generic[M]):
     seconds: float
 
     def flat(self) -> dict[str, float]:
-        """Numbers by their metric names, for a scheduler or a tracker."""
+        """All numbers by their metric names, for a scheduler or a tracker."""
         parts = {f"loss_{name}": value for name, value in self.losses.items() if name != "total"}
         return {
             "epoch": self.epoch, **self.metrics.flat(), "best_mrr": self.best_mrr, "best_epoch": self.best_epoch,
@@ -81,7 +55,19 @@ class EpochReport(Generic[M]):
 
 
 class RunProgress(Generic[M]):
-    """Counters, learning curve, best weights and the last report of a run; sums of losses and time since that report."""
+    """Counters, learning curve, best weights and last report of a run, and the losses and time since that report.
+
+    Attributes:
+        epoch: epochs trained.
+        best_mrr, best_epoch: best validation MRR and its epoch; -1 and 0 before the first evaluation.
+        stale: evaluations without a better MRR.
+        sums: sum of each loss over the steps since the last report, nats.
+        seconds: time since the last report.
+        curve: (epoch, validation MRR) of each evaluation.
+        best_metrics, best_state: metrics and weights of the best epoch.
+        last: the last report.
+        reason: why the run ended; None while it goes on.
+    """
 
     def __init__(self) -> None:
         self.epoch, self.best_mrr, self.best_epoch, self.stale = 0, -1.0, 0, 0
@@ -99,13 +85,17 @@ class RunProgress(Generic[M]):
         return self.curve[-1][0] if self.curve else 0
 
     def trained(self, losses: Mapping[str, float]) -> None:
-        """Take in an epoch: the sum of each loss over its steps."""
+        """Count an epoch.
+
+        Args:
+            losses: sum of each loss over the epoch's steps, nats.
+        """
         self.epoch += 1
         for name, value in losses.items():
             self.sums[name] = self.sums.get(name, 0.0) + value
 
     def record(self, metrics: M, model: TrainedModule) -> None:
-        """Take in an evaluation; the weights are copied where it is the best so far."""
+        """Add an evaluation; if it is the best so far, the model's weights are copied."""
         self.curve.append((self.epoch, metrics.mrr))
         if metrics.mrr > self.best_mrr:
             self.best_mrr, self.best_epoch, self.best_metrics, self.stale = metrics.mrr, self.epoch, metrics, 0
@@ -114,7 +104,7 @@ class RunProgress(Generic[M]):
             self.stale += 1
 
     def end(self, patience: int, max_epochs: int) -> bool:
-        """Whether the run is over; sets the reason."""
+        """Whether the run is over; sets `reason`."""
         if self.stale >= patience:
             self.reason = f"no better validation MRR for {patience} evaluations"
         elif self.epoch >= max_epochs:
@@ -122,7 +112,7 @@ class RunProgress(Generic[M]):
         return self.reason is not None
 
     def to_json(self) -> dict[str, Any]:
-        """Everything but the weights, as plain values."""
+        """Everything but the weights, as JSON values."""
         values: dict[str, Any] = {
             "epoch": self.epoch, "best_mrr": self.best_mrr, "best_epoch": self.best_epoch, "stale": self.stale,
             "curve": self.curve, "reason": self.reason, "sums": self.sums, "seconds": self.seconds,
@@ -137,13 +127,19 @@ class RunProgress(Generic[M]):
         cls, values: Mapping[str, Any], best_state: dict[str, Tensor] | None,
         unpack: Callable[[Mapping[str, Any]], M],
     ) -> RunProgress[M]:
-        """The inverse of `to_json`; `unpack` is the metrics' own."""
+        """The inverse of `to_json`.
+
+        Args:
+            values: from `to_json`.
+            best_state: weights of the best epoch.
+            unpack: the inverse of `Metrics.pack`.
+        """
         run: RunProgress[M] = cls()
         run.epoch, run.best_mrr, run.best_epoch = values["epoch"], values["best_mrr"], values["best_epoch"]
         run.stale, run.reason, run.best_state = values["stale"], values["reason"], best_state
         run.curve = [(int(epoch), float(mrr)) for epoch, mrr in values["curve"]]
         run.sums, run.seconds = dict(values["sums"]), values["seconds"]
-        if "last" in values:  # else it was saved before its first evaluation
+        if "last" in values:  # absent if the run was saved before its first evaluation
             run.best_metrics = unpack(values["best_metrics"])
             run.last = EpochReport(metrics=unpack(values["last_metrics"]), **values["last"])
         return run

@@ -237,8 +237,8 @@ def test_a_block_of_many_relations_is_cut_to_the_budget(toy: LinkData) -> None:
     model = build_model(Config().updated({"model.dim": 8, "model.relation_dim": 4}), toy)
     scores = ModelScores(model, 8 * 4 * 4 * 8**2 // 4)  # two matrices
     asked = torch.tensor([0, 0, 0, 1, 2, 3, 3, 5])
-    assert scores._pieces(asked) == [slice(0, 4), slice(4, 7), slice(7, 8)]
-    assert scores._pieces(asked[:1]) == [slice(0, 1)]
+    assert scores.relation_runs(asked) == [slice(0, 4), slice(4, 7), slice(7, 8)]
+    assert scores.relation_runs(asked[:1]) == [slice(0, 1)]
     heads = torch.arange(8)
     wide = ModelScores(model, 2**30)
     with torch.no_grad():
