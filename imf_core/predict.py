@@ -1,4 +1,7 @@
-"""Answering by name with a trained checkpoint."""
+"""Answering by name with a trained checkpoint.
+
+Shapes: `B` questions of a block, `N` entities, `M` branches, `d` entity width, `k` answers to a question.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,7 @@ import torch
 from imf_core.checkpoint.checkpoint import Checkpoint, load_checkpoint
 from imf_core.errors import ConfigError, ImfError
 
-MOST, BUDGET = 256, 2**28  # questions of a block; bytes that their scores take
+MOST, BUDGET = 256, 2**28  # most questions of a block; bytes that their scores may take
 
 
 @dataclass(frozen=True)
@@ -22,8 +25,8 @@ class Answer:
 
     Args:
         entity: its name.
-        score: probability in the decided distribution (`ce`: softmax over all entities; `bce`: mixture of sigmoids), 0..1.
-        branch_scores: the same quantity for each branch alone.
+        score: its probability, 0..1 (`ce`: softmax of the combined scores over all entities; `bce`: mixture of sigmoids).
+        branch_scores: its probability by each branch alone, 0..1.
         weights: decision weight of each branch for this query; they sum to 1.
     """
 
@@ -58,7 +61,7 @@ class Predictor:
         """Load a checkpoint folder.
 
         Raises:
-            CheckpointError: missing, damaged, or of another version.
+            CheckpointError: it is missing, damaged, or of another version.
         """
         return cls(load_checkpoint(path))
 
@@ -71,18 +74,14 @@ class Predictor:
         return next(self.answers([Question(head, relation, None)], k))
 
     def heads(self, tail: str, relation: str, k: int = 10) -> list[Answer]:
-        """The k most plausible heads of (?, relation, tail).
-
-        Raises:
-            VocabularyError: unknown name; the nearest known one is proposed.
-        """
+        """The k most plausible heads of (?, relation, tail); errors as of `tails`."""
         return next(self.answers([Question(None, relation, tail)], k))
 
     def answers(self, questions: Sequence[Question], k: int = 10) -> Iterator[list[Answer]]:
-        """The k most plausible answers to each question, in the order of the questions, block by block.
+        """The k most plausible answers to each question, in the order of the questions; scored block by block.
 
         Raises:
-            VocabularyError: an unknown name, before anything is scored; the nearest known one is proposed.
+            VocabularyError: unknown name, raised before anything is scored; the nearest known one is proposed.
             ImfError: k below 1, or a question that leaves both ends open or none.
         """
         if k < 1:
@@ -98,11 +97,11 @@ class Predictor:
         )
 
     def ids(self, question: Question) -> tuple[int, int]:
-        """Entity and relation that the model is asked; the relation is the inverse one where the head is sought.
+        """Ids of the known entity and of the relation, 0..2R-1: the inverse one if the head is sought.
 
         Raises:
-            VocabularyError: an unknown name.
-            ImfError: both ends open, or none.
+            VocabularyError: unknown name.
+            ImfError: both ends are open, or none.
         """
         if (question.head is None) == (question.tail is None):
             raise ImfError(
@@ -115,24 +114,27 @@ class Predictor:
         return known, relation + (self.checkpoint.model.num_relations if inverse else 0)
 
     def embeddings(self, branch: str) -> np.ndarray:
-        """(N, d) float32: the vectors of all entities in a branch, as they are scored, in the order of the vocabulary.
+        """The vectors that a branch scores the entities by.
 
         Args:
             branch: `structure`, a modality or `fused`.
 
+        Returns:
+            (N, d) float32, in the order of the vocabulary.
+
         Raises:
             ConfigError: the model has no such branch.
         """
-        found = self._tables.entities.get(branch)
-        if found is None:
+        table = self._tables.entities.get(branch)
+        if table is None:
             raise ConfigError(
                 f"the model has no branch {branch!r}", remedy=f"choose {' or '.join(self._tables.entities)}", key="branch",
                 value=branch,
             )
-        return found.detach().float().numpy()
+        return table.detach().float().numpy()
 
     def about(self) -> dict[str, Any]:
-        """What answers, as plain values: kind, branches, sizes, figures."""
+        """Branches, sizes and figures of the model, as plain values."""
         loaded, model = self.checkpoint, self.checkpoint.model
         return {
             "branches": list(model.branches), "modalities": list(model.modality_names), "dimension": loaded.config.model.dim,
@@ -141,24 +143,25 @@ class Predictor:
 
     @torch.no_grad()
     def _block(self, heads: torch.Tensor, relations: torch.Tensor, k: int) -> list[list[Answer]]:
+        """Answers to a block of questions: known entities (B,) and relations (B,) below 2R."""
         model, names = self.checkpoint.model, self.checkpoint.entities.names
-        scores = model.branch_scores(self._tables, model.contexts(self._tables, heads, relations))
-        norms = [torch.logsumexp(score, dim=1) for score in scores]
-        weights = model.decision_weights(heads, relations)
-        decided = model.combine(scores, norms, weights)
-        best = torch.topk(decided, min(k, len(names)), dim=1).indices
+        scores = model.branch_scores(self._tables, model.contexts(self._tables, heads, relations))  # M x (B, N)
+        norms = [torch.logsumexp(score, dim=1) for score in scores]  # M x (B,)
+        weights = model.decision_weights(heads, relations)  # (B, M)
+        combined = model.combine(scores, norms, weights)  # (B, N)
+        best = torch.topk(combined, min(k, len(names)), dim=1).indices  # (B, k)
         picked = [score.gather(1, best) for score in scores]
         if model.loss_kind == "ce":
-            total = torch.logsumexp(decided, dim=1, keepdim=True)
-            probabilities = (decided.gather(1, best) - total).exp()
+            total = torch.logsumexp(combined, dim=1, keepdim=True)
+            probabilities = (combined.gather(1, best) - total).exp()
             alone = [(score - norm[:, None]).exp() for score, norm in zip(picked, norms, strict=True)]
         else:
-            probabilities, alone = decided.gather(1, best), [score.sigmoid() for score in picked]
-        parts = torch.stack(alone, dim=2).tolist()
+            probabilities, alone = combined.gather(1, best), [score.sigmoid() for score in picked]
+        parts = torch.stack(alone, dim=2).tolist()  # (B, k, M)
         return [
             [
-                Answer(names[place], probability, dict(zip(model.branches, part, strict=True)), shares)
-                for place, probability, part in zip(*columns, strict=True)
+                Answer(names[entity], probability, dict(zip(model.branches, part, strict=True)), shares)
+                for entity, probability, part in zip(*columns, strict=True)
             ]
             for *columns, shares in zip(
                 best.tolist(), probabilities.tolist(), parts,

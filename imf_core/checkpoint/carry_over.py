@@ -1,7 +1,7 @@
-"""Weights of a checkpoint for a graph whose entities and relations have changed: rows go by name, new entities are given
-what their features say.
+"""Carrying the weights of a checkpoint over to a graph whose entities and relations have changed: rows are matched by name, the
+vectors of new entities are predicted from their features.
 
-Shapes: `N` entities of the new graph, `K` of them known to the checkpoint, `f` numbers that describe an entity, `d` width.
+Shapes: `N` entities of the new graph, `K` of them known to the checkpoint, `n` new ones, `f` feature width, `d` vector width.
 """
 
 from __future__ import annotations
@@ -20,23 +20,23 @@ from imf_core.model.imf import Imf
 from imf_core.model.modality_table import ModalityTable
 from imf_core.prepare.link_data import LinkData
 
-_PENALTIES = (1e-3, 1e-2, 1e-1, 1.0, 10.0)  # of the ridge regression, times the mean square of a described number
-_HELD_BACK = 0.1  # of the known entities: they choose the penalty
-_SAME = 1e-3  # features that differ by less, relatively, are the same
-_LITTLE = 1e-8  # penalty where many more vectors than numbers are known
-_CHUNK = 2**14  # rows that are described at a time
+_PENALTIES = (1e-3, 1e-2, 1e-1, 1.0, 10.0)  # of the ridge regression, times the mean square of a feature
+_HELD_BACK = 0.1  # share of the known entities that the penalty is chosen on
+_SAME = 1e-3  # features with a smaller relative difference are the same
+_SMALL_PENALTY = 1e-8  # for many more entities than features
+_CHUNK = 2**14  # rows of features at a time
 
 
 @dataclass(frozen=True)
 class CarriedOver:
-    """What became of the rows of a checkpoint.
+    """Counts of the rows that were carried over.
 
     Args:
-        known, new, gone: entities in both graphs, in the new one alone, in the checkpoint alone.
-        known_relations, new_relations, gone_relations: the same of relations.
-        described: new entities whose vectors come from their features; the others start as the mean of the known ones.
-        refitted: modalities whose features of the known entities are not those that the checkpoint was trained on, and how much
-            of the vectors that it gave them the new features explain, 0..1.
+        known, new, gone: entities in both graphs, only in the new one, only in the checkpoint.
+        known_relations, new_relations, gone_relations: the counts of relations.
+        described: new entities whose vectors are predicted from their features; the others start as the mean of the known ones.
+        refitted: modalities whose features of the known entities differ from those that the checkpoint was trained on, with
+            the share 0..1 of the variance of the checkpoint's vectors that the new features explain.
     """
 
     known: int
@@ -71,21 +71,21 @@ class CarriedOver:
 
 @torch.no_grad()
 def carry_over(model: Imf, start: Checkpoint, data: LinkData) -> CarriedOver:
-    """Fill a fresh model of the new graph with a checkpoint's weights.
+    """Fill a newly initialised model of the new graph with a checkpoint's weights.
 
-    Vectors and relation-wise decision weights are found by name. The structure vector of a new entity, and its row of a
-    trained feature table, are predicted by ridge regression from its features to the vectors of the entities that the
-    checkpoint knows; a tenth of these choose the penalty. Without features it is their mean. Frozen features are the new
-    graph's own. Those of some encoders depend on the whole graph (character n-grams do); where they come out otherwise for
-    known entities, their projection is fitted to the vectors that these had. All other weights are taken as they are.
+    Vectors and relation-wise decision weights are matched by name. The structure vector of a new entity, and its row of a
+    trained feature table, are predicted by ridge regression from its features, fitted to the entities that the checkpoint
+    knows; a tenth of them choose the penalty. Without features it is the mean vector. Frozen features come from the new graph.
+    Some encoders' features depend on the whole graph (character n-grams do); if those of known entities have changed, their
+    projection is fitted to the vectors that the checkpoint gave them. All other weights are copied.
 
     Args:
         model: from `build_model` with the checkpoint's model settings; changed in place.
-        start: what is carried over.
+        start: the checkpoint.
         data: the new graph, with the same modalities.
 
     Raises:
-        CheckpointError: nothing in common, or other modalities than the checkpoint's.
+        CheckpointError: the graphs have no entity or no relation in common, or the modalities differ.
     """
     old = start.model
     if model.modality_names != old.modality_names:
@@ -109,7 +109,7 @@ def carry_over(model: Imf, start: Checkpoint, data: LinkData) -> CarriedOver:
         _rows_by_name(model.decision.logits, old.decision.logits, relations.both_ways())
     views = [_View(item.name, item.standardised(), item.mask) for item in data.select(model.config.modalities)]
     _entity_rows(model.structure, old.structure, entities, views)
-    model.cold_entities = None  # every row says something now
+    model.cold_entities = None  # every row is informed now
     described, refitted = np.zeros(len(graph.entities), dtype=bool), {}
     for view in views:
         described |= view.mask
@@ -128,7 +128,7 @@ def carry_over(model: Imf, start: Checkpoint, data: LinkData) -> CarriedOver:
 
 @dataclass(frozen=True)
 class _View:
-    """Standardised features (N, f) of a modality and who has it (N,)."""
+    """Standardised features (N, f) of a modality, and a mask (N,) of the entities that have it."""
 
     name: str
     matrix: np.ndarray
@@ -137,10 +137,11 @@ class _View:
 
 @dataclass(frozen=True)
 class _Match:
-    """Which rows of two vocabularies belong together.
+    """Rows of two vocabularies with the same names.
 
     Args:
-        own: (K,) ids in the new vocabulary, ascending. other: (K,) ids of the same names in the old one.
+        own: (K,) int64 ids in the new vocabulary, ascending.
+        other: (K,) int64 ids of the same names in the old one.
         sizes: of the new and the old vocabulary.
     """
 
@@ -156,11 +157,11 @@ class _Match:
 
     @property
     def new(self) -> np.ndarray:
-        """Ids that the old vocabulary lacks."""
+        """(n,) ids of the names that the old vocabulary lacks."""
         return np.setdiff1d(np.arange(self.sizes[0]), self.own)
 
     def both_ways(self) -> _Match:
-        """Of relations: the inverse ones, whose ids follow, too."""
+        """The match of relations and their inverses, whose ids follow: K becomes 2K."""
         own, other = (
             np.concatenate([ids, ids + size]) for ids, size in zip((self.own, self.other), self.sizes, strict=True)
         )
@@ -173,7 +174,7 @@ def _rows_by_name(table: Tensor, old: Tensor, match: _Match) -> None:
 
 
 def _shared_weights(model: Imf, start: Checkpoint) -> None:
-    """Copy what belongs to no entity and no relation: all tensors but those with a row each."""
+    """Copy all tensors that have no row for each entity or relation."""
     own, other = model.trained_state(), start.model.trained_state()
     for name, tensor in own.items():
         if name == "structure" or name.endswith(".table") or ".projection." in name or name.startswith("relations."):
@@ -182,7 +183,7 @@ def _shared_weights(model: Imf, start: Checkpoint) -> None:
             continue
         found = other.get(name)
         if found is None and name.endswith(".missing"):
-            continue  # every entity had the modality; now some lack it, and their common vector starts as drawn
+            continue  # every entity had the modality; now some lack it, and their common vector stays as initialised
         if found is None or found.shape != tensor.shape:
             shape = "nothing" if found is None else tuple(found.shape)
             raise CheckpointError(
@@ -198,8 +199,13 @@ def _projection(own: ModalityTable, old: ModalityTable, match: _Match) -> float 
     Features are centred and scaled over the entities of their graph, so the same raw features differ by a common factor and
     shift, which is undone.
 
+    Args:
+        own, old: the modality in the new model (changed in place) and in the checkpoint's.
+        match: of the entities.
+
     Returns:
-        None where the features are the same; else the share of the known vectors' variance that the fitted projection explains.
+        None if the features are the same; else the share 0..1 of the known vectors' variance that the fitted projection
+        explains.
     """
     assert own.projection is not None and old.projection is not None and own.features is not None and old.features is not None
     ids, others = torch.from_numpy(match.own), torch.from_numpy(match.other)
@@ -210,11 +216,11 @@ def _projection(own: ModalityTable, old: ModalityTable, match: _Match) -> float 
         return None
     if len(ids) < 2:
         return 0.0
-    wanted = old.projection(old.features[others]).double()
+    wanted = old.projection(old.features[others]).double()  # (K, d)
     centre, aim = own.features[ids].double().mean(dim=0), wanted.mean(dim=0)
     rows = own.features[ids].double() - centre
     normal = _Normal(rows.T @ rows, rows.T @ (wanted - aim))
-    weights = normal.solve(_LITTLE)
+    weights = normal.solve(_SMALL_PENALTY)  # (f, d)
     own.projection.weight.copy_(weights.T)
     own.projection.bias.copy_(aim - centre @ weights)
     left = (rows @ weights - (wanted - aim)).square().sum() / (wanted - aim).square().sum().clamp_min(1e-12)
@@ -222,7 +228,12 @@ def _projection(own: ModalityTable, old: ModalityTable, match: _Match) -> float 
 
 
 def _rescaled(own: ModalityTable, old: ModalityTable, ids: Tensor, others: Tensor) -> bool:
-    """Put the features on the checkpoint's scale; False, and nothing changed, where they then still differ."""
+    """Put the features of `own` on the checkpoint's scale; False, and nothing is changed, if they would still differ.
+
+    Args:
+        own, old: the modality in the new model and in the checkpoint's.
+        ids, others: (K,) the same entities in both.
+    """
     assert own.features is not None and old.features is not None
     if len(ids) < 2:
         return True
@@ -238,46 +249,54 @@ def _rescaled(own: ModalityTable, old: ModalityTable, ids: Tensor, others: Tenso
 
 
 def _entity_rows(table: Tensor, old: Tensor, match: _Match, views: Sequence[_View]) -> None:
-    """Rows of the known entities by name, of the new ones as their features predict."""
+    """Fill a table (N, d): rows of known entities by name from `old`, rows of new ones predicted from their features."""
     known = old[torch.from_numpy(match.other)]
     new = match.new
     if len(new):
-        made = _predicted(match.own, new, known.double(), views)
-        table[torch.from_numpy(new)] = made.to(table)
+        table[torch.from_numpy(new)] = _predicted(match.own, new, known.double(), views).to(table)
     _rows_by_name(table, old, match)
 
 
 def _predicted(known: np.ndarray, new: np.ndarray, targets: Tensor, views: Sequence[_View]) -> Tensor:
-    """(n, d) vectors of the new entities; the mean of the known ones for those without any feature."""
+    """Vectors of new entities by ridge regression on features; the mean of the known ones for those without any feature.
+
+    Args:
+        known: (K,) ids of known entities.
+        new: (n,) ids of new entities.
+        targets: (K, d) float64 vectors of the known ones.
+        views: features of all N entities.
+
+    Returns:
+        (n, d) float64.
+    """
     mean = targets.mean(dim=0)
     result = mean.expand(len(new), -1).clone()
     described = np.logical_or.reduce([view.mask for view in views]) if views else np.zeros(0, dtype=bool)
     if not views or not described[new].any() or not described[known].any():
         return result
-    place = np.flatnonzero(described[known])
-    tested = place[np.random.default_rng(0).random(len(place)) < _HELD_BACK]
-    learned = np.setdiff1d(place, tested)
-    everything = _Normal.of(known[place], targets[place] - mean, views)
+    usable = np.flatnonzero(described[known])
+    held_back = usable[np.random.default_rng(0).random(len(usable)) < _HELD_BACK]
+    fitted = np.setdiff1d(usable, held_back)
+    everything = _Normal.of(known[usable], targets[usable] - mean, views)
     penalty = _PENALTIES[-1]
-    if len(tested) and len(learned):
-        trial = everything.less(_Normal.of(known[tested], targets[tested] - mean, views))
+    if len(held_back) and len(fitted):
+        trial = everything.less(_Normal.of(known[held_back], targets[held_back] - mean, views))
         errors = {
             candidate: float(sum(
-                ((_described(views, known[part]) @ weights - (targets[part] - mean)) ** 2).sum() for part in _parts(tested)
+                ((_features(views, known[part]) @ weights - (targets[part] - mean)) ** 2).sum() for part in _parts(held_back)
             ))
             for candidate in _PENALTIES for weights in [trial.solve(candidate)]
         }
         penalty = min(errors, key=lambda candidate: errors[candidate])
-    weights = everything.solve(penalty)
-    wanted = np.flatnonzero(described[new])
-    for part in _parts(wanted):
-        result[part] = mean + _described(views, new[part]) @ weights
+    weights = everything.solve(penalty)  # (f, d)
+    for part in _parts(np.flatnonzero(described[new])):
+        result[part] = mean + _features(views, new[part]) @ weights
     return result
 
 
 @dataclass(frozen=True)
 class _Normal:
-    """The normal equations of a ridge regression, summed up over chunks of entities: (f, f) and (f, d)."""
+    """The normal equations of a ridge regression, summed over chunks of entities: gram (f, f) and moment (f, d)."""
 
     gram: Tensor
     moment: Tensor
@@ -288,7 +307,7 @@ class _Normal:
         gram = torch.zeros(width, width, dtype=torch.float64)
         moment = torch.zeros(width, targets.shape[1], dtype=torch.float64)
         for part in _parts(np.arange(len(entities))):
-            rows = _described(views, entities[part])
+            rows = _features(views, entities[part])
             gram += rows.T @ rows
             moment += rows.T @ targets[part]
         return cls(gram, moment)
@@ -301,8 +320,8 @@ class _Normal:
         return torch.linalg.solve(self.gram + ridge * torch.eye(len(self.gram), dtype=torch.float64), self.moment)
 
 
-def _described(views: Sequence[_View], entities: np.ndarray) -> Tensor:
-    """(n, f) float64: the features of the entities side by side, each modality followed by whether they have it."""
+def _features(views: Sequence[_View], entities: np.ndarray) -> Tensor:
+    """(n,) ids -> (n, f) float64: the features of all modalities side by side, each followed by its mask."""
     parts = []
     for view in views:
         mask = view.mask[entities, None]
@@ -310,8 +329,8 @@ def _described(views: Sequence[_View], entities: np.ndarray) -> Tensor:
     return torch.from_numpy(np.concatenate([part.astype(np.float64) for part in parts], axis=1))
 
 
-def _parts(places: np.ndarray) -> list[np.ndarray]:
-    return [places[low : low + _CHUNK] for low in range(0, len(places), _CHUNK)]
+def _parts(positions: np.ndarray) -> list[np.ndarray]:
+    return [positions[low : low + _CHUNK] for low in range(0, len(positions), _CHUNK)]
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -3,6 +3,8 @@
     model.safetensors   weights, frozen features and masks
     config.json         configuration, sizes, vocabulary hashes, metrics, versions
     vocabulary.json     entity and relation names in id order
+
+The recommender's checkpoints (`imf_core/recommend/checkpoint.py`) have the same form and use the functions here.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ from torch import Tensor, nn
 
 import imf_core
 from imf_core.config import Config
+from imf_core.config_base import Settings
 from imf_core.data.features.modality import Modality
 from imf_core.data.graph.graph import Vocabulary
 from imf_core.errors import CheckpointError
@@ -28,11 +31,21 @@ from imf_core.files.atomic import atomic_folder
 from imf_core.model.imf import Imf
 
 FORMAT = 1
+RESTORE = "restore the folder from a copy"
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A loaded checkpoint: the model in evaluation mode, what belongs to it, and `config.json` as it stands (description)."""
+    """A loaded checkpoint.
+
+    Args:
+        model: in evaluation mode.
+        config: what it was trained with.
+        entities, relations: vocabularies in id order.
+        metrics: its figures, as they were saved.
+        path: its folder.
+        description: the values of its `config.json`.
+    """
 
     model: Imf
     config: Config
@@ -58,21 +71,40 @@ def save_checkpoint(
         model: its weights, features and masks are stored.
         config: what it was trained with.
         entities, relations: vocabularies in id order.
-        metrics: anything JSON can hold.
+        metrics: any JSON values.
     """
-    described = {
-        "format": FORMAT, "config": config.model_dump(), "modalities": list(model.modality_names),
+    facts = {
+        "modalities": list(model.modality_names),
         "num_entities": model.num_entities, "num_relations": model.num_relations,
-        "entities_sha256": entities.sha256, "relations_sha256": relations.sha256,
-        "metrics": dict(metrics or {}), "versions": {"imf_search": imf_core.__version__, "torch": torch.__version__},
     }
+    names = {"entities": entities, "relations": relations}
+    write_checkpoint(folder, config, facts, names, metrics or {}, {"model.safetensors": model.state_dict()})
+
+
+def write_checkpoint(
+    folder: Path, config: Settings, facts: Mapping[str, Any], vocabularies: Mapping[str, Vocabulary],
+    metrics: Mapping[str, Any], tensors: Mapping[str, Mapping[str, Tensor]],
+) -> None:
+    """Write a checkpoint folder of any kind, atomically.
+
+    Args:
+        folder: replaced if it exists.
+        config: what the model was trained with.
+        facts: further values of `config.json`, such as sizes.
+        vocabularies: by kind: `entities` and `relations`, or `users` and `items`.
+        metrics: any JSON values.
+        tensors: by file name, then by tensor name.
+    """
+    description = {
+        "format": FORMAT, "config": config.model_dump(), **facts,
+        **{f"{kind}_sha256": vocabulary.sha256 for kind, vocabulary in vocabularies.items()},
+        "metrics": dict(metrics), "versions": {"imf_search": imf_core.__version__, "torch": torch.__version__},
+    }
+    names = {kind: vocabulary.names for kind, vocabulary in vocabularies.items()}
     with atomic_folder(folder) as fresh:
-        save_file(
-            {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()},
-            fresh / "model.safetensors",
-        )
-        (fresh / "config.json").write_text(json.dumps(described, indent=1), encoding="utf-8")
-        names = {"entities": entities.names, "relations": relations.names}
+        for file, parts in tensors.items():
+            save_file({name: tensor.detach().cpu().contiguous() for name, tensor in parts.items()}, fresh / file)
+        (fresh / "config.json").write_text(json.dumps(description, indent=1), encoding="utf-8")
         (fresh / "vocabulary.json").write_text(json.dumps(names), encoding="utf-8")
 
 
@@ -80,105 +112,104 @@ def load_checkpoint(folder: Path | str) -> Checkpoint:
     """Read a checkpoint folder.
 
     Raises:
-        CheckpointError: missing or damaged parts, unknown format, or a vocabulary that is not the model's.
+        CheckpointError: missing or damaged parts, unknown format, or the vocabulary is not the model's.
     """
     folder = Path(folder)
-    described = read_description(folder)
-    if described.get("task"):
+    description = read_description(folder)
+    if description.get("task"):
         raise CheckpointError(f"{folder} holds a recommender, no link predictor", remedy="ask it by imf recommend")
-    names = read_names(folder, described, ("entities", "relations"))
+    names = read_names(folder, description, ("entities", "relations"))
     entities, relations = Vocabulary(tuple(names["entities"])), Vocabulary(tuple(names["relations"]), "relation")
-    check_vocabulary(described, entities, relations, folder)
-    state = read_tensors(folder / "model.safetensors", "restore the folder from a copy")
-    config = Config.build(described["config"], source=str(folder / "config.json"))
-    model = Imf(
-        config.model,
-        len(entities),
-        len(relations),
-        [_placeholder(name, state) for name in described["modalities"]],
-        config.train.loss,
-    )
+    check_vocabulary(description, entities, relations, folder)
+    state = read_tensors(folder / "model.safetensors", RESTORE)
+    config = Config.build(description["config"], source=str(folder / "config.json"))
+    modalities = [_placeholder(name, state) for name in description["modalities"]]
+    model = Imf(config.model, len(entities), len(relations), modalities, config.train.loss)
     load_state(model, state, folder)
-    return Checkpoint(model.eval(), config, entities, relations, described["metrics"], folder, described)
+    return Checkpoint(model.eval(), config, entities, relations, description["metrics"], folder, description)
 
 
-def read_names(folder: Path, described: Mapping[str, Any], kinds: tuple[str, str]) -> dict[str, Any]:
-    """`vocabulary.json` of a checkpoint whose description is whole and of this version's format.
+def read_names(folder: Path, description: Mapping[str, Any], kinds: tuple[str, str]) -> dict[str, Any]:
+    """Read the `vocabulary.json` of a checkpoint; its description must be complete and of this version's format.
 
     Args:
         folder: of the checkpoint.
-        described: its `config.json`.
+        description: its `config.json`.
         kinds: of names: `entities` and `relations`, or `users` and `items`.
 
     Raises:
         CheckpointError: another format, or a part is missing or damaged.
     """
     names = read_json(folder / "vocabulary.json")
-    if described.get("format") != FORMAT:
+    if description.get("format") != FORMAT:
         raise CheckpointError(
-            f"{folder} has format {described.get('format')!r}, this version reads {FORMAT}", remedy="update imf-search"
+            f"{folder} has format {description.get('format')!r}, this version reads {FORMAT}", remedy="update imf-search"
         )
     parts = ("config", "modalities", *(f"{kind}_sha256" for kind in kinds), "metrics")
-    for file, content, needed in (("config.json", described, parts), ("vocabulary.json", names, kinds)):
+    for file, content, needed in (("config.json", description, parts), ("vocabulary.json", names, kinds)):
         if absent := [part for part in needed if part not in content]:
-            raise CheckpointError(
-                f"{folder / file} is damaged: it lacks {', '.join(absent)}", remedy="restore the folder from a copy"
-            )
+            raise CheckpointError(f"{folder / file} is damaged: it lacks {', '.join(absent)}", remedy=RESTORE)
     return names
 
 
 def check_vocabulary(
-    described: Mapping[str, Any], entities: Vocabulary, relations: Vocabulary, folder: Path,
+    description: Mapping[str, Any], entities: Vocabulary, relations: Vocabulary, folder: Path,
     kinds: tuple[str, str] = ("entities", "relations"),
 ) -> None:
-    """Refuse another vocabulary: rows of the tables would then belong to other names.
+    """Refuse a vocabulary that the model was not trained on: the rows of its tables belong to other names.
+
+    Args:
+        description: `config.json` of the checkpoint.
+        entities, relations: vocabularies of the data, or of `kinds`.
+        folder: of the checkpoint, for the message.
+        kinds: as of `read_names`.
 
     Raises:
         CheckpointError: the hashes differ.
     """
     for kind, vocabulary in zip(kinds, (entities, relations), strict=True):
-        if described[f"{kind}_sha256"] != vocabulary.sha256:
+        if description[f"{kind}_sha256"] != vocabulary.sha256:
             raise CheckpointError(
-                f"{folder} belongs to other {kind}: {described[f'{kind}_sha256'][:12]}, "
+                f"{folder} belongs to other {kind}: {description[f'{kind}_sha256'][:12]}, "
                 f"not {vocabulary.sha256[:12]} ({len(vocabulary):,} names)",
                 remedy="use the graph that the model was trained on",
             )
 
 
 def read_description(folder: Path | str) -> dict[str, Any]:
-    """`config.json` of a checkpoint.
+    """Read the `config.json` of a checkpoint.
 
     Raises:
-        CheckpointError: missing or damaged.
+        CheckpointError: the file is missing or damaged.
     """
     return read_json(Path(folder) / "config.json")
 
 
 def load_state(model: nn.Module, state: Mapping[str, Tensor], folder: Path) -> None:
-    """Fill a model, refusing missing, extra or misshapen tensors.
+    """Load tensors into a model; missing, extra or misshapen ones are refused.
 
     Raises:
         CheckpointError: the tensors are not this model's.
     """
-    own = model.state_dict()
-    name = _odd_tensor(own, state)
+    wanted = model.state_dict()
+    name = mismatched_tensor(wanted, state)
     if name is not None:
-        found = tuple(state[name].shape) if name in state else "nothing"
-        wanted = tuple(own[name].shape) if name in own else "nothing"
+        given = tuple(state[name].shape) if name in state else "nothing"
+        needed = tuple(wanted[name].shape) if name in wanted else "nothing"
         raise CheckpointError(
-            f"{folder}: tensor {name} is {found}, the model needs {wanted}", remedy="use the settings it was trained with"
+            f"{folder}: tensor {name} is {given}, the model needs {needed}", remedy="use the settings it was trained with"
         )
     model.load_state_dict(dict(state))
 
 
-def _odd_tensor(wanted: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> str | None:
-    """The first name, in order, that is missing on one side or differs in shape."""
-    names = sorted(wanted.keys() | found.keys())
-    return next((n for n in names if n not in wanted or n not in found or wanted[n].shape != found[n].shape), None)
+def mismatched_tensor(wanted: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> str | None:
+    """The first tensor, in the order of names, that is missing on one side or differs in shape; None if all match."""
+    names = sorted(wanted.keys() | given.keys())
+    return next((n for n in names if n not in wanted or n not in given or wanted[n].shape != given[n].shape), None)
 
 
 def _placeholder(name: str, state: Mapping[str, Tensor]) -> Modality:
-    """A modality with the stored mask and width; the stored features replace it."""
+    """A modality with the stored mask and width; its zeros are replaced by the stored features when the state is loaded."""
     mask = state[f"features.{name}.mask"].numpy()
     features = state.get(f"features.{name}.features")
     width = features.shape[1] if features is not None else 1
@@ -186,10 +217,10 @@ def _placeholder(name: str, state: Mapping[str, Tensor]) -> Modality:
 
 
 def read_tensors(path: Path, remedy: str) -> dict[str, Tensor]:
-    """The tensors of a file.
+    """Read a safetensors file.
 
     Raises:
-        CheckpointError: missing or damaged; with what to do.
+        CheckpointError: the file is missing or damaged; with this remedy.
     """
     try:
         return load_file(path)
@@ -198,10 +229,10 @@ def read_tensors(path: Path, remedy: str) -> dict[str, Tensor]:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object of a checkpoint.
+    """Read a JSON object of a checkpoint.
 
     Raises:
-        CheckpointError: missing or damaged.
+        CheckpointError: the file is missing or damaged.
     """
     try:
         content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
@@ -212,10 +243,7 @@ def read_json(path: Path) -> dict[str, Any]:
     except NotADirectoryError as error:
         raise CheckpointError(f"{path.parent} is not a folder", remedy="give the folder of a checkpoint") from error
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise CheckpointError(f"{path} is damaged: {error}", remedy="restore the folder from a copy") from error
+        raise CheckpointError(f"{path} is damaged: {error}", remedy=RESTORE) from error
     if not isinstance(content, dict):
-        raise CheckpointError(f"{path} is damaged: it holds no settings", remedy="restore the folder from a copy")
+        raise CheckpointError(f"{path} is damaged: it holds no settings", remedy=RESTORE)
     return content
-
-
-# --- training state: what an interrupted run needs to go on, to the bit ---------------------------------------------------

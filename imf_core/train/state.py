@@ -1,4 +1,4 @@
-"""The training state on disk: what an interrupted training goes on from."""
+"""The training state on disk: weights, optimizer moments and counters, from which an interrupted run resumes to the bit."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 from safetensors.torch import save_file
 from torch import Tensor
 
-from imf_core.checkpoint.checkpoint import _odd_tensor, read_json, read_tensors
+from imf_core.checkpoint.checkpoint import mismatched_tensor, read_json, read_tensors
 from imf_core.errors import CheckpointError
 from imf_core.files.atomic import atomic_folder
 from imf_core.train.optimizers import Optimizers
@@ -20,13 +20,13 @@ from imf_core.train.progress import TrainedModule
 def save_training_state(
     folder: Path, model: TrainedModule, optimizers: Optimizers, progress: Mapping[str, Any], best: Mapping[str, Tensor] | None
 ) -> None:
-    """Write weights, their average if one is kept, optimizer moments, the best weights so far and the progress counters.
+    """Write weights, their average if there is one, optimizer moments, the best weights so far and the progress counters.
 
     Args:
         folder: replaced if it exists.
-        model, optimizers: current state.
-        progress: JSON values (epoch, best MRR, ...).
-        best: state of the best epoch, or None where it is the current one.
+        model, optimizers: their current state is saved.
+        progress: JSON values of `RunProgress.to_json`.
+        best: trained tensors of the best epoch; None before the first evaluation.
     """
     tensors = {f"model.{name}": tensor for name, tensor in model.trained_state().items()}
     for position, entry in optimizers.state().items():
@@ -43,18 +43,25 @@ def save_training_state(
 def load_training_state(
     folder: Path, model: TrainedModule, optimizers: Optimizers
 ) -> tuple[dict[str, Any], dict[str, Tensor] | None]:
-    """Restore `save_training_state`; returns the progress counters and the best weights.
+    """Restore what `save_training_state` wrote.
+
+    Args:
+        folder: of the state.
+        model, optimizers: filled in place.
+
+    Returns:
+        The progress counters, and the best weights or None.
 
     Raises:
-        CheckpointError: missing or damaged parts.
+        CheckpointError: a part is missing or damaged, or the state is another model's.
     """
     progress = read_json(folder / "progress.json")
     tensors = read_tensors(folder / "state.safetensors", "delete the folder; training starts over")
-    own = _part(tensors, "model.")
-    odd = _odd_tensor(model.trained_state(), own)
+    state = _part(tensors, "model.")
+    odd = mismatched_tensor(model.trained_state(), state)
     if odd is not None:
         raise CheckpointError(f"{folder} is the state of another model (tensor {odd})", remedy="delete the folder")
-    model.load_state_dict(own, strict=False)
+    model.load_state_dict(state, strict=False)
     moments: dict[int, dict[str, Tensor]] = {}
     for name, tensor in _part(tensors, "optimizer.").items():
         position, _, entry = name.partition(".")
@@ -68,5 +75,5 @@ def load_training_state(
 
 
 def _part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    """The tensors below a prefix, without it."""
+    """The tensors whose names begin with a prefix, named without it."""
     return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
