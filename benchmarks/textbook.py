@@ -16,7 +16,7 @@ from torch.nn import functional
 
 from imf_core.config import FUSED
 from imf_core.data.graph.graph import KnownAnswers
-from imf_core.model.fusion.build import TuckerFusion
+from imf_core.model.fusion.low_rank import TuckerFusion
 from imf_core.model.imf import Imf
 from imf_core.model.losses.target import Positives
 from imf_core.model.modality_table import ModalityTable

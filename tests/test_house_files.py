@@ -102,6 +102,16 @@ def test_links_between_the_pages_lead_somewhere() -> None:
     assert lost == []
 
 
+def test_the_readme_of_imf_core_names_the_spine_and_every_folder() -> None:
+    core = ROOT / "imf_core"
+    text = (core / "README.md").read_text(encoding="utf-8")
+    spine = re.findall(r"^\| \d+ \| \[(.+?)\]\((.+?)\) \|", text, re.M)
+    assert len(spine) == 16
+    assert [name for name, target in spine if name != target or not (core / target).is_file()] == []
+    named = set(re.findall(r"^\| `([a-z_/]+)/` \|", text, re.M))
+    assert named == {file.parent.relative_to(core).as_posix() for file in core.glob("*/**/__init__.py")}
+
+
 def test_no_package_host_is_named() -> None:
     named = [
         f"{file.relative_to(ROOT)}: {match.group()}"

@@ -1,6 +1,6 @@
-"""The view that a feature modality gives of the entities.
+"""Entity tables of feature modalities, and the initial values of the structure table.
 
-Shapes: `N` entities, `n` of them, `d` entity width, `f` feature width.
+Shapes: `N` entities, `n` of them, `d` entity width, `f` feature width, `w` width of a given structure table.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ class ModalityTable(nn.Module):
     """A modality's frozen features, projected to d (model section 1).
 
     Args:
-        modality: features and presence mask of the N entities.
+        modality: features (N, f) and presence mask (N,).
         width: d.
-        policy: what stands in for a missing row: `learned` (one trained vector), `mean` (of the present ones), `neutral`
-            (1 in the fusion's product; zero elsewhere).
-        finetune: train the projected table itself instead of the projection (the published code's choice).
+        policy: what replaces a missing row: `learned` (one trained vector), `mean` (of the present rows), `neutral` (1 in the
+            fusion's product; zero elsewhere).
+        finetune: train the projected table itself instead of the projection, as the published code does.
     """
 
     def __init__(self, modality: Modality, width: int, policy: str, finetune: bool) -> None:
@@ -52,9 +52,14 @@ class ModalityTable(nn.Module):
         self.missing = nn.Parameter(torch.randn(width) * 0.1) if policy == "learned" and not self.complete else None
 
     def forward(self, nodes: Tensor | None = None) -> Tensor:
-        """(N, d): projected features, missing rows filled after the policy; or (n, d), the rows of the given nodes (n,).
+        """Projected features, missing rows filled according to the policy.
 
-        Of some rows, a trained table gets a sparse gradient, and the mean that fills missing rows none.
+        Args:
+            nodes: (n,) int64 entity ids: only their rows; a trained table then gets a sparse gradient, and the mean that fills
+                missing rows gets none. None: all N.
+
+        Returns:
+            (N, d) or (n, d).
         """
         if nodes is not None:
             return self._rows(nodes)
@@ -86,11 +91,11 @@ class ModalityTable(nn.Module):
         return _filled(projected, self.mask[nodes], filler)
 
     def _mean(self) -> Tensor:
-        """(d,) what `mean` fills missing rows with."""
+        """(d,): the row of the policy `mean`."""
         if self.projection is None:
             assert self.table is not None
             return _mean_row(self.table, self.mask)
-        if self._mean_features is None:  # of frozen features: once
+        if self._mean_features is None:  # frozen features: computed once
             assert self.features is not None
             self._mean_features = _mean_row(self.features, self.mask)
         mean: Tensor = self.projection(self._mean_features)
@@ -98,17 +103,20 @@ class ModalityTable(nn.Module):
 
 
 def _mean_row(table: Tensor, mask: Tensor) -> Tensor:
+    """(N, d), (N,) -> (d,): mean of the present rows."""
     weight = mask.to(table.dtype)
     return (weight @ table) / weight.sum()
 
 
 def _filled(rows: Tensor, mask: Tensor, filler: Tensor | None) -> Tensor:
-    """The filler, or zero, where the mask is False."""
+    """(n, d) rows with the filler (d,), or zero, where the mask (n,) is False."""
     return torch.where(mask[:, None], rows, torch.zeros((), dtype=rows.dtype, device=rows.device) if filler is None else filler)
 
 
 def shared_tensor(array: np.ndarray) -> Tensor:
-    """A tensor on the array's own memory, read-only or not: features are never written to, and may be a file all trials map."""
+    """A tensor that shares the array's memory, even if read-only: features are never written to, and all trials may map the
+    same file.
+    """
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "The given NumPy array is not writable")
         return torch.from_numpy(array)
@@ -116,18 +124,18 @@ def shared_tensor(array: np.ndarray) -> Tensor:
 
 @torch.no_grad()
 def start_from(parameter: Tensor, table: np.ndarray) -> None:
-    """Overwrite randomly initialised rows by those of a table, at the deviation that they have.
+    """Overwrite randomly initialised rows with those of a table, scaled to the same standard deviation.
 
     The rows are centred; a wider table is reduced to its d leading principal components, a narrower one fills the first w
-    columns and leaves the others random. The result has the random values' overall standard deviation, so that the first
-    scores are of the usual order.
+    columns and leaves the others random. The overall standard deviation stays that of the random values, so that the first
+    scores have the usual magnitude.
 
     Args:
         parameter: (N, d), randomly initialised; changed in place.
-        table: (N, w) float; a row of NaN leaves that entity's random row.
+        table: (N, w) float; an entity with a row of NaN keeps its random row.
 
     Raises:
-        DataError: the table has another number of rows, or no row to start from.
+        DataError: the table has another number of rows, or no finite row.
     """
     if table.ndim != 2 or len(table) != len(parameter):
         raise DataError(
@@ -147,7 +155,7 @@ def start_from(parameter: Tensor, table: np.ndarray) -> None:
 
 
 def _leading(rows: np.ndarray, width: int) -> np.ndarray:
-    """(w, d) principal directions of centred rows, signs fixed: the largest entry of each is positive."""
+    """(n, w) centred rows -> (w, d) principal directions, with the sign that makes the largest entry of each positive."""
     _, vectors = np.linalg.eigh(rows.T @ rows)
     leading = vectors[:, ::-1][:, :width]
     largest = np.abs(leading).argmax(axis=0)

@@ -1,4 +1,4 @@
-"""Fusion operators that look at all views of a node side by side.
+"""Fusion operators on the concatenated views of a node.
 
 Shapes: `N` nodes (entities or relations), `M` views, `d` width, `S` meta width, `Q` CP rank.
 """
@@ -16,19 +16,19 @@ from imf_core.model.fusion.meta_layers import CpLayer, DynamicLayer, MetaStack, 
 
 
 class StackedFusion(Fusion):
-    """The views side by side, through layers: `M d -> hidden -> ... -> d`, leaky ReLU between them and no bias, so that a
-    view of zeros adds nothing.
+    """The concatenated views through layers `M d -> hidden -> ... -> d`, leaky ReLU between them and no bias, so that a view of
+    zeros adds nothing.
 
-    Without meta information the layers are those of any node (`concat`); with it each node has its own (`meta`, `meta_cp`:
-    MetaMMF's dynamic fusion, see `meta_layers`).
+    Without meta information all nodes share the layers (`concat`); with it each node has its own (`meta`, `meta_cp`: MetaMMF's
+    dynamic fusion, see `meta_layers`).
 
     Args:
         width: d of every view and of the result.
         num_views: M.
         hidden: widths of the hidden layers; may be empty.
-        dropout: probability of zeroing an input element.
+        dropout: probability of zeroing an input element, 0 <= p < 1.
         meta_dim: S; 0 is `concat`.
-        meta_hidden: width of the hidden layer that makes the meta information.
+        meta_hidden: width of the hidden layer that computes the meta information.
         cp_rank: Q of a factored meta learner; None: a full one.
     """
 
@@ -46,8 +46,8 @@ class StackedFusion(Fusion):
 
     def fuse(self, views: Sequence[Tensor], masks: Masks) -> Tensor:
         """See `Fusion.fuse`."""
-        made: Tensor = self.stack(self.joined(views, masks))
-        return made.to(self.stack.layers[0].static.dtype)  # type: ignore[arg-type]
+        fused: Tensor = self.stack(self.joined(views, masks))
+        return fused.to(self.stack.layers[0].static.dtype)  # type: ignore[arg-type]
 
 
 class GatedFusion(Fusion):
@@ -59,7 +59,7 @@ class GatedFusion(Fusion):
     Args:
         width: d of every view and of the result.
         num_views: M.
-        dropout: probability of zeroing an input element.
+        dropout: probability of zeroing an input element, 0 <= p < 1.
     """
 
     def __init__(self, width: int, num_views: int, dropout: float) -> None:
@@ -72,14 +72,14 @@ class GatedFusion(Fusion):
 
     def fuse(self, views: Sequence[Tensor], masks: Masks) -> Tensor:
         """See `Fusion.fuse`; zeros for a node without any view."""
-        joined = self.joined(views, masks)
+        joined = self.joined(views, masks)  # (N, M d)
         parts = [layer(part) for layer, part in zip(self.values, joined.split(self.width, dim=1), strict=True)]
-        values = torch.stack(parts, dim=1).tanh()
+        values = torch.stack(parts, dim=1).tanh()  # (N, M, d)
         logits: Tensor = self.gates(joined).view(-1, self.num_views, self.width)
         if any(mask is not None for mask in masks):
             everyone = torch.ones(len(joined), dtype=torch.bool, device=joined.device)
             has = torch.stack([everyone if mask is None else mask for mask in masks], dim=1)[:, :, None]
-            # Not minus infinity: the softmax of a node that lacks all views would be NaN.
+            # The lowest finite number: with minus infinity the softmax of a node that lacks all views would be NaN.
             logits = logits.masked_fill(~has, torch.finfo(logits.dtype).min)
             values = values * has
         return (logits.softmax(dim=1) * values).sum(dim=1).to(self.gates.weight.dtype)

@@ -12,11 +12,11 @@ from torch import Tensor
 
 from imf_core.checkpoint.checkpoint import save_checkpoint
 from imf_core.config import Config, FusionKind, ModelConfig
-from imf_core.model.fusion import build as tucker_module
-from imf_core.model.fusion import meta_layers
+from imf_core.model.fusion import base
 from imf_core.model.fusion.base import Fusion
-from imf_core.model.fusion.build import TuckerFusion, build_fusion, fusion_size
+from imf_core.model.fusion.build import build_fusion, fusion_size
 from imf_core.model.fusion.joined import GatedFusion, StackedFusion
+from imf_core.model.fusion.low_rank import TuckerFusion
 from imf_core.predict import Predictor
 from imf_core.prepare.link_data import LinkData, prepare
 from imf_core.train.batches import TrainingQueries
@@ -167,8 +167,7 @@ def test_every_parameter_learns(kind: str) -> None:
 def test_rows_a_few_at_a_time_give_the_same(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     views, has = drawn(nodes=150), torch.arange(150) % 3 != 1
     whole = results(made(kind), views, [None, has, None])
-    for module in (tucker_module, meta_layers):
-        monkeypatch.setattr(module, "_ROWS_TIMES_WIDTH", 1)  # 64 rows
+    monkeypatch.setattr(base, "_ROWS_TIMES_WIDTH", 1)  # 64 rows
     for left, right in zip(results(made(kind), views, [None, has, None]), whole, strict=True):
         torch.testing.assert_close(left, right)
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from imf_core.model.fusion import build as fusion_module
-from imf_core.model.fusion.build import TuckerFusion
+from imf_core.model.fusion import base
+from imf_core.model.fusion.low_rank import TuckerFusion
 
 
 def fusion(width: int = 4, views: int = 3, rank: int = 2, dropout: float = 0.0) -> TuckerFusion:
@@ -99,7 +99,7 @@ def test_a_wrong_number_of_views(views: list[torch.Tensor]) -> None:
 @pytest.mark.parametrize("masked", [False, True])
 def test_gradients_equal_those_of_autograd(nodes: int, masked: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """In float64, over several tiles of rows, with the gradients of views, weights and biases."""
-    monkeypatch.setattr(fusion_module, "_ROWS_TIMES_WIDTH", 1)  # 64 rows at a time
+    monkeypatch.setattr(base, "_ROWS_TIMES_WIDTH", 1)  # 64 rows at a time
     made, drawn_ = fusion(width=6, rank=2).double(), [value.double() for value in drawn(3, nodes, 6)]
     mask = torch.arange(nodes) % 3 != 1 if masked else None
     towards = torch.randn(nodes, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
