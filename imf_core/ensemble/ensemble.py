@@ -1,7 +1,9 @@
-"""Several checkpoints that answer as one.
+"""Ensembles: several checkpoints that answer as one.
 
-An ensemble is a folder of its own: `ensemble.json` has the weights and the validation figures, `members/1`, `members/2` ...
-are whole checkpoints. What takes a checkpoint to ask or to rank takes such a folder too.
+An ensemble is a folder: `ensemble.json` has the weights and the validation figures, `members/1`, `members/2` ... are complete
+checkpoints. Commands that ask or rank with a checkpoint take such a folder too.
+
+Shapes: `B` questions of a block, `N` entities, `K` members, `k` answers to a question.
 """
 
 from __future__ import annotations
@@ -28,7 +30,7 @@ from imf_core.predict import BUDGET, MOST, Answer, Predictor
 from imf_core.runtime import MemoryBudget
 
 ENSEMBLE_FILE = "ensemble.json"
-FORMAT = 2  # 1 meant the arithmetic mean
+FORMAT = 2  # 1 was the arithmetic mean
 
 
 @dataclass(frozen=True)
@@ -38,7 +40,7 @@ class Ensemble:
     Args:
         members: K checkpoints.
         weights: K numbers above 0 that sum to 1.
-        metrics: validation figures of the whole.
+        metrics: validation figures of the ensemble.
         path: its folder.
     """
 
@@ -50,14 +52,14 @@ class Ensemble:
     def rank(
         self, graph: KnowledgeGraph, triples: np.ndarray, known: KnownAnswers, memory: MemoryBudget | None = None
     ) -> Ranked:
-        """Filtered ranking of a split, see `imf_core.evaluate.ranking.evaluate`."""
+        """Filtered ranking of a split, see `evaluate_pooled`."""
         return evaluate_pooled([member.model for member in self.members], self.weights, graph, triples, known, memory)
 
 
 class EnsemblePredictor(Predictor):
-    """Proposes tails or heads by name, by the geometric mean of the members' probabilities.
+    """A `Predictor` that scores by the geometric mean of the members' probabilities.
 
-    An answer's `branch_scores` and `weights` are those of the members, which are called `1`, `2` ... as in the folder.
+    An answer's `branch_scores` and `weights` are those of the members, which are named `1`, `2` ... as in the folder.
     """
 
     def __init__(self, ensemble: Ensemble) -> None:
@@ -69,12 +71,16 @@ class EnsemblePredictor(Predictor):
         """See `Predictor.about`; the members are the branches."""
         members, weights = self.ensemble.members, self.ensemble.weights
         return {
-            "branches": [str(place + 1) for place in range(len(members))], "weights": list(weights),
+            "branches": [str(index + 1) for index in range(len(members))], "weights": list(weights),
             "parameters": sum(member.model.num_parameters for member in members), "figures": self.ensemble.metrics,
         }
 
     def embeddings(self, branch: str) -> np.ndarray:
-        """Raises: ConfigError: each member has vectors of its own."""
+        """Refused: each member has vectors of its own.
+
+        Raises:
+            ConfigError: always.
+        """
         members = self.ensemble.path / "members"
         raise ConfigError(
             "an ensemble has no vectors of its own", remedy=f"export those of a member: {members / '1'}", value=branch
@@ -82,18 +88,19 @@ class EnsemblePredictor(Predictor):
 
     @torch.no_grad()
     def _block(self, heads: torch.Tensor, relations: torch.Tensor, k: int) -> list[list[Answer]]:
-        names, numbers = self.checkpoint.entities.names, [str(place + 1) for place in range(len(self.ensemble.members))]
+        """See `Predictor._block`."""
+        names, numbers = self.checkpoint.entities.names, [str(index + 1) for index in range(len(self.ensemble.members))]
         shares = dict(zip(numbers, self.ensemble.weights, strict=True))
         answers: list[list[Answer]] = []
         for members in self._scores.each(heads, relations, min(self._scores.block, MOST)):
-            pooled = self._scores.pool(members)
-            best = torch.topk(pooled, min(k, len(names)), dim=1).indices
-            parts = torch.stack([member.gather(1, best) for member in members], dim=2).exp().tolist()
+            pooled = self._scores.pool(members)  # (B, N)
+            best = torch.topk(pooled, min(k, len(names)), dim=1).indices  # (B, k)
+            parts = torch.stack([member.gather(1, best) for member in members], dim=2).exp().tolist()  # (B, k, K)
             rows = zip(best.tolist(), pooled.gather(1, best).exp().tolist(), parts, strict=True)
             answers += [
                 [
-                    Answer(names[place], probability, dict(zip(numbers, part, strict=True)), shares)
-                    for place, probability, part in zip(*row, strict=True)
+                    Answer(names[entity], probability, dict(zip(numbers, part, strict=True)), shares)
+                    for entity, probability, part in zip(*row, strict=True)
                 ]
                 for row in rows
             ]
@@ -101,35 +108,31 @@ class EnsemblePredictor(Predictor):
 
 
 def is_ensemble(path: Path | str) -> bool:
-    """Whether a folder is an ensemble's."""
+    """Whether a folder holds an ensemble."""
     return (Path(path) / ENSEMBLE_FILE).is_file()
 
 
 def open_predictor(path: Path | str) -> Predictor:
-    """What answers from a folder, be it a checkpoint's or an ensemble's.
+    """The predictor of a folder that holds a checkpoint or an ensemble.
 
     Raises:
-        CheckpointError: missing, damaged, or of another version.
+        CheckpointError: it is missing, damaged, or of another version.
     """
     return EnsemblePredictor(load_ensemble(path)) if is_ensemble(path) else Predictor.load(path)
 
 
 def open_model(path: Path | str) -> Checkpoint | Ensemble:
-    """What ranks from a folder, be it a checkpoint's or an ensemble's.
-
-    Raises:
-        CheckpointError: missing, damaged, or of another version.
-    """
+    """Load a folder that holds a checkpoint or an ensemble; errors as of `open_predictor`."""
     return load_ensemble(path) if is_ensemble(path) else load_checkpoint(path)
 
 
 def names_of(model: Checkpoint | Ensemble) -> Checkpoint:
-    """The checkpoint whose names and settings stand for all."""
+    """The checkpoint itself, or the first member: its names and settings represent all."""
     return model.members[0] if isinstance(model, Ensemble) else model
 
 
 def strongest(model: Checkpoint | Ensemble) -> Checkpoint:
-    """The checkpoint itself, or the member with the most weight."""
+    """The checkpoint itself, or the member with the largest weight."""
     if not isinstance(model, Ensemble):
         return model
     return max(zip(model.weights, model.members, strict=True), key=lambda pair: pair[0])[1]
@@ -138,7 +141,12 @@ def strongest(model: Checkpoint | Ensemble) -> Checkpoint:
 def rank_with(
     model: Checkpoint | Ensemble, graph: KnowledgeGraph, triples: np.ndarray, known: KnownAnswers
 ) -> Ranked:
-    """Filtered ranking of a split by a checkpoint or an ensemble, within the memory of its settings."""
+    """Filtered ranking of a split by a checkpoint or an ensemble, with the memory budget of its settings.
+
+    Args:
+        model: what ranks.
+        graph, triples, known: see `imf_core.evaluate.ranking.evaluate`.
+    """
     memory = MemoryBudget.of(names_of(model).config.train.memory_budget_mb)
     if isinstance(model, Ensemble):
         return model.rank(graph, triples, known, memory)
@@ -146,7 +154,7 @@ def rank_with(
 
 
 def answers_of(model: Checkpoint | Ensemble, graph: KnowledgeGraph) -> SoftTargets:
-    """The strongest answers of a checkpoint or an ensemble to the training queries, for a student."""
+    """The strongest answers of a checkpoint or an ensemble to a graph's training queries, see `teach`."""
     members = model.members if isinstance(model, Ensemble) else (model,)
     weights = model.weights if isinstance(model, Ensemble) else (1.0,)
     memory = MemoryBudget.of(members[0].config.train.memory_budget_mb)
@@ -154,17 +162,17 @@ def answers_of(model: Checkpoint | Ensemble, graph: KnowledgeGraph) -> SoftTarge
 
 
 def same_names(members: Sequence[Checkpoint]) -> None:
-    """Refuse checkpoints of other entities or relations, or in another order: their scores do not belong together.
+    """Refuse checkpoints of different entities or relations, or in another order: their scores cannot be combined.
 
     Raises:
-        VocabularyError: which.
+        VocabularyError: names the two checkpoints.
     """
     for member in members[1:]:
         for kind in ("entities", "relations"):
-            own, other = getattr(members[0], kind).names, getattr(member, kind).names
-            if own != other:
+            first, other = getattr(members[0], kind).names, getattr(member, kind).names
+            if first != other:
                 raise VocabularyError(
-                    f"{member.path} has other {kind} than {members[0].path} ({len(other):,}, {len(own):,}, or reordered)",
+                    f"{member.path} has other {kind} than {members[0].path} ({len(other):,}, {len(first):,}, or reordered)",
                     remedy="pool checkpoints that were trained on the same graph",
                 )
 
@@ -176,45 +184,45 @@ def save_ensemble(folder: Path, members: Sequence[Path], weights: Sequence[float
         folder: replaced if it exists.
         members: K checkpoint folders.
         weights: K numbers above 0.
-        metrics: anything JSON can hold.
+        metrics: any JSON values.
     """
     total = float(sum(weights))
-    described = {
+    description = {
         "format": FORMAT, "metrics": dict(metrics),
         "members": [
-            {"folder": f"members/{place}", "weight": weight / total, "from": str(source.resolve())}
-            for place, (source, weight) in enumerate(zip(members, weights, strict=True), 1)
+            {"folder": f"members/{number}", "weight": weight / total, "from": str(source.resolve())}
+            for number, (source, weight) in enumerate(zip(members, weights, strict=True), 1)
         ],
     }
     with atomic_folder(folder) as fresh:
-        for place, source in enumerate(members, 1):
-            own = fresh / "members" / str(place)
-            own.mkdir(parents=True)
+        for number, source in enumerate(members, 1):
+            member = fresh / "members" / str(number)
+            member.mkdir(parents=True)
             for name in ("model.safetensors", "config.json", "vocabulary.json"):
-                shutil.copyfile(source / name, own / name)
-        (fresh / ENSEMBLE_FILE).write_text(json.dumps(described, indent=1), encoding="utf-8")
+                shutil.copyfile(source / name, member / name)
+        (fresh / ENSEMBLE_FILE).write_text(json.dumps(description, indent=1), encoding="utf-8")
 
 
 def load_ensemble(folder: Path | str) -> Ensemble:
-    """Read an ensemble.
+    """Read an ensemble's folder.
 
     Raises:
-        CheckpointError: missing or damaged parts, or another format.
-        VocabularyError: members of different graphs.
+        CheckpointError: a part is missing or damaged, or the format is another one.
+        VocabularyError: the members are of different graphs.
     """
     folder = Path(folder)
     file = folder / ENSEMBLE_FILE
     try:
-        described = json.loads(file.read_text(encoding="utf-8"))
-        kind = described["format"]
-        listed = [(folder / str(item["folder"]), float(item["weight"])) for item in described["members"]]
-        metrics = dict(described["metrics"])
+        description = json.loads(file.read_text(encoding="utf-8"))
+        version = description["format"]
+        listed = [(folder / str(item["folder"]), float(item["weight"])) for item in description["members"]]
+        metrics = dict(description["metrics"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         remedy = "restore the folder from a copy, or make it again: imf ensemble"
         raise CheckpointError(f"{file} cannot be read: {error!r}", remedy=remedy) from error
-    if kind != FORMAT:
-        remedy = "make it again: imf ensemble" if kind == 1 else "update imf-search"
-        raise CheckpointError(f"{folder} has format {kind!r}, this version reads {FORMAT}", remedy=remedy)
+    if version != FORMAT:
+        remedy = "make it again: imf ensemble" if version == 1 else "update imf-search"
+        raise CheckpointError(f"{folder} has format {version!r}, this version reads {FORMAT}", remedy=remedy)
     total = sum(weight for _, weight in listed)
     if not listed or min(weight for _, weight in listed) <= 0 or not np.isfinite(total):
         raise CheckpointError(

@@ -1,4 +1,7 @@
-"""Recommending by name with a trained checkpoint."""
+"""Recommending by name with a trained checkpoint.
+
+Shapes: `B` users of a block, `I` items, `k` items for a user.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ from imf_core.errors import ImfError
 from imf_core.recommend.checkpoint import RecommenderCheckpoint, load_recommender
 from imf_core.recommend.data.interactions import Owned
 
-_BUDGET = 2**28  # bytes that the scores of a block take
+_BUDGET = 2**28  # bytes that the scores of a block may take
 
 
 @dataclass(frozen=True)
@@ -21,8 +24,8 @@ class Recommendation:
 
     Args:
         item: its name, as in the data.
-        score: dot product of the user's and the item's vector; only its order means something.
-        cold: training never saw the item: it is recommended for its features alone.
+        score: dot product of the user's and the item's vector; only the order of scores is meaningful.
+        cold: the item has no training interaction, so only its features recommend it.
     """
 
     item: str
@@ -36,7 +39,7 @@ class ItemRecommender:
         ItemRecommender.load("results/mine/best").recommend("cp437", k=10)
 
     Args:
-        checkpoint: what answers.
+        checkpoint: of a recommender.
     """
 
     def __init__(self, checkpoint: RecommenderCheckpoint) -> None:
@@ -51,12 +54,12 @@ class ItemRecommender:
         """Load a checkpoint folder.
 
         Raises:
-            CheckpointError: missing, damaged, or no recommender.
+            CheckpointError: it is missing, damaged, or no recommender.
         """
         return cls(load_recommender(path))
 
     def knows(self, user: str) -> bool:
-        """Whether training saw an interaction of the user; one that it did not see gets what the mean user gets.
+        """Whether the user has a training interaction; without one, the items of the mean user are recommended.
 
         Raises:
             VocabularyError: unknown name; the nearest known one is proposed.
@@ -69,7 +72,7 @@ class ItemRecommender:
         Args:
             user: name, as in the data.
             k: at least 1.
-            known: also those that the user has already (in train or validation).
+            known: include items that the user has already (in train or validation).
 
         Raises:
             VocabularyError: unknown name; the nearest known one is proposed.
@@ -79,29 +82,24 @@ class ItemRecommender:
 
     @torch.no_grad()
     def recommend_all(self, users: Sequence[str], k: int = 10, *, known: bool = False) -> list[list[Recommendation]]:
-        """As `recommend`, for many users: all names are looked up before anything is scored.
-
-        Raises:
-            VocabularyError: unknown name; the nearest known one is proposed.
-            ImfError: k below 1.
-        """
+        """As `recommend`, for many users; all names are looked up before anything is scored."""
         if k < 1:
             raise ImfError(f"k must be at least 1, found {k}", remedy="ask for one item or more", value=k)
         data = self.checkpoint.interactions
         ids = torch.tensor([data.users.id(user) for user in users], dtype=torch.long)
         block = max(1, _BUDGET // (4 * data.num_items))
-        found: list[list[Recommendation]] = []
+        answers: list[list[Recommendation]] = []
         for low in range(0, len(ids), block):
             part = ids[low : low + block]
-            scores = self._users[part] @ self._items.T
+            scores = self._users[part] @ self._items.T  # (B, I)
             if not known:
                 rows, items = self._known.of(part.numpy())
                 scores[torch.from_numpy(rows), torch.from_numpy(items)] = -torch.inf
-            # Stable: of equal scores the item with the smaller id comes first, on each machine.
-            order = torch.sort(scores, dim=1, descending=True, stable=True).indices[:, :k]
+            # A stable sort: of equal scores the item with the smaller id comes first, on every machine.
+            order = torch.sort(scores, dim=1, descending=True, stable=True).indices[:, :k]  # (B, k)
             best = scores.gather(1, order)
-            found += [self._named(*row) for row in zip(order.tolist(), best.tolist(), strict=True)]
-        return found
+            answers += [self._named(*row) for row in zip(order.tolist(), best.tolist(), strict=True)]
+        return answers
 
     def _named(self, items: list[int], scores: list[float]) -> list[Recommendation]:
         names, seen = self.checkpoint.interactions.items.names, self.checkpoint.model.seen_items

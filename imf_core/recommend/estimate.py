@@ -1,4 +1,4 @@
-"""How much memory a training process of the recommender will take, before it is started."""
+"""The memory that a training process of the recommender will need, estimated before it starts."""
 
 from __future__ import annotations
 
@@ -7,17 +7,15 @@ from itertools import pairwise
 from imf_core.recommend.config import RecommendConfig
 from imf_core.recommend.data.prepare import RecommendData
 from imf_core.runtime import MemoryBudget
-from imf_core.train.estimate import PROCESS, MemoryEstimate
-
-_EXACT = 4  # bytes of an fp32 number
+from imf_core.train.estimate import FLOAT, PROCESS, MemoryEstimate
 
 
 def estimate_recommender(config: RecommendConfig, data: RecommendData) -> MemoryEstimate:
-    """Peak of one worker. The fusion counts in its largest form, since a search may try that.
+    """Estimate the peak memory of one worker.
 
     Args:
-        config: its model and train parts count.
-        data: for the sizes; nothing of it is read.
+        config: of its model and training.
+        data: for its sizes.
     """
     model, train, found = config.model, config.train, data.interactions
     features = sum(modality.width for modality in data.select(model.modalities)) if model.fusion != "id" else 0
@@ -31,13 +29,13 @@ def estimate_recommender(config: RecommendConfig, data: RecommendData) -> Memory
     hidden = items * (3 * sum(out for _, out in layers) + 2 * features)  # values and gradients of the stack
     vectors = (users + items) * width * (10 if model.encoder == "gcn" else 4)
     pairs = min(train.batch_size, len(found.train)) * (2 + train.num_negatives) * width * 3
-    scores = min(MemoryBudget.of(train.memory_budget_mb).size // _EXACT, 2 * users * items)
+    scores = min(MemoryBudget.of(train.memory_budget_mb).size // FLOAT, 2 * users * items)
     return MemoryEstimate({
         "process": PROCESS,
-        "weights and optimizer": _EXACT * 5 * weights,  # value, gradient, two moments of Adam, best copy
-        "features": _EXACT * items * features,
-        "items": _EXACT * hidden,
-        "vectors": _EXACT * vectors,
-        "scores": _EXACT * max(scores, pairs),
+        "weights and optimizer": FLOAT * 5 * weights,  # value, gradient, two moments of Adam, best copy
+        "features": FLOAT * items * features,
+        "items": FLOAT * hidden,
+        "vectors": FLOAT * vectors,
+        "scores": FLOAT * max(scores, pairs),
         "interactions": 8 * 8 * len(found.train),
     })

@@ -1,7 +1,6 @@
-"""Training of the recommender: as `fit` for link prediction, with BPR and top-k metrics. No Ray, no MLflow.
+"""Training the recommender: as `imf_core.train.fit`, with BPR and top-k metrics.
 
-The random numbers of an epoch depend on (seed, epoch, rank) alone, so a run that resumes after epoch 3 draws in epoch 4
-what the unbroken run would have drawn. Each step encodes the whole graph once, whatever it draws.
+Shapes: `P` interactions.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from imf_core.recommend.data.prepare import RecommendData
 from imf_core.recommend.model import Recommender, build_recommender
 from imf_core.recommend.negatives import TrainingPairs
 from imf_core.recommend.topk import Popularity, TopKMetrics, VectorScorer, evaluate_top_k
-from imf_core.runtime import WHOLE, MemoryBudget, Shard, keep_freed_memory
+from imf_core.runtime import WHOLE, MemoryBudget, Shard, default_device, keep_freed_memory
 from imf_core.train.loop import FitResult, Loop, Saving, reduced, seed_epoch
 from imf_core.train.optimizers import Optimizers
 from imf_core.train.progress import EpochReport
@@ -29,21 +28,23 @@ OnEpoch = Callable[[EpochReport[TopKMetrics]], None]
 
 
 def build_model(config: RecommendConfig, data: RecommendData) -> Recommender:
-    """The model of a configuration, initialised from its seed.
+    """The model of a configuration, initialised with its seed.
 
     Raises:
         DataError: a configured modality is missing in the data, or there is none at all and the fusion needs one.
     """
-    found = data.interactions
+    interactions = data.interactions
     modalities = data.select(config.model.modalities)
     if config.model.fusion != "id" and not modalities:
         raise DataError(
-            f"{found.source}: the items have no features to fuse (model.fusion={config.model.fusion})",
+            f"{interactions.source}: the items have no features to fuse (model.fusion={config.model.fusion})",
             remedy="add modalities/X.safetensors, descriptions.tsv or images/, or set model.fusion=id",
         )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.train.seed)
-        return build_recommender(config.model, found.num_users, found.num_items, modalities, found.train)
+        return build_recommender(
+            config.model, interactions.num_users, interactions.num_items, modalities, interactions.train
+        )
 
 
 def fit_recommender(
@@ -61,32 +62,28 @@ def fit_recommender(
     Args:
         model: from `build_model`, or a loaded checkpoint to continue.
         data: interactions (train and valid are read; test is not reachable from here) and features.
-        config: its `train` part rules the loop.
-        on_epoch: called after each evaluation, on every rank; an exception it raises ends the run. A resumed run first
-            repeats the last report that was saved, so that each epoch is reported at least once.
-        shard: this process's part; with `world` > 1 a process group must exist and the gradients are averaged (DDP).
-        saving: keep the training state, and resume from it if there is one.
-        device: where to train; default: a GPU if there is one, else the CPU.
+        config: settings of the run.
+        on_epoch, shard, saving, device: see `imf_core.train.fit.fit`.
 
     Returns:
         The best validation result.
 
     Raises:
-        DataError: nothing to train or to validate on.
+        DataError: there is nothing to train or to validate on.
         DivergedError: a loss or score became non-finite.
-        ResourceError: the evaluation does not fit the memory, however little of it scores may take.
+        ResourceError: the evaluation does not fit the memory even with the smallest budget for scores.
     """
-    settings, found = config.train, data.interactions
-    if not len(found.valid):
+    settings, interactions = config.train, data.interactions
+    if not len(interactions.valid):
         raise DataError(
-            f"{found.source}: no user has enough interactions (8) to set one aside for validation",
+            f"{interactions.source}: no user has enough interactions (8) to set one aside for validation",
             remedy="give valid.tsv: the best epoch is chosen on it",
         )
-    device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = device or default_device()
     model.to(device)
     keep_freed_memory()
     memory = MemoryBudget.of(settings.memory_budget_mb, device)
-    pairs = TrainingPairs(found)
+    pairs = TrainingPairs(interactions)
     steps = pairs.num_steps(settings.batch_size, shard.world)
     early = shard.world == 1 and device.type == "cpu"
     optimizers = Optimizers(model, "adam", settings.lr, settings.weight_decay, early=early)
@@ -99,7 +96,7 @@ def fit_recommender(
         loop.run(
             run, model, optimizers,
             lambda epoch: {"total": _train_epoch(trained, pairs, config, epoch, shard, optimizers, device)}, steps,
-            lambda: reduced(validate(model, found, memory, shard), shard, device),
+            lambda: reduced(validate(model, interactions, memory, shard), shard, device),
         )
     model.eval()
     notes = list(memory.notes)
@@ -111,7 +108,7 @@ def fit_recommender(
 def validate(
     model: Recommender, data: Interactions, memory: MemoryBudget, shard: Shard = WHOLE
 ) -> TopKMetrics:
-    """Metrics on the validation interactions; what training holds is not recommended."""
+    """Metrics on the validation interactions; items of the user's training interactions are not recommended."""
     return evaluate_recommender(model, data, data.valid, (data.train,), memory, shard)
 
 
@@ -122,12 +119,12 @@ def evaluate_recommender(
     """Metrics of a model.
 
     Args:
-        model: it is set to evaluation mode.
+        model: put into evaluation mode.
         data: users and items.
-        relevant: (P, 2) held-out interactions.
-        known: (P, 2) each: interactions that are not recommended.
+        relevant: (P, 2) int64 user and item ids, held-out interactions.
+        known: arrays (P, 2) of interactions that are not recommended.
         memory: for scores.
-        shard: this process's users.
+        shard: this process; it evaluates every `world`-th user.
 
     Raises:
         DivergedError: a score is not finite.
@@ -139,7 +136,9 @@ def evaluate_recommender(
 
 
 def popularity_baseline(data: Interactions, relevant: np.ndarray, known: tuple[np.ndarray, ...]) -> TopKMetrics:
-    """Metrics of recommending what most users have in train, without a model: it should beat this."""
+    """Metrics of recommending the most popular training items, which a model should beat; arguments as of
+    `evaluate_recommender`.
+    """
     return _evaluated(Popularity(data.train, data.num_items), data, relevant, known, MemoryBudget(2**28), WHOLE)
 
 
@@ -156,7 +155,9 @@ def _train_epoch(
     trained: nn.Module, pairs: TrainingPairs, config: RecommendConfig, epoch: int, shard: Shard, optimizers: Optimizers,
     device: torch.device,
 ) -> float:
-    """One pass over the interactions; returns the sum of the steps' losses on this rank."""
+    """One pass over this process's interactions; each step encodes the whole graph. Arguments as of
+    `imf_core.train.epoch.train_epoch`; returns the sum of the steps' losses, nats.
+    """
     settings = config.train
     seed_epoch(settings.seed, epoch, shard.rank)
     trained.train()

@@ -1,14 +1,13 @@
-"""MetaMMF (TOIS 2023, arXiv 2501.07110): items are fused from their features, each in its own way, and recommended.
+"""MetaMMF (TOIS 2023, arXiv 2501.07110): a recommender that fuses an item's features with weights of the item's own.
 
     e_i = [MetaStack(f_i) ; id_i]        f_i: concatenated features of the item, id_i: a trained vector of its own
     MetaMMF_MF    scores e_u . e_i
-    MetaMMF_GCN   runs two GraphSAGE layers over the bipartite graph of the training interactions first
+    MetaMMF_GCN   first applies two GraphSAGE layers over the bipartite graph of the training interactions
 
-The controls are the same model with static layers (`mlp`) and without features (`id`). Negatives of BPR are drawn in
-`imf_core/recommend/negatives.py`.
+The controls are the same model with static layers (`mlp`) or without features (`id`).
 
-Shapes: `U` users, `I` items, `F` width of all features together, `d` width of a vector, `B` interactions of a step, `K`
-negatives of each, `P` training interactions.
+Shapes: `U` users, `I` items, `F` width of all features together, `d` vector width, `B` interactions of a step, `K` negatives of
+each, `P` training interactions, `S` meta width.
 """
 
 from __future__ import annotations
@@ -28,24 +27,24 @@ from imf_core.recommend.sage import Neighbours, SageLayer
 
 
 class ItemFeatures(nn.Module):
-    """The frozen features of all items side by side; a trained vector where an item lacks a modality.
+    """The frozen features of all items side by side; a trained vector replaces a missing modality.
 
     Args:
-        modalities: at least one.
+        modalities: of the I items, at least one.
     """
 
     def __init__(self, modalities: Sequence[Modality]) -> None:
         super().__init__()
         self.widths = tuple(modality.width for modality in modalities)
-        self.register_buffer("table", torch.from_numpy(np.concatenate([made.standardised() for made in modalities], axis=1)))
-        self.register_buffer("masks", torch.from_numpy(np.stack([made.mask for made in modalities], axis=1)))
+        self.register_buffer("table", torch.from_numpy(np.concatenate([item.standardised() for item in modalities], axis=1)))
+        self.register_buffer("masks", torch.from_numpy(np.stack([item.mask for item in modalities], axis=1)))
         self.table: Tensor
         self.masks: Tensor
         # Zero is the mean of standardised features: an item without a modality starts as the mean item.
         self.missing = nn.ParameterDict({
-            made.name: nn.Parameter(torch.zeros(made.width)) for made in modalities if not made.mask.all()
+            item.name: nn.Parameter(torch.zeros(item.width)) for item in modalities if not item.mask.all()
         })
-        self.names = tuple(made.name for made in modalities)
+        self.names = tuple(item.name for item in modalities)
 
     def forward(self) -> Tensor:
         """(I, F)."""
@@ -55,7 +54,7 @@ class ItemFeatures(nn.Module):
             self.missing[name] if name in self.missing else self.table.new_zeros(width)
             for name, width in zip(self.names, self.widths, strict=True)
         ]
-        lacking = torch.repeat_interleave(~self.masks, torch.tensor(self.widths, device=self.masks.device), dim=1)
+        lacking = torch.repeat_interleave(~self.masks, torch.tensor(self.widths, device=self.masks.device), dim=1)  # (I, F)
         return torch.where(lacking, torch.cat(filler), self.table)
 
 
@@ -65,8 +64,8 @@ class Recommender(nn.Module):
     Args:
         config: shape and behaviour.
         num_users, num_items: U and I.
-        modalities: features of the items; not looked at where `config.fusion` is `id`.
-        train: (P, 2) distinct user and item ids: the graph, and whom the model knows.
+        modalities: features of the items; ignored if `config.fusion` is `id`.
+        train: (P, 2) int64, distinct user and item ids: the graph, and which users and items are not cold.
     """
 
     def __init__(
@@ -75,7 +74,7 @@ class Recommender(nn.Module):
         super().__init__()
         self.config, self.num_users, self.num_items = config, num_users, num_items
         self.num_interactions = len(train)
-        # Made from the training interactions, which a checkpoint has anyway.
+        # Not saved: computed from the training interactions, which a checkpoint has anyway.
         self.register_buffer("seen_users", _seen(train[:, 0], num_users), persistent=False)
         self.register_buffer("seen_items", _seen(train[:, 1], num_items), persistent=False)
         self.seen_users: Tensor
@@ -93,25 +92,25 @@ class Recommender(nn.Module):
 
     @property
     def num_parameters(self) -> int:
-        """Trained numbers."""
+        """Number of trained parameters."""
         return sum(parameter.numel() for parameter in self.parameters())
 
     def trained_state(self) -> dict[str, Tensor]:
-        """What training changes: the state without frozen features and interactions."""
+        """The tensors that training changes, by name: the state without frozen features."""
         trained = {name for name, _ in self.named_parameters()}
         return {name: tensor for name, tensor in self.state_dict().items() if name in trained}
 
     def item_vectors(self) -> Tensor:
-        """(I, d) before any graph layer. An item that training never saw has no vector of its own: its features alone count."""
+        """(I, d) vectors before any graph layer. A cold item has no trained vector: only its features count."""
         own = torch.where(self.seen_items[:, None], self.item_table, torch.zeros((), device=self.item_table.device))
         if self.features is None or self.fuse is None:
             return own
         return torch.cat((self.fuse(self.features()), own), dim=1)
 
     def vectors(self) -> tuple[Tensor, Tensor]:
-        """Of all users (U, d) and all items (I, d), in one pass over the graph.
+        """Vectors of all users (U, d) and all items (I, d), in one pass over the graph.
 
-        In evaluation mode a user that training never saw is the mean user.
+        In evaluation mode a cold user gets the mean vector of the others.
         """
         users, items = self.encode(self.user_table, self.item_vectors())
         if not self.training and not bool(self.seen_users.all()):
@@ -119,39 +118,40 @@ class Recommender(nn.Module):
         return users, items
 
     def encode(self, users: Tensor, items: Tensor) -> tuple[Tensor, Tensor]:
-        """The vectors that are compared, from the first ones."""
+        """Initial vectors of users (U, d) and items (I, d) -> those whose dot product is the score."""
         raise NotImplementedError  # abstract
 
     def forward(self, users: Tensor, positives: Tensor, negatives: Tensor) -> Tensor:
-        """BPR (Rendle et al. 2009): -log sigmoid of the score of what a user has above that of what she has not, mean.
+        """BPR loss (Rendle et al., UAI 2009): mean -log sigmoid of the positive's score minus the negative's.
 
         Args:
-            users, positives: (B,) ids.
-            negatives: (B, K) ids.
+            users: (B,) int64 ids.
+            positives: (B,) int64, an item of each user.
+            negatives: (B, K) int64, items that the user does not have.
 
         Returns:
-            The loss, nats.
+            Scalar, nats.
         """
         user_vectors, item_vectors = self.vectors()
-        asked = functional.embedding(users, user_vectors)
-        has = (asked * functional.embedding(positives, item_vectors)).sum(dim=1, keepdim=True)
-        lacks = (asked[:, None] * functional.embedding(negatives, item_vectors)).sum(dim=2)
-        return functional.softplus(lacks - has).mean()
+        asked = functional.embedding(users, user_vectors)  # (B, d)
+        positive = (asked * functional.embedding(positives, item_vectors)).sum(dim=1, keepdim=True)  # (B, 1)
+        negative = (asked[:, None] * functional.embedding(negatives, item_vectors)).sum(dim=2)  # (B, K)
+        return functional.softplus(negative - positive).mean()
 
 
 class MetaMMF_MF(Recommender):
-    """The vectors themselves are compared."""
+    """Matrix factorisation: scores are dot products of the initial vectors."""
 
     def encode(self, users: Tensor, items: Tensor) -> tuple[Tensor, Tensor]:
-        """As they are."""
+        """See `Recommender.encode`; unchanged."""
         return users, items
 
 
 class MetaMMF_GCN(Recommender):
     """Two GraphSAGE layers over the training graph; leaky ReLU and dropout after each.
 
-    Where the graph has more than `config.full_edges` interactions, a training step lets each node hear at most
-    `config.neighbours` of its neighbours, drawn anew in each layer and step. Evaluation always hears all.
+    If the graph has more than `config.full_edges` interactions, a training step averages at most `config.neighbours` neighbours
+    of a node, drawn in each layer and step. Evaluation always uses all.
     """
 
     def __init__(
@@ -163,13 +163,13 @@ class MetaMMF_GCN(Recommender):
         self.drops = nn.ModuleList((Dropout(config.dropout_first), Dropout(config.dropout_second)))
 
     def encode(self, users: Tensor, items: Tensor) -> tuple[Tensor, Tensor]:
-        """Both layers, users and items at once."""
+        """See `Recommender.encode`."""
         sampled = self.training and self.num_interactions > self.config.full_edges
         most = self.config.neighbours if sampled else None
         for layer, drop in zip(self.layers, self.drops, strict=True):
-            heard = self.of_users(items, most), self.of_items(users, most)
+            averages = self.of_users(items, most), self.of_items(users, most)  # (U, d), (I, d)
             users, items = (
-                drop(functional.leaky_relu(layer(nodes, means))) for nodes, means in zip((users, items), heard, strict=True)
+                drop(functional.leaky_relu(layer(nodes, means))) for nodes, means in zip((users, items), averages, strict=True)
             )
         return users, items
 
@@ -180,7 +180,7 @@ KINDS: dict[str, type[Recommender]] = {"mf": MetaMMF_MF, "gcn": MetaMMF_GCN}
 def build_recommender(
     config: RecommenderConfig, num_users: int, num_items: int, modalities: Sequence[Modality], train: np.ndarray
 ) -> Recommender:
-    """The model that `config.encoder` names; arguments as of `Recommender`."""
+    """The model named by `config.encoder`; arguments as of `Recommender`."""
     return KINDS[config.encoder](config, num_users, num_items, modalities, train)
 
 
@@ -195,16 +195,16 @@ def _stack(config: RecommenderConfig, width: int) -> MetaStack:
         return WeightedLayer(width_in, width_out)
 
     stack = MetaStack((width, *config.widths), layer, **dims)
-    for made in stack.layers:
-        _calm(made)
+    for weighted in stack.layers:
+        _shrink_dynamic_weights(weighted)
     return stack
 
 
-def _calm(layer: nn.Module) -> None:
-    """Let the dynamic weights begin as small as those of the published code, which draws T as a matrix (S, in out).
+def _shrink_dynamic_weights(layer: nn.Module) -> None:
+    """Initialise the dynamic weights as small as the published code does, which draws T as a matrix (S, in * out).
 
-    As large as the static ones, they multiply the variance in each of the layers: of four or five, the first scores would be
-    hundreds of times those of the static control.
+    As large as the static ones, they would multiply the variance in each layer: after four or five layers the first scores
+    would be hundreds of times those of the static control.
     """
     if not isinstance(layer, DynamicLayer | CpLayer):
         return
@@ -213,7 +213,7 @@ def _calm(layer: nn.Module) -> None:
     std = (2 / (signal + width_in * width_out)) ** 0.5
     if isinstance(layer, DynamicLayer):
         nn.init.normal_(layer.tensors, std=std)
-    else:  # its factors give each number of T the variance of the static weight, 2 / (in + out)
+    else:  # the factors give each number of T the variance of the static weight, 2 / (in + out)
         with torch.no_grad():
             layer.mix.mul_(std / (2 / (width_in + width_out)) ** 0.5)
 

@@ -1,6 +1,6 @@
-"""Negatives of BPR, drawn on the fly: items that a user has not, exactly and without a loop that might not end.
+"""Negatives of BPR, drawn in each step: items that a user does not have, exactly and without rejection sampling.
 
-Shapes: `U` users, `I` items, `P` training interactions, `B` of a step, `K` negatives of each.
+Shapes: `U` users, `I` items, `P` training interactions, `B` interactions of a step, `K` negatives of each.
 """
 
 from __future__ import annotations
@@ -20,22 +20,30 @@ class Negatives:
     """Uniform draws from the items that a user does not have.
 
     The j-th item that is missing in the ascending items k_0, k_1, ... of a user is j plus the number of those t with
-    k_t - t <= j; so one binary search in `k_t - t` replaces drawing again and again.
+    k_t - t <= j; so one binary search in `k_t - t` replaces rejection sampling.
 
     Args:
-        owned: what each user has.
+        owned: the items of each user.
         num_items: I.
     """
 
     def __init__(self, owned: Owned, num_items: int) -> None:
         counts = np.diff(owned.offsets)
         self.starts, self.free, self.num_items = owned.offsets[:-1], num_items - counts, num_items
-        place = np.arange(len(owned.items)) - np.repeat(self.starts, counts)
+        position = np.arange(len(owned.items)) - np.repeat(self.starts, counts)  # (P,) t
         users = np.repeat(np.arange(len(counts), dtype=np.int64), counts)
-        self._keys = users * np.int64(num_items + 1) + (owned.items - place)  # ascending: users in order, k_t - t within each
+        self._keys = users * np.int64(num_items + 1) + (owned.items - position)  # ascending: users in order, k_t - t in each
 
     def draw(self, users: np.ndarray, count: int, random: np.random.Generator) -> np.ndarray:
-        """(B, count) items; of users (B,) that do not have everything.
+        """Draw items.
+
+        Args:
+            users: (B,) ids.
+            count: K.
+            random: the generator.
+
+        Returns:
+            (B, K) int64 item ids.
 
         Raises:
             ValueError: a user has every item.
@@ -49,15 +57,19 @@ class Negatives:
 
 
 class TrainingPairs:
-    """The training interactions that a step learns from, in another order each epoch.
+    """The training interactions with their negatives, in another order in each epoch.
 
-    A user who has every item tells nothing about preference: her interactions are left out (they stay in the graph).
+    A user who has every item shows no preference: such interactions are left out here (they stay in the graph).
 
     Args:
         data: only its training interactions are read.
 
+    Attributes:
+        pairs: (P, 2) int64 user and item ids.
+        left_out: number of interactions that are left out.
+
     Raises:
-        DataError: nobody lacks an item.
+        DataError: every user has every item.
     """
 
     def __init__(self, data: Interactions) -> None:
@@ -72,7 +84,7 @@ class TrainingPairs:
             )
 
     def num_steps(self, batch_size: int, world: int) -> int:
-        """Steps of an epoch, the same on each rank.
+        """Steps of an epoch, the same for each process.
 
         Raises:
             DataError: fewer interactions than processes.
@@ -82,22 +94,28 @@ class TrainingPairs:
         return min(-(-len(self.pairs) // batch_size), len(self.pairs) // world)
 
     def epoch(
-        self,
-        batch_size: int,
-        num_negatives: int,
-        seed: int,
-        epoch: int,
-        shard: Shard = WHOLE,
+        self, batch_size: int, num_negatives: int, seed: int, epoch: int, shard: Shard = WHOLE
     ) -> Iterator[tuple[Tensor, Tensor, Tensor, float]]:
-        """Users (B,), positives (B,), negatives (B, K) of this rank, and the weight of its mean in that of the whole step.
+        """This process's part of each step of an epoch.
 
-        Order and negatives depend on (seed, epoch) alone and are the same for any number of ranks, which share each step.
+        Order and negatives depend on (seed, epoch) alone; they are the same for any number of processes, which divide each
+        step among them.
+
+        Args:
+            batch_size: interactions of a step, over all processes.
+            num_negatives: K.
+            seed, epoch: of the random numbers.
+            shard: this process.
+
+        Yields:
+            Users (B,), positives (B,) and negatives (B, K), int64 ids; and the weight of this process's mean loss in that of
+            the step, times the number of processes.
         """
         random = np.random.default_rng((seed, epoch))
         order = random.permutation(len(self.pairs))
         for chunk in np.array_split(order, self.num_steps(batch_size, shard.world)):
             users, items = self.pairs[chunk].T
             negatives = self.negatives.draw(users, num_negatives, random)
-            mine = slice(shard.rank, None, shard.world)
-            own = [torch.from_numpy(np.ascontiguousarray(part[mine])) for part in (users, items, negatives)]
-            yield own[0], own[1], own[2], len(own[0]) * shard.world / len(chunk)
+            rows = slice(shard.rank, None, shard.world)
+            part = [torch.from_numpy(np.ascontiguousarray(ids[rows])) for ids in (users, items, negatives)]
+            yield part[0], part[1], part[2], len(part[0]) * shard.world / len(chunk)

@@ -1,9 +1,9 @@
-"""GraphSAGE with the mean of the neighbours (Hamilton et al. 2017), as `torch_geometric.nn.SAGEConv` computes it.
+"""GraphSAGE with mean aggregation (Hamilton et al., NIPS 2017), as `torch_geometric.nn.SAGEConv` computes it.
 
-Own code for three reasons: `embedding_bag` takes the means without a message an edge, users and items need no common numbering,
-and a training process need not load a graph library. A test compares it with that library's layer.
+Written here for three reasons: `embedding_bag` computes the means without a message for each edge, users and items need no
+common numbering, and a training process need not load a graph library. A test compares it with that library's layer.
 
-Shapes: `n` nodes that hear, `m` nodes that are heard, `E` edges, `d` width.
+Shapes: `n` target nodes, `m` source nodes, `E` edges, `d` vector width.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from torch.nn import functional
 
 
 class Neighbours(nn.Module):
-    """Who hears whom, as a CSR index.
+    """The neighbours of each target node, as a CSR index.
 
     Args:
-        pairs: (E, 2) int64, distinct: who hears, who is heard.
+        pairs: (E, 2) int64, distinct: target node, source node.
         num_nodes: n.
     """
 
@@ -27,11 +27,11 @@ class Neighbours(nn.Module):
         order = np.lexsort((pairs[:, 1], pairs[:, 0]))
         counts = np.bincount(pairs[:, 0], minlength=num_nodes)
         offsets = np.concatenate(([0], np.cumsum(counts)))
-        # Made from the training interactions, which a checkpoint has anyway.
+        # Not saved: computed from the training interactions, which a checkpoint has anyway.
         self.register_buffer("offsets", torch.from_numpy(offsets.astype(np.int64)), persistent=False)
-        self.register_buffer("heard", torch.from_numpy(pairs[order, 1].astype(np.int64)), persistent=False)
+        self.register_buffer("sources", torch.from_numpy(pairs[order, 1].astype(np.int64)), persistent=False)
         self.offsets: Tensor
-        self.heard: Tensor
+        self.sources: Tensor
 
     @property
     def degrees(self) -> Tensor:
@@ -39,29 +39,30 @@ class Neighbours(nn.Module):
         return self.offsets[1:] - self.offsets[:-1]
 
     def forward(self, table: Tensor, most: int | None = None) -> Tensor:
-        """The mean of each node's neighbours; zero where there are none.
+        """The mean of each node's neighbours; zero for a node without neighbours.
 
         Args:
-            table: (m, d) vectors of the nodes that are heard.
-            most: nodes with more neighbours hear so many of them, drawn with replacement; None: all.
+            table: (m, d) vectors of the source nodes.
+            most: of a node with more neighbours, so many are drawn with replacement; None: all.
 
         Returns:
             (n, d).
         """
-        heard, offsets = (self.heard, self.offsets) if most is None else self._drawn(most)
-        if not len(heard):
+        sources, offsets = (self.sources, self.offsets) if most is None else self._drawn(most)
+        if not len(sources):
             return table.new_zeros(len(offsets) - 1, table.shape[1])
-        return functional.embedding_bag(heard, table, offsets, mode="mean", include_last_offset=True)
+        return functional.embedding_bag(sources, table, offsets, mode="mean", include_last_offset=True)
 
     def _drawn(self, most: int) -> tuple[Tensor, Tensor]:
+        """(e,) source nodes and (n + 1,) offsets of a sample of the edges."""
         degrees = self.degrees
         counts = degrees.clamp(max=most)
         offsets = functional.pad(counts.cumsum(0), (1, 0))
         nodes = torch.repeat_interleave(torch.arange(len(degrees), device=degrees.device), counts)
         inside = torch.arange(len(nodes), device=degrees.device) - offsets[nodes]
         chance = (torch.rand(len(nodes), device=degrees.device, dtype=torch.float64) * degrees[nodes]).long()
-        place = torch.where(degrees[nodes] > most, chance.minimum(degrees[nodes] - 1), inside)
-        return self.heard[self.offsets[nodes] + place], offsets
+        neighbour = torch.where(degrees[nodes] > most, chance.minimum(degrees[nodes] - 1), inside)
+        return self.sources[self.offsets[nodes] + neighbour], offsets
 
 
 class SageLayer(nn.Module):
@@ -78,5 +79,5 @@ class SageLayer(nn.Module):
 
     def forward(self, nodes: Tensor, means: Tensor) -> Tensor:
         """(n, d_in) vectors and (n, d_in) means of the neighbours -> (n, d_out)."""
-        made: Tensor = self.own(nodes) + self.others(means)
-        return made
+        combined: Tensor = self.own(nodes) + self.others(means)
+        return combined

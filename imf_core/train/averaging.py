@@ -1,6 +1,6 @@
-"""The moving average of a model's weights, which is what is evaluated and kept (Polyak and Juditsky 1992).
+"""The moving average of a model's weights, which is evaluated and kept instead of them (Polyak and Juditsky 1992).
 
-A large learning rate lets the weights wander around a good place; their mean is nearer to it than any of them.
+With a large learning rate the weights move around a minimum; their mean is closer to it.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from torch import Tensor
 class WeightAverage:
     """Exponential moving average of tensors that a step changes in place.
 
-    Its decay after step t is the smaller of `decay` and (1 + t) / (10 + t), so that the first values are soon forgotten.
+    Its decay after step t is the smaller of `decay` and (1 + t) / (10 + t), so that the initial values soon lose weight.
 
     Args:
-        tensors: by name; they stay where they are as long as this lives.
+        tensors: by name; they must not be replaced while the average is used.
         decay: 0 < decay < 1.
     """
 
@@ -29,14 +29,14 @@ class WeightAverage:
 
     @torch.no_grad()
     def update(self) -> None:
-        """Take in the values after a step."""
+        """Add the values after a step to the average."""
         self.steps += 1
         decay = min(self.decay, (1 + self.steps) / (10 + self.steps))
         torch._foreach_lerp_(self._mean, self._live, 1.0 - decay)
 
     @contextmanager
     def applied(self) -> Iterator[None]:
-        """Within the block the model has the averages, and what it has been given there stays in them."""
+        """Within the block the model holds the averages; changes made to them there are kept in the averages."""
         self._swap()
         try:
             yield
@@ -49,7 +49,7 @@ class WeightAverage:
 
     @torch.no_grad()
     def load_state(self, state: Mapping[str, Tensor]) -> None:
-        """Take over what `state` gave."""
+        """Restore what `state` returned."""
         self.steps = int(state["steps"])
         for name, mean in zip(self._names, self._mean, strict=True):
             mean.copy_(state[name])
@@ -63,5 +63,5 @@ class WeightAverage:
 
 
 def averaged_tensors(state: Mapping[str, Tensor], left_out: Sequence[str] = ()) -> dict[str, Tensor]:
-    """Those of a model's trained tensors that have a mean: floating point, and not named in `left_out`."""
+    """The trained tensors that can be averaged: floating point, and not named in `left_out`."""
     return {name: tensor for name, tensor in state.items() if tensor.is_floating_point() and name not in left_out}

@@ -1,6 +1,6 @@
-"""Training queries and their order: the same for equal seeds, another in each epoch, shared out among the ranks.
+"""Training queries and their order: it depends on seed and epoch only, and is divided among the processes.
 
-Shapes: `Q` distinct training queries, `P` known answers, `B` queries of a rank's batch.
+Shapes: `Q` distinct training queries, `P` known answers of a batch, `B` queries of a process's batch, `S` answers of a teacher.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from imf_core.runtime import WHOLE, Shard
 
 @dataclass(frozen=True)
 class QueryBatch:
-    """`B` queries of one rank and their answers.
+    """Queries of one process and their answers.
 
     Args:
-        heads, relations: (B,) int64.
-        positives: the known answers.
-        weight: share of this rank's mean loss in the global mean, times the number of ranks: with it, averaging the
-            ranks' gradients gives the gradient of the whole batch although the parts differ in size.
-        soft: a teacher's answers, where there is one.
+        heads, relations: (B,) int64 ids.
+        positives: the P known answers.
+        weight: share of this process's mean loss in the global mean, times the number of processes: with it, averaging the
+            processes' gradients gives the gradient of the whole batch although the parts differ in size.
+        soft: a teacher's answers (B, S); None without a teacher.
     """
 
     heads: Tensor
@@ -38,7 +38,7 @@ class QueryBatch:
     soft: SoftTargets | None = None
 
     def to(self, device: torch.device) -> QueryBatch:
-        """The batch on another device; copies from page-locked memory, which nothing waits for."""
+        """The batch on another device; copied asynchronously, from page-locked memory."""
         if device.type == "cpu":
             return self
 
@@ -55,7 +55,7 @@ class TrainingQueries:
 
     Args:
         graph: only its training triples are read.
-        teacher: its answers to these queries, (Q, S), in their order.
+        teacher: its answers (Q, S) to these queries, in the same order; None without a teacher.
     """
 
     def __init__(self, graph: KnowledgeGraph, teacher: SoftTargets | None = None) -> None:
@@ -69,10 +69,14 @@ class TrainingQueries:
         return len(self.heads)
 
     def num_steps(self, batch_size: int, world: int = 1) -> int:
-        """Steps of an epoch; every rank has at least two queries in each (BatchNorm needs them).
+        """Steps of an epoch; every process has at least two queries in each, as BatchNorm needs.
+
+        Args:
+            batch_size: queries of a step, over all processes.
+            world: number of processes.
 
         Raises:
-            DataError: too few queries for the number of workers.
+            DataError: too few queries for the number of processes.
         """
         smallest = 2 * world
         if len(self) < smallest:
@@ -86,70 +90,73 @@ class TrainingQueries:
     def epoch(
         self, batch_size: int, seed: int, epoch: int, shard: Shard = WHOLE, per_triple: bool = False, together: int = 1
     ) -> Iterator[QueryBatch]:
-        """The rank's batches of an epoch. Over all ranks each query comes exactly once; all ranks have equally many steps.
+        """This process's batches of an epoch. Over all processes each query occurs exactly once, in equally many steps.
 
-        The ordered queries are cut into steps, and each step into ranks, of sizes that differ by at most one: there is
-        no short last batch.
+        The ordered queries are cut into steps, and each step into processes, of sizes that differ by at most one: there is no
+        short last batch.
 
         Args:
-            batch_size: queries of a step, over all ranks.
-            seed, epoch: on these alone the order depends.
-            shard: this rank.
-            per_triple: weigh the ranks by their answers.
-            together: queries of a relation that come one after the other, see `shuffled`.
+            batch_size: queries of a step, over all processes.
+            seed, epoch: the order depends on these alone.
+            shard: this process.
+            per_triple: weigh the processes by their number of answers instead of queries.
+            together: queries of a relation that follow one another, see `shuffled`.
         """
         order = shuffled(self.relations, together, np.random.default_rng((seed, epoch)))
         for step in np.array_split(order, self.num_steps(batch_size, shard.world)):
-            mine = np.array_split(step, shard.world)[shard.rank]
-            share = self._counts[mine].sum() / self._counts[step].sum() if per_triple else len(mine) / len(step)
-            yield self._batch(mine, float(share) * shard.world)
+            part = np.array_split(step, shard.world)[shard.rank]
+            share = self._counts[part].sum() / self._counts[step].sum() if per_triple else len(part) / len(step)
+            yield self._batch(part, float(share) * shard.world)
 
-    def _batch(self, chosen: np.ndarray, weight: float) -> QueryBatch:
-        starts, stops = self.index.offsets[chosen], self.index.offsets[chosen + 1]
-        rows, tails = expand_ranges(starts, stops, self.index.answers)
+    def _batch(self, queries: np.ndarray, weight: float) -> QueryBatch:
+        """The batch of some queries, given as (B,) positions."""
+        starts, stops = self.index.offsets[queries], self.index.offsets[queries + 1]
+        rows, tails = expand_ranges(starts, stops, self.index.answers)  # (P,), (P,)
         positives = Positives(
-            torch.from_numpy(rows), torch.from_numpy(tails), torch.from_numpy(self._counts[chosen].astype(np.float32))
+            torch.from_numpy(rows), torch.from_numpy(tails), torch.from_numpy(self._counts[queries].astype(np.float32))
         )
-        soft = None if self.teacher is None else self.teacher.rows(torch.from_numpy(chosen))
-        heads, relations = torch.from_numpy(self.heads[chosen]), torch.from_numpy(self.relations[chosen])
+        soft = None if self.teacher is None else self.teacher.rows(torch.from_numpy(queries))
+        heads, relations = torch.from_numpy(self.heads[queries]), torch.from_numpy(self.relations[queries])
         return QueryBatch(heads, relations, positives, weight, soft)
 
 
 def shuffled(relations: np.ndarray, together: int, rng: np.random.Generator) -> np.ndarray:
-    """A random order of the queries in which those of a relation stand `together` at a time.
+    """A random order of the queries in runs of one relation.
 
-    A relation's queries are shuffled and cut into runs, at a place drawn anew for each relation in each epoch, and the runs
-    of all relations are shuffled. So each query still comes once, and is as likely in one batch as in any other; what a batch
-    gives is still an unbiased gradient. Its noise grows: queries of one relation say more alike than others do.
+    A relation's queries are shuffled and cut into runs, at an offset drawn for each relation in each epoch, and the runs of all
+    relations are shuffled. Each query still occurs once and is equally likely in each batch, so a batch's gradient is still
+    unbiased. Its variance grows, since queries of one relation are more alike than others.
 
     Args:
-        relations: (Q,) relation of each query.
-        together: longest run; 1 is a plain permutation.
-        rng: what draws.
+        relations: (Q,) int64, relation of each query.
+        together: longest run, at least 1; 1 is a plain permutation.
+        rng: random numbers.
 
     Returns:
-        (Q,) positions.
+        (Q,) int64 positions.
     """
     order = rng.permutation(len(relations))
     if together <= 1:
         return order
     order = order[np.argsort(relations[order], kind="stable")]
-    own = relations[order]
-    starts = np.flatnonzero(np.concatenate(([True], own[1:] != own[:-1])))
-    counts = np.diff(np.append(starts, len(own)))
+    ordered = relations[order]
+    starts = np.flatnonzero(np.concatenate(([True], ordered[1:] != ordered[:-1])))
+    counts = np.diff(np.append(starts, len(ordered)))
     shift = rng.integers(together, size=len(starts))
-    place = np.arange(len(own)) - np.repeat(starts - shift, counts)  # within the relation, from a random place on
-    cut = np.concatenate(([True], (own[1:] != own[:-1]) | (place[1:] // together != place[:-1] // together)))
-    run = np.cumsum(cut) - 1
+    position = np.arange(len(ordered)) - np.repeat(starts - shift, counts)  # within the relation, from a random offset on
+    cut = np.concatenate(([True], (ordered[1:] != ordered[:-1]) | (position[1:] // together != position[:-1] // together)))
+    run = np.cumsum(cut) - 1  # (Q,) number of each query's run
     return order[np.argsort(rng.permutation(run[-1] + 1)[run], kind="stable")]
 
 
 def fitting_run(width: int, relation_width: int, candidates: int) -> int:
-    """The shortest run of `shuffled` with which the matrices of the relations cost no more than the scores.
+    """The shortest run of `shuffled` for which the matrices of the relations cost no more than the scores.
 
     A matrix takes `6 r d^2` operations in a step, the scores of a query `6 C d`, in each branch.
 
     Args:
-        width: d. relation_width: r. candidates: C, of a query.
+        width: d.
+        relation_width: r.
+        candidates: C, of a query.
     """
     return max(1, -(-relation_width * width // candidates))

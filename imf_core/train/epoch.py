@@ -1,4 +1,4 @@
-"""One pass over the training queries; a step that runs out of memory is undone and done again with less of it."""
+"""One pass over the training queries; a step that runs out of memory is undone and repeated with a smaller budget."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from imf_core.train.optimizers import Optimizers
 
 
 def relation_run(config: Config, num_entities: int) -> int:
-    """Queries of a relation that come together in training: what is set, or what fits the model and the candidates."""
+    """Queries of a relation that follow one another in training: `train.relation_run`, or `fitting_run` of N entities."""
     settings, model = config.train, config.model
     if settings.relation_run is not None or model.scoring != "contextual":
         return settings.relation_run or 1
@@ -30,20 +30,20 @@ def train_epoch(
     device: torch.device,
     memory: MemoryBudget,
 ) -> dict[str, float]:
-    """One pass over this rank's queries.
+    """One pass over this process's queries.
 
     Args:
         trained: the model, or the model in DDP.
-        queries: what is asked.
-        config: its `train` part rules the pass.
-        epoch: counted from 1; with the seed and the rank it determines all random numbers.
-        shard: this process's part.
+        queries: of the training triples.
+        config: settings of the run.
+        epoch: counted from 1; with seed and rank it determines all random numbers.
+        shard: this process.
         optimizers: update the model.
-        device: where the model is.
+        device: of the model.
         memory: for scores.
 
     Returns:
-        Sum of each loss over the steps, nats.
+        Sum of each loss over the steps, by name, nats.
 
     Raises:
         ResourceError: a step does not fit the memory.
@@ -66,7 +66,7 @@ def train_epoch(
 
 
 class _Step:
-    """Forward and backward pass of a batch, repeatable: what the forward pass changes besides its results is put back."""
+    """Forward and backward pass of a batch. It can be repeated: `undo` restores BatchNorm statistics and random state."""
 
     def __init__(
         self, trained: nn.Module, batch: QueryBatch, settings: TrainConfig, optimizers: Optimizers, world: int
@@ -79,7 +79,14 @@ class _Step:
         self.backward = False
 
     def run(self, budget: int) -> dict[str, Tensor]:
-        """The losses; their gradients are in the parameters, and large parameters may be updated already."""
+        """Compute losses and gradients; large parameters are already updated, see `Optimizers`.
+
+        Args:
+            budget: bytes that scores may take.
+
+        Returns:
+            Losses by name, scalars in nats.
+        """
         settings = self.settings
         if settings.memory_budget_mb != budget >> 20:
             settings = settings.model_copy(update={"memory_budget_mb": budget >> 20})
@@ -92,7 +99,9 @@ class _Step:
         return parts
 
     def undo(self) -> bool:
-        """Put back random state and statistics. No once a parameter was updated or other processes wait for gradients."""
+        """Restore random state and statistics. Returns False if it is too late: a parameter was updated already, or other
+        processes wait for gradients.
+        """
         if self.backward and (self.world > 1 or self.optimizers.stepped):
             return False
         self.optimizers.zero_grad()

@@ -1,4 +1,4 @@
-"""How much memory a training process will take, before it is started."""
+"""The memory that a training process will need, estimated before it starts."""
 
 from __future__ import annotations
 
@@ -14,25 +14,25 @@ from imf_core.model.scoring import relation_width
 from imf_core.prepare.link_data import LinkData
 from imf_core.runtime import MemoryBudget, free_memory
 
-_PROCESS = 450 * 2**20  # a process with torch imported that has multiplied some matrices
-_WORKING = 64 * 2**20  # tiles, batches, what the C library keeps
+_PROCESS = 450 * 2**20  # a process that has imported torch and multiplied some matrices
+_WORKING = 64 * 2**20  # tiles, batches, freed memory that the C library keeps
 PROCESS = _PROCESS + _WORKING
-_EXACT = 4  # bytes of an fp32 number
+FLOAT = 4  # bytes of an fp32 number
 
 
 @dataclass(frozen=True)
 class MemoryEstimate:
-    """Peak of one worker, in bytes by what takes them.
+    """Peak memory of one worker.
 
     Args:
-        parts: name -> bytes.
+        parts: bytes by what needs them, for people to read.
     """
 
     parts: Mapping[str, int]
 
     @property
     def total(self) -> int:
-        """All of it."""
+        """Sum of the parts, bytes."""
         return sum(self.parts.values())
 
     def describe(self) -> str:
@@ -42,7 +42,7 @@ class MemoryEstimate:
         return f"about {self.total / 2**30:.1f} GiB for each worker ({listed})"
 
     def shortage(self, processes: int = 1) -> str | None:
-        """A warning where so many workers on this machine need more than is free; None where they fit or nothing tells."""
+        """A warning if `processes` workers on this machine need more than is free; None if they fit or it is not known."""
         free = free_memory()
         if free is None or processes * self.total <= free:
             return None
@@ -57,14 +57,15 @@ def estimate_memory(
     config: Config, num_entities: int, num_relations: int, feature_widths: Mapping[str, int], num_triples: int = 0,
     device: torch.device = torch.device("cpu"),  # noqa: B008
 ) -> MemoryEstimate:
-    """Peak of one worker that trains and evaluates; for one that uses a GPU, what it takes there and here together.
+    """Estimate the peak memory of one worker that trains and evaluates; with a GPU, of GPU and host together.
 
     Args:
-        config: its model and train parts count.
-        num_entities: N. num_relations: R, without inverses.
-        feature_widths: numbers of a feature vector, by the modalities that the model uses.
+        config: of its model and training.
+        num_entities: N.
+        num_relations: R, without inverses.
+        feature_widths: f of each modality that the model uses, by name.
         num_triples: of training and validation.
-        device: whose free memory rules a budget that is not set.
+        device: its free memory determines `train.memory_budget_mb` if that is not set.
     """
     model, train = config.model, config.train
     width, batch = model.dim, train.batch_size
@@ -81,39 +82,39 @@ def estimate_memory(
     fusion = fusion_size(model, width, views)  # of the entities; relations are few
     others += fusion.parameters + fusion_size(model, narrow, views).parameters if views > 1 else 0
     others += 0 if model.finetune_features else sum(size * width for size in feature_widths.values())
-    # Value, two moments of Adam, best copy, moving average. The gradients of large parameters never exist together.
+    # Value, two moments of Adam, best copy, moving average. The gradients of large parameters never exist at the same time.
     weights = (5 if train.average else 4) * (trained_tables + others)
     weights += others if sampled else max(num_entities * width, others)
 
     features = 0 if model.finetune_features else num_entities * sum(feature_widths.values())
     if sampled:
         touched = min(num_entities, train.num_negatives + 3 * batch) if train.num_negatives else num_entities
-        # Rows of each branch with gradients, what the fusion holds, the rows' gradients sparse and dense.
+        # Rows of each branch with gradients, intermediate results of the fusion, the rows' gradients sparse and dense.
         rows = touched * (4 * branches * width + 2 * fusion.per_node)
         scores = 3 * batch * (train.num_negatives or 0)
         tables = num_entities * width * (branches - 1)  # of the evaluation
     else:
         rows = 0
-        # Each branch's table, its gradient and what comes to it from the losses, heads and constraint; what the fusion holds.
+        # Each branch's table, its gradient and the parts of it from losses, heads and constraint; results inside the fusion.
         tables = num_entities * (4 * branches * width + fusion.per_node if views > 1 else 3 * width)
-        scores = min(budget // _EXACT, batch * num_entities * (branches + 1)) if train.loss == "ce" else 0
+        scores = min(budget // FLOAT, batch * num_entities * (branches + 1)) if train.loss == "ce" else 0
         if model.scoring == "transe":
-            scores = min(budget, batch * bytes_per_query(num_entities, branches)) // _EXACT
+            scores = min(budget, batch * bytes_per_query(num_entities, branches)) // FLOAT
     matrices = branches * min(2 * num_relations, batch) * width * width if contextual else 0
-    # Ranking and calibration stay within the budget; their tables are there without gradients.
-    evaluated = min(budget // _EXACT, 1024 * num_entities * 2)
-    coming_and_going = {
-        "features": _EXACT * features,
-        "entity tables": _EXACT * (tables + rows),
-        "scores": _EXACT * max(scores, evaluated),
-        "relation matrices": _EXACT * min(matrices, 2**26),
+    # Ranking and calibration stay within the budget; their tables have no gradients.
+    evaluated = min(budget // FLOAT, 1024 * num_entities * 2)
+    temporary = {
+        "features": FLOAT * features,
+        "entity tables": FLOAT * (tables + rows),
+        "scores": FLOAT * max(scores, evaluated),
+        "relation matrices": FLOAT * min(matrices, 2**26),
     }
     return MemoryEstimate({
         "process": PROCESS,
-        "weights and optimizer": _EXACT * weights,
-        **coming_and_going,
+        "weights and optimizer": FLOAT * weights,
+        **temporary,
         "triples": 8 * num_triples * 3 * 3,  # the graph, the queries of both directions, the filter
-        "between them": sum(coming_and_going.values()) // 10,  # what the allocator cannot use
+        "between them": sum(temporary.values()) // 10,  # gaps that the allocator cannot use
     })
 
 

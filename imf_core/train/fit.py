@@ -1,7 +1,7 @@
-"""The training loop. No Ray, no MLflow: progress leaves through `on_epoch`, and an interrupted run goes on to the bit.
+"""Training a link predictor. No Ray, no MLflow: progress is reported to `on_epoch`, and a resumed run gives the same bits.
 
-The random numbers of an epoch depend on (seed, epoch, rank) alone, so a run that resumes after epoch 3 draws in epoch 4
-what the unbroken run would have drawn.
+The random numbers of an epoch depend on (seed, epoch, rank) alone, so a run that resumes after epoch 3 draws the same numbers
+in epoch 4 as an uninterrupted run.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from imf_core.model.cold_entities import ColdEntities
 from imf_core.model.imf import Imf
 from imf_core.model.losses.distillation import SoftTargets
 from imf_core.prepare.link_data import LinkData
-from imf_core.runtime import WHOLE, MemoryBudget, Shard, keep_freed_memory
+from imf_core.runtime import WHOLE, MemoryBudget, Shard, default_device, keep_freed_memory
 from imf_core.train.averaging import WeightAverage, averaged_tensors
 from imf_core.train.batches import TrainingQueries
 from imf_core.train.epoch import train_epoch
@@ -35,7 +35,7 @@ from imf_core.train.progress import EpochReport, RunProgress
 
 
 def build_model(config: Config, data: LinkData) -> Imf:
-    """The model of a configuration, initialised from its seed; the structure branch from the data's table, if there is one.
+    """The model of a configuration, initialised with its seed; the structure branch from the data's table, if there is one.
 
     Raises:
         DataError: a configured modality is missing in the data.
@@ -65,13 +65,13 @@ def fit(
     Args:
         model: from `build_model`, or a loaded checkpoint to continue.
         data: graph (train and valid are read; test is not reachable from here) and modalities.
-        config: its `train` part rules the loop.
+        config: settings of the run.
         on_epoch: called after each evaluation, on every rank; an exception it raises ends the run. A resumed run first
-            repeats the last report that was saved, so that each epoch is reported at least once.
-        shard: this process's part; with `world` > 1 a process group must exist and the gradients are averaged (DDP).
-        saving: keep the training state, and resume from it if there is one.
+            repeats the last saved report, so that each epoch is reported at least once.
+        shard: this process; with `world` > 1 a process group must exist, and the gradients are averaged (DDP).
+        saving: save the training state, and resume from it if there is one; None: do neither.
         device: where to train; default: a GPU if there is one, else the CPU.
-        progress: show a bar when the terminal is interactive.
+        progress: show a progress bar if the terminal is interactive.
         teacher: its answers to the training queries, see `imf_core.ensemble.teacher`; weighed by `train.distil_weight`.
 
     Returns:
@@ -80,12 +80,12 @@ def fit(
     Raises:
         DataError: too few queries, or no validation triples.
         DivergedError: a loss or score became non-finite.
-        ResourceError: a step or the ranking does not fit the memory, however little of it scores may take.
+        ResourceError: a step or the ranking does not fit the memory even with the smallest budget for scores.
     """
     settings, graph = config.train, data.graph
     if not len(graph.valid):
         raise DataError("the graph has no validation triples", remedy="add valid.tsv: the best epoch is chosen on it")
-    device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = device or default_device()
     model.to(device)
     keep_freed_memory()
     if settings.precision == "auto":
@@ -101,9 +101,9 @@ def fit(
     run = loop.begin(model, optimizers, RankingMetrics.unpack)
     trained: nn.Module = model
     if shard.world > 1:
-        # Sparse gradients are averaged by rows, see `Optimizers`. Names of the outermost module begin with a dot there.
-        apart = [name if "." in name else f".{name}" for name in model.sparse_parameters(settings)]
-        nn.parallel.DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(model, apart)
+        # `Optimizers` averages sparse gradients by rows. DDP prefixes parameters of the outermost module with a dot.
+        ignored = [name if "." in name else f".{name}" for name in model.sparse_parameters(settings)]
+        nn.parallel.DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(model, ignored)
         trained = nn.parallel.DistributedDataParallel(model, broadcast_buffers=False, gradient_as_bucket_view=True)
 
     def epoch(number: int) -> dict[str, float]:
@@ -122,25 +122,25 @@ def fit(
 
 
 def _has_bfloat16(device: torch.device) -> bool:
-    """Whether the device multiplies bfloat16 matrices itself; emulated, they are slower than fp32."""
+    """Whether the device multiplies bfloat16 matrices in hardware; emulation is slower than fp32."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
-    able = torch.cpu.get_capabilities()
-    return bool(able.get("avx512_bf16") or able.get("amx_bf16"))
+    capabilities = torch.cpu.get_capabilities()
+    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
 
 
 def build_optimizers(model: Imf, config: Config, early: bool) -> Optimizers:
-    """The optimizers of the configuration, see `Optimizers`."""
+    """The optimizers of a configuration; `early` as of `Optimizers`."""
     settings = config.train
     sparse = model.sparse_parameters(settings).values()
-    made = Optimizers(model, settings.optimizer, settings.lr, settings.weight_decay, sparse, early)
-    if settings.average:  # the decision weights are fitted anew at each evaluation
-        made.average = WeightAverage(averaged_tensors(model.trained_state(), ["decision.logits"]), settings.average)
-    return made
+    optimizers = Optimizers(model, settings.optimizer, settings.lr, settings.weight_decay, sparse, early)
+    if settings.average:  # not of the decision logits: they are fitted again at each evaluation
+        optimizers.average = WeightAverage(averaged_tensors(model.trained_state(), ["decision.logits"]), settings.average)
+    return optimizers
 
 
 def _average_buffers(model: Imf, shard: Shard) -> None:
-    """Give every rank the mean of the ranks' BatchNorm statistics: all evaluate, and go on from a save with, the same model."""
+    """Average the BatchNorm statistics over the ranks, so that all evaluate and save the same model."""
     if shard.world > 1:
         for name, buffer in model.named_buffers():
             if "running_" in name:
@@ -151,16 +151,16 @@ def _average_buffers(model: Imf, shard: Shard) -> None:
 def _validate(
     model: Imf, graph: KnowledgeGraph, known: KnownAnswers, memory: MemoryBudget, shard: Shard, device: torch.device
 ) -> RankingMetrics:
-    """Rank the validation triples. Learned decision weights are fitted to them crosswise: no triple is ranked by weights
-    that saw it; the model keeps the weights fitted to all of them.
+    """Rank the validation triples. Learned decision weights are fitted crosswise, so that no triple is ranked with weights that
+    were fitted to it; the model keeps the weights fitted to all of them.
     """
     fitted = calibrate(model, graph, graph.valid, known, memory)
     if fitted is None:
         return reduced(evaluate(model, graph, graph.valid, known, memory=memory, shard=shard).metrics, shard, device)
-    own, total = folds(graph.valid), RankingMetrics()
+    fold_of, total = folds(graph.valid), RankingMetrics()
     for fold, logits in enumerate(fitted.crosswise):
         _set_logits(model, logits, shard)
-        total = total + evaluate(model, graph, graph.valid[own == fold], known, memory=memory, shard=shard).metrics
+        total = total + evaluate(model, graph, graph.valid[fold_of == fold], known, memory=memory, shard=shard).metrics
     _set_logits(model, fitted.final, shard)
     return reduced(total, shard, device)
 
@@ -168,12 +168,13 @@ def _validate(
 def _set_logits(model: Imf, logits: Tensor, shard: Shard) -> None:
     assert model.decision.logits is not None
     model.decision.logits.copy_(logits)
-    if shard.world > 1:  # the ranks fit the same numbers; nothing rests on their last bits
+    if shard.world > 1:  # every rank has fitted them; rank 0's make them equal to the last bit
         dist.broadcast(model.decision.logits, 0)
 
 
 @contextmanager
 def _bar(wanted: bool, total: int, done: int) -> Iterator[Callable[[RunProgress], None]]:
+    """A progress bar over `total` epochs of which `done` are trained; yields a function that updates it."""
     console = Console(stderr=True)
     if not (wanted and console.is_terminal):
         yield lambda run: None

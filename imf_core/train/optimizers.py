@@ -1,8 +1,8 @@
-"""The optimizer of a model: large parameters are stepped within the backward pass, so that their gradients never exist
-together.
+"""The optimizer of a model: large parameters are updated within the backward pass, so that their gradients never exist at the
+same time.
 
-Of a gradient as large as its parameter, half the cost on a CPU is the fresh memory. Stepped at once, it is freed before the
-next one is made.
+On a CPU, half the cost of a large gradient is its newly allocated memory. If the parameter is updated at once, that memory is
+freed before the next gradient needs some.
 """
 
 from __future__ import annotations
@@ -17,49 +17,53 @@ from torch import Tensor, nn
 
 from imf_core.train.averaging import WeightAverage
 
-_LARGE = 2**20  # numbers of a parameter that is stepped by itself: a launch more costs nothing beside its update
+_LARGE = 2**20  # numbers of a parameter with an optimizer of its own: the additional call costs nothing beside its update
 
 
 class Optimizers:
     """Adam or AdamW over all parameters of a model, as one fused optimizer and one more for each large parameter.
 
     Args:
-        model: its trained parameters, in order, number the state.
+        model: the order of its parameters identifies them in the saved state.
         kind: `adam` or `adamw`.
         lr: learning rate, > 0.
         weight_decay: >= 0.
         sparse: parameters with sparse gradients: SparseAdam updates only the rows that a step touches, moments included, and
             without weight decay.
-        early: step large parameters as soon as their gradient is complete and drop it: only where no other process's
-            gradient has to be waited for. `close` ends it.
+        early: update large parameters as soon as their gradient is complete, and drop it: possible only if there are no
+            gradients of other processes to average with. `close` ends it.
+
+    Attributes:
+        average: follows the steps; None unless set.
+        stepped: whether a parameter was updated since `zero_grad`.
     """
 
     def __init__(
         self, model: nn.Module, kind: str, lr: float, weight_decay: float, sparse: Iterable[nn.Parameter] = (),
         early: bool = False,
     ) -> None:
-        made = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[kind]
+        optimizer = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[kind]
         self._parameters, self._sparse = list(model.parameters()), list(sparse)
-        rows = {id(parameter) for parameter in self._sparse}
-        whole = [parameter for parameter in self._parameters if id(parameter) not in rows]
-        large = [parameter for parameter in whole if early and parameter.numel() >= _LARGE]
-        alone = {id(parameter) for parameter in large}
-        small = [parameter for parameter in whole if id(parameter) not in alone]
+        sparse_ids = {id(parameter) for parameter in self._sparse}
+        dense = [parameter for parameter in self._parameters if id(parameter) not in sparse_ids]
+        large = [parameter for parameter in dense if early and parameter.numel() >= _LARGE]
+        large_ids = {id(parameter) for parameter in large}
+        small = [parameter for parameter in dense if id(parameter) not in large_ids]
         self._late: list[torch.optim.Optimizer] = []
         if small:
-            self._late.append(made(small, lr=lr, weight_decay=weight_decay, fused=True))
+            self._late.append(optimizer(small, lr=lr, weight_decay=weight_decay, fused=True))
         if self._sparse:
             self._late.append(torch.optim.SparseAdam(self._sparse, lr=lr))
-        self._early = [made([parameter], lr=lr, weight_decay=weight_decay, fused=True) for parameter in large]
-        self.average: WeightAverage | None = None  # follows the steps
-        self.stepped = False  # whether a parameter was updated since `zero_grad`
+        self._early = [optimizer([parameter], lr=lr, weight_decay=weight_decay, fused=True) for parameter in large]
+        self.average: WeightAverage | None = None
+        self.stepped = False
         self._hooks = [
-            optimizer.param_groups[0]["params"][0].register_post_accumulate_grad_hook(self._stepped_by(optimizer))
-            for optimizer in self._early
+            alone.param_groups[0]["params"][0].register_post_accumulate_grad_hook(self._stepped_by(alone))
+            for alone in self._early
         ]
 
     def close(self) -> None:
-        """From now on a backward pass only makes gradients."""
+        """From now on a backward pass updates no parameter."""
         for hook in self._hooks:
             hook.remove()
 
@@ -70,14 +74,14 @@ class Optimizers:
             parameter.grad = None
 
     def step(self) -> None:
-        """Update what `backward` has not updated yet, and the average."""
+        """Update the parameters that `backward` has not updated yet, and the average."""
         for optimizer in self._late:
             optimizer.step()
         if self.average is not None:
             self.average.update()
 
     def averaged(self) -> AbstractContextManager[None]:
-        """Within the block the model has the average of its weights, if one is kept."""
+        """Within the block the model holds the average of its weights, if there is one."""
         return self.average.applied() if self.average is not None else nullcontext()
 
     def set_lr(self, lr: float) -> None:
@@ -95,25 +99,25 @@ class Optimizers:
         }
 
     def load_state(self, state: Mapping[int, Mapping[str, Tensor]]) -> None:
-        """Take over what `state` gave."""
+        """Restore what `state` returned."""
         positions = {id(parameter): position for position, parameter in enumerate(self._parameters)}
         for optimizer in self._all:
-            whole: dict[str, Any] = optimizer.state_dict()
+            restored: dict[str, Any] = optimizer.state_dict()
             order = [positions[id(parameter)] for group in optimizer.param_groups for parameter in group["params"]]
-            whole["state"] = {own: dict(state[position]) for own, position in enumerate(order) if position in state}
+            restored["state"] = {index: dict(state[position]) for index, position in enumerate(order) if position in state}
             if isinstance(optimizer, torch.optim.SparseAdam):  # counts its steps in plain numbers
-                for entry in whole["state"].values():
+                for entry in restored["state"].values():
                     entry["step"] = int(entry["step"])
-            optimizer.load_state_dict(whole)
+            optimizer.load_state_dict(restored)
 
     def average_sparse(self, world: int) -> None:
-        """Replace the sparse gradients by their mean over the processes of the default group: only touched rows travel."""
+        """Replace the sparse gradients by their mean over the `world` processes; only touched rows are sent."""
         for parameter in self._sparse if world > 1 else ():
             grad = parameter.grad
             assert grad is not None
-            own = grad.coalesce()
-            rows, values = _gathered(own.indices()[0], world), _gathered(own.values(), world)
-            summed = torch.sparse_coo_tensor(rows[None], values / world, own.shape, is_coalesced=False)
+            local = grad.coalesce()
+            rows, values = _gathered(local.indices()[0], world), _gathered(local.values(), world)
+            summed = torch.sparse_coo_tensor(rows[None], values / world, local.shape, is_coalesced=False)
             parameter.grad = summed.coalesce()
 
     def _stepped_by(self, optimizer: torch.optim.Optimizer) -> Callable[[Tensor], None]:
@@ -130,7 +134,7 @@ class Optimizers:
 
 
 def _gathered(rows: Tensor, world: int) -> Tensor:
-    """The rows of all processes, which may have different numbers of them."""
+    """(n, ...) of each process, with different n -> the rows of all processes."""
     counts = [torch.zeros(1, dtype=torch.long, device=rows.device) for _ in range(world)]
     dist.all_gather(counts, torch.tensor([len(rows)], device=rows.device))
     most = int(max(counts))
