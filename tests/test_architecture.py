@@ -65,12 +65,12 @@ GATES: dict[str, tuple[str, ...]] = {
 UNSAFE_SERIALISERS = {"pickle", "cPickle", "_pickle", "dill", "joblib", "cloudpickle", "shelve", "marshal"}
 BROAD = {"Exception", "BaseException", "builtins.Exception", "builtins.BaseException"}
 BROAD_ALLOWED = {"tune/trial/trial.py"}
-# Who may ask for the lines of the test split: the audit, as a command and before a search, and the converter, which looks at
-# nothing. The readers themselves hand the wish on.
+# Who may ask for the lines of the test split: the audit, as a command and before a search, the converter, which looks at
+# nothing, and the splitter. The readers themselves hand the wish on.
 TEST_READS = {"read_raw", "read_files", "GraphSource.open"}
 TEST_READERS = {
-    "imf_core/commands/data/audit.py", "imf_core/commands/data/convert.py", "imf_core/tasks/link.py",
-    "imf_core/data/formats/readers.py", "imf_core/prepare/link_data.py",
+    "imf_core/commands/data/audit.py", "imf_core/commands/data/convert.py", "imf_core/commands/data/split.py",
+    "imf_core/tasks/link.py", "imf_core/data/formats/readers.py", "imf_core/prepare/link_data.py",
 }
 
 

@@ -49,7 +49,7 @@ def split(
     check_place(out, folder)  # before the work
     raw, times = _read_timed(folder) if by is By.TIME else (read_raw(folder, test=True), None)
     check_names(Target.TSV, raw.entities, raw.relations)
-    triples = np.concatenate(list(raw.splits().values()))
+    triples = np.concatenate(list(raw.splits.values()))
     result = partition(triples, len(raw.entities), len(raw.relations), shares, by=by, seed=seed, times=times)
     splits = {name: rows for name in ("train", "valid", "test") if len(rows := getattr(result, name))}
     with new_folder(out) as scratch:

@@ -31,7 +31,7 @@ def test_from_one_file_to_splits_whose_audit_finds_no_link(graph: Path, tmp_path
     raw = read_raw(tmp_path / "out", test=True)
     report = audit(raw, baseline_splits=())
     lines = before.decode().splitlines()
-    assert sum(len(rows) for rows in raw.splits().values()) == len(lines)
+    assert sum(len(rows) for rows in raw.splits.values()) == len(lines)
     assert report.splits["test"].lines == pytest.approx(len(lines) / 10, abs=3)
     assert [report.splits[name].linked for name in ("valid", "test")] == [0, 0]
     assert [report.splits[name].cold for name in ("valid", "test")] == [0, 0]
