@@ -94,12 +94,12 @@ def _hub_name(name: str) -> str:
 def _model(loaded: Checkpoint) -> list[str]:
     model, settings = loaded.model, loaded.config.model
     versions = Facts(loaded.description).at("versions")
-    made = ", ".join(f"{key} {value}" for key, value in versions.items()) if isinstance(versions, dict) else UNKNOWN
+    written_by = ", ".join(f"{key} {value}" for key, value in versions.items()) if isinstance(versions, dict) else UNKNOWN
     rows = [
         ["branches", ", ".join(model.branches)], ["entity dimension", str(settings.dim)],
         ["relation model", settings.scoring], ["fusion", _fusion(settings)], ["decision", settings.decision],
         ["loss", loaded.config.train.loss], ["missing modalities", settings.missing],
-        ["trained parameters", count(model.num_parameters)], ["written by", made],
+        ["trained parameters", count(model.num_parameters)], ["written by", written_by],
     ]
     if settings.scoring == "contextual":
         rows.insert(2, ["relation dimension", str(settings.relation_dim)])

@@ -36,22 +36,22 @@ CITATION = """```bibtex
 
 @dataclass(frozen=True)
 class Facts:
-    """Parsed JSON of which nothing is certain: what is missing or of another kind is None, and shown as unknown.
+    """Parsed JSON of unknown structure: what is missing or of another type is None, and shown as unknown.
 
     Args:
-        found: anything that JSON can hold.
+        content: anything that JSON can hold.
     """
 
-    found: Any
+    content: Any
 
     @property
     def values(self) -> Mapping[str, Any]:
         """As an object; an empty one where it is something else."""
-        return self.found if isinstance(self.found, dict) else {}
+        return self.content if isinstance(self.content, dict) else {}
 
     def at(self, *path: str) -> Any:
-        """What stands at a path of keys; None where there is nothing."""
-        node = self.found
+        """The value at a path of keys; None if there is none."""
+        node = self.content
         for key in path:
             node = node.get(key) if isinstance(node, dict) else None
         return node

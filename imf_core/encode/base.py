@@ -1,4 +1,4 @@
-"""The interface of an encoder, whatever it reads and however large its model is."""
+"""The interface of a pretrained encoder, and what encoders share."""
 
 from __future__ import annotations
 
@@ -9,27 +9,6 @@ from typing import Protocol, TypeVar
 import numpy as np
 
 ItemT_contra = TypeVar("ItemT_contra", contravariant=True)
-
-
-class Encoder(Protocol[ItemT_contra]):
-    """Turns one item an entity (a text, the path of a picture, ...) into features.
-
-    Encoders are fitted on what they encode, or pretrained, and give the same bits for the same input on one machine.
-    """
-
-    name: str
-
-    def encode(self, items: Sequence[ItemT_contra | None]) -> tuple[np.ndarray, np.ndarray]:
-        """Encode items that are aligned with the entities.
-
-        Args:
-            items: n items; None where the entity has none.
-
-        Returns:
-            Features (n, f) float32, finite, zero rows where there is nothing to encode; and the presence mask (n,) bool.
-            f may be smaller than the width asked for: no more than the present items can span.
-        """
-        ...
 
 
 @dataclass
@@ -70,7 +49,7 @@ class PretrainedEncoder(Protocol[ItemT_contra]):
         ...
 
     def encode_part(self, items: Sequence[ItemT_contra], advance: Callable[[int], None]) -> Part:
-        """Encode n items; `advance` is told how many more are done."""
+        """Encode n items; call `advance` with how many more are done."""
         ...
 
 

@@ -44,8 +44,8 @@ def model_folder(name: str) -> Path:
         cached = Path(snapshot_download(name, allow_patterns=list(_WANTED), local_files_only=True))
     except (LocalEntryNotFoundError, HFValidationError) as error:
         # A snapshot that lacks files of the hub's listing may still have all that is read here.
-        place = getattr(error, "snapshot_path", None)
-        cached = Path(place) if place is not None else None
+        snapshot = getattr(error, "snapshot_path", None)
+        cached = Path(snapshot) if snapshot is not None else None
         if cached is None and is_offline():
             raise absent("and the offline flag (HF_HUB_OFFLINE) forbids to fetch it") from error
     if cached is not None and (is_offline() or any(cached.glob("*.safetensors"))):

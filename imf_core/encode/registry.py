@@ -106,19 +106,19 @@ def _inside(package: str, part: str, name: str) -> Path:
     spec = find_spec(package)
     if spec is None or spec.origin is None:
         raise ConfigError(f"the encoder {name} is not installed", remedy=f"install it: {_DEMO}", key="encoder", value=name)
-    place = Path(spec.origin).parent / part
-    if not place.exists():
+    path = Path(spec.origin).parent / part
+    if not path.exists():
         raise ConfigError(
-            f"the encoder {name} is incomplete: {place} is missing", remedy=f"install it again: {_DEMO}", value=name
+            f"the encoder {name} is incomplete: {path} is missing", remedy=f"install it again: {_DEMO}", value=name
         )
-    return place
+    return path
 
 
 def _weights(folder: Path) -> Path:
-    found = sorted(folder.glob("*.pth"))
-    if not found:
+    files = sorted(folder.glob("*.pth"))
+    if not files:
         raise ConfigError(f"no weights in {folder}", remedy=f"install them again: {_DEMO}", key="encoder", value=LITE0)
-    return found[0]
+    return files[0]
 
 
 def _extra(package: str, name: str) -> None:

@@ -58,7 +58,7 @@ def digest_rows(digests: Sequence[str]) -> np.ndarray:
 def known_items(root: Path, settings: str, digests: Sequence[str]) -> Known:
     """Look for items in the feature files of a folder.
 
-    Items of which a picture could not be read are encoded again: the fault may have been a passing one, and they are few.
+    Items with an unreadable picture are encoded again: the fault may have been a passing one, and they are few.
 
     Args:
         root: folder with feature files.
@@ -84,12 +84,12 @@ def _look_into(path: Path, settings: str, wanted: dict[bytes, list[int]], known:
         digests, flags = handle.get_tensor("digests"), handle.get_tensor("flags")
         width = handle.get_slice("matrix").get_shape()[1]
     rows = np.cumsum(flags & PRESENT != 0) - 1
-    found: list[tuple[int, int]] = []
-    for place in np.flatnonzero(flags & REJECTED == 0).tolist():
-        for item in wanted.pop(digests[place].tobytes(), ()):
-            known.flags[item] = flags[place]
-            if flags[place] & PRESENT:
-                found.append((item, int(rows[place])))
-    if found:
-        items, places = np.array(found, dtype=np.int64).T
-        known.sources.append(Source(path, items, places, width))
+    pairs: list[tuple[int, int]] = []
+    for position in np.flatnonzero(flags & REJECTED == 0).tolist():
+        for item in wanted.pop(digests[position].tobytes(), ()):
+            known.flags[item] = flags[position]
+            if flags[position] & PRESENT:
+                pairs.append((item, int(rows[position])))
+    if pairs:
+        items, file_rows = np.array(pairs, dtype=np.int64).T
+        known.sources.append(Source(path, items, file_rows, width))

@@ -48,7 +48,7 @@ class Extracted:
         items: number of items that were asked for.
         truncated, blank: items that were longer than the model reads; items with nothing to read.
         rejected: (name, picture, reason) of the pictures that cannot be read; the position is the one among the entity's own.
-        encoded: items that were encoded now; 0 where all was there.
+        encoded: items that were encoded now; 0 if all features were in the store.
         reused: items that an earlier extraction of other items had encoded.
     """
 
@@ -79,9 +79,9 @@ class FeatureStore:
         self.progress = progress
 
     def extract(self, encoder: PretrainedEncoder[ItemT], names: Sequence[str], items: Sequence[ItemT]) -> Extracted:
-        """The features of the items: read where they are there, else encoded; an interrupted extraction goes on.
+        """The features of the items: read if they are in the store, else encoded; an interrupted extraction goes on.
 
-        What an earlier extraction of other items has in common with this one is taken from there.
+        Items that an earlier extraction has encoded are not encoded again.
 
         Args:
             encoder: what encodes them.
@@ -118,7 +118,7 @@ class FeatureStore:
 
 
 class _Shards:
-    """The parts of an extraction, each a file that is there whole or not at all."""
+    """The parts of an extraction, each a file that is written atomically."""
 
     def __init__(
         self, folder: Path, encoder: PretrainedEncoder[ItemT], items: Sequence[ItemT], digests: Sequence[str], known: Known
@@ -146,11 +146,11 @@ class _Shards:
                 return
         part = self.encoder.encode_part([self.items[row] for row in rows], advance)
         self.encoded += len(rows)
-        said = {"truncated": part.truncated, "blank": part.blank, "rejected": part.rejected}
+        facts = {"truncated": part.truncated, "blank": part.blank, "rejected": part.rejected}
         vectors = np.ascontiguousarray(part.vectors, dtype=np.float32)
         tensors = {"digests": self.digests[rows], "present": part.present, "vectors": vectors}
         with atomic_file(path) as scratch:
-            save_file(tensors, scratch, metadata={"said": json.dumps(said)})
+            save_file(tensors, scratch, metadata={"said": json.dumps(facts)})
 
     def merged(self, names: Sequence[str], facts: dict[str, str]) -> tuple[Features, dict[str, np.ndarray]]:
         """All present rows in the order of the items; digests and flags of all. The matrix is held once, beside one shard."""
@@ -163,9 +163,9 @@ class _Shards:
             flags[rows[part.present]] |= PRESENT
             flags[rows[part.truncated]] |= TRUNCATED
             flags[rows[part.blank]] |= BLANK
-            found = [(int(rows[item]), picture, reason) for item, picture, reason in part.rejected]
-            flags[[item for item, _, _ in found]] |= REJECTED
-            rejected += found
+            rejected_here = [(int(rows[item]), picture, reason) for item, picture, reason in part.rejected]
+            flags[[item for item, _, _ in rejected_here]] |= REJECTED
+            rejected += rejected_here
         width = max([width, *(source.width for source in self.known.sources)])
         present = flags & PRESENT != 0
         position = np.cumsum(present) - 1
@@ -184,9 +184,10 @@ class _Shards:
 
     def _read(self, shard: int) -> Part:
         with safe_open(self.folder / f"{shard:05d}.safetensors", framework="numpy") as handle:
-            said = json.loads(handle.metadata()["said"])
-            rejected = [(int(item), int(picture), str(reason)) for item, picture, reason in said["rejected"]]
-            return Part(handle.get_tensor("present"), handle.get_tensor("vectors"), said["truncated"], said["blank"], rejected)
+            facts = json.loads(handle.metadata()["said"])
+            rejected = [(int(item), int(picture), str(reason)) for item, picture, reason in facts["rejected"]]
+            present, vectors = handle.get_tensor("present"), handle.get_tensor("vectors")
+            return Part(present, vectors, facts["truncated"], facts["blank"], rejected)
 
     def remove(self) -> None:
         shutil.rmtree(self.folder, ignore_errors=True)

@@ -55,12 +55,12 @@ def atomic_folder(folder: Path, *, replace: bool = True, alone: bool = False) ->
 
     Args:
         folder: the target.
-        replace: what is there gives way: it is moved aside and deleted once the new folder has its name, and moved back if that
-            fails. False: only an empty folder gives way.
+        replace: an existing folder is moved aside, and deleted once the new one has its name or moved back if that fails.
+            False: only an empty folder is replaced.
         alone: no other process writes this folder, so that what a killed one has left beside it is deleted first.
 
     Raises:
-        OSError: something cannot be written, or a folder is there that may not be replaced.
+        OSError: something cannot be written, or there is a folder that may not be replaced.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     if alone:

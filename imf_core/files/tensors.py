@@ -51,10 +51,10 @@ def read_weights(path: Path) -> dict[str, Tensor]:
             return load_file(path)
         except (OSError, SafetensorError) as error:
             raise DataError.at(path, None, f"weights cannot be read: {error}", remedy="check the path") from error
-    found = read_torch(path)
+    state = read_torch(path)
     for key in ("state_dict", "model"):
-        if isinstance(found, dict) and isinstance(found.get(key), dict):
-            found = found[key]
-    if not isinstance(found, dict) or not found or not all(isinstance(value, torch.Tensor) for value in found.values()):
+        if isinstance(state, dict) and isinstance(state.get(key), dict):
+            state = state[key]
+    if not isinstance(state, dict) or not state or not all(isinstance(value, torch.Tensor) for value in state.values()):
         raise DataError.at(path, None, "no tensors by name", remedy="save the model's state_dict()")
-    return found
+    return state

@@ -32,7 +32,7 @@ class EntityFiles:
 
     @cached_property
     def descriptions(self) -> tuple[Description | DataError, ...]:
-        """`descriptions.tsv` line by line; an error stands in place of a line, or of the file, that cannot be used."""
+        """`descriptions.tsv` line by line; a line, or the file, that cannot be used is an error in its place."""
         try:
             return tuple(_parsed(self.folder / DESCRIPTIONS))
         except DataError as error:
@@ -40,7 +40,7 @@ class EntityFiles:
 
     @cached_property
     def features(self) -> dict[str, Features | DataError]:
-        """The feature files by modality; an error stands in place of one that cannot be used."""
+        """The feature files by modality; one that cannot be used is an error in its place."""
         return {name: _features(path) for name, path in feature_files(self.folder).items()}
 
     @cached_property

@@ -1,6 +1,6 @@
 """The form on disk that all trials share: arrays as safetensors, everything else as JSON beside them, and a digest of both.
 
-Features are standardised before, so that no trial needs a copy; every process maps the same file.
+Features are standardised first, so that no trial needs a copy; every process maps the same file.
 """
 
 from __future__ import annotations
@@ -65,10 +65,10 @@ def load_shared(folder: Path) -> tuple[dict[str, Any], dict[str, np.ndarray], tu
         facts: dict[str, Any] = json.loads((folder / _FACTS).read_text(encoding="utf-8"))
         # The flavour for torch maps the file: all processes share its pages. The one for NumPy would copy it.
         arrays = {name: tensor.numpy() for name, tensor in load_file(folder / _ARRAYS).items()}
-        found = sha256_of_file(folder / _ARRAYS)
+        digest = sha256_of_file(folder / _ARRAYS)
     except (OSError, ValueError, SafetensorError) as error:
         raise DataError(f"{folder} is damaged: {error}", remedy=_REMEDY, path=str(folder)) from error
-    _agree(folder, _ARRAYS, found, facts["arrays_sha256"])
+    _agree(folder, _ARRAYS, digest, facts["arrays_sha256"])
     for name, array in arrays.items():
         if name not in ("train", "valid"):
             array.flags.writeable = False  # features are shared by all trials and written by none
@@ -79,13 +79,13 @@ def load_shared(folder: Path) -> tuple[dict[str, Any], dict[str, np.ndarray], tu
     return facts, arrays, modalities
 
 
-def check_fingerprint(folder: Path, found: str, facts: Mapping[str, Any]) -> None:
+def check_fingerprint(folder: Path, fingerprint: str, facts: Mapping[str, Any]) -> None:
     """Refuse arrays beside another vocabulary.
 
     Raises:
         DataError: the fingerprint is another one.
     """
-    _agree(folder, "fingerprint", found, facts["fingerprint"])
+    _agree(folder, "fingerprint", fingerprint, facts["fingerprint"])
 
 
 def named(modalities: Sequence[Modality], names: Sequence[str] | None) -> tuple[Modality, ...]:
@@ -106,8 +106,8 @@ def named(modalities: Sequence[Modality], names: Sequence[str] | None) -> tuple[
     return tuple(found[name] for name in names)
 
 
-def _agree(folder: Path, what: str, found: str, written: str) -> None:
-    if found != written:
+def _agree(folder: Path, what: str, actual: str, expected: str) -> None:
+    if actual != expected:
         raise DataError(
-            f"{folder} is damaged: {what} {found[:12]} is not {written[:12]}", remedy=_REMEDY, path=str(folder)
+            f"{folder} is damaged: {what} {actual[:12]} is not {expected[:12]}", remedy=_REMEDY, path=str(folder)
         )

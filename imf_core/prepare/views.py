@@ -39,7 +39,7 @@ class View:
     """A modality that was built, and what there is to know about it.
 
     Args:
-        modality: None where there is nothing to build it from, or nothing of it can be used.
+        modality: None if there is nothing to build it from, or nothing usable.
         notes: what the user should know.
         hints: the part of the notes that the counts below do not tell.
         items: texts, or picture files of entities.
@@ -47,8 +47,8 @@ class View:
         unknown: names of texts or pictures that are no entity.
         several: entities with more than one picture.
         rejected: picture files that cannot be read, and why.
-        extracted: where a pretrained encoder was used: the entry of the feature store.
-        failure: why nothing of what is there can be used.
+        extracted: with a pretrained encoder, the entry of the feature store.
+        failure: why nothing is usable although there are items.
     """
 
     modality: Modality | None
@@ -66,7 +66,7 @@ class View:
         """The view itself.
 
         Raises:
-            DataError: nothing of what is there can be used.
+            DataError: there are items, but nothing is usable.
         """
         if self.failure is not None:
             raise self.failure
@@ -98,24 +98,24 @@ def text_view(config: DataConfig, folder: Path, graph: Named, files: EntityFiles
     texts, unknown = _texts(source, files or EntityFiles(folder, GraphFiles.of(config, folder)), graph)
     entities = graph.entities.names
     encoder = text_encoder(config.text_encoder, pooling=config.text_pooling, width=config.text_width)
-    found = [row for row, text in enumerate(texts) if text is not None]
-    blank = sum(not (texts[row] or "").strip() for row in found)
-    if len(found) == blank:
-        place = folder / DESCRIPTIONS if source == "descriptions" else folder
+    described = [row for row, text in enumerate(texts) if text is not None]
+    blank = sum(not (texts[row] or "").strip() for row in described)
+    if len(described) == blank:
+        path = folder / DESCRIPTIONS if source == "descriptions" else folder
         failure = DataError(
-            f"{place} describes none of the {graph.num_entities:,} entities ({unknown:,} lines of unknown names)",
-            remedy="write entity<TAB>text with the graph's names, or set data.text=names or data.text=none", path=str(place),
+            f"{path} describes none of the {graph.num_entities:,} entities ({unknown:,} lines of unknown names)",
+            remedy="write entity<TAB>text with the graph's names, or set data.text=names or data.text=none", path=str(path),
         )
-        return View(None, items=len(found), blank=blank, unknown=unknown, failure=failure)
+        return View(None, items=len(described), blank=blank, unknown=unknown, failure=failure)
     if isinstance(encoder, NgramTextEncoder):
         matrix, mask = encoder.encode(texts)
-        made = Modality("text", matrix, mask, unknown, encoder.name)
-        return View(made, items=len(found), blank=blank, unknown=unknown)
-    extracted = FeatureStore().extract(encoder, [entities[row] for row in found], [texts[row] or "" for row in found])
-    told = f"truncated {extracted.truncated:,} of {extracted.items:,}, blank {extracted.blank:,} of {extracted.items:,}"
-    notes = (f"text: {told}",) if extracted.truncated or extracted.blank else ()
-    made = _modality("text", extracted, entities, unknown)
-    return View(made, notes, (), len(found), extracted.blank, unknown, extracted=extracted)
+        modality = Modality("text", matrix, mask, unknown, encoder.name)
+        return View(modality, items=len(described), blank=blank, unknown=unknown)
+    extracted = FeatureStore().extract(encoder, [entities[row] for row in described], [texts[row] or "" for row in described])
+    counts = f"truncated {extracted.truncated:,} of {extracted.items:,}, blank {extracted.blank:,} of {extracted.items:,}"
+    notes = (f"text: {counts}",) if extracted.truncated or extracted.blank else ()
+    modality = _modality("text", extracted, entities, unknown)
+    return View(modality, notes, (), len(described), extracted.blank, unknown, extracted=extracted)
 
 
 def _texts(source: str, files: EntityFiles, graph: Named) -> tuple[list[str | None], int]:
@@ -144,7 +144,7 @@ def _texts(source: str, files: EntityFiles, graph: Named) -> tuple[list[str | No
 
 
 def image_view(config: DataConfig, folder: Path, graph: Named) -> View:
-    """The modality `image`, where there are pictures; of several pictures of an entity the mean.
+    """The modality `image`, if there are pictures; several pictures of an entity are averaged.
 
     Raises:
         DataError: the folder cannot be listed, or no such encoder.
@@ -172,9 +172,10 @@ def image_view(config: DataConfig, folder: Path, graph: Named) -> View:
         if mask.any():
             modality = Modality("image", matrix, mask, files.unknown, encoder.name)
     else:
-        found = [row for row, paths in enumerate(files.paths) if paths]
-        extracted = FeatureStore().extract(encoder, [entities[row] for row in found], [files.paths[row] for row in found])
-        rejected = [(files.paths[graph.entities.index[name]][place], reason) for name, place, reason in extracted.rejected]
+        pictured = [row for row, paths in enumerate(files.paths) if paths]
+        extracted = FeatureStore().extract(encoder, [entities[row] for row in pictured], [files.paths[row] for row in pictured])
+        index = graph.entities.index
+        rejected = [(files.paths[index[name]][position], reason) for name, position, reason in extracted.rejected]
         if extracted.features.names:
             modality = _modality("image", extracted, entities, files.unknown)
     failure = None

@@ -23,7 +23,7 @@ from imf_core.prepare.coverage import coverage
 from imf_core.prepare.entity_files import EntityFiles
 from imf_core.prepare.link_data import resolve
 
-_SHOWN = 8  # columns that fit 80 characters; the others are told in the lines below the table
+_SHOWN = 8  # columns that fit 80 characters; the lines below the table have the others
 
 
 def audit_command(
@@ -46,7 +46,7 @@ def audit_command(
     """Count, compare the splits, find relations that say the same, and rank a baseline without training.
 
     A problem is what a search should not start with: splits that share triples, no training triple, a split file without
-    triples, a modality that cannot be used. Without --strict they are told and the status is 0; with it the status is 1.
+    triples, a modality that cannot be used. They are printed in any case; with --strict they make the status 1.
     --repair takes repeats and overlaps out, test excepted, and fills up validation from train; it changes nothing in DIR.
 
     Example: imf audit mygraph --strict --repair mygraph-repaired
@@ -90,8 +90,8 @@ def show_audit(console: Console, report: AuditReport) -> None:
 
 def _table(columns: list[str], rows: list[list[str]]) -> Table:
     table = Table()
-    for place, column in enumerate(columns):
-        table.add_column(column, justify="right" if place else "left")
+    for number, column in enumerate(columns):
+        table.add_column(column, justify="right" if number else "left")
     for row in rows:
         table.add_row(*row)
     return table

@@ -31,8 +31,8 @@ def convert_features(
     Example: imf convert-features img.pth mygraph/modalities/image.safetensors --names entities.txt
     """
     check_safetensors(out)
-    matrix, own = _read(source, key)
-    listed = [line for _, line in read_lines(names)] if names is not None else own
+    matrix, names_in_file = _read(source, key)
+    listed = [line for _, line in read_lines(names)] if names is not None else names_in_file
     if listed is None:
         raise DataError.at(source, None, "no names in this file", remedy="list them, one for each row: --names NAMES.txt")
     if matrix.ndim != 2 or matrix.dtype.kind not in "fiu":
@@ -51,8 +51,8 @@ def _read(path: Path, key: str | None) -> tuple[np.ndarray, list[str] | None]:
     """The matrix, and the names where the file brings them."""
     if path.suffix in (".npy", ".npz"):
         try:
-            found = np.load(path, allow_pickle=False)
-            entries = {name: found[name] for name in found.files} if isinstance(found, np.lib.npyio.NpzFile) else found
+            content = np.load(path, allow_pickle=False)
+            entries = {name: content[name] for name in content.files} if isinstance(content, np.lib.npyio.NpzFile) else content
         except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
             raise DataError.at(
                 path, None, f"no plain NumPy file: {error}", remedy="save a float matrix without objects (they are pickles)"
@@ -95,11 +95,11 @@ def _vectors(arrays: Mapping[str, np.ndarray]) -> bool:
 
 def _names(entries: Mapping[Any, Any]) -> list[str] | None:
     for name in ("names", "entities", "ids"):
-        found = entries.get(name)
-        if isinstance(found, np.ndarray) and found.ndim == 1 and found.dtype.kind == "U":
-            return [str(value) for value in found]
-        if isinstance(found, (list, tuple)) and all(isinstance(value, str) for value in found):
-            return list(found)
+        names = entries.get(name)
+        if isinstance(names, np.ndarray) and names.ndim == 1 and names.dtype.kind == "U":
+            return [str(value) for value in names]
+        if isinstance(names, (list, tuple)) and all(isinstance(value, str) for value in names):
+            return list(names)
     return None
 
 

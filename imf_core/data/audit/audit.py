@@ -25,9 +25,9 @@ def audit(
 ) -> AuditReport:
     """Look at every line of a graph.
 
-    Problems (what `--strict` refuses) are: no training triple, a validation or test file without triples, a triple that stands
-    in two splits, and a modality that cannot be read or that no entity has. Repeats within a split, unseen entities, inverse
-    relations and missing splits are none: the readers deal with them, or they are part of the data's nature.
+    Problems (what `--strict` refuses) are: no training triple, a validation or test file without triples, a triple in two
+    splits, and a modality that cannot be read or that no entity has. Repeats within a split, unseen entities, inverse relations
+    and missing splits are no problems: the readers deal with them, or they are part of the data's nature.
 
     Args:
         raw: all lines of all splits, test included.
@@ -36,14 +36,14 @@ def audit(
             test score before its end. Validation ranks are filtered by train and valid, test ranks by all.
     """
     splits, size = raw.splits, (len(raw.entities), len(raw.relations))
-    lone = {name: distinct(rows, *size) for name, rows in splits.items()}
-    counts = _counts(splits, lone, *size)
+    unique = {name: distinct(rows, *size) for name, rows in splits.items()}
+    counts = _counts(splits, unique, *size)
     similar: list[RelationPair] = []
     metrics: dict[str, BaselineMetrics] = {}
     if len(raw.train):
-        similar = similar_relations(lone, *size)
-        metrics = _baselines(lone, baseline_splits, *size)
-    uses = np.bincount(lone["train"][:, 1], minlength=size[1])
+        similar = similar_relations(unique, *size)
+        metrics = _baselines(unique, baseline_splits, *size)
+    uses = np.bincount(unique["train"][:, 1], minlength=size[1])
     return AuditReport(
         source=raw.source,
         entities=size[0],
@@ -52,7 +52,7 @@ def audit(
         relation_names=raw.relations.names,
         similar=tuple(similar),
         single_triple_relations=tuple(raw.relations.names[relation] for relation in np.flatnonzero(uses == 1)),
-        categories=_categories(raw, lone["train"]),
+        categories=_categories(raw, unique["train"]),
         coverage=tuple(coverage),
         baseline=metrics,
         notes=raw.notes,
@@ -62,28 +62,28 @@ def audit(
 
 
 def _counts(
-    splits: dict[str, np.ndarray], lone: dict[str, np.ndarray], num_entities: int, num_relations: int
+    splits: dict[str, np.ndarray], unique: dict[str, np.ndarray], num_entities: int, num_relations: int
 ) -> dict[str, SplitCounts]:
-    known = {name: np.sort(codes(rows, num_entities, num_relations)) for name, rows in lone.items()}
-    seen_entities, seen_relations = seen_in(lone["train"], num_entities, num_relations)
-    pairs = [np.unique(pair_codes(rows, num_entities)) for rows in (lone["train"], flipped(lone["train"]))]
-    found = {}
+    known = {name: np.sort(codes(rows, num_entities, num_relations)) for name, rows in unique.items()}
+    seen_entities, seen_relations = seen_in(unique["train"], num_entities, num_relations)
+    pairs = [np.unique(pair_codes(rows, num_entities)) for rows in (unique["train"], flipped(unique["train"]))]
+    counts = {}
     for name in SPLITS:
         if name not in splits:
-            found[name] = SplitCounts()
+            counts[name] = SplitCounts()
             continue
         rows = splits[name]
-        own = codes(rows, num_entities, num_relations)
-        inside = {other: is_in(own, known.get(other, own[:0])) for other in SPLITS if other != name}
+        triple_codes = codes(rows, num_entities, num_relations)
+        inside = {other: is_in(triple_codes, known.get(other, triple_codes[:0])) for other in SPLITS if other != name}
         elsewhere = np.any(list(inside.values()), axis=0)
-        inside[name] = np.ones(len(own), dtype=bool)
-        others = rows[~inside["train"]]  # of train none: looking all of its pairs up would be slow
-        links = [is_in(pair_codes(others, num_entities), linked) for linked in pairs]
+        inside[name] = np.ones(len(triple_codes), dtype=bool)
+        not_in_train = rows[~inside["train"]]  # train itself is left out: looking up all of its pairs would be slow
+        links = [is_in(pair_codes(not_in_train, num_entities), linked) for linked in pairs]
         unseen = find_unseen(name, rows, seen_entities, seen_relations)
-        found[name] = SplitCounts(
+        counts[name] = SplitCounts(
             present=True,
             lines=len(rows),
-            distinct=len(lone[name]),
+            distinct=len(unique[name]),
             in_train=int(inside["train"].sum()),
             in_valid=int(inside["valid"].sum()),
             in_test=int(inside["test"].sum()),
@@ -98,95 +98,96 @@ def _counts(
             unseen_relations=unseen.num_relations,
             unseen_relation_lines=int(unseen.in_relation.sum()),
         )
-    return found
+    return counts
 
 
 def _baselines(
-    lone: dict[str, np.ndarray], wanted: Sequence[str], num_entities: int, num_relations: int
+    unique: dict[str, np.ndarray], wanted: Sequence[str], num_entities: int, num_relations: int
 ) -> dict[str, BaselineMetrics]:
-    ranked = [name for name in SPLITS[1:] if name in wanted and len(lone.get(name, ()))]
+    ranked = [name for name in SPLITS[1:] if name in wanted and len(unique.get(name, ()))]
     if not ranked:
         return {}
-    rules = OneStepRules(lone["train"], num_entities, num_relations)
-    found = {}
+    rules = OneStepRules(unique["train"], num_entities, num_relations)
+    metrics = {}
     for name in ranked:
         filters = SPLITS if name == "test" else SPLITS[:2]
-        parts = [_asked(lone[other], lone[name], num_relations) for other in filters if other in lone]
-        found[name] = rules.evaluate(lone[name], KnownAnswers.build(parts, num_relations))
-    return found
+        parts = [_asked(unique[other], unique[name], num_relations) for other in filters if other in unique]
+        metrics[name] = rules.evaluate(unique[name], KnownAnswers.build(parts, num_relations))
+    return metrics
 
 
 def _asked(triples: np.ndarray, ranked: np.ndarray, num_relations: int) -> np.ndarray:
     """The triples that answer a query of the ranked ones: an index of all would be large and mostly never read."""
     tails, heads = (np.unique(ranked[:, column] * num_relations + ranked[:, 1]) for column in (0, 2))
-    mine = is_in(triples[:, 0] * num_relations + triples[:, 1], tails)
-    return triples[mine | is_in(triples[:, 2] * num_relations + triples[:, 1], heads)]
+    asks_tail = is_in(triples[:, 0] * num_relations + triples[:, 1], tails)
+    return triples[asks_tail | is_in(triples[:, 2] * num_relations + triples[:, 1], heads)]
 
 
 def _categories(raw: RawGraph, train: np.ndarray) -> dict[str, dict[str, int]]:
     """Category -> relations that train holds, and lines of each split."""
     if not len(train):
         return {}
-    category = KnowledgeGraph(raw.entities, raw.relations, train, train[:0]).categories
+    categories = KnowledgeGraph(raw.entities, raw.relations, train, train[:0]).categories
     used = np.zeros(len(raw.relations), dtype=bool)
     used[train[:, 1]] = True  # a relation that only valid or test holds has no category
-    found = {name: {"relations": int((used & (category == place)).sum())} for place, name in enumerate(CATEGORY_NAMES)}
+    counts = {name: {"relations": int((used & (categories == code)).sum())} for code, name in enumerate(CATEGORY_NAMES)}
     for split in SPLITS:
         rows = getattr(raw, split)
         kinds = rows[:, 1] if rows is not None else train[:0, 1]
-        per_category = np.bincount(category[kinds[used[kinds]]], minlength=len(CATEGORY_NAMES))
-        for place, name in enumerate(CATEGORY_NAMES):
-            found[name][split] = int(per_category[place])
-    return found
+        per_category = np.bincount(categories[kinds[used[kinds]]], minlength=len(CATEGORY_NAMES))
+        for code, name in enumerate(CATEGORY_NAMES):
+            counts[name][split] = int(per_category[code])
+    return counts
 
 
 def _problems(counts: dict[str, SplitCounts], coverage: Sequence[Coverage]) -> list[str]:
-    found = []
+    problems = []
     valid, test = counts["valid"], counts["test"]
     if not counts["train"].lines:
-        found.append("there is no training triple: put head<TAB>relation<TAB>tail lines into train.tsv")
+        problems.append("there is no training triple: put head<TAB>relation<TAB>tail lines into train.tsv")
     for name in SPLITS[1:]:
         if counts[name].present and not counts[name].lines:
-            found.append(f"the {WORDS[name]} file holds no triple")
+            problems.append(f"the {WORDS[name]} file holds no triple")
     if valid.in_train or valid.in_test:
-        found.append(
+        problems.append(
             f"{valid.in_train:,} of {valid.lines:,} validation lines stand in train and {valid.in_test:,} in test; "
             f"{valid.clean:,} stand in neither: the validation score does not say what it should ({_REPAIR})"
         )
     if test.in_train:
         overlaps = f"{test.in_train:,} overlap{'' if test.in_train == 1 else 's'}"
-        found.append(
+        problems.append(
             f"{overlaps} of test with train: {test.in_train:,} of {test.lines:,} test lines stand in train, which makes the "
             "test score too good (test is never changed: take them out of train by hand if the split is yours)"
         )
     for entry in coverage:
         if entry.problem:
-            found.append(f"{entry.name}: {entry.problem}")
+            problems.append(f"{entry.name}: {entry.problem}")
         elif not entry.present and entry.entities:
-            found.append(f"{entry.name}: none of the {entry.entities:,} entities has it; do the names agree with the graph's?")
-    return found
+            agree = "do the names agree with the graph's?"
+            problems.append(f"{entry.name}: none of the {entry.entities:,} entities has it; {agree}")
+    return problems
 
 
 def _warnings(counts: dict[str, SplitCounts], similar: Sequence[RelationPair], num_entities: int) -> list[str]:
-    found = []
+    warnings = []
     if certain := certain_hits(num_entities):
-        found.append(certain)
+        warnings.append(certain)
     if not counts["valid"].present:
-        found.append(
+        warnings.append(
             "no validation split: a search sets triples of train aside by a fixed seed; imf audit DIR --repair OUT writes a "
             "copy that has one"
         )
     if not counts["test"].present:
-        found.append("no test split: a search can choose, but has no test score to report")
+        warnings.append("no test split: a search can choose, but has no test score to report")
     for name in SPLITS[1:]:
         part = counts[name]
         if part.cold:
             cold = f"{part.cold:,} cold {WORDS[name]} triple{'' if part.cold == 1 else 's'}"
-            found.append(f"{cold} of {part.lines:,}: with an entity that is in no training triple")
+            warnings.append(f"{cold} of {part.lines:,}: with an entity that is in no training triple")
     given = sum(pair.test for pair in similar)
     if given:
-        found.append(
+        warnings.append(
             f"relations that say the same (inverse, near-duplicate, symmetric) give {given:,} of {counts['test'].lines:,} test "
             "triples away: one rule answers them as well as a model does"
         )
-    return found
+    return warnings

@@ -1,6 +1,6 @@
 """A baseline without training: one-step rules, then how often a candidate is an answer of the relation.
 
-A model that does not beat it has learned nothing that a table of counts would not have told. The rules are those of length
+A model that does not beat it has learned nothing that a table of counts does not know. The rules are those of length
 one of AnyBURL (Meilicke et al., IJCAI 2019), with their plain confidence.
 
 Letters used in shapes: `N` entities, `R` relations, `T` triples, `B` queries of a chunk, `K` links of a chunk.
@@ -28,7 +28,7 @@ class BaselineMetrics:
     Args:
         count: ranks, two a triple.
         mrr, mean_rank, hits_at_1, hits_at_3, hits_at_10: shares are 0..1.
-        sampled_from: triples of the split where only an even sample of them was ranked, else None.
+        sampled_from: triples of the split if only an even sample of them was ranked, else None.
     """
 
     count: int
@@ -68,8 +68,8 @@ class OneStepRules:
 
     A candidate e of (h, r, ?) is ordered by the largest confidence of a link between h and e in train, where
     `conf(a -> r)` is the share of the pairs linked by `a` that `r` links too; links in the same direction and reversed ones
-    count apart, and r itself in the same direction is left out. Equal confidence, and no rule at all (which stands behind any
-    rule), is ordered by how often e is an answer of r in train. What is then still equal is a tie: the mean rank.
+    count apart, and r itself in the same direction is left out. Equal confidence, and no rule at all (which ranks below any
+    rule), is ordered by how often e is an answer of r in train. What is still equal then is a tie and gets the mean rank.
 
     Args:
         train: (T, 3) training triples without repeats.
@@ -154,14 +154,14 @@ class OneStepRules:
         score = level * self.base + count
         listed = np.sort(row * self.scale + count)
         rivals = np.sort((row * self.scale + score)[~hidden])
-        place = np.searchsorted(keys, rows * size + targets)
-        own = score[place]
+        target_position = np.searchsorted(keys, rows * size + targets)
+        target_score = score[target_position]
 
-        above, ties = _compare(rivals, rows, own, self.scale)
-        ties -= ~hidden[place]  # a target that is no known answer stands among the rivals itself
-        counts_above, counts_equal = _compare(self.counts, relations[rows], own, self.scale)
-        counts_equal += np.where(own == 0, size - self.spread[relations[rows]], 0)
-        listed_above, listed_equal = _compare(listed, rows, own, self.scale)
+        above, ties = _compare(rivals, rows, target_score, self.scale)
+        ties -= ~hidden[target_position]  # a target that is no known answer is one of the rivals itself
+        counts_above, counts_equal = _compare(self.counts, relations[rows], target_score, self.scale)
+        counts_equal += np.where(target_score == 0, size - self.spread[relations[rows]], 0)
+        listed_above, listed_equal = _compare(listed, rows, target_score, self.scale)
         return 1 + above + counts_above - listed_above + (ties + counts_equal - listed_equal) / 2
 
     def _count(self, entities: np.ndarray, relations: np.ndarray) -> np.ndarray:
@@ -180,8 +180,8 @@ class OneStepRules:
     def _chunks(self, entities: np.ndarray, relations: np.ndarray, known: KnownAnswers) -> list[tuple[int, int]]:
         """Ranges of queries whose links and known answers fit a chunk; a query alone may be larger."""
         wanted = entities * (2 * self.num_relations) + relations
-        place = np.minimum(np.searchsorted(known.keys, wanted), max(len(known.keys) - 1, 0))
-        answers = np.diff(known.offsets)[place] if len(known.keys) else 0
+        position = np.minimum(np.searchsorted(known.keys, wanted), max(len(known.keys) - 1, 0))
+        answers = np.diff(known.offsets)[position] if len(known.keys) else 0
         load = np.cumsum(self.first[entities + 1] - self.first[entities] + answers)
         chunks, low = [], 0
         while low < len(entities):
@@ -193,10 +193,10 @@ class OneStepRules:
         return chunks
 
 
-def _compare(sorted_keys: np.ndarray, rows: np.ndarray, own: np.ndarray, scale: int) -> tuple[np.ndarray, np.ndarray]:
+def _compare(sorted_keys: np.ndarray, rows: np.ndarray, scores: np.ndarray, scale: int) -> tuple[np.ndarray, np.ndarray]:
     """How many entries of a row are above and equal to `own`, in ascending keys `row * scale + score`."""
-    left = np.searchsorted(sorted_keys, rows * scale + own, side="left")
-    right = np.searchsorted(sorted_keys, rows * scale + own, side="right")
+    left = np.searchsorted(sorted_keys, rows * scale + scores, side="left")
+    right = np.searchsorted(sorted_keys, rows * scale + scores, side="right")
     end = np.searchsorted(sorted_keys, (rows + 1) * scale, side="left")
     return end - right, right - left
 
@@ -205,8 +205,8 @@ def _look_up(keys: np.ndarray, values: np.ndarray, wanted: np.ndarray) -> np.nda
     """The value of each wanted key, 0 where it is none of the ascending keys."""
     if not len(keys):
         return np.zeros(len(wanted), dtype=np.int64)
-    place = np.minimum(np.searchsorted(keys, wanted), len(keys) - 1)
-    return np.where(keys[place] == wanted, values[place], 0)
+    position = np.minimum(np.searchsorted(keys, wanted), len(keys) - 1)
+    return np.where(keys[position] == wanted, values[position], 0)
 
 
 def _rules(train: np.ndarray, num_entities: int, num_relations: int) -> tuple[np.ndarray, np.ndarray]:
@@ -223,5 +223,5 @@ def _rules(train: np.ndarray, num_entities: int, num_relations: int) -> tuple[np
         confidences += [share, share]
     order = np.argsort(np.concatenate(keys))
     # The quotient of equal fractions is the same float, as division is rounded correctly.
-    _, place = np.unique(np.concatenate(confidences)[order], return_inverse=True)
-    return np.concatenate(keys)[order], place.astype(np.int64) + 1
+    _, level = np.unique(np.concatenate(confidences)[order], return_inverse=True)
+    return np.concatenate(keys)[order], level.astype(np.int64) + 1

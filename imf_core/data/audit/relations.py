@@ -50,13 +50,13 @@ def shared_pairs(first: np.ndarray, second: np.ndarray, num_entities: int, num_r
         sides.append((code[order], part[order, 1]))
     common = sides[0][0][is_in(sides[0][0], sides[1][0])]
     common = common[np.diff(common, prepend=-1) > 0]
-    made = []
+    incidence = []
     for code, relation in sides:
         inside = is_in(code, common)
-        place = np.searchsorted(common, code[inside])
-        ones = np.ones(len(place), dtype=np.int64)
-        made.append(csr_array((ones, (relation[inside], place)), shape=(num_relations, max(len(common), 1))))
-    return csr_array(made[0] @ made[1].T)
+        column = np.searchsorted(common, code[inside])
+        ones = np.ones(len(column), dtype=np.int64)
+        incidence.append(csr_array((ones, (relation[inside], column)), shape=(num_relations, max(len(common), 1))))
+    return csr_array(incidence[0] @ incidence[1].T)
 
 
 @dataclass(frozen=True)
@@ -91,15 +91,15 @@ def similar_relations(splits: dict[str, np.ndarray], num_entities: int, num_rela
     Args:
         splits: train, valid, test (T, 3), each without repeats; train must be there.
     """
-    found: list[RelationPair] = []
+    pairs: list[RelationPair] = []
     for reverse in (False, True):
         turned = flipped if reverse else np.asarray
         if reverse:  # a self-loop is its own reverse and says nothing of the direction
             splits = {name: rows[rows[:, 0] != rows[:, 2]] for name, rows in splits.items()}
         train = splits["train"]
-        everything = distinct(np.concatenate(list(splits.values())), num_entities, num_relations)
-        sizes = np.bincount(everything[:, 1], minlength=num_relations)
-        shared = shared_pairs(everything, turned(everything), num_entities, num_relations)
+        all_triples = distinct(np.concatenate(list(splits.values())), num_entities, num_relations)
+        sizes = np.bincount(all_triples[:, 1], minlength=num_relations)
+        shared = shared_pairs(all_triples, turned(all_triples), num_entities, num_relations)
         linked = {
             name: shared_pairs(rows, turned(train), num_entities, num_relations)
             for name, rows in splits.items() if name != "train"
@@ -117,8 +117,8 @@ def similar_relations(splits: dict[str, np.ndarray], num_entities: int, num_rela
             count = int(shared[a, b])
             kind = (SYMMETRIC if a == b else INVERSE) if reverse else DUPLICATE
             held_out = {name: pair[0] if a == b else sum(pair) for name, pair in given.items()}
-            found.append(RelationPair(kind, a, b, count, count / int(sizes[a]), count / int(sizes[b]), **held_out))
-    return sorted(found, key=lambda pair: (-pair.test, -pair.shared, pair.a, pair.b))
+            pairs.append(RelationPair(kind, a, b, count, count / int(sizes[a]), count / int(sizes[b]), **held_out))
+    return sorted(pairs, key=lambda pair: (-pair.test, -pair.shared, pair.a, pair.b))
 
 
 def _reaching(counts: csr_array, sizes: np.ndarray, *, one_sided: bool = False) -> set[tuple[int, int]]:

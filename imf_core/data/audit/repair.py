@@ -1,15 +1,14 @@
-"""A repaired copy of a graph: repeats out, overlaps out, a validation split where too little of one is left.
+"""A repaired copy of a graph: without repeats and overlaps, with a validation split of a useful size.
 
-What is done, in this order:
+In this order:
 
 1. Repeated lines are merged in each split.
-2. Validation triples that stand in train or test are left out.
-3. Training triples that stand in test are left out: test itself loses no triple, ever.
-4. Where there was no validation, or fewer than half of the wanted triples are left after step 2, triples are moved from train
-   to validation until there are as many as wanted, such that no entity or relation loses its last training triple. Wanted
-   are as many as test has, without test a tenth of train, at most 10,000; or as many as asked for, as what is moved there is
-   not trained on; never more than a fifth of train. A small validation split that has lost nothing is its owner's choice and
-   stays as it is.
+2. Validation triples that are in train or test are left out.
+3. Training triples that are in test are left out: test itself never loses a triple.
+4. Without a validation split, or with fewer than half of the wanted triples left after step 2, triples are moved from train to
+   validation until there are enough, such that no entity or relation loses its last training triple. The default size is that
+   of test (a tenth of train if there is no test), at most 10,000; and never more than a fifth of train, as moved triples are
+   not trained on. A small validation split that has lost nothing is its owner's choice and is kept.
 """
 
 from __future__ import annotations
@@ -36,7 +35,7 @@ class Repaired:
 
     Args:
         train, valid: (T, 3) triples without repeats; kept validation triples stand before carved ones.
-        test: the distinct test triples; None where there is no test split.
+        test: the distinct test triples; None without a test split.
         facts: counts by split, and the seed: the content of `repair.json`.
     """
 
@@ -48,38 +47,38 @@ class Repaired:
     def lines(self) -> list[str]:
         """What was done, one fact a line."""
         train, valid = self.facts["train"], self.facts["valid"]
-        found = [
+        lines = [
             f"{name}: {part['repeats']:,} repeated lines left out"
             for name in ("train", "valid", "test") if (part := self.facts[name]) is not None and part["repeats"]
         ]
         if valid["in_train"] or valid["in_test"]:
-            found.append(
+            lines.append(
                 f"valid: {valid['in_train']:,} triples that stand in train and {valid['in_test']:,} that stand in test left "
                 f"out; {valid['kept']:,} kept"
             )
         if train["in_test"]:
-            found.append(f"train: {train['in_test']:,} triples that stand in test left out")
+            lines.append(f"train: {train['in_test']:,} triples that stand in test left out")
         if valid["carved"]:
-            found.append(f"valid: {valid['carved']:,} triples moved there from train (seed {self.facts['seed']})")
+            lines.append(f"valid: {valid['carved']:,} triples moved there from train (seed {self.facts['seed']})")
         missing = valid["wanted"] - valid["written"]
         if valid["too_little"] and missing > 0:
-            found.append(f"valid: {missing:,} fewer than wanted, as no entity or relation may lose its last training triple")
-        if not found:
-            found.append("nothing had to be repaired")
+            lines.append(f"valid: {missing:,} fewer than wanted, as no entity or relation may lose its last training triple")
+        if not lines:
+            lines.append("nothing had to be repaired")
         counts = ", ".join(f"{self.facts[name]['written']:,} {name}" for name in ("train", "valid", "test") if self.facts[name])
-        return [*found, f"written: {counts}"]
+        return [*lines, f"written: {counts}"]
 
 
 def repair(raw: RawGraph, seed: int = SEED, valid_size: int | None = None) -> Repaired:
     """Repair the splits; see the head of this file.
 
     Args:
-        raw: the graph as it was read.
+        raw: the lines of the graph.
         seed: of the choice of triples that are moved to validation.
-        valid_size: validation triples wanted, >= 1, where they have to be filled up; None: as many as test has, and so on.
+        valid_size: validation triples to fill up to, >= 1; None: the default size, see above.
 
     Raises:
-        DataError: no training triple is there, or is left.
+        DataError: the graph has no training triple, or none is left.
     """
     size = (len(raw.entities), len(raw.relations))
     empty = np.empty((0, 3), dtype=np.int64)
@@ -117,7 +116,7 @@ def repair(raw: RawGraph, seed: int = SEED, valid_size: int | None = None) -> Re
 def write_repaired(raw: RawGraph, repaired: Repaired, out: Path, beside: Path | None = None) -> list[str]:
     """Write a graph folder: tab-separated names, lists of names in id order, `repair.json`, and copies of what lay beside.
 
-    The folder appears complete or not at all. Links are followed, so that the copy stands by itself.
+    The folder appears complete or not at all. Links are followed: the copy needs nothing of the original.
 
     Args:
         raw: whose names are written.

@@ -19,19 +19,19 @@ _LOOKS = {INVERSE: "{a} looks like inverse of {b}", DUPLICATE: "{a} looks like {
 
 @dataclass(frozen=True)
 class SplitCounts:
-    """Counts of one split; of lines, where nothing else is said.
+    """Counts of one split; counts are of lines unless said otherwise.
 
     Args:
         present: the split has a file.
         lines: lines of the file.
         distinct: different triples among them.
-        in_train, in_valid, in_test: lines whose triple stands in that split too (in its own: all).
-        clean: lines whose triple stands in no other split.
+        in_train, in_valid, in_test: lines whose triple is in that split too (for the split itself: all lines).
+        clean: lines whose triple is in no other split.
         cold: lines with an entity that no training triple holds.
         self_loops: lines whose head is their tail.
         linked: lines that are no training triple themselves, but whose pair is linked in train, in either direction.
         linked_same, linked_reversed: the same, by a triple in the same direction, in the opposite one.
-        unseen: `2 unseen entities in 2 test triples; 1 unseen relation in 1`; empty where there are none.
+        unseen: `2 unseen entities in 2 test triples; 1 unseen relation in 1`; empty if there are none.
         unseen_entities, unseen_relations: different ones that no training triple holds.
         unseen_relation_lines: lines with such a relation.
     """
@@ -154,8 +154,8 @@ class AuditReport:
         rows = []
         for name in SPLITS:
             part = self.splits[name]
-            own = (part.lines, part.distinct, part.in_train, part.in_valid, part.in_test, part.clean, part.cold, part.linked)
-            cells = [f"{count:,}" for count in (*own, part.self_loops)] if part.present else ["-"] * (len(columns) - 1)
+            counts = (part.lines, part.distinct, part.in_train, part.in_valid, part.in_test, part.clean, part.cold, part.linked)
+            cells = [f"{count:,}" for count in (*counts, part.self_loops)] if part.present else ["-"] * (len(columns) - 1)
             if part.present:
                 cells[2 + SPLITS.index(name)] = "-"  # a split against itself says nothing
             rows.append([name, *cells])
@@ -178,40 +178,40 @@ class AuditReport:
 
     def lines(self) -> list[str]:
         """What the tables do not say, one fact a line, without wrapping."""
-        found = [f"{WORDS[a]} and {WORDS[b]} are disjoint" for a, b in combinations(SPLITS, 2) if self._disjoint(a, b)]
+        lines = [f"{WORDS[a]} and {WORDS[b]} are disjoint" for a, b in combinations(SPLITS, 2) if self._disjoint(a, b)]
         for name in SPLITS:
             part = self.splits[name]
             repeats = part.lines - part.distinct
             if repeats:
-                found.append(f"{name}: {_count(repeats, 'duplicate')} removed ({part.distinct:,} left)")
+                lines.append(f"{name}: {_count(repeats, 'duplicate')} removed ({part.distinct:,} left)")
             if part.self_loops:
-                found.append(f"{name}: {_count(part.self_loops, 'self-loop')} kept")
+                lines.append(f"{name}: {_count(part.self_loops, 'self-loop')} kept")
             if part.unseen:
-                found.append(part.unseen)
+                lines.append(part.unseen)
             if part.linked:
-                found.append(
+                lines.append(
                     f"{name}: {part.linked:,} of {part.lines:,} triples are no training triple, but link a pair that train "
                     f"links too ({part.linked_same:,} in the same direction, {part.linked_reversed:,} reversed)"
                 )
         singles = self.single_triple_relations
         if singles:
             listed = ", ".join(singles[:_LISTED]) + (", ..." if len(singles) > _LISTED else "")
-            found.append(f"{_count(len(singles), 'single-triple relation')}: {listed}")
-        found += self.relation_lines()
+            lines.append(f"{_count(len(singles), 'single-triple relation')}: {listed}")
+        lines += self.relation_lines()
         if self.coverage:
-            found.append(self.coverage_line())
-        found += self.baseline_lines()
-        return found + list(self.notes)
+            lines.append(self.coverage_line())
+        lines += self.baseline_lines()
+        return lines + list(self.notes)
 
     def relation_lines(self) -> list[str]:
         """`r2 looks like inverse of r1: 3 of 4 test triples (...)`, the first of each kind."""
-        found = []
+        lines = []
         for kind in (INVERSE, DUPLICATE, SYMMETRIC):
             pairs = [pair for pair in self.similar if pair.kind == kind]
-            found += [self._relation_line(pair) for pair in pairs[:_LISTED]]
+            lines += [self._relation_line(pair) for pair in pairs[:_LISTED]]
             if len(pairs) > _LISTED:
-                found.append(f"... and {len(pairs) - _LISTED:,} more {kind} relations (all of them: --json)")
-        return found
+                lines.append(f"... and {len(pairs) - _LISTED:,} more {kind} relations (all of them: --json)")
+        return lines
 
     def coverage_line(self) -> str:
         """`coverage: images 3 of 5, text 3 of 5 (1 empty), 1 unknown id`."""
@@ -255,7 +255,7 @@ class AuditReport:
 
 
 def certain_hits(num_entities: int) -> str:
-    """What is to be said where no rank can be above 10; empty where one can."""
+    """The warning that no rank can be above 10; empty if one can."""
     return f"{num_entities} entities are ranked: Hits@10 is 1 by construction" if num_entities <= 10 else ""
 
 

@@ -32,15 +32,15 @@ def write_codepages(folder: Path) -> None:
 
 def text_encodings() -> list[str]:
     """Names of the encodings between text and bytes that every Python has, sorted."""
-    found = []
+    names = []
     for name in sorted(set(encodings.aliases.aliases.values())):
         try:
             known = codecs.lookup(name)
         except LookupError:  # those of Windows alone
             continue
         if getattr(known, "_is_text_encoding", True):
-            found.append(name)
-    return found
+            names.append(name)
+    return names
 
 
 def _contents(drawn: dict[int, str]) -> Iterator[tuple[str, int]]:

@@ -23,8 +23,8 @@ class Features:
 
     Args:
         names: of the K rows.
-        matrix: (K, f) of numbers; read-only and mapped into memory where it comes from a safetensors file.
-        facts: what the file says of its origin: `encoder`, `key`, counts (all as text).
+        matrix: (K, f) of numbers; read-only and memory-mapped if read from a safetensors file.
+        facts: origin of the features: `encoder`, `key`, counts (all as text).
     """
 
     names: tuple[str, ...]
@@ -38,7 +38,7 @@ def save_features(path: Path, features: Features, more: Mapping[str, np.ndarray]
     Args:
         path: of the file.
         features: rows, names, facts.
-        more: further tensors, which `read_features` leaves alone.
+        more: further tensors, which `read_features` ignores.
     """
     names = "\n".join(features.names).encode("utf-8", "surrogateescape")
     with atomic_file(path) as scratch:
@@ -79,11 +79,11 @@ def read_features(path: Path) -> Features:
 
 def feature_files(folder: Path) -> dict[str, Path]:
     """The files in `modalities/` of a graph folder, by modality; of a `.npy` and a `.safetensors` of one name the latter."""
-    place = folder / "modalities"
-    if not place.is_dir():
+    modalities = folder / "modalities"
+    if not modalities.is_dir():
         return {}
-    paths = sorted(path for path in place.iterdir() if not path.name.startswith(".") and not path.name.endswith(".names.txt"))
-    return {path.stem: path for path in paths}
+    paths = sorted(modalities.iterdir())
+    return {path.stem: path for path in paths if not path.name.startswith(".") and not path.name.endswith(".names.txt")}
 
 
 def _read_safetensors(path: Path) -> Features:

@@ -27,7 +27,7 @@ class SplitFile:
 
 @dataclass(frozen=True)
 class GraphFiles:
-    """A graph folder, and files that stand in for the folder's.
+    """A graph folder, and files that replace those of the folder.
 
     Args:
         folder: graph folder; None: explicit files alone.
@@ -100,9 +100,9 @@ class GraphFiles:
         return [path for name in names if (path := self.folder / name).exists()]
 
     def _training_file(self) -> Path:
-        found = self._candidates("train")
-        if found:
-            return found[0]
+        candidates = self._candidates("train")
+        if candidates:
+            return candidates[0]
         if self.folder is None:
             raise DataError("no training file was given", remedy="set data.train, or data.path to a graph folder")
         raise DataError(

@@ -120,7 +120,7 @@ def literal_texts(
 
 
 def literal_lines(source: Path | str | GraphFiles) -> Iterator[str]:
-    """The statements that `literal_texts` reads, as lines of N-Triples that say the same; none where there is no such file.
+    """The statements that `literal_texts` reads, as lines of N-Triples that say the same; none if there is no such file.
 
     Raises:
         DataError: a line that cannot be used.
@@ -151,7 +151,7 @@ def _names(terms: tuple[str, ...], statement: str, place: str) -> tuple[str, ...
     """The names of distinct terms; None where one is not plain, or where two have the same name.
 
     Args:
-        terms: as they stand in the file.
+        terms: in the spelling of the file.
         statement: a statement with a gap for a term.
         place: where in the statement the gap is: `object` or `predicate`.
     """
@@ -196,13 +196,13 @@ def _triples(path: Path) -> Iterator[Any]:
 
 def _parsed(path: Path, lines: list[bytes], before: int) -> list[Any]:
     """The triples of some lines; `before` lines of the file stand before them."""
-    said = [line for line in lines if line.lstrip()[:1] not in (b"", b"#")]
+    statements = [line for line in lines if line.lstrip()[:1] not in (b"", b"#")]
     try:
-        triples = _parse(b"\n".join(said))
+        triples = _parse(b"\n".join(statements))
     except SyntaxError:
         triples = None
     # A literal that runs over the end of its line swallows the next ones: then there are fewer triples than lines.
-    if triples is not None and len(triples) == len(said):
+    if triples is not None and len(triples) == len(statements):
         return triples
     triples = []
     for number, line in enumerate(lines, before + 1):

@@ -22,9 +22,9 @@ def read_ids(path: Path, num_entities: int, num_relations: int) -> tuple[np.ndar
         DataError: a line that cannot be used, an id out of range, a count that is wrong.
     """
     if is_large(path):
-        found = read_ids_fast(path)
-        if found is not None and _in_range(found[0], num_entities, num_relations):
-            return found
+        parsed = read_ids_fast(path)
+        if parsed is not None and _in_range(parsed[0], num_entities, num_relations):
+            return parsed
     return read_ids_carefully(path, num_entities, num_relations)
 
 

@@ -34,14 +34,14 @@ class Part:
         Returns:
             (T, 3) int64, and the names that the vocabularies lack; these have ids from N or R on, in this order.
         """
-        entity_ids, strangers = _positions(self.entities, entities)
-        relation_ids, strange_relations = _positions(self.relations, relations)
+        entity_ids, unknown_entities = _positions(self.entities, entities)
+        relation_ids, unknown_relations = _positions(self.relations, relations)
         if _counts_up(entity_ids) and _counts_up(relation_ids):
-            return self.triples, strangers + strange_relations  # the common case of a training file: nothing is copied
+            return self.triples, unknown_entities + unknown_relations  # the common case of a training file: nothing is copied
         triples = np.empty_like(self.triples)
         for column, ids in enumerate((entity_ids, relation_ids, entity_ids)):
             triples[:, column] = ids[self.triples[:, column]]
-        return triples, strangers + strange_relations
+        return triples, unknown_entities + unknown_relations
 
 
 def merged(kind: str, parts: Iterable[Sequence[str]]) -> Vocabulary:
@@ -56,15 +56,15 @@ def _positions(names: Sequence[str], vocabulary: Vocabulary) -> tuple[np.ndarray
     if names is vocabulary.names:
         return np.arange(len(names), dtype=np.int64), []
     index = vocabulary.index
-    strangers: list[str] = []
+    unknown: list[str] = []
     ids = np.empty(len(names), dtype=np.int64)
     for position, name in enumerate(names):
-        found = index.get(name)
-        if found is None:
-            found = len(vocabulary) + len(strangers)
-            strangers.append(name)
-        ids[position] = found
-    return ids, strangers
+        index_or_new = index.get(name)
+        if index_or_new is None:
+            index_or_new = len(vocabulary) + len(unknown)
+            unknown.append(name)
+        ids[position] = index_or_new
+    return ids, unknown
 
 
 def _counts_up(ids: np.ndarray) -> bool:

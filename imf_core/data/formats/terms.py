@@ -1,6 +1,6 @@
 """Names as terms of N-Triples and back: every name has one term, and from the term the same name is read again.
 
-- A name that is an absolute IRI stands as it is: `http://example.org/Berlin` is `<http://example.org/Berlin>`.
+- A name that is an absolute IRI is its own term: `http://example.org/Berlin` is `<http://example.org/Berlin>`.
 - An entity name of the form `_:b0` is a blank node.
 - Any other name is percent-encoded, byte by byte, after `urn:imf:`: `New York` is `<urn:imf:New%20York>`. So are names that
   begin with `urn:imf:` themselves, so that nothing is decoded that was not encoded.
@@ -44,7 +44,7 @@ def name_of(term: str, kind: str) -> str:
 
 
 def in_brackets(term: str) -> str:
-    """A term as it stands in a statement: IRIs in angle brackets, blank nodes bare."""
+    """A term as written in a statement: IRIs in angle brackets, blank nodes bare."""
     return term if term.startswith("_:") else f"<{term}>"
 
 

@@ -72,7 +72,7 @@ def read_names_fast(path: Path) -> Part | None:
 
 
 def split_fast(path: Path, separator: str, width: int) -> Part | None:
-    """Let Arrow split the lines of a file and number what stands in the first three columns.
+    """Let Arrow split the lines of a file and number the names in the first three columns.
 
     Args:
         path: the file.
@@ -106,18 +106,18 @@ def split_fast(path: Path, separator: str, width: int) -> Part | None:
         return None
     heads, head_names = _codes(table["head"])
     tails, tail_names = _codes(table["tail"])
-    kinds, kind_names = _codes(table["relation"])
+    relation_codes, relation_names = _codes(table["relation"])
     del table
     entities, (heads, tails) = _numbered(head_names + tail_names, [heads, tails + np.int32(len(head_names))])
-    relations, (kinds,) = _numbered(kind_names, [kinds])
+    relations, (relation_codes,) = _numbered(relation_names, [relation_codes])
     triples = np.empty((len(heads), 3), dtype=np.int64)
-    for column, ids in enumerate((heads, kinds, tails)):
+    for column, ids in enumerate((heads, relation_codes, tails)):
         triples[:, column] = ids
     return Part(entities, relations, triples)
 
 
 def _has_lone_returns(handle: BinaryIO) -> bool:
-    """Whether a carriage return stands anywhere but before a line feed."""
+    """Whether there is a carriage return without a line feed behind it."""
     ends_in_return = False
     while block := handle.read(_BLOCK):
         if ends_in_return and block[:1] != b"\n":

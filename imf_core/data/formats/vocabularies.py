@@ -40,7 +40,7 @@ def read_list(path: Path, kind: str, terms: bool = False) -> tuple[Vocabulary, t
     Args:
         path: the file; its name tells which of the three it is.
         kind: `entity` or `relation`.
-        terms: the list stands beside N-Triples and is written in their terms.
+        terms: the list belongs to N-Triples and is written in their terms.
 
     Raises:
         DataError: a line that cannot be used, a name or an id given twice.
@@ -96,7 +96,7 @@ def _numbered_list(path: Path, kind: str, name_first: bool) -> tuple[Vocabulary,
     owners: dict[str, int] = {}
     for number, line in rows:
         if name_first:
-            line = line.rstrip()  # the id stands last, so that this is no part of a name
+            line = line.rstrip()  # the id comes last, so trailing blanks are not part of a name
             name, _, text = line.rpartition("\t") if "\t" in line else line.rpartition(" ")
         else:
             text, _, name = line.partition("\t")

@@ -45,7 +45,7 @@ class Target(StrEnum):
 def write_splits(
     folder: Path, target: Target, entities: Vocabulary, relations: Vocabulary, splits: Mapping[str, np.ndarray]
 ) -> None:
-    """Write files of triples and lists of names into a folder that is there.
+    """Write files of triples and lists of names into an existing folder.
 
     Args:
         folder: where they go; files of the same names are overwritten.
@@ -104,8 +104,8 @@ def write_lines(path: Path, lines: Iterable[str]) -> None:
         OSError: the file cannot be written.
     """
     with path.open("w", encoding="utf-8", errors="surrogateescape", newline="\n") as handle:
-        for place, line in enumerate(lines):
-            if place == 0 and line.startswith(_MARK):
+        for number, line in enumerate(lines):
+            if number == 0 and line.startswith(_MARK):
                 handle.write(_MARK)  # readers take the first one for a byte order mark
             handle.write(f"{line}\n")
 
@@ -120,16 +120,16 @@ def check_place(out: Path, beside: Path | None, *, replace: bool = False, source
         sources: files that are read, so that they cannot be replaced.
 
     Raises:
-        DataError: something is there already, or it lies in the folder that is copied.
+        DataError: something exists there already, or it lies in the folder that is copied.
     """
     if beside is not None and out.resolve().is_relative_to(beside.resolve()):
         raise DataError(f"{out} lies in the graph's own folder {beside}", remedy="give a place beside it", path=str(out))
-    taken = out.is_symlink() or (out.exists() and (not out.is_dir() or any(out.iterdir())))
-    if taken and (not replace or out.is_symlink() or not out.is_dir()):
+    occupied = out.is_symlink() or (out.exists() and (not out.is_dir() or any(out.iterdir())))
+    if occupied and (not replace or out.is_symlink() or not out.is_dir()):
         raise DataError(
             f"{out} is there already and not an empty folder", remedy="give the name of a new folder", path=str(out)
         )
-    if not taken:
+    if not occupied:
         return
     foreign = sorted(path.name for path in out.iterdir() if path.name not in _PARTS)
     if foreign:
@@ -190,7 +190,7 @@ def copy_beside(beside: Path | None, folder: Path) -> list[str]:
 
 
 def _texts(target: Target, vocabulary: Vocabulary) -> Sequence[str]:
-    """The names as they stand in the files of a format."""
+    """The names in the spelling of a format."""
     if target is Target.NT:
         return [term_of(name, vocabulary.kind) for name in vocabulary.names]
     return vocabulary.names
@@ -206,7 +206,7 @@ def _write_triples(
         path: the file.
         triples: (T, 3).
         entities, relations: the text of each id.
-        between, end: what stands between two texts and after the last.
+        between, end: separator between two texts, and after the last.
         ids: as OpenKE has it: a count in the first line, and the relation last.
     """
     order = (0, 2, 1) if ids else (0, 1, 2)

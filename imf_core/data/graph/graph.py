@@ -47,13 +47,13 @@ class Vocabulary:
         Raises:
             VocabularyError: unknown name; the message proposes the nearest known one.
         """
-        found = self.index.get(name)
-        if found is None:
+        index = self.index.get(name)
+        if index is None:
             raise VocabularyError(
                 f"{name!r} is no {self.kind} of this graph ({len(self):,} known){nearest(name, self.names)}",
                 remedy=f"use a {self.kind} name exactly as in the training data", name=name,
             )
-        return found
+        return index
 
     @cached_property
     def sha256(self) -> str:
@@ -107,11 +107,11 @@ class KnownAnswers:
             rows (K,) positions in 0..B-1 and answers (K,) entity ids; a query without answers has no pair.
         """
         wanted = entities.astype(np.int64) * (2 * self.num_relations) + relations
-        place = np.searchsorted(self.keys, wanted)
-        found = place < len(self.keys)
-        found[found] = self.keys[place[found]] == wanted[found]
-        starts = np.where(found, self.offsets[np.where(found, place, 0)], 0)
-        stops = np.where(found, self.offsets[np.where(found, place + 1, 0)], 0)
+        position = np.searchsorted(self.keys, wanted)
+        is_known = position < len(self.keys)
+        is_known[is_known] = self.keys[position[is_known]] == wanted[is_known]
+        starts = np.where(is_known, self.offsets[np.where(is_known, position, 0)], 0)
+        stops = np.where(is_known, self.offsets[np.where(is_known, position + 1, 0)], 0)
         return expand_ranges(starts, stops, self.answers)
 
     def queries(self) -> tuple[np.ndarray, np.ndarray]:
@@ -141,7 +141,7 @@ class KnowledgeGraph:
     Args:
         entities, relations: vocabularies; a relation's inverse has id + R and no name of its own.
         train, valid: (T, 3) int64 arrays of head, relation, tail ids; train without repeats.
-        test_reader: reads the test split; None where the graph has none (or where it must not be reachable).
+        test_reader: reads the test split; None if the graph has none, or it must not be reachable.
         notes: what the reader mended or wants the user to know (merged duplicates, unseen entities, ...).
     """
 
@@ -178,7 +178,8 @@ class KnowledgeGraph:
         )
 
     def open_test(self) -> np.ndarray:
-        """Read the test triples, (T, 3). Only the finalising step may call this: whoever chose with it has no test left.
+        """Read the test triples, (T, 3). Only the finalising step may call this: once settings have been chosen on a test split,
+        it measures nothing any more.
 
         Raises:
             DataError: the graph has no test split.
@@ -231,8 +232,8 @@ class RawGraph:
     Args:
         entities, relations: names in id order, those of the test file included (they are candidates of the ranking).
         train: (T, 3) int64 head, relation, tail ids, one row a line, in the order of the file.
-        valid: the same; None where there is no such file.
-        test: the same; None where there is no such file, or where it was not asked for.
+        valid: the same; None if there is no such file.
+        test: the same; None if there is no such file, or it was not asked for.
         notes: what the reader wants the user to know (skipped literals, names that look alike, ...).
         source: where it is from.
     """

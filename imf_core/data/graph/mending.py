@@ -34,7 +34,7 @@ class TestSplit:
         source: where the graph is from, for messages.
     """
 
-    __test__ = False  # no test of pytest's, though its name begins like one
+    __test__ = False  # the name begins like that of a pytest class
 
     lines: LazySplit
     policy: Policy
@@ -59,7 +59,7 @@ def mended(raw: RawGraph, test: LazySplit | None, policy: Policy, validation_nam
     """The graph to train on; its notes say what was done.
 
     Args:
-        raw: the lines of train and, where there is such a file, of valid.
+        raw: the lines of train and, if there is such a file, of valid.
         test: the test split.
         policy: `data.unseen`.
         validation_name: what a validation file would be called, for messages.

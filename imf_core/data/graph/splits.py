@@ -1,4 +1,4 @@
-"""Splitting triples: distinct rows, rows that stand in another split, a validation split carved from train."""
+"""Splitting triples: distinct rows, rows of another split, a validation split carved from train."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ def carve(
 
     Args:
         triples: (T, 3) distinct training triples.
-        count: how many to set aside; fewer where the others cannot be spared.
-        seed: another one, another choice.
+        count: how many to set aside; fewer if the others cannot be spared.
+        seed: another seed sets other triples aside.
 
     Returns:
         The kept and the set-aside triples, each in the order of `triples`.
@@ -45,16 +45,16 @@ def carve(
     links -= np.bincount(triples[loops, 0], minlength=num_entities)  # a self-loop is one triple of its entity, not two
     uses = np.bincount(triples[:, 1], minlength=num_relations)
     spare = (links[triples[:, 0]] > 1) & (links[triples[:, 2]] > 1) & (uses[triples[:, 1]] > 1)
-    places = np.flatnonzero(spare)
-    places = places[np.argsort(mixed(codes(triples[places], num_entities, num_relations), seed), kind="stable")]
+    rows = np.flatnonzero(spare)
+    rows = rows[np.argsort(mixed(codes(triples[rows], num_entities, num_relations), seed), kind="stable")]
     aside = np.zeros(len(triples), dtype=bool)
     left = count
-    for place in places.tolist():
+    for row in rows.tolist():
         if left <= 0:
             break
-        head, relation, tail = triples[place].tolist()
+        head, relation, tail = triples[row].tolist()
         if links[head] > 1 and links[tail] > 1 and uses[relation] > 1:
-            aside[place] = True
+            aside[row] = True
             links[head] -= 1
             if tail != head:
                 links[tail] -= 1

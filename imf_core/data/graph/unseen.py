@@ -33,7 +33,7 @@ class Unseen:
         return self.in_entity | self.in_relation
 
     def describe(self) -> str:
-        """`2 unseen entities in 2 test triples; 1 unseen relation in 1`; empty where there are none."""
+        """`2 unseen entities in 2 test triples; 1 unseen relation in 1`; empty if there are none."""
         counts = (
             (self.num_entities, "entity", "entities", int(self.in_entity.sum())),
             (self.num_relations, "relation", "relations", int(self.in_relation.sum())),
@@ -45,18 +45,18 @@ class Unseen:
         return "; ".join(parts)
 
     def note(self, policy: Policy, num_candidates: int) -> str:
-        """What happens to them, with the numbers; empty where there are none.
+        """What happens to them, with the numbers; empty if there are none.
 
         Args:
             policy: `data.unseen`.
             num_candidates: entities among which the answers are ranked.
         """
-        found = self.describe()
-        if not found:
+        counts = self.describe()
+        if not counts:
             return ""
         if policy == "keep":
-            return f"{found}: kept, ranked among {num_candidates:,} entities (data.unseen=drop leaves them out)"
-        return f"{found}: {int(self.in_either.sum()):,} of {len(self.in_either):,} left out (data.unseen=drop)"
+            return f"{counts}: kept, ranked among {num_candidates:,} entities (data.unseen=drop leaves them out)"
+        return f"{counts}: {int(self.in_either.sum()):,} of {len(self.in_either):,} left out (data.unseen=drop)"
 
 
 def find_unseen(split: str, triples: np.ndarray, seen_entities: np.ndarray, seen_relations: np.ndarray) -> Unseen:

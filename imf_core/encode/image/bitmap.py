@@ -17,7 +17,7 @@ class BitmapImageEncoder:
     """Principal components of small grey pictures; of an entity with several, of their mean.
 
     Args:
-        width: f, number of features; fewer where there are fewer pictures or pixels.
+        width: f, number of features; fewer if there are fewer pictures or pixels.
         size: side of the bitmap in pixels.
         max_pixels: a larger picture is refused before it is decoded, as it may be made to fill the memory.
 

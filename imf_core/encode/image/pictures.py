@@ -20,12 +20,12 @@ from imf_core.errors import DataError
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".jfif")
 FORMATS_READ = "PNG, JPEG, WebP, BMP or GIF"
-# Pictures as well, but not read: told, since a folder of them would seem to be empty.
+# Pictures that are not read: counted, as a folder of them would seem to be empty.
 _OTHER_SUFFIXES = (".tif", ".tiff", ".svg", ".avif", ".heic", ".heif", ".jp2", ".jxl", ".ico", ".psd", ".ppm", ".tga")
 MAX_PIXELS = 64_000_000
 Pictures: TypeAlias = Path | Sequence[Path]  # of one entity
 _FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF")
-# What Pillow raises on damaged files; everything else is a fault of ours and must show.
+# What Pillow raises on damaged files; any other exception is a bug of ours and must show.
 _DAMAGED = (OSError, SyntaxError, ValueError, EOFError, IndexError, struct.error, zlib.error, Image.DecompressionBombError)
 
 
@@ -61,15 +61,14 @@ class ImageFiles:
 def find_images(folder: Path, names: Sequence[str]) -> ImageFiles:
     """Match pictures to entities: `<name>.png` (or jpg, jpeg, jfif, webp, bmp, gif), and all pictures in a folder `<name>/`.
 
-    The name stands as it is or percent-encoded, as `urllib.parse.quote(name, safe="")` gives it: the way to name the file of
-    `AC/DC`.
+    The name may be percent-encoded, as by `urllib.parse.quote(name, safe="")`: the way to name the file of `AC/DC`.
 
     Raises:
         DataError: the folder cannot be listed.
     """
     rows = {name: row for row, name in enumerate(names)}
     paths: list[list[Path]] = [[] for _ in names]
-    strangers: set[str] = set()
+    unknown: set[str] = set()
     entries = _listed(folder)
     others = sum(map(_is_other, entries))
     single = [(stem, ending) for stem, ending in map(os.path.splitext, entries) if _shows(stem, ending)]
@@ -79,7 +78,7 @@ def find_images(folder: Path, names: Sequence[str]) -> ImageFiles:
         if path.is_dir():
             continue
         if row is None:
-            strangers.add(stem)
+            unknown.add(stem)
         else:
             paths[row].append(path)
     for name in sorted(entries):
@@ -92,8 +91,8 @@ def find_images(folder: Path, names: Sequence[str]) -> ImageFiles:
         if row is not None:
             paths[row] += [folder / name / file for file in inside]
         elif inside:
-            strangers.add(name)
-    return ImageFiles([tuple(found) for found in paths], len(strangers), others)
+            unknown.add(name)
+    return ImageFiles([tuple(pictures) for pictures in paths], len(unknown), others)
 
 
 def _listed(folder: Path) -> list[str]:
@@ -131,7 +130,7 @@ def as_paths(pictures: Pictures | None) -> tuple[Path, ...]:
 def open_picture(path: Path, side: int, *, mode: str = "RGB", max_pixels: int = MAX_PIXELS) -> Image.Image:
     """A picture in mode L or RGB, decoded; of an animation the first frame, transparent parts on white.
 
-    What the file holds counts, not how it is called. A JPEG much larger than `side` may come out smaller than it is, which is
+    The content decides the format, not the suffix. A JPEG much larger than `side` may be decoded at a smaller size, which is
     far faster.
 
     Args:
@@ -160,8 +159,8 @@ def open_picture(path: Path, side: int, *, mode: str = "RGB", max_pixels: int = 
     except UnidentifiedImageError as error:
         raise PictureError("an empty file" if _is_empty(path) else f"holds no {FORMATS_READ} picture") from error
     except _DAMAGED as error:
-        said = " ".join(str(error).split())
-        raise PictureError(f"{type(error).__name__}: {said}") from error
+        reason = " ".join(str(error).split())
+        raise PictureError(f"{type(error).__name__}: {reason}") from error
 
 
 def _is_empty(path: Path) -> bool:

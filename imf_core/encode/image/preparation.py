@@ -70,17 +70,17 @@ def read_preparation(folder: Path) -> Preparation:
     """
     path = folder / "preprocessor_config.json"
     try:
-        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        size, cut, share = found.get("size", 224), found.get("crop_size"), found.get("crop_pct")
+        settings: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        size, cut, share = settings.get("size", 224), settings.get("crop_size"), settings.get("crop_pct")
         shorter = _shorter(size)
         if share is not None and shorter < _CUT_BELOW:  # ConvNeXt's way to say it: the middle `crop_pct` of the picture
             cut, shorter = size, int(shorter / float(share))
-        whole = cut is None or not (found.get("do_center_crop") or share is not None)
+        whole = cut is None or not (settings.get("do_center_crop") or share is not None)
         target = _pair(size if whole else cut)
-        normal = found.get("do_normalize", True)
-        mean = _channels(found.get("image_mean") if normal else None, 0.0)
-        std = _channels(found.get("image_std") if normal else None, 1.0)
-        return Preparation(shorter, target, mean, std, int(found.get("resample", 2)), whole)
+        normal = settings.get("do_normalize", True)
+        mean = _channels(settings.get("image_mean") if normal else None, 0.0)
+        std = _channels(settings.get("image_std") if normal else None, 1.0)
+        return Preparation(shorter, target, mean, std, int(settings.get("resample", 2)), whole)
     except FileNotFoundError as error:
         raise DataError.at(
             folder, None, "no preprocessor_config.json in this model folder: it may be no image model",
@@ -103,7 +103,7 @@ def _pair(size: Any) -> tuple[int, int]:
 
 
 def _channels(values: Any, default: float) -> tuple[float, ...]:
-    found = tuple(float(value) for value in values) if values is not None else (default,) * 3
-    if len(found) != 3:
-        raise ValueError(f"{len(found)} channels")
-    return found
+    channels = tuple(float(value) for value in values) if values is not None else (default,) * 3
+    if len(channels) != 3:
+        raise ValueError(f"{len(channels)} channels")
+    return channels

@@ -58,9 +58,9 @@ class PretrainedImageEncoder:
         Returns:
             Features (n, f) float32; presence mask (n,) bool.
         """
-        found = [as_paths(item) for item in items]
-        part = self.encode_part(found, lambda count: None)
-        self.rejected = [(found[item][picture], reason) for item, picture, reason in part.rejected]
+        pictures = [as_paths(item) for item in items]
+        part = self.encode_part(pictures, lambda count: None)
+        self.rejected = [(pictures[item][picture], reason) for item, picture, reason in part.rejected]
         return spread(part.vectors, part.present), part.present
 
     def encode_part(self, items: Sequence[Pictures], advance: Callable[[int], None]) -> Part:
@@ -78,7 +78,7 @@ class PretrainedImageEncoder:
                 rows.clear()
                 waiting.clear()
 
-        told = 0
+        advanced = 0
         for row, item in enumerate(items):
             for number, path in enumerate(as_paths(item)):
                 try:
@@ -91,10 +91,10 @@ class PretrainedImageEncoder:
                 waiting.append(self.backbone.preparation(picture))
                 if len(waiting) == self.batch:
                     flush()
-                    advance(row - told)
-                    told = row
+                    advance(row - advanced)
+                    advanced = row
         flush()
-        advance(len(items) - told)
+        advance(len(items) - advanced)
         present = counts > 0
         width = len(next(iter(sums.values()))) if sums else 0
         vectors = np.array([sums[row] / counts[row] for row in np.flatnonzero(present).tolist()], dtype=np.float32)

@@ -83,13 +83,15 @@ class RelationalAttention(MessagePassing):
         Returns:
             (size, H * out), head by head.
         """
-        own, other, edge = self.weight.flatten(0, 1).split([self.width, self.width, self.relation_width], dim=1)
+        parts = [self.width, self.width, self.relation_width]
+        own_weight, other_weight, edge_weight = self.weight.flatten(0, 1).split(parts, dim=1)
         # index_select, not indexing: its gradient is summed in the same order at every number of threads
         carried = None
         if relations is not None and types is not None:
-            carried = (relations @ edge.T).index_select(0, types).view(-1, self.heads, self.out)
+            carried = (relations @ edge_weight.T).index_select(0, types).view(-1, self.heads, self.out)
         projected = (
-            (nodes @ other.T).view(-1, self.heads, self.out), (nodes[:size] @ own.T).view(-1, self.heads, self.out)
+            (nodes @ other_weight.T).view(-1, self.heads, self.out),
+            (nodes[:size] @ own_weight.T).view(-1, self.heads, self.out),
         )  # torch_geometric's order: messages go from the first to the second
         gathered: Tensor = self.propagate(edges.flip(0), projected=projected, carried=carried, size=(len(nodes), size))
         return gathered.flatten(1)
@@ -256,11 +258,11 @@ def _loss(
 ) -> tuple[Tensor, int]:
     """Mean of `max(0, margin + d(triple) - d(corrupted))`, and the edges of the largest layer."""
     ends = np.concatenate([triples[:, [0, 2]], corrupted[:, [0, 2]]])
-    seeds, place = np.unique(ends, return_inverse=True)
+    seeds, positions = np.unique(ends, return_inverse=True)
     nodes, hops = neighbours.step(seeds, config.neighbours, rng)
     entities, relations = model(nodes, hops)
     types = torch.from_numpy(np.concatenate([triples[:, 1], corrupted[:, 1]]))
-    heads, tails = torch.from_numpy(place.reshape(ends.shape)).unbind(1)
+    heads, tails = torch.from_numpy(positions.reshape(ends.shape)).unbind(1)
     apart = distance(
         entities.index_select(0, heads), relations.index_select(0, types), entities.index_select(0, tails)
     )

@@ -52,7 +52,7 @@ class Neighbours:
         Args:
             nodes: (n,) distinct entities.
             most: the cap.
-            rng: where the choice comes from; a node within the cap keeps all of its edges.
+            rng: source of the choice; a node within the cap keeps all of its edges.
 
         Returns:
             rows (E,) positions in `nodes`, and places (E,) in `others` and `relations`.
@@ -80,12 +80,12 @@ class Neighbours:
         nodes, hops = seeds, []
         for _ in range(depth):
             rows, places = self.sample(nodes, most, rng)
-            found = self.others[places]
+            reached_by_edges = self.others[places]
             self._place[nodes] = np.arange(len(nodes))
-            fresh = np.unique(found[self._place[found] < 0])
+            fresh = np.unique(reached_by_edges[self._place[reached_by_edges] < 0])
             reached = np.concatenate([nodes, fresh])
             self._place[fresh] = np.arange(len(nodes), len(reached))
-            hops.append(Hop(np.stack([rows, self._place[found]]), self.relations[places], len(nodes)))
+            hops.append(Hop(np.stack([rows, self._place[reached_by_edges]]), self.relations[places], len(nodes)))
             self._place[reached] = -1
             nodes = reached
         return nodes, hops[::-1]
@@ -128,5 +128,5 @@ class Corruption:
 
     def _is_known(self, triples: np.ndarray) -> np.ndarray:
         wanted = codes(triples, self.num_entities, self.num_relations)
-        place = np.minimum(np.searchsorted(self._known, wanted), len(self._known) - 1)
-        return np.asarray(self._known[place] == wanted)
+        position = np.minimum(np.searchsorted(self._known, wanted), len(self._known) - 1)
+        return np.asarray(self._known[position] == wanted)

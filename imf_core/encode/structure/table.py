@@ -61,10 +61,10 @@ def cache_key(graph: KnowledgeGraph, config: StructureConfig) -> str:
 
 def _pretrained(graph: KnowledgeGraph, config: StructureConfig, progress: bool) -> tuple[np.ndarray, list[str]]:
     path = cache_root() / "structure" / f"{cache_key(graph, config)}.safetensors"
-    said = f"structure: starts from graph attention, {config.width} wide"
-    kept = _read(path, (graph.num_entities, config.width))
-    if kept is not None:
-        return kept, [f"{said}, from the cache"]
+    note = f"structure: starts from graph attention, {config.width} wide"
+    cached = _read(path, (graph.num_entities, config.width))
+    if cached is not None:
+        return cached, [f"{note}, from the cache"]
     from imf_core.encode.structure.attention import pretrain  # torch_geometric takes seconds to import
 
     table, report = pretrain(graph, config, progress=progress)
@@ -77,13 +77,13 @@ def _pretrained(graph: KnowledgeGraph, config: StructureConfig, progress: bool) 
             remedy="set IMF_CACHE to a folder that can be written", path=str(path.parent),
         ) from error
     return table, [
-        f"{said}, trained for {config.epochs} epochs in {report.seconds:.0f} s: "
+        f"{note}, trained for {config.epochs} epochs in {report.seconds:.0f} s: "
         f"margin loss {report.losses[0]:.3f}, then {report.losses[-1]:.3f}"
     ]
 
 
 def _read(path: Path, shape: tuple[int, int]) -> np.ndarray | None:
-    """The table in the cache; None where there is none, or none that can be used: it is then made again."""
+    """The table in the cache; None if there is none, or it cannot be used and has to be made again."""
     try:
         table = load_file(path).get("table")
     except (OSError, SafetensorError):

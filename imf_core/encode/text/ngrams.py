@@ -22,7 +22,7 @@ class NgramTextEncoder:
     """Latent semantic analysis of character n-grams: texts that share parts of words lie close to each other.
 
     Args:
-        width: f, number of features; fewer where there are fewer texts.
+        width: f, number of features; fewer if there are fewer texts.
         seed: of the randomised SVD.
         max_features: the most frequent n-grams are kept.
         max_chars: a longer text is cut, which bounds memory on graphs with whole articles.
@@ -61,7 +61,7 @@ class NgramTextEncoder:
 def readable(name: str) -> str:
     """Words from an identifier: `Gilles_Mbang_Ondo`, `<http://dbpedia.org/resource/Foo_Bar>` -> `Foo Bar`.
 
-    Of a web address only the last part speaks of the entity. A name of punctuation alone is returned as it is.
+    Of a web address only the last part describes the entity. A name of punctuation alone is returned unchanged.
     """
     address = _URL.match(name.strip())
     text = name

@@ -83,16 +83,16 @@ class TransformersTextEncoder:
         loaded = self._loaded
         tokens, truncated = loaded.tokens([item.encode("utf-8", "surrogatepass").decode("utf-8", "replace") for item in items])
         present = np.array([row is not None for row in tokens], dtype=bool)
-        found = [row for row in tokens if row is not None]
-        vectors = np.zeros((len(found), 0), dtype=np.float32)
-        advance(len(items) - len(found))
-        order = np.argsort([-len(row) for row in found], kind="stable")
+        rows_with_tokens = [row for row in tokens if row is not None]
+        vectors = np.zeros((len(rows_with_tokens), 0), dtype=np.float32)
+        advance(len(items) - len(rows_with_tokens))
+        order = np.argsort([-len(row) for row in rows_with_tokens], kind="stable")
         start = 0
         while start < len(order):
-            rows = order[start : start + max(1, self.batch_tokens // len(found[order[start]]))]
-            batch = loaded.vectors([found[row] for row in rows])
+            rows = order[start : start + max(1, self.batch_tokens // len(rows_with_tokens[order[start]]))]
+            batch = loaded.vectors([rows_with_tokens[row] for row in rows])
             if not start:
-                vectors = np.zeros((len(found), batch.shape[1]), dtype=np.float32)
+                vectors = np.zeros((len(rows_with_tokens), batch.shape[1]), dtype=np.float32)
             vectors[rows] = batch
             advance(len(rows))
             start += len(rows)
@@ -148,10 +148,10 @@ class _LoadedText:
         long = [number for number, row in enumerate(rows) if len(row) > self.longest]
         for number in long:  # again, by the tokeniser: where it cuts and what it keeps at the ends differs between models
             rows[number] = self.tokenizer(texts[number], truncation=True, max_length=self.longest)["input_ids"]
-        found = [
+        token_rows = [
             row if len(row) > special and text.strip() else None for row, text in zip(rows, texts, strict=True)
         ]
-        return found, [number for number in long if found[number] is not None]
+        return token_rows, [number for number in long if token_rows[number] is not None]
 
     def vectors(self, rows: list[list[int]]) -> np.ndarray:
         """(b, f) of b texts."""

@@ -8,9 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
-from imf_core.encode.base import Encoder
 from imf_core.encode.image.bitmap import BitmapImageEncoder
-from imf_core.encode.image.pictures import Pictures
 
 
 @pytest.fixture
@@ -126,11 +124,6 @@ def test_few_or_equal_pictures(shapes):
         assert matrix.shape == (len(items), width)
         assert mask.shape == (len(items),)
         assert np.abs(matrix).max(initial=0) < 10
-
-
-def test_encoder_keeps_the_interface():
-    encoder: Encoder[Pictures] = BitmapImageEncoder()
-    assert encoder.name
 
 
 def test_several_pictures_of_an_entity_count_as_their_mean(shapes, tmp_path):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from imf_core.encode.base import Encoder
 from imf_core.encode.text.ngrams import NgramTextEncoder, readable
 
 MARKS = ("acute", "grave", "circumflex", "diaeresis", "caron", "breve", "tilde", "ogonek")
@@ -71,11 +70,6 @@ def test_long_texts_are_cut():
     assert np.allclose(matrix[0], matrix[1])
     assert np.allclose(matrix[0], matrix[2])
     assert not np.allclose(matrix[0], matrix[3])
-
-
-def test_encoder_keeps_the_interface():
-    encoder: Encoder[str] = NgramTextEncoder()
-    assert encoder.name
 
 
 @pytest.mark.parametrize(
