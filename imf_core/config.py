@@ -1,7 +1,7 @@
-"""Frozen configurations of data, structure, model and training, with the range in which each setting may be searched.
+"""Frozen settings of data, structure, model and training, each with the range in which it may be searched.
 
-A setting's default, its bounds and its search range stand side by side, so that one line answers "what is it, what may it
-be, and what does the search try". `tune/space/space.py` reads the `Tunable` marks; nothing here knows of a search library.
+A setting's default, its bounds and its search range are in one place, so that one line answers "what is it, which values are
+allowed, and which does the search try". `tune/space/space.py` reads the `Tunable` marks; nothing here imports a search library.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ SPLIT_FILES = ("train", "valid", "test")  # settings of the data that name a fil
 
 
 class DataConfig(Section):
-    """Where the graph is and which views of its entities are built from it."""
+    """Where the graph is, and which views of its entities are built."""
 
     path: str = Field("unicode", description="graph folder, or the name of a bundled data set (unicode)")
     train: str | None = Field(None, description="file of training triples, instead of the one in the folder")
@@ -52,17 +52,17 @@ class DataConfig(Section):
     @model_validator(mode="before")
     @classmethod
     def _beside_train(cls, values: Any) -> Any:
-        """Without a folder, the one of the training file: never another graph's validation triples or lists of names."""
+        """If only a training file is given, use its folder: never another graph's validation triples or lists of names."""
         if isinstance(values, Mapping) and values.get("train") and "path" not in values:
             return {**values, "path": os.path.dirname(str(values["train"])) or "."}
         return values
 
     def elsewhere(self, path: str) -> DataConfig:
-        """The same settings for the graph in another folder: explicit files are left behind."""
+        """These settings for the graph in another folder, without the explicit files."""
         return self.model_copy(update={"path": path, "train": None, "valid": None, "test": None})
 
     def absolute(self) -> DataConfig:
-        """With the explicit files as absolute paths."""
+        """These settings with absolute paths of the explicit files."""
         given = {name: os.path.abspath(os.path.expanduser(file)) for name in SPLIT_FILES if (file := getattr(self, name))}
         return self.model_copy(update=given)
 
@@ -194,7 +194,7 @@ class TrainConfig(Section):
 
 
 class StructureConfig(Section):
-    """What the structure branch starts from (model section 1). The table is made once; all trials share it."""
+    """Initial values of the structure branch (model section 1). The table is computed once; all trials share it."""
 
     init: Literal["random", "gat", "file"] = Field(
         "random", description="random, graph attention trained on the training triples (gat), or a table of one's own (file)"

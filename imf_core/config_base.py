@@ -1,4 +1,4 @@
-"""What every configuration shares: frozen sections, search ranges, reading of files and overrides, errors that name the key."""
+"""Base of all configurations: frozen sections, search ranges, YAML files and overrides, errors that name the key."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Tunable:
         step: grid of an integer range.
         choices: the values of a categorical setting (instead of low and high).
         when: `{"model.decision": ("fixed",)}`: the setting exists only where the other one has one of these values.
-        default: searched without being asked for; the others are searched when a space file names them.
+        default: searched by default; the others are searched only if a space file names them.
     """
 
     low: float | None = None
@@ -40,7 +40,7 @@ class Tunable:
 
 
 class Section(BaseModel):
-    """A frozen part of a configuration; an unknown name is refused."""
+    """A frozen section of a configuration; unknown names are refused."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False, protected_namespaces=())
 
@@ -115,7 +115,7 @@ class Settings(Section):
         return dict(_leaves(self.model_dump(), ""))
 
     def _left_open(self, flat: Mapping[str, Any]) -> tuple[str, ...]:
-        """Settings that follow those in `flat` instead of staying as they are."""
+        """Settings that return to their default when those in `flat` are set."""
         return ()
 
 

@@ -1,4 +1,4 @@
-"""Typed errors. Each says what was asked, what was found and what to do, and carries the facts as attributes."""
+"""Typed errors. Each says what was asked, what was found and what to do, and has the facts as attributes."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 
 class ImfError(Exception):
-    """Base of every error that a user can cause or mend.
+    """Base class of every error that a user can cause or mend.
 
     Args:
         problem: what was asked and what was found, in one sentence.
@@ -28,7 +28,7 @@ class ImfError(Exception):
         raise AttributeError(name)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # Exceptions cross process borders (Ray, multiprocessing): rebuild from the parts, not from args.
+        # Exceptions are sent between processes (Ray, multiprocessing): rebuild them from their parts, not from args.
         return _rebuild, (type(self), self.problem, self.remedy, self.facts)
 
 
@@ -41,7 +41,7 @@ class DataError(ImfError):
 
     @classmethod
     def at(cls, path: Path | str, line: int | None, problem: str, *, value: object = None, remedy: str = "") -> DataError:
-        """Build the error for a place in a file: ``train.tsv, line 7: ...``."""
+        """The error for a line of a file: ``train.tsv, line 7: ...``."""
         place = f"{path}, line {line}" if line is not None else f"{path}"
         shown = f" (found {value!r})" if value is not None else ""
         return cls(f"{place}: {problem}{shown}", remedy=remedy, path=str(path), line=line, value=value)

@@ -1,4 +1,4 @@
-"""What commands share that write one file: it appears when it is complete, and an error names one that cannot be written."""
+"""Output files of commands: a file appears when it is complete, and an error names the file that cannot be written."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ def new_file(path: Path) -> Iterator[Path]:
     """A path to write to, see `atomic_file`.
 
     Raises:
-        DataError: something cannot be written.
+        DataError: the file cannot be written.
     """
     with _writable(path), atomic_file(path) as scratch:
         yield scratch
 
 
 def check_safetensors(out: Path) -> None:
-    """Refuse another suffix, before anything is read.
+    """Refuse another suffix than `.safetensors`, before anything is read.
 
     Raises:
         DataError: the name does not end in `.safetensors`.
@@ -44,7 +44,7 @@ def write_features(out: Path, features: Features) -> None:
 
 @contextmanager
 def _writable(path: Path) -> Iterator[None]:
-    """Turn what the system refuses in the block into an error that names the file."""
+    """Turn an `OSError` in the block into a `DataError` that names the file."""
     try:
         yield
     except OSError as error:

@@ -1,4 +1,4 @@
-"""What all commands share on the terminal."""
+"""The terminal of all commands: output that shows names unchanged, and error messages."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from imf_core.errors import ImfError
 
 
 def terminal(stderr: bool = False) -> Console:
-    """A terminal that shows names as they are: `[b]` and `:cat:` are no markup, undecodable bytes leave as they came."""
+    """A terminal that prints names unchanged: `[b]` and `:cat:` are no markup, undecodable bytes are written as they are."""
     stream = sys.stderr if stderr else sys.stdout
     if isinstance(stream, io.TextIOWrapper):
         stream.reconfigure(errors="surrogateescape")
@@ -20,6 +20,6 @@ def terminal(stderr: bool = False) -> Console:
 
 
 def show_error(error: ImfError) -> int:
-    """Print an error of the user's making; returns the exit status, 2."""
+    """Print an error that the user can mend; returns the exit status, 2."""
     terminal(stderr=True).print(Text("Error", style="bold red"), f"{type(error).__name__}: {error}", soft_wrap=True)
     return 2

@@ -1,7 +1,4 @@
-"""Frozen configuration of the recommender (model section 7): interactions, MetaMMF, its training.
-
-As in `imf_core/config.py`, a setting's default, its bounds and its search range stand side by side.
-"""
+"""Frozen settings of the recommender (model section 7): interactions, MetaMMF, training. See `imf_core/config.py`."""
 
 from __future__ import annotations
 
@@ -18,7 +15,7 @@ _GCN = {"model.encoder": ("gcn",)}
 
 
 class InteractionConfig(Section):
-    """Where the interactions are, how they are split, and which features of the items are used."""
+    """Where the interactions are, how they are split, and which features of the items are built."""
 
     path: str = Field("codepages", description="folder or file of interactions, or the name of a bundled data set (codepages)")
     min_rating: float | None = Field(None, description="interactions with a lower rating are left out; null: all count")
@@ -34,11 +31,11 @@ class InteractionConfig(Section):
     image_width: int = Field(64, ge=2, le=4096, description="width of the bitmap image features")
 
     def absolute(self) -> InteractionConfig:
-        """As it is: the path is resolved by who is given it."""
+        """These settings unchanged: there are no explicit files, and `path` may name a bundled data set."""
         return self
 
     def views(self) -> DataConfig:
-        """The settings from which the items' text and image features are built."""
+        """The `DataConfig` from which the items' text and image features are built."""
         shared = ("text", "images", "text_encoder", "image_encoder", "text_width", "image_width")
         return DataConfig(path=self.path, **{name: getattr(self, name) for name in shared})
 
@@ -83,7 +80,7 @@ class RecommenderConfig(Section):
 
     @property
     def width(self) -> int:
-        """Width of a user's and an item's vector."""
+        """d, width of the vectors of users and items."""
         return self.widths[-1] + self.id_width
 
 

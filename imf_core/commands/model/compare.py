@@ -1,4 +1,4 @@
-"""`imf compare`: whether one checkpoint ranks better than another, or whether the difference may be chance."""
+"""`imf compare`: does one checkpoint rank better than another, or may the difference be chance?"""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ import numpy as np
 import typer
 from rich.table import Table
 
-from imf_core.checkpoint.checkpoint import Checkpoint, check_vocabulary
+from imf_core.checkpoint.checkpoint import Checkpoint
+from imf_core.commands.model.graph import graph_for
 from imf_core.commands.terminal import terminal
 from imf_core.data.graph.graph import TEST_WORDS, KnowledgeGraph, KnownAnswers, Vocabulary, open_split
 from imf_core.ensemble.ensemble import Ensemble, names_of, open_model, rank_with
 from imf_core.errors import VocabularyError
 from imf_core.evaluate.paired import LEVEL, Comparison, Part, compare_ranks
 from imf_core.evaluate.ranking import slices
-from imf_core.prepare.link_data import graph_of
 
 SEED_WORDS = (
     "This is about these two trained models on these triples. Another seed gives another model: the mean of several seeds of "
@@ -42,57 +42,56 @@ def compare(
     models = open_model(first), open_model(second)
     a, b = map(names_of, models)
     check_same_names(a, b)
-    graph = graph_of(a.config.data if data is None else a.config.data.elsewhere(data))
-    check_vocabulary(a.description, graph.entities, graph.relations, first)
+    graph = graph_for(a, data, first)
     triples, known = open_split(graph, split)
     warnings = [*([TEST_WORDS] if split == "test" else []), *_other_triples(graph, a, b)]
     for warning in warnings:
         terminal(stderr=True).print(f"warning: {warning}", style="yellow", soft_wrap=True)
-    own, other = (_ranks(model, graph, triples, known) for model in models)
-    found = compare_ranks(own, other, slices(graph, triples))
+    ranks_a, ranks_b = (_ranks(model, graph, triples, known) for model in models)
+    result = compare_ranks(ranks_a, ranks_b, slices(graph, triples))
     if as_json:
-        print(json.dumps({"a": str(first), "b": str(second), "split": split, **facts(found), "warnings": warnings}, indent=1))
+        print(json.dumps({"a": str(first), "b": str(second), "split": split, **facts(result), "warnings": warnings}, indent=1))
         return
     console = terminal()
     console.print(f"A: {first}", f"B: {second}", sep="\n", soft_wrap=True)
-    console.print(_table(found, split))
-    for line in lines(found):
+    console.print(_table(result, split))
+    for line in lines(result):
         console.print(line, soft_wrap=True)
 
 
 def check_same_names(a: Checkpoint, b: Checkpoint) -> None:
-    """Refuse models of other entities or relations: their ranks are among other candidates.
+    """Refuse models of different entities or relations: their ranks are among different candidates.
 
     Raises:
-        VocabularyError: what differs, by name.
+        VocabularyError: names what differs.
     """
-    for kind, own, other in (("entities", a.entities, b.entities), ("relations", a.relations, b.relations)):
-        if own.names != other.names:
+    for kind, names_a, names_b in (("entities", a.entities, b.entities), ("relations", a.relations, b.relations)):
+        if names_a.names != names_b.names:
             raise VocabularyError(
-                f"{a.path} and {b.path} have different {kind}: {_difference(own, other)}",
+                f"{a.path} and {b.path} have different {kind}: {_difference(names_a, names_b)}",
                 remedy="compare models that were trained on the same graph",
             )
 
 
-def facts(found: Comparison) -> dict[str, Any]:
-    """The comparison as plain values."""
+def facts(result: Comparison) -> dict[str, Any]:
+    """A comparison as JSON values."""
     return {
-        "triples": found.all.count // 2, **_part(found.all), "interval": list(found.interval), "p": found.p,
-        "exact": found.exact, "draws": found.draws, "least_p": found.least, "level": LEVEL, "real": found.real,
-        "slices": {name: _part(part) for name, part in found.slices.items()},
+        "triples": result.all.count // 2, **_part(result.all), "interval": list(result.interval), "p": result.p,
+        "exact": result.exact, "draws": result.draws, "least_p": result.least, "level": LEVEL, "real": result.real,
+        "slices": {name: _part(part) for name, part in result.slices.items()},
     }
 
 
-def lines(found: Comparison) -> list[str]:
-    """The verdict in words."""
-    part, (low, high) = found.all, found.interval
-    verdict = "is real" if found.real else "may be chance"
-    few = f"so few triples differ that p cannot be below {found.least:.2g}: rank more triples"
+def lines(result: Comparison) -> list[str]:
+    """The verdict of a comparison in words."""
+    part, (low, high) = result.all, result.interval
+    verdict = "is real" if result.real else "may be chance"
+    few = f"so few triples differ that p cannot be below {result.least:.2g}: rank more triples"
     return [
         f"A - B: {part.difference:+.4f} MRR, 95 % interval {low:+.4f} to {high:+.4f}",
         f"A ranks {part.better:,} of {part.count:,} queries higher than B, {part.equal:,} the same, {part.worse:,} lower",
-        f"the difference {verdict} (p = {found.p:.2g})",
-        *([few] if found.least >= LEVEL and part.better + part.worse else []),
+        f"the difference {verdict} (p = {result.p:.2g})",
+        *([few] if result.least >= LEVEL and part.better + part.worse else []),
         SEED_WORDS,
     ]
 
@@ -104,41 +103,41 @@ def _part(part: Part) -> dict[str, Any]:
     }
 
 
-def _difference(own: Vocabulary, other: Vocabulary) -> str:
-    """`only in A: 'x', 'y' and 3 more; only in B: 'z'`, or where the order differs first."""
+def _difference(a: Vocabulary, b: Vocabulary) -> str:
+    """`only in A: 'x', 'y' and 3 more; only in B: 'z'`, or the first id whose names differ."""
     parts = []
-    for side, names, index in (("A", own.names, other.index), ("B", other.names, own.index)):
+    for side, names, index in (("A", a.names, b.index), ("B", b.names, a.index)):
         alone = [name for name in names if name not in index]
         if alone:
             more = f" and {len(alone) - _LISTED:,} more" if len(alone) > _LISTED else ""
             parts.append(f"only in {side}: {', '.join(map(repr, alone[:_LISTED]))}{more}")
     if parts:
         return "; ".join(parts)
-    place = next(number for number, pair in enumerate(zip(own.names, other.names, strict=True)) if pair[0] != pair[1])
-    return f"the same names in another order; id {place} is {own.names[place]!r} in A and {other.names[place]!r} in B"
+    first = next(number for number, pair in enumerate(zip(a.names, b.names, strict=True)) if pair[0] != pair[1])
+    return f"the same names in another order; id {first} is {a.names[first]!r} in A and {b.names[first]!r} in B"
 
 
 def _other_triples(graph: KnowledgeGraph, a: Checkpoint, b: Checkpoint) -> list[str]:
-    """What to say of a model that was trained on other triples than the graph's: it may have seen the ones to be ranked."""
-    known = ((side, model.path, model.metrics.get("fingerprint")) for side, model in (("A", a), ("B", b)))
+    """A warning for each model that was trained on other triples than the graph's: it may have seen those to be ranked."""
+    trained = ((side, model.path, model.metrics.get("fingerprint")) for side, model in (("A", a), ("B", b)))
     return [
-        f"{side} ({path}) was not trained on these triples ({str(found)[:12]}, not {graph.fingerprint[:12]}): it may have seen "
+        f"{side} ({path}) was not trained on these triples ({str(given)[:12]}, not {graph.fingerprint[:12]}): it may have seen "
         "what is ranked here"
-        for side, path, found in known if found is not None and found != graph.fingerprint
+        for side, path, given in trained if given is not None and given != graph.fingerprint
     ]
 
 
 def _ranks(model: Checkpoint | Ensemble, graph: KnowledgeGraph, triples: np.ndarray, known: KnownAnswers) -> np.ndarray:
-    """(2T,) ranks, tails first."""
-    found = rank_with(model, graph, triples, known)
-    return np.concatenate([found.tail_ranks, found.head_ranks])
+    """(T, 3) triples -> (2T,) ranks, tails first."""
+    ranked = rank_with(model, graph, triples, known)
+    return np.concatenate([ranked.tail_ranks, ranked.head_ranks])
 
 
-def _table(found: Comparison, split: str) -> Table:
+def _table(result: Comparison, split: str) -> Table:
     table = Table(title=f"{split}: MRR, and queries that A ranks higher, the same, lower")
     for column in ("slice", "queries", "A", "B", "A - B", "higher", "same", "lower"):
         table.add_column(column, justify="left" if column == "slice" else "right")
-    for name, part in {"all": found.all, **found.slices}.items():
+    for name, part in {"all": result.all, **result.slices}.items():
         if part.count:
             figures = f"{part.first:.4f}", f"{part.second:.4f}", f"{part.difference:+.4f}"
             counts = (f"{number:,}" for number in (part.better, part.equal, part.worse))

@@ -9,14 +9,14 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from imf_core.checkpoint.checkpoint import check_vocabulary, load_checkpoint
+from imf_core.checkpoint.checkpoint import load_checkpoint
+from imf_core.commands.model.graph import graph_for
 from imf_core.commands.terminal import terminal
 from imf_core.ensemble.ensemble import ENSEMBLE_FILE, same_names, save_ensemble
 from imf_core.ensemble.selection import ROUNDS, Selection, select
 from imf_core.errors import ConfigError
 from imf_core.evaluate.pooled import evaluate_pooled
 from imf_core.files.digest import sha256_of_file
-from imf_core.prepare.link_data import graph_of
 from imf_core.runtime import MemoryBudget
 from imf_core.study_reader import StudyFolder
 
@@ -40,51 +40,50 @@ def ensemble(
     loaded = [load_checkpoint(folder) for folder in folders]
     same_names(loaded)
     first = loaded[0]
-    graph = graph_of(first.config.data if data is None else first.config.data.elsewhere(data))
-    check_vocabulary(first.description, graph.entities, graph.relations, first.path)
+    graph = graph_for(first, data, first.path)
     memory, known = MemoryBudget.of(first.config.train.memory_budget_mb), graph.known()
     models = [member.model for member in loaded]
     chosen = select(models, graph, graph.valid, known, rounds=rounds, memory=memory)
-    kept = [place for place, weight in enumerate(chosen.weights) if weight > 0]
-    weights = [chosen.weights[place] for place in kept]
-    ranked = evaluate_pooled([models[place] for place in kept], weights, graph, graph.valid, known, memory)
+    kept = [index for index, weight in enumerate(chosen.weights) if weight > 0]
+    weights = [chosen.weights[index] for index in kept]
+    ranked = evaluate_pooled([models[index] for index in kept], weights, graph, graph.valid, known, memory)
     singles = [evaluate_pooled([model], [1.0], graph, graph.valid, known, memory).metrics.mrr for model in models]
-    found: dict[str, Any] = {
+    figures: dict[str, Any] = {
         "validation": ranked.metrics.as_dict(), "held_back_mrr": chosen.held_back,
         "held_back_mrr_of_single": chosen.held_back_single, "best_single_mrr": max(singles),
         "candidates": len(models), "fingerprint": graph.fingerprint,
     }
-    save_ensemble(out, [folders[place] for place in kept], weights, found)
+    save_ensemble(out, [folders[index] for index in kept], weights, figures)
     if as_json:
-        members = [{"folder": str(folders[place]), "weight": chosen.weights[place], "mrr": singles[place]} for place in kept]
-        print(json.dumps({"ensemble": str(out), **found, "members": members}, indent=1))
+        members = [{"folder": str(folders[index]), "weight": chosen.weights[index], "mrr": singles[index]} for index in kept]
+        print(json.dumps({"ensemble": str(out), **figures, "members": members}, indent=1))
         return
     console = terminal()
     console.print(_table(folders, chosen, singles))
-    for line in lines(found, len(kept), out):
+    for line in lines(figures, len(kept), out):
         console.print(line, soft_wrap=True)
 
 
-def lines(found: dict[str, Any], kept: int, out: Path) -> list[str]:
-    """What the choice is worth, in words."""
-    gain = found["held_back_mrr"] - found["held_back_mrr_of_single"]
+def lines(figures: dict[str, Any], kept: int, out: Path) -> list[str]:
+    """What an ensemble of `kept` members gains, in words."""
+    gain = figures["held_back_mrr"] - figures["held_back_mrr_of_single"]
     verdict = "it helps" if gain > 0 else "it does not help: the best single model is as good"
     return [
-        f"{kept} of {found['candidates']} models; validation MRR {found['validation']['mrr']:.4f}, "
-        f"the best single one {found['best_single_mrr']:.4f}",
-        f"chosen on one half and told on the other: {found['held_back_mrr']:.4f} against "
-        f"{found['held_back_mrr_of_single']:.4f} ({gain:+.4f}); {verdict}",
+        f"{kept} of {figures['candidates']} models; validation MRR {figures['validation']['mrr']:.4f}, "
+        f"the best single one {figures['best_single_mrr']:.4f}",
+        f"chosen on one half, measured on the other: {figures['held_back_mrr']:.4f} against "
+        f"{figures['held_back_mrr_of_single']:.4f} ({gain:+.4f}); {verdict}",
         f"ensemble: {out}",
     ]
 
 
 def found_checkpoints(sources: list[Path]) -> list[Path]:
-    """The checkpoints that are meant: folders of checkpoints as they are, of a study those of its trials and final seeds.
+    """The checkpoints in some folders: checkpoints themselves, members of ensembles, kept trials and final seeds of studies.
 
-    Equal weights are taken once.
+    Of checkpoints with equal weights only the first counts.
 
     Raises:
-        ConfigError: a folder is neither, or fewer than two models are left.
+        ConfigError: a folder holds no checkpoint, or there are fewer than two different models.
     """
     folders: list[Path] = []
     for source in sources:
@@ -118,8 +117,8 @@ def _table(folders: list[Path], chosen: Selection, singles: list[float]) -> Tabl
     table.add_column("checkpoint", overflow="fold")
     table.add_column("MRR", justify="right")
     table.add_column("weight", justify="right")
-    order = sorted(range(len(folders)), key=lambda place: (-chosen.weights[place], -singles[place]))
-    for place in order:
-        weight = f"{chosen.weights[place]:.2f}" if chosen.weights[place] else ""
-        table.add_row(str(folders[place]), f"{singles[place]:.4f}", weight)
+    order = sorted(range(len(folders)), key=lambda index: (-chosen.weights[index], -singles[index]))
+    for index in order:
+        weight = f"{chosen.weights[index]:.2f}" if chosen.weights[index] else ""
+        table.add_row(str(folders[index]), f"{singles[index]:.4f}", weight)
     return table

@@ -10,8 +10,7 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from imf_core.checkpoint.checkpoint import check_vocabulary
-from imf_core.commands.model.train import DataOption
+from imf_core.commands.model.graph import DataOption, graph_for
 from imf_core.commands.terminal import terminal
 from imf_core.data.audit.report import certain_hits
 from imf_core.data.graph.graph import TEST_WORDS, open_split
@@ -20,7 +19,6 @@ from imf_core.errors import ConfigError
 from imf_core.evaluate.metrics import RankingMetrics
 from imf_core.evaluate.ranking import evaluate_decisions
 from imf_core.model.decision import alternatives
-from imf_core.prepare.link_data import graph_of
 from imf_core.runtime import MemoryBudget
 
 
@@ -38,24 +36,25 @@ def evaluate_command(
     loaded = names_of(opened)
     if decisions and isinstance(opened, Ensemble):
         raise ConfigError("an ensemble has no branches to decide by", remedy="leave out --decisions, or name a member's folder")
-    graph = graph_of(loaded.config.data if data is None else loaded.config.data.elsewhere(data))
-    check_vocabulary(loaded.description, graph.entities, graph.relations, checkpoint)
+    graph = graph_for(loaded, data, checkpoint)
     triples, known = open_split(graph, split)
-    found = {}
+    by_decision = {}
     if decisions:
-        own = loaded.model.decision
+        current = loaded.model.decision
         memory = MemoryBudget.of(loaded.config.train.memory_budget_mb)
-        found = evaluate_decisions(loaded.model, graph, triples, known, {own.mode: own, **alternatives(own)}, memory=memory)
-        metrics = found[own.mode].metrics
+        variants = {current.mode: current, **alternatives(current)}
+        by_decision = evaluate_decisions(loaded.model, graph, triples, known, variants, memory=memory)
+        metrics = by_decision[current.mode].metrics
     else:
         metrics = rank_with(opened, graph, triples, known).metrics
     if as_json:
-        others = {name: ranked.metrics.flat() for name, ranked in found.items()}
+        others = {name: ranked.metrics.flat() for name, ranked in by_decision.items()}
         print(json.dumps(metrics.as_dict() | ({"decisions": others} if decisions else {}), indent=1))
         return
     terminal().print(_metrics_table({"all": metrics, **metrics.slices}, f"{checkpoint}: {split}"))
     if decisions:
-        terminal().print(_metrics_table({name: ranked.metrics for name, ranked in found.items()}, "decisions", "decision"))
+        rows = {name: ranked.metrics for name, ranked in by_decision.items()}
+        terminal().print(_metrics_table(rows, "decisions", "decision"))
     if certain := certain_hits(graph.num_entities):
         terminal().print(certain)
 

@@ -1,4 +1,4 @@
-"""`imf export`: the vectors of a checkpoint's entities, as a feature file that any tool of the product reads again."""
+"""`imf export`: the entity vectors of a checkpoint, as a feature file that another graph can use as a modality."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`imf predict --file`: questions from a file, answers to a file; every line is checked before the first one is answered."""
+"""`imf predict --file`: questions from a file, answers to a file; all lines are checked before the first is answered."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ def read_questions(path: Path, check: Callable[[Question], object]) -> list[Ques
 
     Args:
         path: the file.
-        check: raises where a name is unknown.
+        check: raises an `ImfError` if a question cannot be answered, such as `Predictor.ids`.
 
     Raises:
-        DataError: a line without three columns, with both ends open or none, or with an unknown name; or no line at all.
+        DataError: a line has not three columns, has both ends open or none, or an unknown name; or the file is empty.
     """
     questions = []
     for number, line in read_lines(path):
@@ -49,10 +49,10 @@ def write_answers(path: Path, questions: Iterable[Question], answers: Iterable[l
     """Write `.tsv` (one answer a line) or `.jsonl` (one question a line, with weights and the scores of the branches).
 
     Returns:
-        How many questions were answered. The file appears when all are.
+        Number of questions. The file appears when all are answered.
 
     Raises:
-        DataError: another suffix, or a place that cannot be written.
+        DataError: the suffix is another one, or the file cannot be written.
     """
     if path.suffix not in (".tsv", ".jsonl"):
         remedy = "name it OUT.tsv or OUT.jsonl"
@@ -61,23 +61,32 @@ def write_answers(path: Path, questions: Iterable[Question], answers: Iterable[l
     with new_file(path) as scratch, scratch.open("w", encoding="utf-8", errors="surrogateescape", newline="") as stream:
         if path.suffix == ".tsv":
             stream.write("\t".join(_HEAD) + "\n")
-        for question, found in zip(questions, answers, strict=True):
+        for question, ranked in zip(questions, answers, strict=True):
             count += 1
             if path.suffix == ".tsv":
                 head, tail = (OPEN if end is None else end for end in (question.head, question.tail))
-                for rank, answer in enumerate(found, 1):
+                for rank, answer in enumerate(ranked, 1):
                     row = (head, question.relation, tail, str(rank), answer.entity, f"{answer.score:.6g}")
                     stream.write("\t".join(row) + "\n")  # names hold neither tab nor line feed
             else:
-                stream.write(json.dumps({**vars(question), "answers": [vars(answer) for answer in found]}) + "\n")
+                stream.write(json.dumps({**vars(question), "answers": [vars(answer) for answer in ranked]}) + "\n")
     return count
 
 
 def predict_file(predictor: Predictor, source: Path, out: Path, k: int) -> int:
-    """Answer the questions of a file; returns how many there were.
+    """Answer the questions of a file.
+
+    Args:
+        predictor: answers them.
+        source: the questions, see `read_questions`.
+        out: the answers, see `write_answers`.
+        k: answers to each question, at least 1.
+
+    Returns:
+        Number of questions.
 
     Raises:
-        DataError: a wrong line, see `read_questions`; or a place that cannot be written.
+        DataError: a line is wrong, or `out` cannot be written.
     """
     questions = read_questions(source, predictor.ids)
     return write_answers(out, questions, predictor.answers(questions, k))

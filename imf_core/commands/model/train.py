@@ -10,6 +10,7 @@ from rich.console import Console
 
 from imf_core.checkpoint.carry_over import carry_over
 from imf_core.checkpoint.checkpoint import Checkpoint, check_vocabulary, load_checkpoint, load_state, save_checkpoint
+from imf_core.commands.model.graph import DataOption
 from imf_core.commands.terminal import terminal
 from imf_core.config import Config, preset
 from imf_core.config_base import parse_overrides
@@ -20,7 +21,6 @@ from imf_core.train.estimate import estimate_of
 from imf_core.train.fit import build_model, fit
 from imf_core.train.progress import EpochReport
 
-DataOption = Annotated[str | None, typer.Option("--data", help="Graph folder, or the bundled data set `unicode`.")]
 SetOption = Annotated[list[str] | None, typer.Option("--set", help="A setting, for example train.lr=0.001. Repeatable.")]
 
 
@@ -40,17 +40,17 @@ def train(
     """
     console = terminal()
     loaded = load_checkpoint(start) if start is not None else None
-    master = open_model(distil) if distil is not None else None
-    chosen = _configuration(config, preset_name, loaded, data, settings, master)
-    # A continued model brings its own vectors: no table is made for it.
+    teacher_model = open_model(distil) if distil is not None else None
+    chosen = _configuration(config, preset_name, loaded, data, settings, teacher_model)
+    # A continued model has its own vectors, so no structure table is needed.
     ready = prepare(chosen.data, chosen.structure if loaded is None else None, progress=True)
     _describe(console, ready)
     memory = estimate_of(chosen, ready)
     console.print(f"  memory: {memory.describe()}")
     if shortage := memory.shortage():
         console.print(f"  warning: {shortage}", style="yellow")
-    if master is not None:
-        check_vocabulary(names_of(master).description, ready.graph.entities, ready.graph.relations, master.path)
+    if teacher_model is not None:
+        check_vocabulary(names_of(teacher_model).description, ready.graph.entities, ready.graph.relations, teacher_model.path)
     if dry_run:
         return
     model = build_model(chosen, ready)
@@ -69,8 +69,8 @@ def train(
         )
 
     teacher = None
-    if master is not None:
-        teacher = answers_of(master, ready.graph)
+    if teacher_model is not None:
+        teacher = answers_of(teacher_model, ready.graph)
         console.print(f"taught by {distil}: {teacher.answers.shape[1]} answers to each of {len(teacher.answers):,} queries")
     result = fit(model, ready, chosen, show, progress=True, teacher=teacher)
     for note in result.notes:
@@ -86,17 +86,17 @@ def train(
 
 def _configuration(
     config: Path | None, preset_name: str, start: Checkpoint | None, data: str | None, settings: list[str] | None,
-    master: Checkpoint | Ensemble | None,
+    teacher_model: Checkpoint | Ensemble | None,
 ) -> Config:
-    """What to train with: the settings of --from, of --config or --preset, or those of a teacher, and then --set."""
+    """The settings: of --from, else of --config or --preset, else of the teacher (--distil), else the default; then --set."""
     if start is not None:
         if config is not None:
             raise ConfigError(
                 "--config and --from exclude each other", remedy="--from brings its own settings; change them by --set"
             )
         chosen = start.config
-    elif master is not None and config is None and preset_name == "":
-        chosen = strongest(master).config
+    elif teacher_model is not None and config is None and preset_name == "":
+        chosen = strongest(teacher_model).config
     else:
         chosen = Config.load(config) if config is not None else preset(preset_name or "paper")
     overrides = parse_overrides(settings or [])

@@ -25,7 +25,7 @@ def recommend(
     file: Annotated[Path | None, typer.Option("--file", help="Users, one a line.")] = None,
     out: Annotated[Path | None, typer.Option("--out", help="Answers to --file, OUT.tsv: user, rank, item, score.")] = None,
 ) -> None:
-    """Items that a user does not have and is likely to want.
+    """Recommend items that a user does not have yet.
 
     Example: imf recommend results/mine/best --user cp437 --top 10
     """
@@ -54,10 +54,10 @@ def recommend(
 
 
 def _write(recommender: ItemRecommender, file: Path, out: Path, k: int, known: bool) -> int:
-    """Answer a file of users; every line is checked before the first one is answered.
+    """Answer a file of users; all lines are checked before the first one is answered. Returns the number of users.
 
     Raises:
-        DataError: an unknown user, with the line; no line at all; or a place that cannot be written.
+        DataError: a user is unknown (names the line), the file is empty, or `out` cannot be written.
     """
     users = []
     for number, name in read_lines(file):
@@ -71,6 +71,6 @@ def _write(recommender: ItemRecommender, file: Path, out: Path, k: int, known: b
     answers = recommender.recommend_all(users, k, known=known)
     with new_file(out) as path, path.open("w", encoding="utf-8", errors="surrogateescape", newline="\n") as stream:
         stream.write("user\trank\titem\tscore\n")
-        for user, found in zip(users, answers, strict=True):
-            stream.writelines(f"{user}\t{rank}\t{part.item}\t{part.score:.6g}\n" for rank, part in enumerate(found, start=1))
+        for user, items in zip(users, answers, strict=True):
+            stream.writelines(f"{user}\t{rank}\t{part.item}\t{part.score:.6g}\n" for rank, part in enumerate(items, start=1))
     return len(users)

@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from imf_core.checkpoint.checkpoint import check_vocabulary
+from imf_core.commands.config import print_settings
 from imf_core.commands.terminal import terminal
 from imf_core.config_base import parse_overrides
 from imf_core.data.graph.graph import TEST_WORDS
@@ -50,8 +51,8 @@ def train(
     console = terminal()
     chosen = configuration(config, data, settings)
     ready = prepare_recommend(chosen.data)
-    found = ready.interactions
-    for line in (found.describe(), *(f"  {note}" for note in ready.describe(chosen.model.modalities))):
+    interactions = ready.interactions
+    for line in (interactions.describe(), *(f"  {note}" for note in ready.describe(chosen.model.modalities))):
         console.print(line, soft_wrap=True)
     model = build_model(chosen, ready)
     console.print(f"{model_name(chosen.model)}: {model.num_parameters:,} parameters")
@@ -66,10 +67,10 @@ def train(
     result = fit_recommender(model, ready, chosen, show)
     for note in result.notes:
         console.print(f"  {note}")
-    metrics = {"validation": result.metrics.as_dict(), "best_epoch": result.best_epoch, "fingerprint": found.fingerprint}
-    save_recommender(out, model, chosen, found, metrics)
-    rules = popularity_baseline(found, found.valid, (found.train,))
-    console.print(metrics_table({model_name(chosen.model): result.metrics, "popularity": rules}, "validation"))
+    metrics = {"validation": result.metrics.as_dict(), "best_epoch": result.best_epoch, "fingerprint": interactions.fingerprint}
+    save_recommender(out, model, chosen, interactions, metrics)
+    baseline = popularity_baseline(interactions, interactions.valid, (interactions.train,))
+    console.print(metrics_table({model_name(chosen.model): result.metrics, "popularity": baseline}, "validation"))
     console.print(
         f"best validation MRR {result.best_mrr:.4f} in epoch {result.best_epoch} ({result.reason}); checkpoint: {out}"
     )
@@ -82,18 +83,19 @@ def evaluate(
     split: Annotated[str, typer.Option(help=f"valid or test. {TEST_WORDS}")] = "valid",
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Precision, recall, hit ratio and NDCG at 10 and MRR of a split, beside recommending what most users have."""
+    """Precision, recall, hit ratio and NDCG at 10 and MRR of a split, beside recommending the most popular items."""
     loaded = load_recommender(checkpoint)
     source = loaded.config.data if data is None else loaded.config.data.model_copy(update={"path": data})
-    found = prepare_recommend(source).interactions
-    check_vocabulary(loaded.description, found.users, found.items, checkpoint, ("users", "items"))
+    data_set = prepare_recommend(source).interactions
+    check_vocabulary(loaded.description, data_set.users, data_set.items, checkpoint, ("users", "items"))
     if split not in ("valid", "test"):
         raise ConfigError(f"unknown split {split!r}", remedy="choose valid or test", key="split", value=split)
-    relevant, known = (found.valid, (found.train,)) if split == "valid" else (found.open_test(), (found.train, found.valid))
+    train, valid = data_set.train, data_set.valid
+    relevant, known = (valid, (train,)) if split == "valid" else (data_set.open_test(), (train, valid))
     memory = MemoryBudget.of(loaded.config.train.memory_budget_mb)
     metrics = {
-        model_name(loaded.config.model): evaluate_recommender(loaded.model, found, relevant, known, memory),
-        "popularity": popularity_baseline(found, relevant, known),
+        model_name(loaded.config.model): evaluate_recommender(loaded.model, data_set, relevant, known, memory),
+        "popularity": popularity_baseline(data_set, relevant, known),
     }
     if as_json:
         print(json.dumps({name: part.as_dict() for name, part in metrics.items()}, indent=1))
@@ -122,19 +124,14 @@ def audit_command(
 @app.command("config")
 def show_config() -> None:
     """Print every setting with its default, as YAML that --config reads."""
-    for section, fields in RecommendConfig().model_dump(mode="json").items():
-        known = type(getattr(RecommendConfig(), section)).model_fields
-        print(f"{section}:")
-        for name, value in fields.items():
-            note = known[name].description
-            print(f"  {name}: {json.dumps(value)}" + (f"  # {note}" if note else ""))
+    print_settings(RecommendConfig())
 
 
 def configuration(config: Path | None, data: str | None, settings: list[str] | None) -> RecommendConfig:
-    """Settings of a file, then those given by hand.
+    """The settings of a YAML file, overridden by --data and --set.
 
     Raises:
-        ConfigError: one is refused.
+        ConfigError: a setting is refused.
     """
     base = RecommendConfig.load(config) if config is not None else RecommendConfig()
     overrides = parse_overrides(settings or [])
@@ -144,10 +141,10 @@ def configuration(config: Path | None, data: str | None, settings: list[str] | N
 
 
 def metrics_table(rows: Mapping[str, TopKMetrics], title: str) -> Table:
-    """A row of figures for each model."""
+    """A table with a row of metrics for each model."""
     table = Table(title=title)
-    for place, column in enumerate(("model", "users", f"P@{K}", f"R@{K}", f"HR@{K}", f"NDCG@{K}", "MRR")):
-        table.add_column(column, justify="right" if place else "left")
+    for position, column in enumerate(("model", "users", f"P@{K}", f"R@{K}", f"HR@{K}", f"NDCG@{K}", "MRR")):
+        table.add_column(column, justify="right" if position else "left")
     for name, metrics in rows.items():
         flat = metrics.flat()
         kinds = ("precision", "recall", "hit_ratio", "ndcg")
@@ -156,12 +153,12 @@ def metrics_table(rows: Mapping[str, TopKMetrics], title: str) -> Table:
 
 
 def show_interactions(console: Console, report: InteractionAudit) -> None:
-    """The table, then a fact a line, then warnings and problems."""
+    """Print an audit: the table, then one fact on each line, then warnings and problems."""
     console.print(f"{report.source}: {report.users:,} users, {report.items:,} items", soft_wrap=True)
     columns, rows = report.split_rows()
     table = Table()
-    for place, column in enumerate(columns):
-        table.add_column(column, justify="right" if place else "left")
+    for position, column in enumerate(columns):
+        table.add_column(column, justify="right" if position else "left")
     for row in rows:
         table.add_row(*row)
     console.print(table)

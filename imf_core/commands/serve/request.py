@@ -1,4 +1,4 @@
-"""What may be asked of `imf serve`: a request body, checked by hand so that every refusal says in words what to change."""
+"""The request body of `imf serve`, checked by hand so that every refusal says in words what to change."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ _ENDS = ("head", "relation", "tail")
 
 @dataclass(frozen=True)
 class Limits:
-    """What a request may ask for.
+    """Limits of a request.
 
     Args:
-        questions: of one request.
-        body: bytes of one request.
-        k: answers to one question.
-        names: of one listing.
+        questions: most questions of one request.
+        body: most bytes of one request.
+        k: most answers to one question.
+        names: most names of one listing.
     """
 
     questions: int = 256
@@ -35,7 +35,7 @@ class Limits:
 
 @dataclass(frozen=True)
 class Asked:
-    """Questions, whose names may still be unknown, and the number of answers to each."""
+    """A checked request: questions, whose names may still be unknown, and the number of answers to each."""
 
     questions: tuple[Question, ...]
     k: int
@@ -45,16 +45,16 @@ def read_request(body: bytes, limits: Limits) -> Asked:
     """Read and check a body.
 
     Raises:
-        ImfError: it is no JSON (status 400), or asks for something that there is not (status 422).
+        ImfError: it is no JSON (status 400), or no valid request (status 422).
     """
     try:
-        found = json.loads(body)
+        values = json.loads(body)
     except (ValueError, RecursionError) as error:
         raise ImfError(f"the body is no JSON: {error}", remedy=f"write {_EXAMPLE}", status=400) from error
-    if not isinstance(found, dict):
-        raise ImfError(f"the body is {_kind(found)}, not an object", remedy=f"write {_EXAMPLE}")
-    _known_keys(found, ("questions", "k"), "the body")
-    questions, k = found.get("questions"), found.get("k", _K)
+    if not isinstance(values, dict):
+        raise ImfError(f"the body is {_kind(values)}, not an object", remedy=f"write {_EXAMPLE}")
+    _known_keys(values, ("questions", "k"), "the body")
+    questions, k = values.get("questions"), values.get("k", _K)
     if not isinstance(questions, list):
         raise ImfError(f"questions is {_kind(questions)}, not a list", remedy=f"write {_EXAMPLE}")
     if len(questions) > limits.questions:
@@ -67,26 +67,26 @@ def read_request(body: bytes, limits: Limits) -> Asked:
     return Asked(tuple(_question(entry, f"questions[{number}]") for number, entry in enumerate(questions)), k)
 
 
-def _question(found: Any, place: str) -> Question:
-    if not isinstance(found, dict):
-        raise ImfError(f"{place} is {_kind(found)}, not an object", remedy=f"write {_EXAMPLE}")
-    _known_keys(found, _ENDS, place)
+def _question(values: Any, path: str) -> Question:
+    if not isinstance(values, dict):
+        raise ImfError(f"{path} is {_kind(values)}, not an object", remedy=f"write {_EXAMPLE}")
+    _known_keys(values, _ENDS, path)
     for key in _ENDS:
-        value = found.get(key)
+        value = values.get(key)
         if not (isinstance(value, str) or (value is None and key != "relation")):
             wanted = "a name" if key == "relation" else "a name, or null where it is sought"
-            raise ImfError(f"{place}.{key} is {_kind(value)}", remedy=f"give {wanted}")
-    return Question(found.get("head"), found["relation"], found.get("tail"))
+            raise ImfError(f"{path}.{key} is {_kind(value)}", remedy=f"give {wanted}")
+    return Question(values.get("head"), values["relation"], values.get("tail"))
 
 
-def _known_keys(found: Mapping[str, Any], known: tuple[str, ...], place: str) -> None:
-    for key in found:
+def _known_keys(values: Mapping[str, Any], known: tuple[str, ...], path: str) -> None:
+    for key in values:
         if key not in known:
-            raise ImfError(f"{place} has the unknown key {key!r}{nearest(key, known)}", remedy=f"known: {', '.join(known)}")
+            raise ImfError(f"{path} has the unknown key {key!r}{nearest(key, known)}", remedy=f"known: {', '.join(known)}")
 
 
 def _kind(value: Any) -> str:
-    """The kind of a JSON value in words; the value itself may be anything, and long."""
+    """The type of a JSON value in words, for messages: the value itself may be anything, and long."""
     kinds: tuple[tuple[type, str], ...] = (
         (bool, "true or false"), (int, "a whole number"), (float, "a decimal number"), (str, "a text"), (list, "a list"),
         (dict, "an object"),

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from uvicorn import Server
 
 _LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
-_BACKLOG = 2048  # connections that wait to be accepted
-_SECONDS = 30  # for requests that are being answered when the server is stopped
+_BACKLOG = 2048  # most connections that wait to be accepted
+_SECONDS = 30  # time for pending requests when the server is stopped
 
 
 def serve(
@@ -40,7 +40,7 @@ def serve(
 
     Example: imf serve results/demo/best --port 8000
     """
-    # Here, and not above: they take half a second that no other command needs.
+    # Imported here because they take half a second that no other command needs.
     import uvicorn
 
     from imf_core.commands.serve.request import Limits
@@ -65,10 +65,10 @@ def serve(
 
 
 def allowed_hosts(host: str, others: list[str]) -> list[str]:
-    """Names under which the server may be addressed: those of this machine, the given address, and others.
+    """Values of the Host header that are accepted: names of this machine, the given address, and others.
 
     Raises:
-        ConfigError: a pattern that is neither `*` nor `*.example.com`.
+        ConfigError: a pattern is neither `*` nor `*.example.com`.
     """
     for name in others:
         if name != "*" and "*" in name.removeprefix("*."):
@@ -76,12 +76,12 @@ def allowed_hosts(host: str, others: list[str]) -> list[str]:
                 f"--allow-host {name!r} is no name", remedy="give a host name, *.example.com, or * for any", key="allow-host",
                 value=name,
             )
-    own = f"[{host}]" if ":" in host else host
-    return list(dict.fromkeys([*_LOOPBACK, own, *others]))
+    literal = f"[{host}]" if ":" in host else host
+    return list(dict.fromkeys([*_LOOPBACK, literal, *others]))
 
 
 def exposure(address: str, hosts: list[str]) -> str:
-    """What is to be said of an IP address that other machines reach; empty for one of this machine alone."""
+    """The warning for an IP address that other machines can reach; empty for a loopback address."""
     if ipaddress.ip_address(address.partition("%")[0]).is_loopback:  # fe80::1%eth0 names its interface
         return ""
     return (
@@ -92,11 +92,11 @@ def exposure(address: str, hosts: list[str]) -> str:
 
 @contextmanager
 def listening(host: str, port: int) -> Iterator[socket.socket]:
-    """A socket that accepts connections at an address: bound before the model is loaded, so that a taken port is told at once.
+    """A socket that listens at an address; it is bound before the model is loaded, so that a taken port is reported at once.
 
     Raises:
-        ConfigError: the address is none of this machine's.
-        ResourceError: the port is taken, or may not be used.
+        ConfigError: the host is no address.
+        ResourceError: the port is taken or not permitted, or the address is not one of this machine.
     """
     try:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
@@ -116,7 +116,7 @@ def listening(host: str, port: int) -> Iterator[socket.socket]:
 
 @contextmanager
 def _stopped_by_signals(server: Server) -> Iterator[None]:
-    """The end of the server is the end of the command, with status 0: uvicorn raises the signal again when it has stopped."""
+    """Stop the server on SIGINT and SIGTERM, and end with status 0: uvicorn's own handlers raise the signal again."""
     def stop(*_: object) -> None:
         server.should_exit = True
 

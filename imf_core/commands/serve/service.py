@@ -1,9 +1,9 @@
-"""What `imf serve` answers: the application, without the process and the socket around it.
+"""The web application of `imf serve`, without the process and the socket.
 
-The model belongs to one thread: requests wait for it in a queue and none is turned away. The loop that talks to clients stays
-free for the others, so that reading names, checking them and writing answers happens in that thread too.
+One thread owns the model; requests wait for it in a queue, and none is rejected. That thread also looks up names and encodes
+answers, so that the event loop stays free for other clients.
 
-Names may hold any bytes. They leave as JSON escapes, which are ASCII; the usual JSON responses and validators refuse them.
+Names may hold any bytes. They are sent as JSON escapes, which are ASCII; the usual JSON responses and validators refuse them.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ def build_app(predictor: Predictor, limits: Limits, hosts: Sequence[str]) -> Fas
     """The application.
 
     Args:
-        predictor: answers; used by one thread only from now on.
-        limits: what a request may ask for.
-        hosts: names under which the server may be addressed (`*`: any). A page in a browser that makes its own name point here
-            (DNS rebinding) is refused by them.
+        predictor: answers the questions; only one thread uses it from now on.
+        limits: of a request.
+        hosts: accepted values of the Host header (`*`: any). They keep out web pages whose own name points here (DNS
+            rebinding).
     """
     desk = _Desk(predictor, limits)
 
@@ -49,7 +49,7 @@ def build_app(predictor: Predictor, limits: Limits, hosts: Sequence[str]) -> Fas
         finally:
             desk.close()
 
-    # No page of documentation: it would load its scripts from elsewhere. /openapi.json is there.
+    # No documentation page: it would load scripts from other hosts. /openapi.json is served.
     app = FastAPI(
         title="IMF Search", version=imf_core.__version__, docs_url=None, redoc_url=None, redirect_slashes=False,
         lifespan=lifespan,
@@ -72,12 +72,12 @@ def build_app(predictor: Predictor, limits: Limits, hosts: Sequence[str]) -> Fas
         try:
             body = await _body(request, limits.body)
         except ClientDisconnect:
-            return Response(status_code=400)  # to nobody
+            return Response(status_code=400)  # nobody receives it
         return Response(await desk.answer(read_request(body, limits)), media_type="application/json")
 
     @app.get("/health")
     async def health() -> Response:
-        """Whether the server lives, and how many requests wait for the model."""
+        """That the server runs, and how many requests wait for the model."""
         return _json({"status": "ok", "waiting": desk.waiting})
 
     @app.get("/about")
@@ -99,7 +99,7 @@ def build_app(predictor: Predictor, limits: Limits, hosts: Sequence[str]) -> Fas
 
 
 class _Desk:
-    """The model, its thread, and what is known of it beforehand."""
+    """The model, its thread, and the answers that do not need it: names and facts."""
 
     def __init__(self, predictor: Predictor, limits: Limits) -> None:
         self._predictor = predictor
@@ -110,7 +110,7 @@ class _Desk:
         self.about = _encoded(_about(predictor, limits))
 
     async def answer(self, asked: Asked) -> bytes:
-        """Wait for the model's turn, and for its answers."""
+        """Queue a request for the model's thread and wait for the encoded answers."""
         self.waiting += 1
         try:
             return await asyncio.get_running_loop().run_in_executor(self._thread, self._answer, asked)
@@ -123,20 +123,19 @@ class _Desk:
                 self._predictor.ids(question)
             except ImfError as error:
                 raise type(error)(f"questions[{number}]: {error.problem}", remedy=error.remedy) from error
-        found = self._predictor.answers(asked.questions, asked.k)
         results = [
             {**vars(question), "answers": [vars(answer) for answer in answers]}
-            for question, answers in zip(asked.questions, found, strict=True)
+            for question, answers in zip(asked.questions, self._predictor.answers(asked.questions, asked.k), strict=True)
         ]
         return _encoded({"results": results})
 
     def close(self) -> None:
-        """Take no more work; what is being answered is answered."""
+        """Accept no more requests; the current one is still answered."""
         self._thread.shutdown(wait=False, cancel_futures=True)
 
 
 class _Names:
-    """Names in the order of the alphabet, so that those with a prefix stand together."""
+    """Names in alphabetical order, in which those with a common prefix follow one another."""
 
     def __init__(self, names: Sequence[str]) -> None:
         self._ordered = sorted(names)
@@ -147,7 +146,7 @@ class _Names:
         Raises:
             ImfError: the limit is no whole number in 1..most.
         """
-        # Not `request.query_params`: it replaces undecodable bytes, of which names may be made.
+        # Not `request.query_params`: it replaces undecodable bytes, which names may contain.
         query = request.scope["query_string"].decode("latin-1")
         given = dict(parse_qsl(query, keep_blank_values=True, errors="surrogateescape"))
         prefix, limit = given.get("prefix", ""), given.get("limit", str(min(_NAMES, most)))
@@ -163,13 +162,13 @@ class _Names:
 
 
 async def _body(request: Request, most: int) -> bytes:
-    """The body, refused as soon as it is known to be too long.
+    """The body of a request; reading stops as soon as it is too long.
 
     Raises:
-        ImfError: it is (status 413).
+        ImfError: it is longer than `most` bytes (status 413).
     """
-    told = request.headers.get("content-length", "")
-    parts, size = [], int(told) if told.isascii() and told.isdigit() and len(told) < 20 else 0
+    declared = request.headers.get("content-length", "")
+    parts, size = [], int(declared) if declared.isascii() and declared.isdigit() and len(declared) < 20 else 0
     if size <= most:
         size = 0
         async for part in request.stream():
@@ -199,7 +198,7 @@ def _json(value: Any, status: int = 200, headers: dict[str, str] | None = None) 
 
 
 def _encoded(value: Any) -> bytes:
-    """ASCII JSON; a number that JSON does not have is null."""
+    """ASCII JSON; NaN and infinities become null."""
     try:
         return json.dumps(value, allow_nan=False).encode("ascii")
     except ValueError:

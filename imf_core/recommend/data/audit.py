@@ -1,6 +1,9 @@
-"""The audit of interactions: what is wrong, or worth knowing, before a recommender is trained on them.
+"""The audit of interactions: problems and facts to know before a recommender is trained on them.
 
-With finalising it is the one place that looks at test interactions; it compares them with the other splits and hands on counts.
+Besides the final evaluation it is the only code that reads test interactions; it compares them with the other splits and
+returns counts.
+
+Shapes: `U` users, `I` items, `P` interactions.
 """
 
 from __future__ import annotations
@@ -17,7 +20,7 @@ from imf_core.data.graph.graph import SPLITS
 from imf_core.files.markdown import escaped
 from imf_core.recommend.data.interactions import RawInteractions, distinct_pairs
 
-_FEW_ITEMS = 10  # items up to which every list of 10 holds all
+_FEW_ITEMS = 10  # with so many items or fewer, every list of 10 holds all
 
 
 class Baseline(Protocol):
@@ -36,15 +39,15 @@ class Baseline(Protocol):
 
 @dataclass(frozen=True)
 class PartCounts:
-    """Counts of one split; of distinct interactions, where nothing else is said.
+    """Counts of one split, of distinct pairs unless said otherwise.
 
     Args:
-        interactions: distinct pairs.
-        users, items: with an interaction here.
-        in_train, in_valid, in_test: pairs that stand in that split too (in its own: all).
-        clean: pairs that stand in no other split.
-        cold_users, cold_items: users and items here without a training interaction.
-        cold: pairs with one of them.
+        interactions: pairs.
+        users, items: users and items with an interaction in the split.
+        in_train, in_valid, in_test: pairs that are also in that split (in its own: all).
+        clean: pairs that are in no other split.
+        cold_users, cold_items: users and items of the split without a training interaction.
+        cold: pairs with a cold user or item.
     """
 
     interactions: int = 0
@@ -64,19 +67,19 @@ class InteractionAudit:
     """The audit of interactions.
 
     Args:
-        source: where they are from.
+        source: folder or file.
         users, items: U and I.
         interactions, distinct: of all files together; distinct ones counted per split.
         splits: counts of train, valid and test.
-        given: the files give the split; else it is drawn for each user.
+        given: the files give the split; otherwise it is drawn for each user.
         per_user: least, median and largest number of interactions of a user.
-        few: users with fewer than 3 interactions, who have nothing to be tested on where the split is drawn.
+        few: users with fewer than 3 interactions, who get no test interaction if the split is drawn.
         without: users, and items, without any interaction.
-        featureless: items without any feature; None where there are no features.
-        coverage: `image: 5,000 of 5,810 items`, a line each modality.
-        notes: what the readers said.
-        problems: what `--strict` refuses.
-        warnings: what one should know, but cannot or need not mend.
+        featureless: items without any feature; None if there are no features.
+        coverage: `image: 5,000 of 5,810 items`, one line for each modality.
+        notes: of the readers.
+        problems: `--strict` makes them errors.
+        warnings: facts to know that cannot or need not be mended.
         baseline: metrics of recommending what most users have, by split.
     """
 
@@ -116,16 +119,17 @@ class InteractionAudit:
         """The table of the splits: columns and rows."""
         columns = ["split", "interactions", "users", "items", "in train", "in valid", "in test", "clean", "cold"]
         rows = []
-        for place, name in enumerate(SPLITS):
+        for position, name in enumerate(SPLITS):
             part = self.splits[name]
-            own = (part.interactions, part.users, part.items, part.in_train, part.in_valid, part.in_test, part.clean, part.cold)
-            cells = [f"{count:,}" for count in own]
-            cells[3 + place] = "-"
+            shared = part.in_train, part.in_valid, part.in_test
+            counts = part.interactions, part.users, part.items, *shared, part.clean, part.cold
+            cells = [f"{count:,}" for count in counts]
+            cells[3 + position] = "-"
             rows.append([name, *cells])
         return columns, rows
 
     def lines(self) -> list[str]:
-        """What the table does not say, one fact a line."""
+        """Facts besides the table of the splits, one on each line."""
         low, middle, high = self.per_user
         found = [
             "the files give the split"
@@ -163,7 +167,7 @@ class InteractionAudit:
 
     @property
     def size(self) -> str:
-        """How large the data is, in words."""
+        """Numbers of users and items, in words."""
         return f"{self.users:,} users, {self.items:,} items"
 
     def tables(self) -> dict[str, tuple[str, tuple[list[str], list[list[str]]]]]:
@@ -186,13 +190,13 @@ class InteractionAudit:
 def audit_interactions(
     raw: RawInteractions, splits: Mapping[str, np.ndarray], modalities: Sequence[Modality] = ()
 ) -> InteractionAudit:
-    """Look at every interaction.
+    """Audit every interaction.
 
-    Problems are: no training interaction, nothing to validate or to test on, and pairs that stand in two splits.
+    Problems are: no training interaction, no validation interaction, and pairs that are in two splits.
 
     Args:
         raw: all lines of all files, test included.
-        splits: `train`, `valid`, `test` -> distinct pairs, `raw.split(seed)`.
+        splits: distinct pairs (P, 2) of `train`, `valid` and `test`: `raw.split(seed)`.
         modalities: features of the items.
     """
     size = len(raw.users), len(raw.items)

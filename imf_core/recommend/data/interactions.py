@@ -1,18 +1,18 @@
-"""Implicit feedback: who had what, split for each user into training, validation and test interactions.
+"""Implicit feedback: pairs of users and items, split for each user into training, validation and test interactions.
 
-Letters used in shapes: `U` users, `I` items, `P` interactions (pairs of a user id and an item id).
+If the files give no split, the rules for a user with n interactions are:
 
-The rules of the split, where the files do not give one, for a user with n interactions:
+- `round(0.8 n)` are training interactions: at least one if there is any, and both of two;
+- of the rest, the larger half is test and the smaller one validation, so a single one is a test interaction;
+- a user with fewer than three has none to test and is left out of averages.
 
-- `round(0.8 n)` of them train, so at least one where there is any, and both of two;
-- of those left over the larger half is test, the smaller one validation: one left over is a test interaction;
-- a user with none, one or two has nothing to be tested on and is left out of averages.
+If there are files of training and of test interactions but none of validation, `round(0.1 n)` of a user's training interactions
+are set aside.
 
-Where there are files of training and of test interactions but none for validation, `round(0.1 n)` of a user's training
-interactions are set aside.
+A hash of ids and seed chooses them. Ids follow the order of first appearance, so data sets that differ only in their names are
+split alike.
 
-Which ones is decided by a hash of ids and seed; ids are given in the order of first appearance, so that data sets that differ
-in nothing but their names are split alike.
+Shapes: `U` users, `I` items, `P` interactions (a user id and an item id), `B` users that are looked up, `K` their items.
 """
 
 from __future__ import annotations
@@ -32,15 +32,15 @@ _TRAIN, _CARVED = 0.8, 0.1
 
 @dataclass(frozen=True)
 class RawInteractions:
-    """Every line of the files as it stands; nothing merged, nothing left out.
+    """Every line of the files; nothing is merged or left out.
 
     Args:
         users, items: names in id order.
         splits: `train`, `valid`, `test`, or `all` where the files give no split -> (P, 2) int64 user and item ids.
         used: (I,) bool: the item has an interaction in some file.
-        offset: added to the row numbers of features without names to give the items' names; None: items have names.
-        notes: what the readers passed over.
-        source: where it is from.
+        offset: features without names: their row number plus this is the item's name. None: items have names.
+        notes: what the readers skipped.
+        source: folder or file, for messages.
     """
 
     users: Vocabulary
@@ -53,18 +53,18 @@ class RawInteractions:
 
     @property
     def lines(self) -> int:
-        """Interactions in all files, repeats included."""
+        """Number of interactions in all files, repeats included."""
         return sum(map(len, self.splits.values()))
 
     def split(self, seed: int) -> dict[str, np.ndarray]:
-        """Distinct pairs (P, 2) by `train`, `valid`, `test`: as the files say, else by the rules above."""
-        lone = {name: distinct_pairs(rows, len(self.items)) for name, rows in self.splits.items()}
-        if "all" in lone:
-            return dict(zip(SPLITS, split_per_user(lone["all"], len(self.users), len(self.items), seed), strict=True))
-        if "valid" not in lone:
-            own = len(self.users), len(self.items)
-            lone["train"], lone["valid"] = _part(lone["train"], _places(lone["train"], *own, seed), _CARVED, own[0])
-        return {name: lone.get(name, np.empty((0, 2), np.int64)) for name in SPLITS}
+        """Distinct pairs (P, 2) by `train`, `valid`, `test`: as the files give them, else by the rules above."""
+        pairs = {name: distinct_pairs(rows, len(self.items)) for name, rows in self.splits.items()}
+        size = len(self.users), len(self.items)
+        if "all" in pairs:
+            return dict(zip(SPLITS, split_per_user(pairs["all"], *size, seed), strict=True))
+        if "valid" not in pairs:
+            pairs["train"], pairs["valid"] = _part(pairs["train"], _places(pairs["train"], *size, seed), _CARVED, size[0])
+        return {name: pairs.get(name, np.empty((0, 2), np.int64)) for name in SPLITS}
 
 
 @dataclass(frozen=True)
@@ -75,8 +75,8 @@ class Interactions:
         users, items: vocabularies in id order.
         train, valid: (P, 2) int64 user and item ids, distinct, ascending.
         test_reader: reads the test split; None where there is none (or where it must not be reachable).
-        notes: what was mended or passed over.
-        source: where it is from.
+        notes: what was mended or skipped.
+        source: folder or file, for messages.
     """
 
     users: Vocabulary
@@ -104,14 +104,14 @@ class Interactions:
         return len(self.items)
 
     def describe(self) -> str:
-        """One line for the terminal: where it is from and how large it is."""
+        """One line for the terminal: source and sizes."""
         return (
             f"{self.source}: {self.num_users:,} users, {self.num_items:,} items, {len(self.train):,} training and "
             f"{len(self.valid):,} validation interactions"
         )
 
     def open_test(self) -> np.ndarray:
-        """Read the test interactions, (P, 2). Only the finalising step may call this: whoever chose with it has no test left.
+        """Read the test interactions, (P, 2). Only the final evaluation may call this: nothing may be chosen by them.
 
         Raises:
             DataError: there is no test split.
@@ -122,7 +122,7 @@ class Interactions:
 
     @cached_property
     def seen_items(self) -> np.ndarray:
-        """(I,) bool: the item has a training interaction. The others are *cold*."""
+        """(I,) bool: the item has a training interaction; the others are *cold*."""
         return np.bincount(self.train[:, 1], minlength=self.num_items) > 0
 
     @cached_property
@@ -132,7 +132,7 @@ class Interactions:
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 of vocabularies, train and valid: what a study is tied to. The test split is not read for it."""
+        """SHA-256 of vocabularies, train and valid, which identifies the data of a study. The test split is not read."""
         return fingerprint_of((self.users, self.items), (self.train, self.valid))
 
 
@@ -150,18 +150,18 @@ class Owned:
 
     @classmethod
     def build(cls, parts: Iterable[np.ndarray], num_users: int, num_items: int) -> Owned:
-        """Index several (P, 2) arrays of pairs; repeats are merged."""
+        """Index the pairs of several arrays (P, 2); repeats are merged."""
         pairs = distinct_pairs(np.concatenate([np.empty((0, 2), np.int64), *parts]), num_items)
         counts = np.bincount(pairs[:, 0], minlength=num_users)
         return cls(np.concatenate(([0], np.cumsum(counts))).astype(np.int64), pairs[:, 1])
 
     def of(self, users: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Rows (K,) positions in `users` (B,), and the items (K,) of those users."""
+        """(B,) users -> (K,) positions in `users`, and (K,) items of those users."""
         return expand_ranges(self.offsets[users], self.offsets[users + 1], self.items)
 
 
 def distinct_pairs(pairs: np.ndarray, num_items: int) -> np.ndarray:
-    """(P, 2) without repeats, ascending by user, then item."""
+    """(P, 2) -> (P', 2) without repeats, ascending by user, then item."""
     codes = np.unique(pairs[:, 0] * np.int64(max(num_items, 1)) + pairs[:, 1])
     return np.stack(np.divmod(codes, max(num_items, 1)), axis=1).astype(np.int64)
 
@@ -169,11 +169,12 @@ def distinct_pairs(pairs: np.ndarray, num_items: int) -> np.ndarray:
 def split_per_user(
     pairs: np.ndarray, num_users: int, num_items: int, seed: int = 0
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Training, validation and test pairs by the rules at the head of this file.
+    """Training, validation and test pairs by the rules at the top of this file.
 
     Args:
-        pairs: (P, 2) distinct, ascending.
-        seed: another one, another choice.
+        pairs: (P, 2) int64, distinct, ascending.
+        num_users, num_items: U and I.
+        seed: of the choice.
     """
     place, user = _places(pairs, num_users, num_items, seed), pairs[:, 0]
     counts = np.bincount(user, minlength=num_users)
@@ -184,7 +185,7 @@ def split_per_user(
 
 
 def _places(pairs: np.ndarray, num_users: int, num_items: int, seed: int) -> np.ndarray:
-    """(P,) place of each pair among those of its user, shuffled."""
+    """(P,) position of each pair in a random order of its user's pairs."""
     order = np.lexsort((mixed(pairs[:, 0] * np.int64(num_items) + pairs[:, 1], seed), pairs[:, 0]))
     counts = np.bincount(pairs[:, 0], minlength=num_users)
     place = np.empty(len(pairs), dtype=np.int64)
@@ -193,7 +194,7 @@ def _places(pairs: np.ndarray, num_users: int, num_items: int, seed: int) -> np.
 
 
 def _part(pairs: np.ndarray, place: np.ndarray, share: float, num_users: int) -> tuple[np.ndarray, np.ndarray]:
-    """The pairs without a share of each user's, and that share."""
+    """Divide the pairs (P, 2), ordered by `place` (P,): the last `share` of each user's pairs are returned second."""
     counts = np.bincount(pairs[:, 0], minlength=num_users)
     aside = place >= (counts - np.floor(share * counts + 0.5).astype(np.int64))[pairs[:, 0]]
     return pairs[~aside], pairs[aside]

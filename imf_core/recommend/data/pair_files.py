@@ -1,7 +1,9 @@
 """Files of user-item pairs -> `PairFile`: tab-separated text, RecBole's atomic files, NumPy pairs and CSR matrices.
 
-Names keep every byte; a byte order mark, CRLF line ends and blank lines are format. Nothing that is read can run code. A wrong
+Names keep every byte; a byte order mark, CRLF line ends and blank lines are ignored. No file that is read can run code. A wrong
 line is an error with file, line, value and remedy.
+
+Shapes: `P` interactions.
 """
 
 from __future__ import annotations
@@ -33,9 +35,9 @@ class PairFile:
     Args:
         path: of the file.
         users, items: distinct names in the order in which they first appear.
-        rows: (P, 2) int64 positions in them, one row an interaction, repeats included.
-        lines: (P,) int64: where each stands; for a matrix its position, from 1.
-        notes: what was passed over.
+        rows: (P, 2) int64 positions in `users` and `items`, repeats included.
+        lines: (P,) int64 line of each interaction; for a matrix its position, from 1.
+        notes: what was skipped.
     """
 
     path: Path
@@ -48,7 +50,7 @@ class PairFile:
 
 @dataclass(frozen=True)
 class _Columns:
-    """Where a file has what: positions of user, item and rating (None: no such column), and how many columns there are."""
+    """Positions of the columns user, item and rating (None: there is none), and the number of columns."""
 
     user: int
     item: int
@@ -57,20 +59,20 @@ class _Columns:
 
 
 def read_pairs(path: Path, min_rating: float | None = None) -> PairFile:
-    """Read interactions; the suffix says how.
+    """Read interactions; the suffix gives the format.
 
     - `.tsv`, `.txt`: `user<TAB>item`, with or without a header line that names the columns (`user`, `item`, `rating`, ...);
-      further columns are passed over.
+      further columns are ignored.
     - `.inter`: a RecBole atomic file; the header gives each column's name and type, as in `user_id:token`.
-    - `.npy`: an integer matrix (P, 2), a row a pair. `.npz`: a CSR matrix as `scipy.sparse.save_npz` writes it (users x items,
-      every stored entry other than 0 is an interaction), or arrays `users` and `items` of equal length.
+    - `.npy`: an integer matrix (P, 2). `.npz`: a CSR matrix as `scipy.sparse.save_npz` writes it (users x items, every stored
+      entry other than 0 is an interaction), or arrays `users` and `items` of equal length.
 
     Args:
         path: the file.
         min_rating: interactions with a lower rating are left out and counted; None: all count.
 
     Raises:
-        DataError: another format, or a line that cannot be used.
+        DataError: the format is not known, or a line cannot be used.
     """
     if path.suffix in (".npy", ".npz"):
         return _read_arrays(path, min_rating)
@@ -126,7 +128,7 @@ def _read_text(path: Path, min_rating: float | None) -> PairFile:
 
 
 def _header(path: Path, number: int, cells: list[str]) -> tuple[_Columns, bool]:
-    """Where the columns are, and whether the line is a header."""
+    """The columns, as the first line shows them, and whether that line is a header."""
     if path.suffix == ".inter":
         return _typed_header(path, number, cells), True
     names = [cell.strip().lower().partition(":")[0] for cell in cells]
@@ -142,7 +144,7 @@ def _header(path: Path, number: int, cells: list[str]) -> tuple[_Columns, bool]:
 
 def _typed_header(path: Path, number: int, cells: list[str]) -> _Columns:
     names: dict[str, tuple[int, str]] = {}
-    for place, cell in enumerate(cells):
+    for position, cell in enumerate(cells):
         name, separator, kind = cell.strip().partition(":")
         if not separator or kind not in _TYPES:
             raise DataError.at(
@@ -152,8 +154,8 @@ def _typed_header(path: Path, number: int, cells: list[str]) -> _Columns:
                 value=cell,
                 remedy=f"write name:type, type one of {', '.join(_TYPES)}; a file without a header is read as .tsv",
             )
-        names[name.lower()] = (place, kind)
-    places = {}
+        names[name.lower()] = (position, kind)
+    positions = {}
     for what, known in (("user", _USER), ("item", _ITEM)):
         name = next((name for name in known if name in names), "")
         if not name:
@@ -161,7 +163,7 @@ def _typed_header(path: Path, number: int, cells: list[str]) -> _Columns:
             raise DataError.at(
                 path, number, f"no column {known[0]}{hint}", value="\t".join(cells), remedy=f"name it {known[0]}:token"
             )
-        places[what], kind = names[name]
+        positions[what], kind = names[name]
         if kind not in ("token", "float"):
             raise DataError.at(
                 path, number, f"the {what} is a sequence", value=f"{name}:{kind}", remedy=f"make it {name}:token"
@@ -169,11 +171,11 @@ def _typed_header(path: Path, number: int, cells: list[str]) -> _Columns:
     rating = next((names[name] for name in _RATING if name in names), None)
     if rating is not None and rating[1] != "float":
         rating = None
-    return _Columns(places["user"], places["item"], rating[0] if rating is not None else None, len(cells))
+    return _Columns(positions["user"], positions["item"], rating[0] if rating is not None else None, len(cells))
 
 
 def _first(names: list[str], known: tuple[str, ...]) -> int | None:
-    return next((place for place, name in enumerate(names) if name in known), None)
+    return next((position for position, name in enumerate(names) if name in known), None)
 
 
 def _rating(path: Path, number: int, text: str) -> float:
@@ -224,16 +226,16 @@ def _of_pairs(path: Path, pairs: np.ndarray) -> PairFile:
 
 
 def _in_order(names: np.ndarray) -> tuple[tuple[str, ...], np.ndarray]:
-    """Distinct names in the order in which they first appear, and the position of each name in them."""
+    """(P,) names -> distinct names in the order of first appearance, and (P,) position of each name in them."""
     distinct, first, inverse = np.unique(names, return_index=True, return_inverse=True)
     order = np.argsort(first, kind="stable")
-    place = np.empty(len(order), dtype=np.int64)
-    place[order] = np.arange(len(order))
-    return tuple(distinct[order].tolist()), place[inverse]
+    position = np.empty(len(order), dtype=np.int64)
+    position[order] = np.arange(len(order))
+    return tuple(distinct[order].tolist()), position[inverse]
 
 
 def _of_matrix(path: Path, arrays: Mapping[str, np.ndarray], min_rating: float | None) -> PairFile:
-    """A CSR matrix: all its rows are users and all its columns are items, those without an entry too."""
+    """A CSR matrix: all its rows are users and all its columns are items, even without an entry."""
     kind = arrays.get("format")
     kind = kind.item() if kind is not None and kind.ndim == 0 else None
     if kind not in (b"csr", "csr") or not {"indptr", "indices", "data", "shape"} <= arrays.keys():
@@ -261,10 +263,10 @@ def _of_matrix(path: Path, arrays: Mapping[str, np.ndarray], min_rating: float |
 
 
 def read_names(path: Path) -> Iterator[str]:
-    """The names of a list, one a line: users or items, those without interactions included.
+    """The names of a list of users or items, one on each line.
 
     Raises:
-        DataError: a name stands there twice, or the file cannot be opened.
+        DataError: a name is listed twice, or the file cannot be opened.
     """
     seen: set[str] = set()
     for number, name in read_lines(path):

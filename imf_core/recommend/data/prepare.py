@@ -1,6 +1,6 @@
-"""From `InteractionConfig` to everything that a recommender reads, and its form on disk that all trials share.
+"""From `InteractionConfig` to the data that a recommender is trained on, and its form on disk that all trials share.
 
-As for graphs (`prepared.py`), the prepared folder holds no test interaction, so that no trial can read one even by mistake.
+As for graphs (`imf_core/prepare`), the prepared folder holds no test interaction, so that no trial can read one by mistake.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""From a folder or file of interactions to `RawInteractions`: which files, whose ids, which rows of the features."""
+"""From a folder or file of interactions to `RawInteractions`: finds the files, assigns ids, matches rows of features.
+
+Shapes: `U` users, `I` items, `P` interactions.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +24,7 @@ def interaction_files(source: Path) -> dict[str, Path]:
     """`{"all": file}`, or the files of `train`, `valid` and `test`, of a folder or a single file.
 
     Raises:
-        DataError: there are none.
+        DataError: there are none, or several files without a split.
     """
     if source.is_file():
         return {"all": source}
@@ -29,15 +32,15 @@ def interaction_files(source: Path) -> dict[str, Path]:
     for suffix in suffixes:
         if (source / f"interactions{suffix}").is_file():
             return {"all": source / f"interactions{suffix}"}
-    found = {
+    files = {
         split: path for split in SPLITS for suffix in reversed(suffixes) if (path := source / f"{split}{suffix}").is_file()
     }
     atomic = sorted(source.glob("*.inter"))
     for split in SPLITS:  # RecBole's benchmark files: NAME.train.inter
-        found.update((split, path) for path in atomic if path.name.endswith(f".{split}.inter"))
-    whole = [path for path in atomic if path not in found.values()]
-    if "train" in found:
-        return {split: found[split] for split in SPLITS if split in found}
+        files.update((split, path) for path in atomic if path.name.endswith(f".{split}.inter"))
+    whole = [path for path in atomic if path not in files.values()]
+    if "train" in files:
+        return {split: files[split] for split in SPLITS if split in files}
     if len(whole) == 1:
         return {"all": whole[0]}
     several = f"several: {', '.join(path.name for path in whole)}" if whole else "none"
@@ -52,26 +55,26 @@ def read_raw_interactions(
     numbered: int | None = None,
     test: bool = False,
 ) -> RawInteractions:
-    """Every interaction of a folder or file, as it stands.
+    """Read every interaction of a folder or file.
 
-    Ids follow `users.txt` and `items.txt` where they are there (and then hold every name); else the order of first
+    Ids follow `users.txt` and `items.txt` if they exist (they must then hold every name); otherwise the order of first
     appearance in train, valid and test, then that of `listed`.
 
     Args:
         source: a folder, see `interaction_files`, or a file.
         min_rating: see `read_pairs`.
         listed: further items, for example those that have features.
-        numbered: I, where features without names are numbered by row: items are then numbers below I, or below U + I where
-            the files count items on after the users.
-        test: hand out the test pairs of a file of their own too; its names count either way.
+        numbered: number of rows of features without names: items are then numbers below I, or from U to U + I - 1 if the
+            files number items after the users. None: items have names.
+        test: return the test pairs of a separate file too; its names get ids in either case.
 
     Raises:
-        DataError: no such files, a line that cannot be used, or an item that is no row of the features.
+        DataError: the files are missing, a line cannot be used, or an item has no row of features.
     """
-    place = Path(source)
-    files = interaction_files(place)
-    parts = {split: read_pairs(path, min_rating) for split, path in files.items()}
-    folder = place if place.is_dir() else place.parent
+    path = Path(source)
+    files = interaction_files(path)
+    parts = {split: read_pairs(file, min_rating) for split, file in files.items()}
+    folder = path if path.is_dir() else path.parent
     users = _vocabulary("user", parts, folder, ())
     offset = None
     if numbered is not None:
@@ -90,24 +93,24 @@ def read_raw_interactions(
 
 
 def _vocabulary(kind: str, parts: Mapping[str, PairFile], folder: Path, listed: Iterable[str]) -> Vocabulary:
-    """The names in id order.
+    """The names of users or items in id order; `kind` is `user` or `item`.
 
     Raises:
-        DataError: a name that a list beside the interactions lacks; names the line.
+        DataError: `users.txt` or `items.txt` lacks a name; tells the line of the interaction.
     """
     names = {split: part.users if kind == "user" else part.items for split, part in parts.items()}
     fixed = folder / f"{kind}s.txt"
     if not fixed.is_file():
-        return Vocabulary(tuple(dict.fromkeys([*(name for own in names.values() for name in own), *listed])), kind)
+        return Vocabulary(tuple(dict.fromkeys([*(name for used in names.values() for name in used), *listed])), kind)
     vocabulary = Vocabulary(tuple(dict.fromkeys([*read_names(fixed), *listed])), kind)
-    for split, own in names.items():
-        odd = next((place for place, name in enumerate(own) if name not in vocabulary.index), None)
+    for split, used in names.items():
+        odd = next((position for position, name in enumerate(used) if name not in vocabulary.index), None)
         if odd is not None:
             raise DataError.at(
                 parts[split].path,
                 _line(parts[split], odd, kind),
                 f"the {kind} is missing in {fixed.name}",
-                value=own[odd],
+                value=used[odd],
                 remedy="add the name there, or remove the list: it is then built from the interactions",
             )
     return vocabulary
@@ -122,10 +125,10 @@ def _renumbered(part: PairFile, users: Vocabulary, items: Vocabulary) -> np.ndar
 
 
 def _offset(parts: Mapping[str, PairFile], users: Vocabulary, num_items: int) -> int:
-    """0 where items count from 0, U where they go on after the users.
+    """0 if items are numbered from 0, U if they are numbered after the users.
 
     Raises:
-        DataError: an item is no number, or the file mixes both or fits neither; names the line.
+        DataError: an item is no number, or the numbers fit neither; tells the line.
     """
     remedy = f"number all items from 0 to {num_items - 1:,}, or give the features names (X.names.txt beside X.npy)"
     numbers = {}
@@ -145,7 +148,7 @@ def _offset(parts: Mapping[str, PairFile], users: Vocabulary, num_items: int) ->
     for offset in (0, shift):
         if not len(every) or (every.min() >= offset and every.max() < offset + num_items):
             return offset
-    # Neither numbering fits: name the first line that does not go with the file's first item.
+    # Neither numbering fits: report the first line that contradicts the numbering of the first item.
     first = next(int(values[0]) for values in numbers.values() if len(values))
     offset = 0 if first < num_items else shift
     for split, part in parts.items():
@@ -163,7 +166,7 @@ def _offset(parts: Mapping[str, PairFile], users: Vocabulary, num_items: int) ->
     raise AssertionError("one of the items does not fit")
 
 
-def _line(part: PairFile, place: int, kind: str = "item") -> int | None:
-    """Where a user or an item of a file stands first."""
-    at = np.flatnonzero(part.rows[:, 0 if kind == "user" else 1] == place)
-    return int(part.lines[at[0]]) if len(at) else None
+def _line(part: PairFile, position: int, kind: str = "item") -> int | None:
+    """Line of the first interaction of a user or an item, given by its position in the file's names."""
+    rows = np.flatnonzero(part.rows[:, 0 if kind == "user" else 1] == position)
+    return int(part.lines[rows[0]]) if len(rows) else None
