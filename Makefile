@@ -34,14 +34,14 @@ demo-recommend: $(RUNTIME)  ## install, then search a recommender on the bundled
 test: $(DEV)  ## install, then run the tests
 	$(VENV_PYTHON) -m pytest $(PYTEST_FLAGS)
 
-slow: $(DEV)  ## the long tests that `make test` leaves out
-	$(VENV_PYTHON) -m pytest -m slow $(PYTEST_FLAGS)
+slow: $(DEV)  ## every test, those that `make test` leaves out too, one after another
+	$(VENV_PYTHON) -m pytest -n 0 -m "slow or not slow" --hypothesis-profile=nightly $(PYTEST_FLAGS)
 
 test-cluster: $(DEV)  ## ray up, ray submit and lost hosts, on several hosts within this machine (root; 10 to 15 minutes)
-	$(VENV_PYTHON) -m pytest -m slow tests/cluster/test_hosts.py -rs $(PYTEST_FLAGS)
+	$(VENV_PYTHON) -m pytest -n 0 -m slow tests/cluster/test_hosts.py -rs $(PYTEST_FLAGS)
 
 bench: $(DEV)  ## measure speed and memory anew (about an hour); writes results/benchmarks.md
-	$(VENV_PYTHON) -m pytest -m "slow or not slow" tests/benchmarks/test_speed.py $(PYTEST_FLAGS)
+	$(VENV_PYTHON) -m pytest -n 0 -m "slow or not slow" tests/benchmarks/test_speed.py $(PYTEST_FLAGS)
 	$(VENV_PYTHON) -m benchmarks.run_speed $(BENCH_FLAGS)
 
 lint: $(DEV)  ## ruff

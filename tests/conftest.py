@@ -1,4 +1,4 @@
-"""What every test relies on: a quiet, offline environment, set before anything is imported, and the shared folder."""
+"""What every test relies on: a quiet, offline environment, set before anything is imported, groups, and the shared folder."""
 
 from __future__ import annotations
 
@@ -7,6 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import settings
+
+from tune.environment import environment
 
 if TYPE_CHECKING:
     from imf_core.prepare.link_data import LinkData
@@ -14,15 +17,29 @@ if TYPE_CHECKING:
 REPOSITORY = Path(__file__).resolve().parents[1]
 
 for _name, _value in {
-    "RAY_AUTH_MODE": "disabled",
-    "RAY_USAGE_STATS_ENABLED": "0",
-    "MLFLOW_DISABLE_TELEMETRY": "true",
     "HF_HUB_OFFLINE": "1",
     "MPLBACKEND": "Agg",
     "OMP_NUM_THREADS": "1",  # tiny tensors: threads would only wait for each other
     "IMF_CACHE": str(REPOSITORY / ".cache" / "imf"),  # the bundled data set is generated once, not once a run
 }.items():
     os.environ.setdefault(_name, _value)
+environment("local")  # what Ray and MLflow read when they are imported
+
+settings.register_profile("fast", max_examples=25, deadline=None)
+settings.register_profile("nightly", deadline=None)  # each test's own number of examples, see `tests/support/examples.py`
+settings.load_profile("fast")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Group the tests for `--dist loadgroup`: a group runs in one process.
+
+    Ray clusters on one machine disturb each other, so all tests that start Ray are one group. Other tests are grouped by file:
+    a fixture of a module is then made once.
+    """
+    for item in items:
+        file = item.path.relative_to(REPOSITORY / "tests").with_suffix("").as_posix()
+        item.add_marker(pytest.mark.xdist_group("ray" if item.get_closest_marker("cluster") else file))
 
 
 @pytest.fixture(scope="session")

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from examples import examples
+from hypothesis import given
 from hypothesis import strategies as st
 
 from imf_core.data.audit.audit import audit
@@ -98,7 +99,7 @@ def test_overlaps_are_counted_in_lines() -> None:
 TRIPLES = st.lists(st.tuples(st.integers(0, 3), st.integers(0, 1), st.integers(0, 3)), max_size=12)
 
 
-@settings(max_examples=60, deadline=None)
+@examples(60)
 @given(train=TRIPLES, valid=TRIPLES, test=TRIPLES)
 def test_counts_equal_brute_force(
     train: list[tuple[int, int, int]], valid: list[tuple[int, int, int]], test: list[tuple[int, int, int]]

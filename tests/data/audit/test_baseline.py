@@ -6,7 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from examples import examples
+from hypothesis import given
 from hypothesis import strategies as st
 
 from imf_core.data.audit import baseline as module
@@ -105,7 +106,7 @@ def test_nothing_to_rank() -> None:
 TRIPLE = st.tuples(st.integers(0, 5), st.integers(0, 2), st.integers(0, 5))
 
 
-@settings(max_examples=150, deadline=None)
+@examples(150)
 @given(
     train=st.lists(TRIPLE, min_size=1, max_size=25, unique=True),
     test=st.lists(TRIPLE, min_size=1, max_size=6, unique=True),

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from examples import examples
+from hypothesis import given
 from hypothesis import strategies as st
 
 from imf_core.data.audit.relations import (
@@ -28,7 +29,7 @@ def rows(*triples: tuple[int, int, int]) -> np.ndarray:
 TRIPLES = st.lists(st.tuples(st.integers(0, 4), st.integers(0, 2), st.integers(0, 4)), max_size=20, unique=True)
 
 
-@settings(max_examples=80, deadline=None)
+@examples(80)
 @given(first=TRIPLES, second=TRIPLES)
 def test_shared_pairs_equal_brute_force(first: list[tuple[int, int, int]], second: list[tuple[int, int, int]]) -> None:
     def pairs(triples: list[tuple[int, int, int]], relation: int) -> set[tuple[int, int]]:

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from examples import examples
+from hypothesis import given
 from hypothesis import strategies as st
 
 from imf_core.data.audit.audit import audit
@@ -102,7 +103,7 @@ def test_nothing_left_to_train_on(train: list[Triple]) -> None:
 TRIPLES = st.lists(st.tuples(st.integers(0, 5), st.integers(0, 2), st.integers(0, 5)), max_size=25)
 
 
-@settings(max_examples=100, deadline=None)
+@examples(100)
 @given(train=TRIPLES.filter(bool), valid=st.none() | TRIPLES, test=st.none() | TRIPLES, seed=st.integers(0, 2))
 def test_a_repaired_graph_has_no_overlap_and_loses_nothing_it_need_not(
     train: list[Triple], valid: list[Triple] | None, test: list[Triple] | None, seed: int

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import example, given, settings
+from examples import examples
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from imf_core.data.formats import openke
@@ -68,7 +69,7 @@ def fails(path: Path, read: Callable[[], object]) -> DataError | None:
 # --- no reader falls over ---------------------------------------------------------------------------------------------
 
 
-@settings(max_examples=300, deadline=None)
+@examples(300)
 @given(content=ANY)
 @example(content=b"\xff\xfea\x00\t\x00")
 def test_every_reader_takes_any_bytes(content: bytes) -> None:
@@ -82,7 +83,7 @@ def test_every_reader_takes_any_bytes(content: bytes) -> None:
         assert error is None or error.line is None or 1 <= error.line <= content.count(b"\n") + content.count(b"\r") + 1
 
 
-@settings(max_examples=200, deadline=None)
+@examples(200)
 @given(content=ANY)
 def test_fast_readers_take_any_bytes(content: bytes) -> None:
     path = put(content)
@@ -94,7 +95,7 @@ def test_fast_readers_take_any_bytes(content: bytes) -> None:
             assert reader(path) is None  # it has not taken what is wrong for right
 
 
-@settings(max_examples=200, deadline=None)
+@examples(200)
 @given(content=ANY, suffix=st.sampled_from(["tsv", "nt"]))
 def test_a_graph_of_any_bytes_is_read_or_refused(content: bytes, suffix: str) -> None:
     with tempfile.TemporaryDirectory() as place:
@@ -112,7 +113,7 @@ def test_a_graph_of_any_bytes_is_read_or_refused(content: bytes, suffix: str) ->
                 assert problem.remedy
 
 
-@settings(max_examples=200, deadline=None)
+@examples(200)
 @given(content=SOUP)
 def test_literals_of_any_bytes_are_read_or_refused_and_their_copy_says_the_same(content: bytes) -> None:
     path = put(content, "any.nt")
@@ -125,7 +126,7 @@ def test_literals_of_any_bytes_are_read_or_refused_and_their_copy_says_the_same(
 # --- a wrong line is named --------------------------------------------------------------------------------------------
 
 
-@settings(max_examples=100, deadline=None)
+@examples(100)
 @given(
     before=st.lists(st.sampled_from([b"", b"a\tr\tb", MARK + b"x\tr\ty", b" \t "]), max_size=6),
     end=st.sampled_from([b"\n", b"\r\n"]),
@@ -139,7 +140,7 @@ def test_the_line_of_names_is_right_whatever_stands_before(before: list[bytes], 
         assert error.line == len(before) + 1
 
 
-@settings(max_examples=100, deadline=None)
+@examples(100)
 @given(
     before=st.lists(st.sampled_from([b"", b"# no", b"<a> <p> <b> .", b'<a> <p> "\\"x" .', b"_:a\t<p>\t<b>."]), max_size=6),
     end=st.sampled_from([b"\n", b"\r\n", b"\r"]),
@@ -173,7 +174,7 @@ ROWS = st.lists(st.tuples(NAME, NAME, NAME).map(b"\t".join) | st.sampled_from([b
 END = st.sampled_from([b"\n", b"\n", b"\r\n"])
 
 
-@settings(max_examples=400, deadline=None)
+@examples(400)
 @given(rows=ROWS, end=END, mark=st.sampled_from([b"", MARK]), last=st.booleans())
 @example(rows=[MARK + b"a\tr\tb"], end=b"\n", mark=MARK, last=True)
 @example(rows=[b"a\tr\tb"] * 3, end=b"\r\n", mark=b"", last=True)
@@ -184,7 +185,7 @@ def test_readers_of_names_agree(rows: list[bytes], end: bytes, mark: bytes, last
         assert same(fast, read_names_carefully(path))
 
 
-@settings(max_examples=400, deadline=None)
+@examples(400)
 @given(content=SOUP)
 def test_readers_of_names_agree_on_any_soup(content: bytes) -> None:
     path = put(content)
@@ -224,7 +225,7 @@ STATEMENT = st.tuples(TERM, TERM, TERM, DOT).map(b" ".join)
 PLAIN = st.tuples(*(st.sampled_from([b"<a>", b"<b>", b"<p>", b"<\xc3\xa9>"]),) * 3).map(lambda terms: b" ".join(terms) + b" .")
 
 
-@settings(max_examples=400, deadline=None)
+@examples(400)
 @given(
     rows=st.lists(PLAIN | STATEMENT | st.sampled_from([b"", b" ", b"# a b .", b". . . ."]), max_size=5), end=END,
     mark=st.sampled_from([b"", MARK]), last=st.booleans(),
@@ -239,7 +240,7 @@ def test_readers_of_n_triples_agree(rows: list[bytes], end: bytes, mark: bytes, 
         assert same(fast, read_ntriples_carefully(path))
 
 
-@settings(max_examples=300, deadline=None)
+@examples(300)
 @given(term=TERM, place=st.integers(0, 2))
 def test_readers_of_n_triples_agree_on_every_term(term: bytes, place: int) -> None:
     terms = [b"<x>", b"<y>", b"<z>"]
@@ -260,7 +261,7 @@ ID_ROWS = st.lists(
 )
 
 
-@settings(max_examples=400, deadline=None)
+@examples(400)
 @given(
     rows=ID_ROWS, end=END, last=st.booleans(), count=st.none() | st.integers(-1, 1),
     odd=st.sampled_from([b"", b"", MARK, b" "]),

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import example, given, settings
+from examples import examples
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from imf_core.data.formats import writers
@@ -68,7 +69,7 @@ def there_and_back(graph: RawGraph, target: Target, folder: Path) -> RawGraph:
 # --- round trips ------------------------------------------------------------------------------------------------------
 
 
-@settings(max_examples=200, deadline=None)
+@examples(200)
 @given(graph=graphs(), path=st.permutations(list(Target)))
 def test_through_all_formats_and_back_nothing_changes(graph: RawGraph, path: list[Target]) -> None:
     names = (*graph.entities.names, *graph.relations.names)
@@ -154,7 +155,7 @@ def test_fb15k237_is_the_same_file_by_file(tmp_path: Path, shared_dir: Path) -> 
 # --- terms ------------------------------------------------------------------------------------------------------------
 
 
-@settings(max_examples=500, deadline=None)
+@examples(500)
 @given(name=FREE.filter(bytewise) | st.sampled_from(HARD + BROKEN), kind=st.sampled_from(["entity", "relation"]))
 @example(name="_:b0", kind="relation")
 def test_every_name_has_a_term_of_its_own(name: str, kind: str) -> None:
@@ -166,7 +167,7 @@ def test_every_name_has_a_term_of_its_own(name: str, kind: str) -> None:
 PIECES = ["a", "%41", "%2F", "%2f", "%", "%C3", "%A9", "~", "%7E", ":", "é", "_", "%3A", "b"]
 
 
-@settings(max_examples=500, deadline=None)
+@examples(500)
 @given(parts=st.lists(st.sampled_from(PIECES), max_size=5))
 @pytest.mark.parametrize("kind", ["entity", "relation"])
 def test_a_term_is_decoded_only_where_writing_gives_it(parts: list[str], kind: str) -> None:

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from examples import examples
+from hypothesis import given
 from hypothesis import strategies as st
 
 from imf_core.data.formats.readers import read_graph
@@ -29,7 +30,7 @@ def graph(train: np.ndarray, valid: np.ndarray | None = None, entities: int = 6,
 TRIPLES = st.lists(st.tuples(st.integers(0, 6), st.integers(0, 2), st.integers(0, 6)), max_size=30)
 
 
-@settings(max_examples=60, deadline=None)
+@examples(60)
 @given(first=TRIPLES, second=TRIPLES, queries=st.lists(st.tuples(st.integers(0, 6), st.integers(0, 5)), max_size=20))
 def test_lookup_equals_brute_force(
     first: list[tuple[int, int, int]], second: list[tuple[int, int, int]], queries: list[tuple[int, int]]

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from examples import examples
+from hypothesis import given
 from hypothesis import strategies as st
 
 from imf_core.data.graph.splits import carve, codes, distinct
@@ -17,7 +18,7 @@ def rows(*triples: tuple[int, int, int]) -> np.ndarray:
 TRIPLES = st.lists(st.tuples(st.integers(0, 6), st.integers(0, 3), st.integers(0, 6)), max_size=40, unique=True)
 
 
-@settings(max_examples=200, deadline=None)
+@examples(200)
 @given(triples=TRIPLES, count=st.integers(0, 45), seed=st.integers(0, 3))
 def test_carving_keeps_every_entity_and_relation(triples: list[tuple[int, int, int]], count: int, seed: int) -> None:
     kept, aside = carve(rows(*triples), count, 7, 4, seed)
@@ -30,7 +31,7 @@ def test_carving_keeps_every_entity_and_relation(triples: list[tuple[int, int, i
     assert len(taken) <= count
 
 
-@settings(max_examples=100, deadline=None)
+@examples(100)
 @given(triples=TRIPLES, count=st.integers(0, 45), seed=st.integers(0, 3))
 def test_carving_takes_as_many_as_it_can(triples: list[tuple[int, int, int]], count: int, seed: int) -> None:
     kept, aside = carve(rows(*triples), count, 7, 4, seed)

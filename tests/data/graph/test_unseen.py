@@ -6,7 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from examples import examples
+from hypothesis import given
 from hypothesis import strategies as st
 
 from imf_core.data.formats.readers import read_graph
@@ -110,7 +111,7 @@ def test_the_test_file_does_not_change_what_is_set_aside(tmp_path: Path) -> None
 ROWS = st.lists(st.tuples(st.integers(0, 5), st.integers(0, 2), st.integers(0, 5)), min_size=1, max_size=20)
 
 
-@settings(max_examples=150, deadline=None)
+@examples(150)
 @given(train=ROWS, valid=st.none() | ROWS, policy=st.sampled_from(["keep", "drop"]))
 def test_a_mended_graph_keeps_its_promises(train: list, valid: list | None, policy: str) -> None:
     entities, relations = Vocabulary(tuple("abcdef")), Vocabulary(tuple("rst"), "relation")
