@@ -17,7 +17,7 @@ from small_search import SMALL
 
 Trials = list[dict[str, Any]]
 ARGUMENTS = (
-    "--data", "graph", "--trials", "5", "--seeds", "1", "--study", "s", "--grace", "1", "--reduction", "2",
+    "--data", "graph", "--trials", "6", "--seeds", "2", "--study", "s", "--grace", "1", "--reduction", "2", "--first", "base",
     "--save-seconds", "0", "--concurrency", "1", "--set", "train.memory_budget_mb=64",
 )
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
 import subprocess
 import sys
@@ -9,6 +11,7 @@ import tempfile
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 
@@ -62,9 +65,29 @@ def empty_database() -> bytes:
         return file.read_bytes()
 
 
+def search_here(cwd: Path, *arguments: str, settings: Sequence[str] = SMALL) -> subprocess.CompletedProcess[str]:
+    """`python tune/search.py ARGUMENTS` in this process, which has loaded all libraries already."""
+    from tune import options, pipeline
+
+    command = ["tune/search.py", *(part for setting in settings for part in ("--set", setting)), *arguments]
+    out, err, status = io.StringIO(), io.StringIO(), 0
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(contextlib.chdir(cwd))
+        stack.enter_context(patch.object(sys, "argv", command))
+        stack.enter_context(patch.dict(os.environ, COLUMNS="120"))  # MLflow sets variables; they go again
+        stack.enter_context(contextlib.redirect_stdout(out))
+        stack.enter_context(contextlib.redirect_stderr(err))
+        try:
+            options.run(pipeline.search)
+        except SystemExit as ended:
+            status = int(ended.code or 0)
+    return subprocess.CompletedProcess(command, status, out.getvalue(), err.getvalue())
+
+
 def run_search(
     repository: Path, cwd: Path, *arguments: str, timeout: int = 280, settings: Sequence[str] = SMALL
 ) -> subprocess.CompletedProcess[str]:
+    """`python tune/search.py ARGUMENTS` in a process of its own, as a user starts it."""
     fixed = [part for setting in settings for part in ("--set", setting)]
     environment = {**os.environ, "COLUMNS": "120", "HOME": str(cwd)}
     return subprocess.run(

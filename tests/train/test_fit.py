@@ -1,5 +1,7 @@
 """The loop: learns, is reproducible to the bit, resumes to the bit, keeps the best epoch, ends when it diverges."""
 
+from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -13,10 +15,11 @@ from imf_core.errors import DataError, DivergedError
 from imf_core.evaluate.ranking import evaluate
 from imf_core.prepare.link_data import LinkData
 from imf_core.train.fit import build_model, fit
-from imf_core.train.loop import Saving
+from imf_core.train.loop import FitResult, Saving
 from imf_core.train.progress import EpochReport
 from tests.support.killed_run import Killed, die_in, stop_at
 
+Weights = dict[str, torch.Tensor]
 SMALL = {
     "model.dim": 16,
     "model.relation_dim": 8,
@@ -31,7 +34,7 @@ def small(**more: object) -> Config:
     return Config().updated({**SMALL, **{key.replace("__", "."): value for key, value in more.items()}})
 
 
-def weights(model: torch.nn.Module) -> dict[str, torch.Tensor]:
+def weights(model: torch.nn.Module) -> Weights:
     return {name: tensor.clone() for name, tensor in model.state_dict().items()}
 
 
@@ -48,20 +51,34 @@ def test_same_seed_same_bits_other_seed_other_bits(toy: LinkData) -> None:
 
 def test_learns_the_pattern(toy: LinkData) -> None:
     off = {f"model__dropout_{part}": 0.0 for part in ("input", "relation", "context", "fusion")}
-    config = small(train__max_epochs=40, train__patience=40, train__label_smoothing=0.0, **off)
+    config = small(train__max_epochs=40, train__patience=40, train__label_smoothing=0.0, model__decision="uniform", **off)
     losses: list[float] = []
     fit(build_model(config, toy), toy, config, lambda report: losses.append(report.train_loss))
     assert losses[-1] < losses[0] / 2
 
 
+@pytest.fixture(scope="module")
+def unbroken(toy: LinkData) -> Callable[[Config], tuple[FitResult, Weights, list[EpochReport]]]:
+    """The end, the weights and the reports of a run that is not interrupted; each configuration is trained once."""
+    runs: dict[str, tuple[FitResult, Weights, list[EpochReport]]] = {}
+
+    def run(config: Config) -> tuple[FitResult, Weights, list[EpochReport]]:
+        key = config.model_dump_json()
+        if key not in runs:
+            model, reports = build_model(config, toy), []
+            runs[key] = fit(model, toy, config, reports.append), weights(model), reports
+        return runs[key]
+
+    return run
+
+
 @pytest.mark.parametrize("negatives", [None, 8])
 @pytest.mark.parametrize("killed_at", [1, 3, 5])
 def test_an_interrupted_run_goes_on_to_the_bit(
-    toy: LinkData, tmp_path: Path, killed_at: int, negatives: int | None
+    toy: LinkData, tmp_path: Path, killed_at: int, negatives: int | None, unbroken: Callable
 ) -> None:
     config = small().updated({"train.num_negatives": negatives})
-    unbroken = build_model(config, toy)
-    expected = fit(unbroken, toy, config)
+    expected, expected_weights, _ = unbroken(config)
     saving = Saving(tmp_path / "state", seconds=0)
     with pytest.raises(Killed):
         fit(build_model(config, toy), toy, config, stop_at(killed_at), saving=saving)
@@ -71,17 +88,16 @@ def test_an_interrupted_run_goes_on_to_the_bit(
     assert epochs == list(range(killed_at, 7))  # the last saved report comes again: it may not have been delivered
     assert result.curve == expected.curve
     assert result.metrics == expected.metrics
-    for name, tensor in weights(unbroken).items():
+    for name, tensor in expected_weights.items():
         assert torch.equal(tensor, weights(resumed)[name]), name
 
 
 @pytest.mark.parametrize("killed_in", [1, 2, 3, 4, 5, 6])
 def test_a_run_that_is_seldom_evaluated_loses_no_epoch(
-    toy: LinkData, tmp_path: Path, killed_in: int, monkeypatch: pytest.MonkeyPatch
+    toy: LinkData, tmp_path: Path, killed_in: int, unbroken: Callable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config, saving = small(train__eval_every=4), Saving(tmp_path / "state", seconds=0)
-    unbroken, told = build_model(config, toy), []
-    expected = fit(unbroken, toy, config, told.append)
+    expected, expected_weights, reports = unbroken(config)
     begun: list[int] = []
     monkeypatch.setattr("imf_core.train.fit.train_epoch", die_in(killed_in, begun))
     heard: list[EpochReport] = []
@@ -93,8 +109,8 @@ def test_a_run_that_is_seldom_evaluated_loses_no_epoch(
     assert [report.epoch for report in heard] == [4, 4, 6] if killed_in > 4 else [4, 6]
     assert [epoch for epoch, _ in result.curve] == [4, 6]
     assert result == expected
-    assert [report.losses for report in heard[-2:]] == [report.losses for report in told]
-    for name, tensor in weights(unbroken).items():
+    assert [report.losses for report in heard[-2:]] == [report.losses for report in reports]
+    for name, tensor in expected_weights.items():
         assert torch.equal(tensor, weights(resumed)[name]), name
 
 
@@ -132,10 +148,19 @@ def test_no_validation_triples_is_refused_before_training(toy: LinkData) -> None
         fit(build_model(small(), toy), LinkData(graph, toy.modalities), small())
 
 
-@pytest.mark.parametrize("scoring", ["contextual", "transe", "distmult", "complex"])
-@pytest.mark.parametrize("loss", ["ce", "bce"])
-@pytest.mark.parametrize("decision", ["uniform", "fixed", "learned", "relation"])
-def test_every_combination_trains_with_every_parameter_used(toy: LinkData, scoring: str, loss: str, decision: str) -> None:
+SCORINGS, LOSSES = ("contextual", "transe", "distmult", "complex"), ("ce", "bce")
+DECISIONS = ("uniform", "fixed", "learned", "relation")
+PAIRS = [  # each two values meet in one of them
+    (scoring, decision, LOSSES[(row + column) % 2])
+    for row, scoring in enumerate(SCORINGS) for column, decision in enumerate(DECISIONS)
+]
+
+
+@pytest.mark.parametrize(
+    ("scoring", "decision", "loss"),
+    [case if case in PAIRS else pytest.param(*case, marks=pytest.mark.slow) for case in product(SCORINGS, DECISIONS, LOSSES)],
+)
+def test_every_combination_trains_with_every_parameter_used(toy: LinkData, scoring: str, decision: str, loss: str) -> None:
     config = small(model__scoring=scoring, train__loss=loss, model__decision=decision, train__max_epochs=1)
     model = build_model(config, toy)
     result = fit(model, toy, config)
@@ -166,7 +191,8 @@ def test_learned_mixture_is_no_worse_than_its_best_branch_beside_noise(decision:
     data = LinkData(
         graph, (Modality("noise", noise.astype(np.float32), every), Modality("signal", truth.astype(np.float32), every))
     )
-    config = small(model__decision=decision, train__max_epochs=30, train__patience=30, train__batch_size=64, model__dim=32)
+    shape = {"model__dim": 32, "train__batch_size": 64, "train__max_epochs": 30, "train__eval_every": 10}
+    config = small(model__decision=decision, **shape)
     model = build_model(config, data)
     mixed = fit(model, data, config).best_mrr
     known, alone = graph.known(), {}

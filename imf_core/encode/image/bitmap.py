@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from sklearn.decomposition import PCA
 
 from imf_core.encode.base import spread
 from imf_core.encode.image.pictures import MAX_PIXELS, PictureError, Pictures, as_paths, open_picture
@@ -69,6 +68,8 @@ def _components(bitmaps: np.ndarray, width: int) -> np.ndarray:
     width = min(width, *bitmaps.shape)
     if len(bitmaps) == 1:
         return np.zeros((1, width))  # a single picture differs from nothing
+    from sklearn.decomposition import PCA  # here: it takes a second to load, and a trial reads features that are ready
+
     vectors = PCA(n_components=width, svd_solver="covariance_eigh").fit_transform(bitmaps)
     scale = vectors.std(axis=0)
     # Components below the rounding error of the first carry nothing: zero, not amplified noise.

@@ -7,8 +7,6 @@ from collections.abc import Sequence
 from urllib.parse import unquote
 
 import numpy as np
-from sklearn.feature_extraction.text import TfidfVectorizer
-from sklearn.utils.extmath import randomized_svd
 
 from imf_core.encode.base import spread
 
@@ -46,6 +44,10 @@ class NgramTextEncoder:
         mask = np.array([item is not None and bool(item.strip()) for item in items], dtype=bool)
         if not texts:
             return np.zeros((len(items), 0), dtype=np.float32), mask
+        # Here: they take a second to load, and a trial reads features that are ready.
+        from sklearn.feature_extraction.text import TfidfVectorizer
+        from sklearn.utils.extmath import randomized_svd
+
         counts = TfidfVectorizer(
             analyzer="char_wb", ngram_range=(2, 4), sublinear_tf=True, max_features=self.max_features, dtype=np.float64
         ).fit_transform(texts)

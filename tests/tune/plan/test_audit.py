@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from rich.console import Console
-from small_search import run_search, write_graph
+from small_search import search_here, write_graph
 
 from imf_core.commands.data.audit import audit_command
 from imf_core.errors import DataError
@@ -70,9 +70,9 @@ def test_strict_ends_the_search_before_anything_is_encoded(graph: Path, monkeypa
     assert "without --strict" in caught.value.remedy
 
 
-def test_strict_on_the_command_line(graph: Path, repository: Path, tmp_path: Path) -> None:
+def test_strict_on_the_command_line(graph: Path, tmp_path: Path) -> None:
     leak(graph)
-    done = run_search(repository, tmp_path, "--data", "graph", "--strict", timeout=100)
+    done = search_here(tmp_path, "--data", "graph", "--strict")
     assert done.returncode == 2
     assert "5 of 48 validation lines stand in train" in " ".join(done.stderr.split())
     assert not (tmp_path / "results").exists()

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-import os
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import command_line
 import pytest
+from small_search import ready_database, search_here
 
 from imf_core.data.bundled.unicode import bundled_path
 
@@ -35,31 +37,54 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def run(home: Path, *command: str) -> str:
-    environment = {**os.environ, "HOME": str(home), "COLUMNS": "120"}
-    done = subprocess.run(command, cwd=home, env=environment, capture_output=True, text=True, timeout=280, check=False)
+@pytest.fixture(scope="module")
+def searched(home: Path) -> tuple[Path, str]:
+    """The folder of the study and what the search printed. The space offers a modality that is not there."""
+    ready_database(home)
+    written = run(home, "encode", "mygraph")
+    assert "text" in written and "image" in written
+    (home / "space.yaml").write_text(
+        'model.modalities: {choices: [["text"], ["sound"]]}\ntrain.lr: {low: 0.001, high: 0.01}\n'
+    )
+    small = ("train.max_epochs=3", "model.dim=16", "model.relation_dim=8")
+    arguments = ("--trials", "5", "--seeds", "1", "--study", "mine", "--space", "space.yaml", "--max-failures", "0")
+    done = search_here(home, "--data", "mygraph", *arguments, settings=small)
     assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
+    return home / "results" / "mine", done.stdout
+
+
+def run(home: Path, *arguments: str) -> str:
+    with contextlib.chdir(home):
+        return command_line.run(*arguments)
 
 
 @pytest.mark.cluster
-def test_four_commands_from_a_folder_to_an_answer(home: Path, repository: Path) -> None:
-    imf = str(Path(sys.executable).parent / "imf")
-    audited = run(home, imf, "audit", "mygraph")
+def test_four_commands_from_a_folder_to_an_answer(home: Path, searched: tuple[Path, str]) -> None:
+    command = [str(Path(sys.executable).parent / "imf"), "audit", "mygraph"]  # as it is installed
+    audited = subprocess.run(command, cwd=home, capture_output=True, text=True, timeout=280, check=True).stdout
     assert "no validation" in audited and "no test" in audited
-    encoded = run(home, imf, "encode", "mygraph")
-    assert "text" in encoded and "image" in encoded
     written = sorted(path.name for path in (home / "mygraph" / "modalities").iterdir())
     assert written == ["image.safetensors", "text.safetensors"]
-    searched = run(
-        home, sys.executable, str(repository / "tune" / "search.py"), "--data", "mygraph", "--trials", "2", "--seeds", "1",
-        "--study", "mine", "--set", "train.max_epochs=3", "--set", "model.dim=16", "--set", "model.relation_dim=8",
-    )
-    assert "set aside from train" in searched  # the validation split that the folder lacks
-    assert "no test split" in searched
-    summary = json.loads((home / "results" / "mine" / "summary.json").read_text())
+    study, printed = searched
+    assert "set aside from train" in printed  # the validation split that the folder lacks
+    assert "no test split" in printed
+    summary = json.loads((study / "summary.json").read_text())
     assert summary["best_validation_mrr"] > 0
-    asked = run(home, imf, "predict", "results/mine/best", "--head", "LATIN SMALL LETTER E WITH ACUTE", "-r", BASE, "--json")
+    asked = run(home, "predict", "results/mine/best", "--head", "LATIN SMALL LETTER E WITH ACUTE", "-r", BASE, "--json")
     answers = json.loads(asked)
     assert len(answers) == 5
     assert all("entity" in answer for answer in answers)
+
+
+@pytest.mark.cluster
+def test_failed_trials_are_told_and_the_others_go_on(searched: tuple[Path, str]) -> None:
+    """A modality that is not there fails its trials alone."""
+    study, printed = searched
+    trials = json.loads((study / "trials.json").read_text())
+    failed = [trial for trial in trials if trial["state"] == "failed"]
+    assert len(trials) == 5
+    assert 1 <= len(failed) <= 4
+    for trial in failed:
+        assert "modality 'sound' is not there; found: image, text" in trial["reason"]
+        assert trial["best_mrr"] is None
+    assert "modality 'sound' is not there" in printed

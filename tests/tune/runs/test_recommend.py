@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from rich.console import Console
-from small_search import ready_database, run_search
+from small_search import ready_database, search_here
 from tiny_interactions import SMALL, write_interactions
 from typer.testing import CliRunner
 
@@ -206,7 +206,7 @@ def test_a_study_of_one_task_is_not_gone_on_with_as_another(folder: Path, tmp_pa
 def study(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     home = ready_database(tmp_path_factory.mktemp("home"))
     arguments = ("--data", str(folder), "--trials", "3", "--seeds", "2", "--study", "small", "--grace", "1")
-    done = run_search(Path(__file__).parents[3], home, "--task", "recommend", *arguments, settings=SMALL)
+    done = search_here(home, "--task", "recommend", *arguments, settings=SMALL)
     assert done.returncode == 0, done.stdout + done.stderr
     return home / "results" / "small", done.stdout
 
@@ -239,10 +239,10 @@ def test_the_registered_model_recommends(study: tuple[Path, str]) -> None:
 
 
 @pytest.mark.cluster
-def test_a_finished_study_is_gone_on_with_and_opens_test_no_second_time(study: tuple[Path, str], repository: Path) -> None:
+def test_a_finished_study_is_gone_on_with_and_opens_test_no_second_time(study: tuple[Path, str]) -> None:
     place = study[0]
     before = json.loads((place / "summary.json").read_text())
-    again = run_search(repository, place.parents[1], "--study", "small", "--resume", settings=())
+    again = search_here(place.parents[1], "--study", "small", "--resume", settings=())
     assert again.returncode == 0, again.stdout + again.stderr
     assert "was finalised already" in again.stdout
     after = json.loads((place / "summary.json").read_text())

@@ -26,21 +26,19 @@ from killed_search import (
     trials,
 )
 from mlflow.tracking import MlflowClient
-from small_search import ready_database, run_search, write_graph
+from small_search import ready_database, run_search, search_here, write_graph
 
-pytestmark = pytest.mark.timeout(900)
+from tests.tune.conftest import Searched
+
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
 REPOSITORY = Path(__file__).parents[3]
 
 
 @pytest.fixture(scope="module")
-def unbroken(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    home = tmp_path_factory.mktemp("unbroken")
-    write_graph(home / "graph")
-    ready_database(home)
-    done = run_search(REPOSITORY, home, *ARGUMENTS)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert {trial["state"] for trial in trials(home)} >= {"pruned", "completed"}
-    return home
+def unbroken(searched: Searched) -> Path:
+    """Where the search that was never interrupted was started."""
+    assert {trial["state"] for trial in trials(searched.home)} >= {"pruned", "completed"}
+    return searched.home
 
 
 def assert_as_unbroken(home: Path, unbroken: Path) -> None:
@@ -56,8 +54,9 @@ def assert_as_unbroken(home: Path, unbroken: Path) -> None:
     assert not {"RUNNING", "WAITING"} & set(states)
 
 
-def test_a_killed_driver_goes_on_to_the_same_end(unbroken: Path, tmp_path: Path) -> None:
-    """Once within a trial, once while finalising; the same command goes on by itself, then --resume does."""
+@pytest.mark.parametrize("also_while_finalising", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_a_killed_driver_goes_on_to_the_same_end(unbroken: Path, tmp_path: Path, also_while_finalising: bool) -> None:
+    """Killed within a trial, the same command goes on by itself; killed while finalising, `--resume` does."""
     write_graph(tmp_path / "graph")
     ready_database(tmp_path)
     search = start(REPOSITORY, tmp_path, *ARGUMENTS)
@@ -66,19 +65,23 @@ def test_a_killed_driver_goes_on_to_the_same_end(unbroken: Path, tmp_path: Path)
     search.wait()
     before = events(tmp_path)
     open_trial = before[-1]["trial"]
-    search = start(REPOSITORY, tmp_path, *ARGUMENTS)
-    while search.poll() is None and not (tmp_path / "results" / "s" / "final").exists():
-        time.sleep(0.05)
-    search.kill()
-    search.wait()
-    assert "going on: " in (tmp_path / "log").read_text()
-    assert not any(event["event"] == "final" for event in events(tmp_path))
-    done = run_search(REPOSITORY, tmp_path, "--study", "s", "--resume", settings=())  # nothing said again
+    if also_while_finalising:
+        search = start(REPOSITORY, tmp_path, *ARGUMENTS)
+        while search.poll() is None and not (tmp_path / "results" / "s" / "final").exists():
+            time.sleep(0.05)
+        search.kill()
+        search.wait()
+        assert "going on: " in (tmp_path / "log").read_text()
+        assert not any(event["event"] == "final" for event in events(tmp_path))
+        done = search_here(tmp_path, "--study", "s", "--resume", settings=())  # no other setting has to be given again
+    else:
+        done = search_here(tmp_path, *ARGUMENTS)
     assert done.returncode == 0, done.stdout + done.stderr
+    assert "going on: " in done.stdout
     assert_as_unbroken(tmp_path, unbroken)
     assert summary(tmp_path)["test_opened"] == 1
     sessions = [event for event in events(tmp_path) if event["event"] == "session"]
-    assert len(sessions) == 3
+    assert len(sessions) == 2 + also_while_finalising
     if before[-1]["event"] == "tell":  # killed between two trials
         return
     # The interrupted trial went on from its last saved epoch instead of its first. One stopped after its first report may
@@ -114,6 +117,7 @@ def test_the_winners_own_seed_is_taken_over_and_a_second_training_says_the_same(
         assert summary(tmp_path)[key] == summary(unbroken)[key], key
 
 
+@pytest.mark.slow
 def test_ctrl_c_stops_says_how_to_go_on_and_loses_nothing(unbroken: Path, tmp_path: Path) -> None:
     write_graph(tmp_path / "graph")
     ready_database(tmp_path)
@@ -135,28 +139,28 @@ def test_an_extended_study_repeats_nothing(unbroken: Path, tmp_path: Path) -> No
     home = tmp_path / "home"
     shutil.copytree(unbroken, home)
     before = summary(home)
-    done = run_search(REPOSITORY, home, "--study", "s", "--storage", str(home / "results"), "--extend", "2", settings=())
+    done = search_here(home, "--study", "s", "--storage", str(home / "results"), "--extend", "2", settings=())
     assert done.returncode == 0, done.stdout + done.stderr
-    assert len(trials(home)) == 7
-    assert trials(home)[:5] == trials(unbroken)
+    assert len(trials(home)) == 8
+    assert trials(home)[:6] == trials(unbroken)
     settings = [json.dumps(trial["params"], sort_keys=True) for trial in trials(home)]
-    assert len(set(settings)) == 7
+    assert len(set(settings)) == 8
     assert_nothing_twice(home)
     after = summary(home)
     opened = 1 if max(trial["best_mrr"] for trial in trials(home)) == before["best_validation_mrr"] else 2
     assert after["test_opened"] == opened
     # Said again, with all trials done: another two would be asked for; the plain command finds nothing left to do.
-    again = run_search(REPOSITORY, home, "--study", "s", "--storage", str(home / "results"), "--resume", settings=())
+    again = search_here(home, "--study", "s", "--storage", str(home / "results"), "--resume", settings=())
     assert again.returncode == 0, again.stdout + again.stderr
     assert "0 are left" in again.stdout
-    assert len(trials(home)) == 7
+    assert len(trials(home)) == 8
     assert summary(home)["test_opened"] == opened
 
 
 def test_a_study_is_not_mixed_with_another(unbroken: Path) -> None:
     """Other settings, another space, other data: refused with a diff, before anything is trained."""
     lines = len(events(unbroken))
-    done = run_search(REPOSITORY, unbroken, *ARGUMENTS, "--set", "model.dropout_input=0.4", "--seed", "3")
+    done = search_here(unbroken, *ARGUMENTS, "--set", "model.dropout_input=0.4", "--seed", "3")
     assert done.returncode == 2
     told = " ".join((done.stdout + done.stderr).split())
     for words in ("was begun with something else", "model.dropout_input:", "0.4 now", "sampler.seed: 0 then, 3 now", "--warm"):
@@ -165,7 +169,7 @@ def test_a_study_is_not_mixed_with_another(unbroken: Path) -> None:
     content = other.read_text()
     other.write_text("".join(content.splitlines(keepends=True)[1:]))
     try:
-        done = run_search(REPOSITORY, unbroken, *ARGUMENTS)
+        done = search_here(unbroken, *ARGUMENTS)
     finally:
         other.write_text(content)
     assert done.returncode == 2
@@ -179,21 +183,21 @@ def test_a_damaged_study_is_named_and_never_silently_begun_anew(unbroken: Path, 
     journal = home / "results" / "s" / "journal.jsonl"
     storage = ("--storage", str(home / "results"))
     journal.write_bytes(b"")
-    done = run_search(REPOSITORY, home, *ARGUMENTS, *storage)
+    done = search_here(home, *ARGUMENTS, *storage)
     assert done.returncode == 2
     assert "journal.jsonl: the journal is damaged: it is empty" in " ".join((done.stdout + done.stderr).split())
     journal.unlink()
-    done = run_search(REPOSITORY, home, *ARGUMENTS, *storage)
+    done = search_here(home, *ARGUMENTS, *storage)
     assert done.returncode == 2
     assert "exists without its journal.jsonl" in " ".join((done.stdout + done.stderr).split())
-    done = run_search(REPOSITORY, home, "--study", "nowhere", *storage, "--resume", settings=())
+    done = search_here(home, "--study", "nowhere", *storage, "--resume", settings=())
     assert done.returncode == 2
     assert "there is no study 'nowhere'" in " ".join((done.stdout + done.stderr).split())
 
 
 @pytest.mark.slow
 def test_ten_kills_at_random_moments(tmp_path: Path) -> None:
-    arguments = (*ARGUMENTS, "--trials", "12", "--set", "train.max_epochs=16", "--set", "train.patience=16")
+    arguments = (*ARGUMENTS, "--trials", "12", "--seeds", "1", "--set", "train.max_epochs=16", "--set", "train.patience=16")
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     for home in (whole, broken):
         write_graph(home / "graph")

@@ -1,7 +1,7 @@
 """Trials of several workers under Ray Train: early stops give their CPUs back, a killed or silent worker costs nobody else
 (cases TRAIN-1, TRAIN-2, TRAIN-4 and TRAIN-6).
 
-Two Ray clusters on one machine disturb each other's state API: these tests run alone, hence `slow`.
+Two Ray clusters on one machine disturb each other's state API: these tests run alone.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 from small_search import SMALL, run_search, write_graph
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.slow, pytest.mark.cluster, pytest.mark.timeout(900)]
 
 
 def trials(home: Path) -> list[dict]:
