@@ -85,7 +85,7 @@ def search_here(cwd: Path, *arguments: str, settings: Sequence[str] = SMALL) -> 
 
 
 def run_search(
-    repository: Path, cwd: Path, *arguments: str, timeout: int = 280, settings: Sequence[str] = SMALL
+    repository: Path, cwd: Path, *arguments: str, timeout: int = 800, settings: Sequence[str] = SMALL
 ) -> subprocess.CompletedProcess[str]:
     """`python tune/search.py ARGUMENTS` in a process of its own, as a user starts it."""
     fixed = [part for setting in settings for part in ("--set", setting)]
