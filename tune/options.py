@@ -1,4 +1,4 @@
-"""The command line of the search: one table of options, each a field of `SearchConfig`."""
+"""The command line of the search: a table of flags, each a field of `SearchConfig`."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ from tune.pipeline import Study
 from tune.plan.opening import search_config
 from tune.settings import SearchConfig
 
-WHAT, HOW, WHERE, PLAN = "What to search", "How to search", "Where to run and keep it", "Look first"
+WHAT, HOW, WHERE, PLAN = "What to search", "How to search", "Resources and storage", "Checks before the search"
 
 
 @dataclass(frozen=True)
 class Option:
-    """A flag.
+    """A flag of the command line.
 
     Args:
-        field: of `SearchConfig`; its description is the help, its default the default.
+        field: name of the field of `SearchConfig`, whose description is the help text.
         kind: type of the value.
-        panel: group in `--help`.
-        flag: without the dashes; default: the field's name.
+        panel: heading under which `--help` lists the flag.
+        flag: its name without dashes; empty: the field's name.
     """
 
     field: str
@@ -39,12 +39,12 @@ class Option:
     flag: str = ""
 
     def parameter(self) -> inspect.Parameter:
-        """For typer, which reads a function's signature."""
-        described = SearchConfig.model_fields[self.field].description
+        """The flag as a parameter of the command function, from whose signature typer builds the parser."""
+        help_text = SearchConfig.model_fields[self.field].description
         if self.field == "overrides":
-            described = "fix a setting: train.lr=0.001 (repeatable); `imf config` lists them"
+            help_text = "fix a setting, for example train.lr=0.001 (repeatable); `imf config` lists all settings"
         flag = f"--{(self.flag or self.field).replace('_', '-')}"
-        info = typer.Option(flag, help=described, rich_help_panel=self.panel, show_default=False)
+        info = typer.Option(flag, help=help_text, rich_help_panel=self.panel, show_default=False)
         default = False if self.kind is bool else None
         kind = bool if self.kind is bool else self.kind | None
         return inspect.Parameter(self.field, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind, info])
@@ -70,10 +70,10 @@ OPTIONS = (
 
 
 def run(search: Callable[[SearchConfig, Console], Study]) -> None:
-    """Parse `sys.argv`, search, exit. An error of the user's making is shown without a traceback and exits with 2.
+    """Parse `sys.argv`, search, and exit. An `ImfError` is shown without a traceback and exits with status 2.
 
     Args:
-        search: does the work.
+        search: runs the search and returns its study.
     """
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -85,7 +85,7 @@ def run(search: Callable[[SearchConfig, Console], Study]) -> None:
     command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     command.__doc__ = (
-        "Search hyperparameters of a multimodal link predictor. Without options it searches the bundled data.\n\n"
+        "Search the hyperparameters of a multimodal link predictor. Without options it searches the bundled data set.\n\n"
         "Example: python tune/search.py --data mygraph --trials 20 --budget 30m --set model.dim=128"
     )
     app.command()(command)

@@ -51,19 +51,19 @@ class Exit(IntEnum):
 
     DONE = 0
     NO_RESULT = 3  # every trial failed or diverged, or the winner could not be retrained
-    INTERRUPTED = 130  # as a shell says of Ctrl-C
+    INTERRUPTED = 130  # the status that shells use for Ctrl-C
 
 
 @dataclass(frozen=True)
 class Study:
-    """A study after this session.
+    """A study at the end of this session.
 
     Args:
-        folder: where its files are.
+        folder: of its files.
         exit: how the session ended.
-        trials: one record each; empty where only the plan was asked for.
-        best: folder of the best checkpoint; None where there is none.
-        test: mean and deviation over the seeds, by metric; empty where test was not opened.
+        trials: a record of each; empty for a dry run.
+        best: folder of the best checkpoint; None without a winner.
+        test: mean and standard deviation over the seeds, by metric; empty if the test split was not opened.
     """
 
     folder: Path
@@ -74,7 +74,7 @@ class Study:
 
 
 def search(settings: SearchConfig, console: Console) -> Study:
-    """Search on this machine, or on the Ray cluster that the settings join."""
+    """Search on this machine, or on the Ray cluster named in the settings."""
     if not settings.joins:
         return planned(settings, ClusterResources.local(), console)
     with joined(settings, console) as cluster:
@@ -82,7 +82,7 @@ def search(settings: SearchConfig, console: Console) -> Study:
 
 
 def planned(settings: SearchConfig, cluster: ClusterResources, console: Console) -> Study:
-    """Plan for the resources that there are, show the plan, and run it unless only the plan was asked for."""
+    """Plan for the available resources, show the plan, and run it, unless the settings ask for the plan only."""
     plan = make_plan(settings, cluster)
     if not settings.show_space:
         show_plan(console, plan)
@@ -97,7 +97,7 @@ def planned(settings: SearchConfig, cluster: ClusterResources, console: Console)
 
 
 def run(plan: Plan, study: OpenStudy, console: Console) -> Study:
-    """Run what the study still lacks, finalise the winner, and report."""
+    """Run the remaining trials, finalise the winner, and report."""
     settings, search = plan.settings, searcher(plan, study)
     if text := study.describe():
         console.print(escape(text), highlight=False)
@@ -115,20 +115,20 @@ def run(plan: Plan, study: OpenStudy, console: Console) -> Study:
         status = "KILLED"
         console.print(f"[bold yellow]interrupted[/]: {escape(str(interruption))}", highlight=False, soft_wrap=True)
         return Study(settings.study_dir, Exit.INTERRUPTED)
-    except KeyboardInterrupt:  # outside of Tune, or for the second time
+    except KeyboardInterrupt:  # outside Ray Tune's loop, or a second Ctrl-C
         if study.journal.failure is not None:
             raise study.journal.failure from None
         status = "KILLED"
-        console.print(f"[bold yellow]interrupted[/]: go on with {escape(settings.resume_command)}", highlight=False)
+        console.print(f"[bold yellow]interrupted[/]: continue with {escape(settings.resume_command)}", highlight=False)
         return Study(settings.study_dir, Exit.INTERRUPTED)
     finally:
         tracker.finish(status)
-    ended = Exit.DONE if final is not None else Exit.NO_RESULT
-    return Study(settings.study_dir, ended, tuple(records), result.checkpoint, result.test())
+    status_code = Exit.DONE if final is not None else Exit.NO_RESULT
+    return Study(settings.study_dir, status_code, tuple(records), result.checkpoint, result.test())
 
 
 def searcher(plan: Plan, study: OpenStudy) -> StudySearch:
-    """What draws the settings of the study's trials: first the base, the points of a warm start, those that are shipped."""
+    """The searcher of the study: it tries the base settings, the warm start and the start points before it samples."""
     settings = plan.settings
     return StudySearch(
         plan.space, seed=settings.seed, startup=plan.startup, kind=settings.sampler, base=settings.first != "drawn",
@@ -141,7 +141,7 @@ def searcher(plan: Plan, study: OpenStudy) -> StudySearch:
 def finalised(
     plan: Plan, study: OpenStudy, records: Sequence[TrialRecord], tracker: Tracker, console: Console
 ) -> Final | None:
-    """Finalise the winner; whatever goes wrong there, the trials are reported."""
+    """Finalise the winner; None if there is none or finalising failed, so that the trials are still reported."""
     best = winner(records)
     if best is None:
         return None
@@ -156,8 +156,8 @@ def finalised(
         return None
 
 
-def described(plan: Plan) -> dict[str, object]:
-    """All settings of a study, flat, with what it is tied to."""
+def flat_settings(plan: Plan) -> dict[str, object]:
+    """All settings of a study, flat, with the fingerprints of data, space and code."""
     settings = plan.settings
     sampler = sampler_settings(settings.seed, plan.startup, plan.resources.concurrency, settings.sampler)
     return {
@@ -170,10 +170,10 @@ def described(plan: Plan) -> dict[str, object]:
 
 
 def open_tracker(plan: Plan, study: OpenStudy) -> Tracker:
-    """The study's runs in MLflow, made before any trial."""
+    """Open the study's parent run in MLflow, before any trial runs."""
     settings = plan.settings
     return Tracker.open(
-        settings.tracking_uri, "imf-search", settings.storage / "mlartifacts", settings.study, described(plan),
+        settings.tracking_uri, "imf-search", settings.storage / "mlartifacts", settings.study, flat_settings(plan),
         resume=study.resumed,
     )
 
@@ -188,8 +188,8 @@ def report(
         audit = with_baseline(audit, "test", final.test_baseline)
     result = StudyResult(
         study=settings.study, folder=folder, data=settings.data, data_fingerprint=plan.data.fingerprint,
-        records=tuple(records), wall_seconds=time_of(study), command=shlex.join(["python", *sys.argv]),
-        tracking_uri=settings.tracking_uri, budget_seconds=settings.budget_seconds, settings=described(plan), audit=audit,
+        records=tuple(records), wall_seconds=seconds_so_far(study), command=shlex.join(["python", *sys.argv]),
+        tracking_uri=settings.tracking_uri, budget_seconds=settings.budget_seconds, settings=flat_settings(plan), audit=audit,
         task=settings.task, **(final.for_report() if final is not None else {}),
     )
     write_leaderboard(records, folder)
@@ -213,7 +213,7 @@ def report(
     return result
 
 
-def time_of(study: OpenStudy) -> float:
-    """Seconds of all sessions of a study, from the beginning of each to its last event; of this one until now."""
+def seconds_so_far(study: OpenStudy) -> float:
+    """Seconds of all sessions of a study: each from its beginning to its last event, the present one until now."""
     now = {"event": "now", "at": time.time()}
     return History.of([*study.journal.events, now]).seconds()

@@ -1,4 +1,4 @@
-"""The search: `python tune/search.py`, or the copy of this file that `ray submit` puts into a home folder."""
+"""The search: `python tune/search.py`, or the copy of this file that `ray submit` uploads to a home folder."""
 
 # ruff: noqa: E402 (the path and the environment are set before the imports that depend on them)
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import NoReturn
 
 
 def find_packages() -> None:
-    """Put the source tree first on the path: the one around this file, that of IMF_HOME, an installed one, ~/imf, or here."""
+    """Put the source tree first on `sys.path`: around this file, in IMF_HOME, installed, in ~/imf or in the current folder."""
     script = Path(__file__).resolve()
     named, installed = os.environ.get("IMF_HOME"), find_spec("imf_core")
     roots = [script.parent.parent, *([Path(named).expanduser()] if named else [])]
@@ -20,17 +20,17 @@ def find_packages() -> None:
     root = next((root for root in roots if (root / "imf_core" / "__init__.py").is_file()), None)
     if root is None:
         refuse(
-            f"{script} does not find the packages imf_core and tune (looked in {', '.join(map(str, roots))})",
+            f"{script} cannot find the packages imf_core and tune (looked in {', '.join(map(str, roots))})",
             "set IMF_HOME to the root of the repository on this machine, or mount it at ~/imf as cluster/cluster.yaml does",
         )
     original = root / "tune" / "search.py"
     if script != original.resolve() and script.read_bytes() != original.read_bytes():
-        refuse(f"{script} is older or newer than the code in {root}", "bring that up to date: ray rsync-up cluster.yaml")
+        refuse(f"{script} differs from the code in {root}", "upload the code again: ray rsync-up cluster.yaml")
     sys.path[0] = str(root)
 
 
 def refuse(problem: str, remedy: str) -> NoReturn:
-    """End with status 2, without a traceback."""
+    """Exit with status 2, without a traceback."""
     print(f"Error: {problem}\n  What to do: {remedy}", file=sys.stderr)
     sys.exit(2)
 
@@ -38,9 +38,9 @@ def refuse(problem: str, remedy: str) -> NoReturn:
 if not __package__:
     find_packages()
 
-from tune.environment import asked_address, environment
+from tune.environment import environment, parse_address
 
-environment(asked_address(sys.argv))  # before anything imports ray
+environment(parse_address(sys.argv))  # before anything imports ray
 
 from tune.options import run
 from tune.pipeline import search

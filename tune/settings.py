@@ -1,7 +1,7 @@
-"""What a search is asked to do: data, budget, workers, storage, seeds.
+"""The settings of a search: data, budget, workers, storage, seeds.
 
-`SearchConfig` is complete once built: paths are absolute, the study has its name, the tracking store is known. Nothing here
-imports ray, optuna or mlflow.
+Building a `SearchConfig` resolves everything that depends on the working directory or the environment: paths are absolute, the
+study has a name, the tracking store is known. Nothing here imports ray, optuna or mlflow.
 """
 
 from __future__ import annotations
@@ -22,26 +22,26 @@ from imf_core.tasks.registry import DEFAULT_TASK, task_named
 from tune.durations import parse_duration
 from tune.space.objectives import QUALITY, parse_objective
 
-METRIC, MODE = "best_mrr", "max"  # what the searcher and the scheduler maximise: the best validation MRR so far
-TIME_ATTR = "epoch"  # real epochs: Tune's own counter starts again when a trial is retried
+METRIC, MODE = "best_mrr", "max"  # the searcher and the scheduler maximise the best validation MRR so far
+TIME_ATTR = "epoch"  # not Ray Tune's own counter, which restarts when a trial is retried
 
-_OF_A_SESSION = {
+_SESSION_FIELDS = {  # apply to one session or machine; a resumed study does not inherit them
     "trials", "resume", "extend", "dry_run", "show_space", "address", "storage", "study", "expect_nodes", "node_wait_seconds",
     "fewer_nodes", "grows_to", "track_seconds",
 }
 _CLUSTER_RETRIES, _CLUSTER_TRACKING = 4, 60.0
-_SERVERS = ("http", "https", "databricks", "databricks-uc", "postgresql", "mysql", "mssql")
+_SERVER_SCHEMES = ("http", "https", "databricks", "databricks-uc", "postgresql", "mysql", "mssql")
 
 
 def absolute_tracking_uri(uri: str | None, storage: Path) -> str:
-    """The MLflow store, independent of the working directory.
+    """Make the URI of the MLflow store independent of the working directory.
 
     Args:
-        uri: None for `sqlite:///<storage>/mlflow.db`; a relative sqlite path is taken from the current directory.
+        uri: None or empty for `sqlite:///<storage>/mlflow.db`; a relative SQLite path starts at the current directory.
         storage: absolute folder of the studies.
 
     Raises:
-        ConfigError: the file store (`./mlruns`, `file:...`), an in-memory database or an unknown scheme.
+        ConfigError: a file store (`./mlruns`, `file:...`), an in-memory database or an unknown scheme.
     """
     default = f"sqlite:///{storage / 'mlflow.db'}"
     if not uri:
@@ -55,7 +55,7 @@ def absolute_tracking_uri(uri: str | None, storage: Path) -> str:
             )
         return f"sqlite:///{absolute(path)}{mark}{query}"
     scheme = uri.partition("://")[0] if "://" in uri or uri.startswith("databricks") else ""
-    if scheme.partition("+")[0] in _SERVERS:
+    if scheme.partition("+")[0] in _SERVER_SCHEMES:
         return uri
     folder = uri.removeprefix("file://").removeprefix("file:")
     if scheme in ("", "file"):
@@ -63,93 +63,111 @@ def absolute_tracking_uri(uri: str | None, storage: Path) -> str:
             remedy = f"write sqlite:///{absolute(folder)}"
         else:
             remedy = (
-                f"leave --tracking-uri out or write {default}; runs already there are kept by "
+                f"leave --tracking-uri out or write {default}; to keep the runs that are already there: "
                 f"`mlflow migrate-filestore --source {absolute(folder)} --target {default}`"
             )
-        problem = f"tracking URI {uri!r} is a folder of files, which MLflow 3 refuses"
+        problem = f"tracking URI {uri!r} is a file store, which MLflow 3 no longer accepts"
         raise ConfigError(problem, remedy=remedy, key="tracking_uri", value=uri)
     problem = f"tracking URI {uri!r} has the unknown scheme {scheme!r}"
     raise ConfigError(problem, remedy=f"write {default} or http://host:port", key="tracking_uri", value=uri)
 
 
 class SearchConfig(BaseModel):
-    """One search. Build it with `SearchConfig.build`, which reports every fault as a `ConfigError`."""
+    """The settings of one search. Use `SearchConfig.build`, which reports every fault as a `ConfigError`.
+
+    The field descriptions are the help texts of `python tune/search.py --help`.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
     _given: frozenset[str] = PrivateAttr(frozenset())
 
     task: str = Field(
-        DEFAULT_TASK, description="link: predict links of a multimodal graph; recommend: items for users (MetaMMF); or a task "
-        "that another package registers"
+        DEFAULT_TASK, description="link: predict links in a multimodal graph; recommend: recommend items to users (MetaMMF); "
+        "or the name of a task that another package registers"
     )
     data: str = Field(
-        "", description="folder, or bundled data set; default: that of --config or --set, else unicode (recommend: codepages)"
+        "", description="data folder or bundled data set; default: the one set by --config or --set, else unicode (recommend: "
+        "codepages)"
     )
     study: str = Field(
-        "", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$", description="name and folder of the study; default: data and time"
+        "", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$",
+        description="name of the study and of its folder; default: data set and start time"
     )
-    trials: int = Field(12, ge=1, description="settings to try")
-    budget_seconds: float | None = Field(None, gt=0, description="wall time of the search with its finalising, for example 20m")
-    workers: int = Field(1, ge=1, description="processes that train one trial together")
-    cpus_per_worker: int | None = Field(None, ge=1, description="CPUs of each worker; null: what is there, shared evenly")
-    gpus_per_worker: float = Field(0.0, ge=0, description="GPUs of each worker; a fraction shares one")
-    concurrency: int | None = Field(None, ge=1, description="trials at a time; null: as many as fit")
-    seed: int = Field(0, ge=0, lt=2**31, description="seed of the sampler and of the trials")
-    seeds: int = Field(3, ge=1, le=100, description="repeats of the winner when it is finalised")
+    trials: int = Field(12, ge=1, description="number of trials")
+    budget_seconds: float | None = Field(
+        None, gt=0, description="wall time of the whole search, retraining the winner included, for example 20m; default: no "
+        "limit"
+    )
+    workers: int = Field(1, ge=1, description="processes that train one trial together (DDP)")
+    cpus_per_worker: int | None = Field(
+        None, ge=1, description="CPUs per worker; default: divide the available CPUs evenly among concurrent trials"
+    )
+    gpus_per_worker: float = Field(0.0, ge=0, description="GPUs per worker; a fraction lets trials share a GPU")
+    concurrency: int | None = Field(None, ge=1, description="maximum number of concurrent trials; default: as many as fit")
+    seed: int = Field(0, ge=0, lt=2**31, description="random seed of the sampler and the trials")
+    seeds: int = Field(3, ge=1, le=100, description="number of seeds with which the winner is retrained")
     storage: Path = Field(Path("results"), description="folder that holds the studies; default: $IMF_STORAGE, else ./results")
     tracking_uri: str = Field(
-        "", description="MLflow store; default: sqlite:///<storage>/mlflow.db, on a cluster $MLFLOW_TRACKING_URI"
+        "", description="MLflow tracking URI; default: sqlite:///<storage>/mlflow.db, on a cluster $MLFLOW_TRACKING_URI if set"
     )
-    space: Path | None = Field(None, description="YAML file of the search space; null: the default space")
-    config: Path | None = Field(None, description="YAML file of the settings that are not searched")
-    preset: str | None = Field(None, description="a built-in base instead of a file")
-    overrides: dict[str, Any] = Field(default_factory=dict, description="flat settings; they are fixed, hence not searched")
-    warm_start: Path | None = Field(None, description="earlier study, or its leaderboard.csv, whose best points come first")
+    space: Path | None = Field(None, description="YAML file with the search space; default: the built-in space")
+    config: Path | None = Field(None, description="YAML file with the settings that are not searched")
+    preset: str | None = Field(None, description="built-in base settings, instead of --config")
+    overrides: dict[str, Any] = Field(default_factory=dict, description="settings by dotted name, held fixed during the search")
+    warm_start: Path | None = Field(
+        None, description="earlier study, or its leaderboard.csv, whose best settings are tried first"
+    )
     first: Literal["shipped", "base", "drawn"] = Field(
-        "shipped", description="the first trials: the base settings and then what won earlier searches (shipped), the base "
-        "settings alone, or what the sampler draws"
+        "shipped", description="first trials. shipped: the base settings, then settings that won earlier searches; base: the "
+        "base settings only; drawn: none, the sampler draws every trial"
     )
     objective: str = Field(
-        "mrr", description="mrr, or the best trade-offs with costs: mrr,params or mrr,latency; then without early stopping"
+        "mrr", description="mrr, or mrr with costs for a Pareto front: mrr,params or mrr,latency (early stopping is then off "
+        "by default)"
     )
-    sampler: Literal["tpe", "random"] = Field("tpe", description="what draws the points: Optuna's TPE, or chance")
-    scheduler: Literal["asha", "none"] = Field("asha", description="stop weak trials early, or not at all")
+    sampler: Literal["tpe", "random"] = Field("tpe", description="how trials are drawn: Optuna's TPE, or at random")
+    scheduler: Literal["asha", "none"] = Field("asha", description="early stopping of weak trials: ASHA, or none")
     grace_epochs: int | None = Field(
-        None, ge=1, description="epochs before a trial may be stopped; null: an eighth of max_epochs (of few a quarter, up to "
-        "3), or fewer once the study's learning curves have shown that fewer tell"
+        None, ge=1, description="epochs before a trial may be stopped early; default: an eighth of max_epochs (with few epochs "
+        "a quarter, at most 3), lowered once the learning curves show that fewer epochs predict the ranking"
     )
-    reduction_factor: float = Field(3.0, gt=1, le=100, description="one in so many trials passes each rung")
-    max_failures: int = Field(1, ge=0, le=100, description="retries of a trial whose worker died; default on a cluster: 4")
-    keep: int = Field(3, ge=0, le=1000, description="trials whose checkpoints stay, the best ones, say for `imf ensemble`")
-    save_seconds: float = Field(20.0, ge=0, description="least time between two saves of a trial's training state")
+    reduction_factor: float = Field(3.0, gt=1, le=100, description="one in this many trials survives each rung of ASHA")
+    max_failures: int = Field(
+        1, ge=0, le=100, description="retries of a trial whose worker died; default: 1, on a cluster 4"
+    )
+    keep: int = Field(3, ge=0, le=1000, description="number of best trials whose checkpoints are kept, for `imf ensemble`")
+    save_seconds: float = Field(20.0, ge=0, description="minimum seconds between two saves of a trial's training state")
     track_seconds: float = Field(
-        0.0, ge=0, description="least time between two writes of a trial's epochs to MLflow; default on a cluster: 60"
+        0.0, ge=0, description="minimum seconds between two writes of a trial's epochs to MLflow; default: 0, on a cluster 60"
     )
-    resume: bool = Field(False, description="go on with --study; what is not given is as it was")
-    extend: int | None = Field(None, ge=1, description="as --resume, with so many trials more")
+    resume: bool = Field(False, description="continue --study; settings that are not given keep their earlier values")
+    extend: int | None = Field(None, ge=1, description="continue --study with this many additional trials")
     address: str | None = Field(
-        None, description="Ray cluster to join (auto, host:port), or local; default: $RAY_ADDRESS, else local: one of our own"
+        None, description="Ray cluster to join: auto, host:port, or local to start Ray on this machine; default: $RAY_ADDRESS, "
+        "else local"
     )
     expect_nodes: int | None = Field(
-        None, ge=1, description="machines to wait for, the head counted; default: those of the file that `ray up` was given"
+        None, ge=1, description="number of machines to wait for, head included; default: all machines in the cluster file "
+        "given to `ray up`"
     )
-    node_wait_seconds: float = Field(180.0, ge=0, description="how long to wait for them; a text such as 5m is understood")
-    fewer_nodes: bool = Field(False, description="go on with the machines that are there by then, instead of ending")
+    node_wait_seconds: float = Field(180.0, ge=0, description="maximum time to wait for the machines, for example 5m")
+    fewer_nodes: bool = Field(False, description="after that time, start with the machines that have joined instead of failing")
     grows_to: int | None = Field(
-        None, ge=1, description="machines that an autoscaler brings it to, the head counted; default: as the file of `ray up` "
-        "says, else $IMF_GROWS_TO"
+        None, ge=1, description="number of machines that an autoscaler can grow the cluster to, head included; default: as the "
+        "cluster file of `ray up` says, else $IMF_GROWS_TO"
     )
-    strict: bool = Field(False, description="end here where the audit of the data finds a problem, instead of saying so")
-    dry_run: bool = Field(False, description="print the plan and stop")
-    show_space: bool = Field(False, description="print every parameter that can be tuned and stop")
+    strict: bool = Field(False, description="fail if the audit finds a problem in the data, instead of reporting it")
+    dry_run: bool = Field(False, description="print the plan and exit")
+    show_space: bool = Field(False, description="print every parameter that can be tuned and exit")
 
     @model_validator(mode="before")
     @classmethod
     def _complete(cls, given: Any) -> Any:
+        """Check what depends on the task, and resolve defaults that depend on the environment, other fields or the disk."""
         values = {name: value for name, value in dict(given).items() if value is not None}
         task = task_named(str(values.get("task", DEFAULT_TASK)))
         if "config" in values and "preset" in values:
-            raise ConfigError("a configuration file and a preset were given", remedy="give one of them", key="preset")
+            raise ConfigError("both a configuration file and a preset were given", remedy="give one of them", key="preset")
         if "preset" in values and values["preset"] not in task.presets:
             remedy = f"choose one of: {', '.join(task.presets)}" if task.presets else "leave out --preset"
             problem = f"the task {task.name} has no preset {values['preset']!r}"
@@ -168,7 +186,7 @@ class SearchConfig(BaseModel):
         storage = str(values.get("storage") or os.environ.get("IMF_STORAGE") or "results")
         if "://" in storage:
             remedy = "name a folder that every node can see"
-            raise ConfigError(f"storage {storage!r} is no folder", remedy=remedy, key="storage", value=storage)
+            raise ConfigError(f"storage {storage!r} is a URI, not a folder", remedy=remedy, key="storage", value=storage)
         values["storage"] = Path(absolute(storage))
         for name, kind in (("space", "file"), ("config", "file"), ("warm_start", "study folder or leaderboard.csv")):
             if name in values:
@@ -177,9 +195,9 @@ class SearchConfig(BaseModel):
         costs = parse_objective(str(values.get("objective", QUALITY)))
         if "latency" in costs and not task.has_latency:
             problem = f"the task {task.name} does not measure latency"
-            raise ConfigError(problem, remedy="weigh mrr,params", key="objective")
+            raise ConfigError(problem, remedy="use --objective mrr,params", key="objective")
         if costs:
-            values.setdefault("scheduler", "none")  # it would stop small models because larger ones are ahead
+            values.setdefault("scheduler", "none")  # ASHA compares MRR only: it would stop the small models
         values["tracking_uri"] = absolute_tracking_uri(values.get("tracking_uri"), values["storage"])
         if not values.get("study"):
             values["study"] = _free_name(values["data"], values["storage"])
@@ -187,53 +205,53 @@ class SearchConfig(BaseModel):
 
     @classmethod
     def build(cls, values: Mapping[str, Any]) -> SearchConfig:
-        """Validate; None stands for the default.
+        """Validate settings.
 
         Args:
-            values: fields by name.
+            values: fields by name; None, False and {} stand for the default.
 
         Raises:
-            ConfigError: unknown field, wrong type, out of range, or a path that is not there.
+            ConfigError: an unknown field, a wrong type, a value out of range, or a path that does not exist.
         """
         for name in values:
             if name not in cls.model_fields:
                 raise ConfigError(
                     f"unknown search setting {name!r}{nearest(name, cls.model_fields)}",
-                    remedy=f"known: {', '.join(cls.model_fields)}", key=name, value=values[name],
+                    remedy=f"choose one of: {', '.join(cls.model_fields)}", key=name, value=values[name],
                 )
         given = {name: value for name, value in values.items() if not (value is None or value is False or value == {})}
         try:
-            made = cls.model_validate(given)
+            config = cls.model_validate(given)
         except ValidationError as error:
             first = error.errors()[0]
             key = ".".join(str(part) for part in first["loc"]) or "search"
             value = first.get("input")
-            problem = f"{key} = {value!r} is refused: {first['msg']}"
+            problem = f"{key} = {value!r} is invalid: {first['msg']}"
             raise ConfigError(problem, remedy=f"correct {key}", key=key, value=value) from error
-        made._given = frozenset(given)
-        return made
+        config._given = frozenset(given)
+        return config
 
     def given(self, name: str) -> bool:
-        """Whether a field was given, instead of left to its default."""
+        """Whether a field was given explicitly."""
         return name in self._given
 
-    def asked(self) -> dict[str, Any]:
-        """What was given, as plain values, for `--resume`; without what belongs to one session or to the place."""
-        return self.model_dump(mode="json", include=set(self._given - _OF_A_SESSION))
+    def inherited(self) -> dict[str, Any]:
+        """The given fields that `--resume` inherits, as JSON values; those of one session or machine are left out."""
+        return self.model_dump(mode="json", include=set(self._given - _SESSION_FIELDS))
 
     @property
     def joins(self) -> bool:
-        """Whether a cluster is joined, instead of one of our own being started on this machine."""
+        """Whether the search joins a running Ray cluster instead of starting Ray on this machine."""
         return self.address not in (None, "local")
 
     @property
     def resume_command(self) -> str:
-        """How to go on with this study from any folder."""
+        """The command that continues this study, valid in any folder."""
         return shlex.join(["python", "tune/search.py", "--storage", str(self.storage), "--study", self.study, "--resume"])
 
     @property
     def costs(self) -> tuple[str, ...]:
-        """What is weighed besides the validation MRR: names of `tune.space.objectives.COSTS`."""
+        """The objectives besides the validation MRR: keys of `tune.space.objectives.COSTS`."""
         return parse_objective(self.objective)
 
     @property
@@ -243,39 +261,37 @@ class SearchConfig(BaseModel):
 
     @property
     def trials_dir(self) -> Path:
-        """Absolute folder in which Ray Tune keeps the trials."""
+        """Absolute folder of the trials, written by Ray Tune."""
         return self.study_dir / "trials"
 
     def base_config(self) -> Settings:
-        """The settings before anything is searched: file or preset, then the overrides, the data and the seed.
+        """The settings of a trial before any is searched: file or preset, then overrides, data and seed.
 
         Raises:
-            ConfigError: the file or an override is refused.
+            ConfigError: the file or an override is invalid.
         """
         task = task_named(self.task)
         base = task.presets[self.preset]() if self.preset is not None else task.config()
         base = task.config.load(self.config) if self.config is not None else base
-        flat = dict(self.overrides)
-        flat["data.path"] = self.data
-        flat.setdefault("train.seed", self.seed)
-        chosen: Settings = base.updated(flat, source="--set")
-        return chosen.model_copy(update={"data": chosen.data.absolute()}) if hasattr(chosen.data, "absolute") else chosen
+        flat = {"train.seed": self.seed, **self.overrides, "data.path": self.data}
+        config: Settings = base.updated(flat, source="--set")
+        return config.model_copy(update={"data": config.data.absolute()}) if hasattr(config.data, "absolute") else config
 
 
 def absolute(path: str | Path) -> str:
-    """The path from the root, with `~` expanded and links left as they are."""
+    """The absolute path, with `~` expanded and symbolic links kept."""
     return os.path.abspath(os.path.expanduser(str(path)))
 
 
 def _existing(name: str, path: Any, kind: str) -> Path:
-    found = Path(absolute(path))
-    if not (found.is_file() or (kind != "file" and found.is_dir())):
-        raise ConfigError(f"{name}: {found} is no {kind}", remedy=f"give an existing {kind}", key=name, value=str(path))
-    return found
+    full = Path(absolute(path))
+    if not (full.is_file() or (kind != "file" and full.is_dir())):
+        raise ConfigError(f"{name}: {full} is not a {kind}", remedy=f"give an existing {kind}", key=name, value=str(path))
+    return full
 
 
 def _data_path(values: Mapping[str, Any], kind: type[Settings]) -> str:
-    """A folder becomes absolute here, at the driver; a plain name without a folder is left to the bundled data sets."""
+    """The absolute path of a data folder; a plain name that is not a folder is kept, as the name of a bundled data set."""
     overrides = dict(values.get("overrides") or {})
     path = values.get("data") or overrides.get("data.path")
     if not path:
@@ -286,7 +302,7 @@ def _data_path(values: Mapping[str, Any], kind: type[Settings]) -> str:
 
 
 def _free_name(data: str, storage: Path) -> str:
-    """`unicode-20261125-0403`, with `-2`, `-3` ... where the folder is taken."""
+    """A name that no folder in `storage` has: `unicode-20261125-0403`, with `-2`, `-3` ... appended where that one exists."""
     stem = re.sub(r"[^A-Za-z0-9._-]+", "-", os.path.basename(data.rstrip(os.sep))).strip("-._")[:60] or "study"
     name = f"{stem}-{datetime.now():%Y%m%d-%H%M}"
     number = 1

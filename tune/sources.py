@@ -1,4 +1,4 @@
-"""The digest of the source code, so that a study and its workers run the same."""
+"""A digest of the source code: a study and its workers must all run the same version."""
 
 from __future__ import annotations
 
@@ -13,14 +13,17 @@ from imf_core.files.digest import sha256_of
 
 @lru_cache(maxsize=1)
 def code_digest() -> str:
-    """SHA-256 of the sources of both packages, so that numbers of two versions are never mixed."""
+    """The first 16 hexadecimal digits of the SHA-256 of all sources of `imf_core` and `tune`."""
     root = Path(imf_core.__file__).parent.parent
     files = [file for package in ("imf_core", "tune") for file in sorted((root / package).rglob("*.py"))]
     return sha256_of(file.relative_to(root).as_posix().encode() + b"\0" + file.read_bytes() for file in files)[:16]
 
 
 def refuse_other_code(expected: str) -> None:
-    """For a worker: nodes that join after the search has begun were not looked at.
+    """Check, in a worker, that it runs the driver's code: a node that joined during the search has not been checked yet.
+
+    Args:
+        expected: digest of the driver's code; empty: accept any.
 
     Raises:
         ConfigError: this node imports other sources than the driver.
@@ -28,6 +31,6 @@ def refuse_other_code(expected: str) -> None:
     if expected and code_digest() != expected:
         raise ConfigError(
             f"node {socket.gethostname()} has the code {code_digest()}, the driver has {expected}",
-            remedy="put the sources back as they were when the search began; on a cluster bring them to every machine: "
+            remedy="restore the sources as they were when the search began; on a cluster upload them to every machine: "
             "ray up cluster.yaml", key="code", value=code_digest(),
         )

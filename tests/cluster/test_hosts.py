@@ -133,7 +133,7 @@ def test_a_killed_head_comes_back_and_the_search_goes_on(facts: dict[str, Any]) 
     status, log = facts["resumed"]
     assert status == 0, log
     assert f"3 of 4 nodes, missing {facts['address cut off']}" in log  # said, and gone on without it
-    assert "going on: 0 of 2 trials have ended, 2 are left, 1 of them interrupted" in log
+    assert "resuming: 0 of 2 trials have ended, 2 are left, 1 of them interrupted" in log
     assert facts["epochs before"] >= 1
     assert facts["began again"] > 1  # the interrupted trial, from its checkpoint
     interrupted, other = facts["third trials"]

@@ -13,7 +13,7 @@ from small_search import search_here, write_graph
     [
         (["--set", "train.lrr=1"], "did you mean 'train.lr'"),
         (["--workers", "64"], "a trial needs 64 CPU"),
-        (["--tracking-uri", "./mlruns"], "a folder of files, which MLflow 3 refuses"),
+        (["--tracking-uri", "./mlruns"], "a file store, which MLflow 3 no longer accepts"),
         (["--data", "nowhere"], "neither a folder nor a bundled data set"),
         (["--budget", "soon"], "is not a duration"),
     ],

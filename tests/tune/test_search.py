@@ -125,7 +125,7 @@ def test_an_existing_study_is_never_mixed_with_another(searched: Searched) -> No
     before = (searched.folder / "trials.json").read_bytes()
     done = search_here(searched.home, "--data", "graph", "--study", "s")
     assert done.returncode == 2
-    assert "the study 's' was begun with something else" in " ".join(done.stderr.split())
+    assert "the study 's' was started differently" in " ".join(done.stderr.split())
     assert "reduction: 2.0 then, 3.0 now" in " ".join(done.stderr.split())
     assert (searched.folder / "trials.json").read_bytes() == before
 

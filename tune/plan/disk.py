@@ -1,4 +1,4 @@
-"""How much disk a study will take, before it is started."""
+"""Estimate of the disk space that a study needs, made before it starts."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from pathlib import Path
 from imf_core.tasks.protocols import StudyData
 from imf_core.train.estimate import MemoryEstimate
 
-_BOOKS = 16 * 2**20  # journal, records, logs, plots, MLflow
+_RECORDS = 16 * 2**20  # journal, records, logs, plots, MLflow
 
 
 @dataclass(frozen=True)
 class DiskEstimate:
-    """Most that a study takes at a time, in bytes by what takes them.
+    """Peak disk usage of a study.
 
     Args:
-        parts: name -> bytes.
-        folder: whose disk it is.
+        parts: bytes by purpose.
+        folder: on the disk in question.
     """
 
     parts: Mapping[str, int]
@@ -28,45 +28,45 @@ class DiskEstimate:
 
     @property
     def total(self) -> int:
-        """All of it."""
+        """Sum of the parts, bytes."""
         return sum(self.parts.values())
 
     def describe(self) -> str:
-        """One line: the total and its parts in MiB, the largest first."""
+        """The total and its parts in MiB, largest first, on one line."""
         parts = sorted(self.parts.items(), key=lambda item: -item[1])
         listed = ", ".join(f"{name} {size / 2**20:.0f}" for name, size in parts if size)
         return f"about {self.total / 2**20:.0f} MiB of disk ({listed})"
 
     def shortage(self) -> str | None:
-        """A warning where the disk has less room; None where it fits."""
+        """A warning if the disk is too full; None if the study fits."""
         free = shutil.disk_usage(self.folder).free
         if self.total <= free:
             return None
         return (
-            f"the study takes about {self.total / 2**20:.0f} MiB of disk and {self.folder} has {free / 2**20:.0f} MiB free: "
-            "make room, or name another --storage"
+            f"the study needs about {self.total / 2**20:.0f} MiB of disk and {self.folder} has {free / 2**20:.0f} MiB free: "
+            "free some space, or choose another --storage"
         )
 
 
 def disk_estimate(
     data: StudyData, scores: int, memory: MemoryEstimate, concurrency: int, seeds: int, trials: int, keep: int, folder: Path
 ) -> DiskEstimate:
-    """What a study keeps: the data once, the training state of each running trial, a checkpoint of each final run.
+    """Estimate peak disk usage: shared data, training states of running trials, checkpoints, branch scores.
 
-    The state of a trial is removed when it ends. While one is replaced, the old and the new are there together.
+    A trial's training state is deleted when the trial ends; while it is being replaced, two copies exist.
 
     Args:
-        data: what all trials share.
-        scores: most bytes of branch scores that a trial keeps.
-        memory: of one worker.
-        concurrency: trials at a time.
-        seeds: of the winner.
-        trials: of the search; the branch scores of those that end by themselves are kept.
-        keep: trials whose checkpoints stay.
-        folder: where the study will be; it need not be there yet.
+        data: shared by all trials.
+        scores: largest branch scores of one trial, bytes.
+        memory: estimate for one worker.
+        concurrency: number of concurrent trials.
+        seeds: number of seeds with which the winner is retrained.
+        trials: number of trials; branch scores are kept for those that complete.
+        keep: number of trials whose checkpoints are kept.
+        folder: folder of the study; it need not exist.
     """
     weights, features = (memory.parts.get(name, 0) for name in ("weights and optimizer", "features"))
-    finals = seeds + 1 + len(data.modalities) + 2  # without a modality each; the best once more, and in MLflow
+    finals = seeds + 1 + len(data.modalities) + 2  # control and ablations; the best is copied to `best` and to MLflow
     while not folder.exists():
         folder = folder.parent
     return DiskEstimate({
@@ -75,5 +75,5 @@ def disk_estimate(
         "final checkpoints": finals * (weights // 4 + features),
         "checkpoints of trials": (keep + concurrency if keep else 0) * (weights // 4 + features),
         "branch scores": trials * scores,
-        "books": _BOOKS,
+        "records": _RECORDS,
     }, Path(os.path.realpath(folder)))

@@ -1,4 +1,4 @@
-"""From the settings of a search to its plan: data, space, resources, memory; all that can be refused is refused here."""
+"""The plan of a search: data, space, resources and memory. Every problem that can be foreseen is reported here."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ from tune.study.schedule import default_grace
 
 @dataclass(frozen=True)
 class Plan:
-    """What will be done.
+    """A search that is ready to run.
 
     Args:
-        settings: what was asked.
-        base: settings of everything that is not searched.
-        data: graph (without its test triples) and modalities.
-        audit: what is worth knowing about the data, with the baseline on validation.
+        settings: of the search.
+        base: settings of a trial before any is searched.
+        data: what the trials train on, without test examples.
+        audit: findings about the data, with the baseline on validation.
         branches: the model's branches.
-        space: what is searched.
-        resources: trials at a time and what each takes.
-        memory: peak of one worker.
-        interface: network interface of trials whose workers span nodes; None: found by host name.
-        without: graphs whose start points are left out, for a comparison on them.
+        space: the search space.
+        resources: number of concurrent trials and the resources of each.
+        memory: peak memory of one worker.
+        interface: network interface of trials whose workers span nodes; None: determined by host name.
+        without: graphs whose start points are left out, so that a benchmark on them is fair.
     """
 
     settings: SearchConfig
@@ -50,12 +50,12 @@ class Plan:
 
     @property
     def task(self) -> AnyTask:
-        """What is trained."""
+        """The task that is trained."""
         return task_named(self.settings.task)
 
     @property
     def disk(self) -> DiskEstimate:
-        """Most disk that the study takes."""
+        """Peak disk usage of the study."""
         settings = self.settings
         return disk_estimate(
             self.data, self.task.score_cache_bytes(self.data), self.memory, self.resources.concurrency, settings.seeds,
@@ -64,22 +64,22 @@ class Plan:
 
     @property
     def prepared(self) -> Path:
-        """Folder of the prepared data: no test triple is in it."""
+        """Folder of the prepared data, which holds no test examples."""
         return self.settings.study_dir / "data"
 
     @property
     def start_points(self) -> list[dict[str, Any]]:
-        """Points from earlier searches that are tried after the base, unless that was declined."""
+        """Points from earlier searches that are tried after the base; none unless `--first shipped`."""
         return start_points(self.space, self.settings.task, self.without) if self.settings.first == "shipped" else []
 
     @property
     def startup(self) -> int:
-        """Draws by chance before the sampler goes by what it has seen; fewer where good settings come first."""
+        """Number of random draws before TPE models the results; half as many if good points are tried first."""
         return STARTUP // 2 if self.start_points or self.settings.warm_start else STARTUP
 
     @property
     def grace(self) -> int:
-        """Epochs before a trial may be stopped, where the study has not learned that fewer do."""
+        """Epochs before a trial may be stopped early, unless the study's learning curves lower it."""
         return self.settings.grace_epochs or default_grace(self.base.train.max_epochs)
 
 
@@ -87,7 +87,7 @@ def make_plan(settings: SearchConfig, cluster: ClusterResources) -> Plan:
     """Read the data, build the space, fit the request to the cluster.
 
     Raises:
-        ImfError: whatever would stop the search later.
+        ImfError: invalid settings or data, or resources that the cluster does not have.
     """
     task, base = task_named(settings.task), settings.base_config()
     data, audit = task.read(base, strict=settings.strict)

@@ -1,4 +1,4 @@
-"""The plan and the search space on the terminal."""
+"""Print the plan and the search space on the terminal."""
 
 from __future__ import annotations
 
@@ -23,26 +23,24 @@ def show_plan(console: Console, plan: Plan) -> None:
         console.print(f"  {escape(line)}", highlight=False)
     early = "no early stopping"
     if settings.scheduler == "asha":
-        learned = " or earlier where that proves to tell" if settings.grace_epochs is None and plan.grace > 1 else ""
-        early = f"ASHA from epoch {plan.grace}{learned}, one in {settings.reduction_factor:g} passes a rung"
+        learned = " or earlier once the curves allow it" if settings.grace_epochs is None and plan.grace > 1 else ""
+        early = f"ASHA from epoch {plan.grace}{learned}, one trial in {settings.reduction_factor:g} passes a rung"
     budget = f", at most {settings.budget_seconds:.0f} s" if settings.budget_seconds else ""
     console.print(f"  {settings.trials} trials of up to {plan.base.train.max_epochs} epochs{budget}; {early}", highlight=False)
     if settings.first != "drawn":
-        others = len(plan.start_points)
-        beside = f", then {others} that won earlier searches" if others else ""
-        console.print(f"  they begin with the base settings{beside}", highlight=False)
+        shipped = f", then {len(plan.start_points)} that won earlier searches" if plan.start_points else ""
+        console.print(f"  the first trials use the base settings{shipped}", highlight=False)
     console.print(f"  {plan.memory.describe()}", highlight=False)
     if not settings.joins and (shortage := plan.memory.shortage(plan.resources.concurrency * plan.resources.workers)):
         console.print(f"  [bold yellow]warning[/]: {escape(shortage)}", highlight=False)
-    disk = plan.disk
-    console.print(f"  {disk.describe()}", highlight=False)
-    if short := disk.shortage():
-        console.print(f"  [bold yellow]warning[/]: {escape(short)}", highlight=False)
+    console.print(f"  {plan.disk.describe()}", highlight=False)
+    if shortage := plan.disk.shortage():
+        console.print(f"  [bold yellow]warning[/]: {escape(shortage)}", highlight=False)
     console.print(f"  results in {settings.study_dir}", highlight=False)
 
 
 def show_space(console: Console, space: SearchSpace) -> None:
-    """Print every parameter that can be tuned: range, first value, condition, and whether it is searched here."""
+    """Print every parameter that can be searched: range, first value, condition, and whether it is searched here."""
     table = Table(title="search space", box=None, header_style="bold")
     table.add_column("parameter", no_wrap=True)
     for column in ("searched", "range", "first value", "only where"):

@@ -1,4 +1,4 @@
-"""Points, and values where they hold, that a search begins with because an earlier one found them."""
+"""Warm start: a search begins with the best points of an earlier study, and with their values if they still apply."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ from tune.study.outcome import TrialState
 from tune.study.records import load_records
 from tune.study.schedule import is_finite
 
-POINTS = 5  # points tried first where their values are not known here
-# What a value does not rest on: how it was searched for, and by which version of the code.
-_HOW = ("space: ", "sampler.", "first", "scheduler", "grace", "reduction", "code", "version")
-_WITH_VALUE = (TrialState.COMPLETED, TrialState.PRUNED)  # a trial that was cut short says less
+POINTS = 5  # number of points that are tried again if their values do not apply
+# Ties that do not change a trial's value: how it was searched for, and the version of the code.
+_IRRELEVANT = ("space: ", "sampler.", "first", "scheduler", "grace", "reduction", "code", "version")
+_WITH_VALUE = (TrialState.COMPLETED, TrialState.PRUNED)  # a trial that the budget cut short says less
 _COLUMNS = ("rank", "trial", "state", "best_validation_mrr", "epochs", "best_epoch", "seconds", "retries", "reason")
 
 
 @dataclass(frozen=True)
 class WarmStart:
-    """What a search begins with besides its default point.
+    """The points of an earlier study.
 
     Args:
-        points: tried first, best first.
-        known: points and their validation MRR, which inform the sampler and are not trained.
-        note: where it comes from and why values were not taken over, for the user; empty: there is nothing.
+        points: to be tried first, best first.
+        known: points with their validation MRR, for the sampler; they are not trained again.
+        note: message for the user: the source, and why values were not reused; empty without a warm start.
     """
 
     points: tuple[dict[str, Any], ...] = ()
@@ -41,27 +41,27 @@ class WarmStart:
 
 @dataclass(frozen=True)
 class _Row:
-    """A trial of the earlier study: where it stands, its settings and value."""
+    """A trial of the earlier study: where it is written, its settings, and its validation MRR."""
 
-    place: str
+    location: str
     params: Mapping[str, Any]
     value: float
 
 
 def warm_start(source: Path | None, space: SearchSpace, tied: Mapping[str, Any]) -> WarmStart:
-    """Begin with what an earlier study, or its `leaderboard.csv`, says.
+    """Read the points of an earlier study or of its `leaderboard.csv`.
 
-    Its best points are tried first. Where that study had the same data, features and fixed settings its values hold here too:
-    then only its best point is trained again, and all others are told to the sampler with their values.
+    If that study had the same data, features and fixed settings, its values apply here too: only its best point is trained
+    again, and the sampler is given all others with their values. Otherwise its best points are tried first.
 
     Args:
-        source: folder of the study, or a CSV file in the form of `leaderboard.csv`; None: nothing.
-        space: what is searched now.
+        source: folder of the study, or a CSV file like `leaderboard.csv`; None: no warm start.
+        space: the space of the new search.
         tied: what the new study is tied to, see `tune.plan.opening.ties`.
 
     Raises:
-        DataError: no readable trials, with file and line.
-        ConfigError: no trial with a finite value; or a point that does not fit the space, with trial, parameter and range.
+        DataError: the trials cannot be read; names file and line.
+        ConfigError: no trial has a finite value, or a point does not fit the space; names trial, parameter and range.
     """
     if source is None:
         return WarmStart()
@@ -75,18 +75,18 @@ def warm_start(source: Path | None, space: SearchSpace, tied: Mapping[str, Any])
             point = space.validate_point(row.params)
         except ConfigError as error:
             raise ConfigError(
-                f"warm start: {row.place} does not fit this search: {error.problem}",
-                remedy=f"{error.remedy}; or search the same parameters as then", **error.facts,
+                f"warm start: {row.location} does not fit this search: {error.problem}",
+                remedy=f"{error.remedy}; or search the same parameters as in that study", **error.facts,
             ) from error
         if point not in [known for known, _ in points]:
             points.append((point, row.value))
     differing = _differing(source, tied)
     if differing is None or differing:
-        why = "its data is not on record" if differing is None else f"other {', '.join(differing[:4])} then"
+        why = "its data is not on record" if differing is None else f"it had other {', '.join(differing[:4])}"
         note = f"begins with {min(POINTS, len(points))} points of {source}, without their values ({why})"
         return WarmStart(tuple(point for point, _ in points[:POINTS]), (), note)
     complete = [(point, value) for point, value in points[1:] if space.is_complete(point)]
-    note = f"begins with the best point of {source}; {len(complete)} more are known with their values and not trained again"
+    note = f"begins with the best point of {source}; the values of {len(complete)} more are reused without training them again"
     return WarmStart((points[0][0],), tuple(complete), note)
 
 
@@ -98,14 +98,14 @@ def _rows_of_study(folder: Path) -> list[_Row]:
 
 
 def _rows_of_table(file: Path) -> list[_Row]:
-    """Trials of a leaderboard; columns that are not about the trial are its settings, an empty cell is none."""
+    """The trials of a leaderboard. Columns not in `_COLUMNS` are settings; an empty cell is a setting that the trial lacks."""
     try:
         with file.open(encoding="utf-8-sig", newline="") as stream:
             lines = csv.DictReader(stream, strict=True)
-            wanted = [name for name in ("state", "best_validation_mrr") if name not in (lines.fieldnames or ())]
-            if wanted:
+            missing = [name for name in ("state", "best_validation_mrr") if name not in (lines.fieldnames or ())]
+            if missing:
                 remedy = "name the leaderboard.csv of a study, or its folder"
-                raise DataError.at(file, 1, f"the column {wanted[0]!r} is missing", remedy=remedy)
+                raise DataError.at(file, 1, f"the column {missing[0]!r} is missing", remedy=remedy)
             rows = [_row(file, lines.line_num, line) for line in lines]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DataError.at(file, None, f"cannot be read as a table: {error}", remedy="name a leaderboard.csv") from error
@@ -114,7 +114,7 @@ def _rows_of_table(file: Path) -> list[_Row]:
 
 def _row(file: Path, number: int, line: Mapping[str | None, Any]) -> _Row | None:
     if None in line or None in line.values():
-        raise DataError.at(file, number, "the line has not as many cells as the first", remedy="correct the line")
+        raise DataError.at(file, number, "the line and the header have different numbers of cells", remedy="correct the line")
     value = line["best_validation_mrr"]
     if line["state"] not in _WITH_VALUE or not value:
         return None
@@ -123,7 +123,8 @@ def _row(file: Path, number: int, line: Mapping[str | None, Any]) -> _Row | None
     except ValueError:
         mrr = float("nan")
     if not is_finite({METRIC: mrr}):
-        raise DataError.at(file, number, "best_validation_mrr is no number", value=value, remedy="correct or empty the cell")
+        raise DataError.at(file, number, "best_validation_mrr is not a finite number", value=value,
+                           remedy="correct or empty the cell")
     settings = {str(name): _parsed(cell) for name, cell in line.items() if name not in _COLUMNS and cell}
     return _Row(f"{file}, line {number},", settings, mrr)
 
@@ -136,9 +137,9 @@ def _parsed(cell: str) -> Any:
 
 
 def _differing(source: Path, tied: Mapping[str, Any]) -> list[str] | None:
-    """What a value rests on and was another then; None where the earlier study has no journal that says so."""
+    """Names of ties that change a trial's value and differ from the earlier study's; None if that has no journal."""
     journal = (source if source.is_dir() else source.parent) / JOURNAL_FILE
     if not journal.is_file():
         return None
-    then = read_events(journal)[0][0]["tied"]
-    return [name for name in {**then, **tied} if not name.startswith(_HOW) and then.get(name) != tied.get(name)]
+    earlier = read_events(journal)[0][0]["tied"]
+    return [name for name in {**earlier, **tied} if not name.startswith(_IRRELEVANT) and earlier.get(name) != tied.get(name)]

@@ -1,4 +1,4 @@
-"""What a search weighs besides the validation MRR. Nothing here imports ray, see `tune/settings.py`."""
+"""Objectives of a search besides the validation MRR. Like `tune/settings.py`, this imports nothing heavy."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from imf_core.errors import ConfigError
 
 @dataclass(frozen=True)
 class Cost:
-    """What is to be small.
+    """A quantity to minimise.
 
     Args:
-        metric: the number that a trial reports.
-        title: for tables.
-        unit: of the number, empty for counts.
+        metric: its name in a trial's report.
+        title: its name in tables.
+        unit: unit of the values; empty for counts.
     """
 
     metric: str
@@ -31,19 +31,19 @@ COSTS = {
 
 
 def parse_objective(text: str) -> tuple[str, ...]:
-    """`mrr,params` -> the costs besides the MRR: `("params",)`.
+    """The costs of an objective: `mrr,params` -> `("params",)`.
 
     Raises:
         ConfigError: an unknown or repeated name, or the MRR is missing.
     """
     names = [name.strip() for name in text.split(",")]
     known = (QUALITY, *COSTS)
-    for place, name in enumerate(names):
+    for index, name in enumerate(names):
         if name not in known:
             problem = f"unknown objective {name!r}{nearest(name, known)}"
             remedy = f"choose from {', '.join(known)}, for example mrr,params"
             raise ConfigError(problem, remedy=remedy, key="objective", value=text)
-        if name in names[:place]:
+        if name in names[:index]:
             raise ConfigError(f"the objective {name!r} is named twice", remedy="name it once", key="objective", value=text)
     if QUALITY not in names:
         remedy = f"write {','.join([QUALITY, *names])}"

@@ -1,4 +1,4 @@
-"""One parameter of a search space: its range, what it accepts, how it is drawn, and its mark in the configuration."""
+"""A parameter of the search space: its range, validation and sampling, and the `Tunable` mark that declares it."""
 
 from __future__ import annotations
 
@@ -21,23 +21,23 @@ _KEYS = ("low", "high", "log", "step", "choices")
 
 
 def label(value: Any) -> Any:
-    """What stands for a choice in a point: the value itself, or the JSON text of a list (Optuna stores scalars only)."""
+    """A choice as a point stores it: the value itself, or a list as JSON text, because Optuna stores scalars only."""
     return json.dumps(list(value)) if isinstance(value, (list, tuple)) else value
 
 
 @dataclass(frozen=True)
 class Parameter:
-    """A searched setting.
+    """A setting that is searched.
 
     Args:
         name: dotted path of the setting.
         kind: `int`, `float` or `categorical`.
-        default: value in the first trial; inside the range.
-        low, high: numeric bounds, both included.
-        log: sample the exponent.
-        step: grid from `low`; None: 1 for an int, continuous for a float.
+        default: value in the first trial; within the range.
+        low, high: bounds of a number, both included.
+        log: sample on a logarithmic scale.
+        step: grid step, starting at `low`; None: 1 for an int, continuous for a float.
         choices: values of a categorical parameter.
-        when: the parameter exists only where each named setting has one of the given values.
+        when: condition; the parameter exists only if every named setting has one of the listed values.
     """
 
     name: str
@@ -52,7 +52,7 @@ class Parameter:
 
     @classmethod
     def of_mark(cls, name: str, mark: Tunable, value: Any) -> Parameter:
-        """From the mark of a field; the default is the value nearest to the field's."""
+        """A parameter from the mark of a field, with the value nearest to the field's as its default."""
         entry = {"choices": mark.choices} if mark.choices is not None else {
             "low": mark.low, "high": mark.high, "log": mark.log, "step": mark.step
         }
@@ -63,13 +63,18 @@ class Parameter:
         cls, name: str, entry: Mapping[str, Any], value: Any, when: Mapping[str, Sequence[Any]] | None = None,
         source: str = "space",
     ) -> Parameter:
-        """From `{low, high, log, step}` or `{choices: [...]}`.
+        """A parameter from a range `{low, high, log, step}` or from `{choices: [...]}`.
 
         Args:
-            value: the setting's present value; its type decides between int and float, and it becomes the default if it fits.
+            name: dotted path of the setting.
+            entry: the range or the choices.
+            value: the setting's current value; its type decides between int and float, its nearest value is the default.
+            when: see `Parameter`.
+            source: file or argument to name in an error.
 
         Raises:
-            ConfigError: unknown key, inverted range, no numbers, log of a range that is not positive, empty choices.
+            ConfigError: an unknown key, an inverted range, bounds that are not numbers, a log range that is not positive, or
+                choices that are empty or repeated.
         """
         def refuse(problem: str, remedy: str = "write {low: 1, high: 4} or {choices: [a, b]}") -> ConfigError:
             return ConfigError(f"{source}: {name}: {problem}", remedy=remedy, key=name, value=dict(entry))
@@ -94,18 +99,18 @@ class Parameter:
         if low is None or high is None or not isinstance(log, bool) or (step is None and entry.get("step") is not None):
             raise refuse(f"{dict(entry)} is not a range")
         if low > high:
-            raise refuse(f"low = {low:g} is above high = {high:g}", "exchange them")
+            raise refuse(f"low = {low:g} is above high = {high:g}", "swap them")
         if log and (low <= 0 or step is not None):
             raise refuse(f"a log range needs low > 0 and no step, found low = {low:g}", "raise low, or leave out log")
-        broken = any(item is not None and item % 1 for item in (low, high, step))
-        if (step is not None and step <= 0) or (kind == "int" and broken):
-            raise refuse("an int range needs whole numbers, and a step is positive")
+        fractional = any(item is not None and item % 1 for item in (low, high, step))
+        if (step is not None and step <= 0) or (kind == "int" and fractional):
+            raise refuse("an int range needs whole numbers, and a step must be positive")
         if step is not None:
             high = low + math.floor((high - low) / step + 1e-9) * step
         return cls(name, kind, None, low, high, log, step, when=conditions)._with_default(value)
 
     def widened(self, value: Any) -> Parameter:
-        """The same with the range stretched to hold the value, where that is possible."""
+        """This parameter with its range extended to include a value, if it can be (a log range stays positive)."""
         if self.kind == "categorical":
             if label(value) in self.labels:
                 return self
@@ -117,7 +122,7 @@ class Parameter:
         return replace(self, low=min(self.low, value), high=max(self.high, value))._with_default(value)
 
     def accepted(self, config: Settings) -> Parameter:
-        """The same without the choices that the other settings of `config` refuse."""
+        """This parameter without the choices that are invalid together with the other settings of `config`."""
         kept = tuple(choice for choice in self.choices if _refusal(config, {self.name: choice}) is None)
         return self if kept == self.choices else replace(self, choices=kept)
 
@@ -130,10 +135,10 @@ class Parameter:
         return trial.suggest_float(self.name, self.low, self.high, step=self.step, log=self.log)
 
     def check(self, value: Any) -> Any:
-        """The value as a point holds it.
+        """Validate a value and return it as a point stores it.
 
         Raises:
-            ConfigError: wrong type or out of range, naming parameter, value and range.
+            ConfigError: wrong type or out of range; names the parameter, the value and the range.
         """
         if self.kind == "categorical":
             for choice in self.labels:
@@ -150,7 +155,7 @@ class Parameter:
         )
 
     def clamp(self, value: Any) -> Any:
-        """The nearest value in the range, as a point holds it; the first choice where nearness means nothing."""
+        """The nearest value in the range, as a point stores it; the first choice if no choice is nearer than another."""
         numeric = isinstance(value, (int, float)) and not isinstance(value, bool)
         if self.kind == "categorical":
             if label(value) in self.labels:
@@ -164,14 +169,14 @@ class Parameter:
         return round(inside) if self.kind == "int" else inside
 
     def decode(self, value: Any) -> Any:
-        """From a point's value to the setting's: the JSON text of a list becomes the tuple."""
+        """The setting's value for a point's value: the JSON text of a list becomes a tuple."""
         for choice in self.choices:
             if isinstance(choice, (list, tuple)) and label(choice) == value:
                 return tuple(choice)
         return value
 
     def corners(self) -> list[Any]:
-        """Extreme values, and for an int the second one (an odd width may be refused where the even ends are not)."""
+        """The extreme values, and an int's second value too: an odd width may be invalid although both even ends are valid."""
         if self.kind == "categorical":
             return list(self.labels)
         if self.kind == "float":
@@ -180,14 +185,14 @@ class Parameter:
 
     @property
     def shown(self) -> str:
-        """The range in words: `[0.0005, 0.008] log` or `{64, 96, 128}`."""
+        """The range as text: `[0.0005, 0.008] log` or `{64, 96, 128}`."""
         if self.kind == "categorical":
             return "{" + ", ".join(str(item) for item in self.labels) + "}"
         step = f" step {self.step:g}" if self.step is not None else ""
         return f"[{self.low:g}, {self.high:g}]{' log' if self.log else ''}{step}"
 
     def canonical(self) -> dict[str, Any]:
-        """Plain values that define the range, for a fingerprint; the default is left out."""
+        """The range and its condition as plain values, for a fingerprint; the default does not matter there."""
         return {
             "name": self.name, "kind": self.kind, "low": float(self.low), "high": float(self.high), "log": self.log,
             "step": self.step, "choices": list(self.labels), "when": [[key, list(allowed)] for key, allowed in self.when],
@@ -195,7 +200,7 @@ class Parameter:
 
     @property
     def labels(self) -> tuple[Any, ...]:
-        """The choices as a point holds them."""
+        """The choices as a point stores them."""
         return tuple(label(choice) for choice in self.choices)
 
     def _with_default(self, value: Any) -> Parameter:
@@ -203,33 +208,34 @@ class Parameter:
 
 
 def marks(kind: type[BaseModel] = Config) -> dict[str, Tunable]:
-    """Dotted name -> mark, of every field of a configuration that carries one."""
-    found: dict[str, Tunable] = {}
-    for section, field in kind.model_fields.items():
-        for name, inner in getattr(field.annotation, "model_fields", {}).items():
-            found |= {f"{section}.{name}": mark for mark in inner.metadata if isinstance(mark, Tunable)}
-    return found
+    """The `Tunable` marks of a configuration class, by dotted field name."""
+    return {
+        f"{section}.{name}": mark
+        for section, field in kind.model_fields.items()
+        for name, inner in getattr(field.annotation, "model_fields", {}).items()
+        for mark in inner.metadata if isinstance(mark, Tunable)
+    }
 
 
 def value_of(config: Settings, name: str) -> Any:
-    """The present value of `section.field`; what follows the field (a branch) is ignored."""
+    """The current value of `section.field`; a third part of the name (a branch) is ignored."""
     section, field = name.split(".")[:2]
     return getattr(getattr(config, section), field)
 
 
 def ordered(parameters: Sequence[Parameter]) -> tuple[Parameter, ...]:
-    """Controllers before the parameters whose conditions name them; otherwise in the given order."""
-    waiting, placed = list(parameters), []
+    """Sort parameters so that each follows those that its condition names; otherwise keep the order."""
+    waiting, done = list(parameters), []
     while waiting:
         names = {item.name for item in waiting}
         ready = next((item for item in waiting if not names & {name for name, _ in item.when}), waiting[0])
         waiting.remove(ready)
-        placed.append(ready)
-    return tuple(placed)
+        done.append(ready)
+    return tuple(done)
 
 
 def try_corners(base: Settings, parameters: Sequence[Parameter], source: str) -> None:
-    """Each extreme of each parameter, alone and with each extreme of another, must make a valid configuration.
+    """Check that every extreme value of a parameter, alone and with each extreme of another, gives a valid configuration.
 
     Raises:
         ConfigError: one does not; names the values.
@@ -241,7 +247,7 @@ def try_corners(base: Settings, parameters: Sequence[Parameter], source: str) ->
         if error is not None:
             shown = " with ".join(f"{name} = {value!r}" for name, value in settings)
             raise ConfigError(
-                f"{source}: the range reaches {shown}, which is refused: {error.problem}", remedy="narrow the range",
+                f"{source}: the range includes {shown}, which is invalid: {error.problem}", remedy="narrow the range",
                 key=settings[0][0], value=settings[0][1],
             ) from error
 
@@ -255,14 +261,14 @@ def _refusal(base: Settings, settings: Mapping[str, Any]) -> ConfigError | None:
 
 
 def hint(name: str, known: Collection[str]) -> str:
-    """`; did you mean 'train.lr'?`, also where only the last part was written."""
+    """A suggestion such as `; did you mean 'train.lr'?`, also for a name that lacks its section."""
     leaves = {item.rpartition(".")[2]: item for item in known}
     leaf = name.rpartition(".")[2]
     return f"; did you mean {leaves[leaf]!r}?" if leaf in leaves else nearest(name, known) or nearest(leaf, leaves)
 
 
 def _number(value: Any) -> float | None:
-    """A finite number, also as text (YAML 1.1 reads 1e-4 as text); None for anything else."""
+    """A finite number, which may be text, since YAML 1.1 reads 1e-4 as text; None for anything else."""
     try:
         number = float(value) if not isinstance(value, bool) else math.nan
     except (TypeError, ValueError):

@@ -1,8 +1,7 @@
-"""The search space: typed, conditional, read from the `Tunable` marks of the configuration's own fields.
+"""The search space: typed and conditional, declared by the `Tunable` marks of the configuration's fields.
 
-A *point* is a flat dict of dotted names to plain values, as Optuna stores it; a *setting* is what `Config.updated` takes. They
-differ in two places only: the weights of the branches are sampled one by one and put on the simplex, and a list-valued choice
-travels as its JSON text.
+A *point* maps dotted names to scalars, as Optuna stores it; *settings* are what `Config.updated` takes. They differ in two ways
+only: a point holds one number per branch, which are normalised to weights on the simplex, and list-valued choices as JSON text.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ from tune.space.parameter import Parameter, hint, label, marks, ordered, try_cor
 
 WEIGHTS = "model.decision_weights"
 MODALITIES = "model.modalities"
-_MIN_WEIGHT = 1e-4  # a branch never weighs exactly 0: an entity may have no other one
+_MIN_WEIGHT = 1e-4  # no branch weighs exactly 0: it may be the only one that an entity has
 _NEEDS_MODALITIES = (
     "model.fusion", "model.meta_", "model.cp_rank", "model.dropout_fusion", "model.decision", WEIGHTS, "model.missing",
     MODALITIES, "model.finetune_features", "model.contrastive_weight", "model.temperature", "model.joint_weight",
@@ -33,7 +32,7 @@ _NEEDS_MODALITIES = (
 
 @dataclass(frozen=True)
 class Row:
-    """One line of `--show-space`."""
+    """A row of `--show-space`: a parameter, its range as text, its first value, and whether it is searched."""
 
     name: str
     kind: str
@@ -46,14 +45,14 @@ class Row:
 
 @dataclass(frozen=True)
 class SearchSpace:
-    """What is searched around a base configuration. Calling it with an Optuna trial draws a point (define-by-run).
+    """The parameters that are searched around a base configuration. Calling it with an Optuna trial draws a point.
 
     Args:
-        parameters: controllers before those that depend on them.
-        base: the settings of everything that is not searched.
+        parameters: each follows those that its condition names.
+        base: values of all settings that are not searched.
         branches: the model's branches: structure, each modality, fused.
         fixed: settings that a space file holds at one value, by dotted name; already part of `base`.
-        notes: what was left out or adjusted, in words.
+        notes: messages about parameters that were left out or adjusted.
     """
 
     parameters: tuple[Parameter, ...]
@@ -64,26 +63,29 @@ class SearchSpace:
 
     @classmethod
     def default(cls, config: Settings, branches: Sequence[str], fixed: Collection[str] = ()) -> SearchSpace:
-        """The parameters that are searched without being asked for.
+        """The parameters that are searched by default.
 
-        A base value outside its usual range widens the range, so that trial 1 can be the base itself; a choice that the base's
-        other settings refuse is left out.
+        A base value outside the default range widens the range, so that the first trial can be the base itself; choices that
+        are invalid with the base's other settings are left out.
 
         Args:
             config: the base.
             branches: names of the model's branches.
-            fixed: dotted names that the user has set by hand; they are not searched.
+            fixed: dotted names that the user has set; they are not searched.
+
+        Raises:
+            ConfigError: no parameter is left to search.
         """
         return _assemble(cls, _usual(config), config, branches, fixed, {}, "default space")
 
     @classmethod
     def load(cls, path: Path | str, config: Settings, branches: Sequence[str], fixed: Collection[str] = ()) -> SearchSpace:
-        """Read a space file; it is the whole space, unless it says `include: default`.
+        """Read a space file. It replaces the default space, or extends it if it says `include: default`.
 
-        Each entry maps a dotted name to `{low, high, log, step}`, to `{choices: [...]}` or to a plain value (held fixed).
+        Each entry maps a dotted name to `{low, high, log, step}`, to `{choices: [...]}` or to a value at which it is held.
 
         Raises:
-            ConfigError: unknown name, inverted range, or a range that the setting itself refuses.
+            ConfigError: an unknown name, an inverted range, or a range with values that the setting does not accept.
         """
         try:
             values = yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
@@ -99,7 +101,7 @@ class SearchSpace:
         cls, values: Mapping[str, Any], config: Settings, branches: Sequence[str], fixed: Collection[str] = (),
         source: str = "space",
     ) -> SearchSpace:
-        """As `load`, from values already read."""
+        """As `load`, from a mapping."""
         entries = {str(name): entry for name, entry in values.items()}
         include = entries.pop("include", None)
         if include not in (None, "default"):
@@ -115,7 +117,7 @@ class SearchSpace:
             ranged = isinstance(entry, Mapping) and name != WEIGHTS
             if name not in searchable and (ranged or name not in settings):
                 what = "is not searchable" if name in settings else f"is unknown{hint(name, [*searchable, *settings])}"
-                remedy = f"searchable: {', '.join(searchable)}"
+                remedy = f"choose from: {', '.join(searchable)}"
                 raise ConfigError(f"{source}: {name} {what}", remedy=remedy, key=name, value=entry)
             if name.startswith(("data.", "structure.")):
                 shared = "data" if name.startswith("data.") else "structure table"
@@ -126,7 +128,7 @@ class SearchSpace:
             elif name.startswith(f"{WEIGHTS}."):
                 drawn = Parameter.parse(name, entry, 0.5, None, source)
                 if drawn.choices or not 0 < drawn.low <= drawn.high <= 1:
-                    remedy = "a weight is drawn from a range within (0, 1]"
+                    remedy = "give a range within (0, 1]"
                     raise ConfigError(f"{source}: {name} = {drawn.shown} is not within (0, 1]", remedy=remedy, key=name)
                 chosen[name] = _weight(config, branches, name, drawn)
             else:
@@ -134,22 +136,21 @@ class SearchSpace:
                 chosen[name] = Parameter.parse(name, entry, value_of(config, name), when, source)
         if any(name.startswith(WEIGHTS) for name in held) and any(name.startswith(WEIGHTS) for name in chosen):
             remedy = "search all of the branches' weights, or none"
-            raise ConfigError(f"{source}: {WEIGHTS} is in part held and in part searched", remedy=remedy, key=WEIGHTS)
-        base, asked = config.updated(held, source=source), tuple(chosen)
+            raise ConfigError(f"{source}: {WEIGHTS} is partly held fixed and partly searched", remedy=remedy, key=WEIGHTS)
+        base, explicit = config.updated(held, source=source), tuple(chosen)
         if include == "default":
-            usual = _usual(base)
-            chosen = {**{parameter.name: parameter for parameter in usual if parameter.name not in chosen}, **chosen}
-        return _assemble(cls, list(chosen.values()), base, branches, [*fixed, *held], held, source, asked)
+            chosen = {**{parameter.name: parameter for parameter in _usual(base) if parameter.name not in chosen}, **chosen}
+        return _assemble(cls, list(chosen.values()), base, branches, [*fixed, *held], held, source, explicit)
 
     def __call__(self, trial: Any) -> None:
-        """Define-by-run entry for `OptunaSearch`, which collects what the trial was asked."""
+        """Draw a point through `trial.suggest_*`: the define-by-run interface of `OptunaSearch`."""
         self.suggest(trial)
 
     def suggest(self, trial: Any) -> dict[str, Any]:
-        """Draw a point; a parameter whose condition is false is absent.
+        """Draw a point, without the parameters whose condition is false.
 
         Args:
-            trial: anything with Optuna's `suggest_int`, `suggest_float` and `suggest_categorical`.
+            trial: an object with Optuna's `suggest_int`, `suggest_float` and `suggest_categorical`.
         """
         point: dict[str, Any] = {}
         for parameter in self.parameters:
@@ -158,23 +159,25 @@ class SearchSpace:
         return point
 
     def default_point(self) -> dict[str, Any]:
-        """The base configuration as a point (the nearest one where a space file excludes it): the first trial."""
+        """The point of the base configuration, or the nearest one if the space excludes it: the first trial."""
         return self.near({})
 
     def near(self, values: Mapping[str, Any]) -> dict[str, Any]:
-        """The point nearest to some settings: moved into the ranges, the rest as in the base."""
+        """The point nearest to some settings, with the base's values for the others."""
         point: dict[str, Any] = {}
         for parameter in self.parameters:
             if self._active(parameter, point):
-                wanted = parameter.name in values
-                point[parameter.name] = parameter.clamp(values[parameter.name]) if wanted else parameter.default
+                given = parameter.name in values
+                point[parameter.name] = parameter.clamp(values[parameter.name]) if given else parameter.default
         return point
 
     def validate_point(self, point: Mapping[str, Any]) -> dict[str, Any]:
-        """A clean copy: right types, only parameters whose condition holds. Names left out are drawn by the sampler.
+        """Validate a point, convert its types and drop parameters whose condition is false.
+
+        A point may be incomplete: the sampler draws the parameters that it lacks.
 
         Raises:
-            ConfigError: unknown name or value out of range, with parameter, value and range.
+            ConfigError: an unknown name, or a value out of range; names the parameter, the value and the range.
         """
         known = {parameter.name: parameter for parameter in self.parameters}
         for name, value in point.items():
@@ -191,13 +194,13 @@ class SearchSpace:
         return clean
 
     def is_complete(self, point: Mapping[str, Any]) -> bool:
-        """Whether nothing is left to the sampler."""
+        """Whether a point has a value for every active parameter."""
         return all(parameter.name in point for parameter in self.parameters if self._active(parameter, point))
 
     def to_config_values(self, point: Mapping[str, Any]) -> dict[str, Any]:
-        """Flat settings for `Config.updated`: choices decoded, the branches' weights put on the simplex.
+        """The flat settings of a point: choices decoded, the branches' numbers turned into weights.
 
-        With `u` in (0, 1] for each branch, the weights `-log u`, normalised, are uniform on the simplex where `u` is uniform.
+        With `u` uniform in (0, 1] for each branch, the normalised weights `-log u` are uniform on the simplex.
 
         Raises:
             ConfigError: a name that is not searched, or a value out of range.
@@ -214,7 +217,7 @@ class SearchSpace:
         return values
 
     def config_for(self, point: Mapping[str, Any]) -> Settings:
-        """The full configuration of a point."""
+        """The complete configuration of a point."""
         return self.base.updated(self.to_config_values(point), source="search point")
 
     def __getitem__(self, name: str) -> Parameter:
@@ -225,17 +228,17 @@ class SearchSpace:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Dotted names, in the order in which they are drawn."""
+        """Dotted names of the parameters, in sampling order."""
         return tuple(parameter.name for parameter in self.parameters)
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 of the ranges, conditions and fixed values: equal spaces have equal fingerprints."""
+        """SHA-256 of the ranges, conditions and fixed values."""
         content = {"parameters": [parameter.canonical() for parameter in self.parameters], "fixed": dict(self.fixed)}
         return sha256_of([json.dumps(content, sort_keys=True, default=list)])
 
     def describe(self) -> list[Row]:
-        """A row for every parameter that can be tuned, searched here or not."""
+        """A row for every parameter that can be searched, whether it is or not."""
         marked, rows = marks(type(self.base)), []
         usual = {name: Parameter.of_mark(name, mark, value_of(self.base, name)) for name, mark in marked.items()}
         weights = [f"{WEIGHTS}.{branch}" for branch in self.branches] if "model.decision" in marked else []
@@ -253,7 +256,7 @@ class SearchSpace:
 
 
 def _usual(config: Settings) -> list[Parameter]:
-    """What is searched without being asked for, conditions not yet looked at."""
+    """The parameters that are searched by default, before conditions are considered."""
     chosen = []
     for name, mark in marks(type(config)).items():
         alignment = name in ("model.contrastive_weight", "model.temperature")
@@ -266,33 +269,32 @@ def _usual(config: Settings) -> list[Parameter]:
 
 def _assemble(
     kind: type[SearchSpace], chosen: list[Parameter], base: Settings, branches: Sequence[str], fixed: Collection[str],
-    held: Mapping[str, Any], source: str, asked: Collection[str] = (),
+    held: Mapping[str, Any], source: str, explicit: Collection[str] = (),
 ) -> SearchSpace:
-    """Drop what has no effect, add the branches' weights, put controllers first, try the corners.
+    """Drop parameters that have no effect, add the weights of the branches, sort, and try the corners.
 
-    What was `asked` for by name and is left out is noted; of the usual parameters only those that belong to the base's own
-    operators and modes are there, without a word about the others.
+    A dropped parameter is noted only if the space file names it (`explicit`).
     """
     notes = []
     weighed = any(name.startswith(WEIGHTS) for name in fixed)
-    taken = [item for item in chosen if item.name not in fixed and not (weighed and item.name.startswith(WEIGHTS))]
+    candidates = [item for item in chosen if item.name not in fixed and not (weighed and item.name.startswith(WEIGHTS))]
+    choices = {item.name: item.choices for item in candidates}
     reachable = []
-    for item in taken:
-        for name, allowed in item.when:
-            options: Sequence[Any] = next((other.choices for other in taken if other.name == name), (value_of(base, name),))
-            if not set(options) & set(allowed):
-                if item.name in asked:
-                    notes.append(f"{item.name} is left out: {name} is never {' or '.join(map(str, allowed))}")
-                break
-        else:
+    for item in candidates:
+        never = [(name, allowed) for name, allowed in item.when
+                 if not set(choices.get(name, (value_of(base, name),))) & set(allowed)]
+        if not never:
             reachable.append(item)
+        elif item.name in explicit:
+            name, allowed = never[0]
+            notes.append(f"{item.name} is left out: {name} is never {' or '.join(map(str, allowed))}")
     if len(branches) < 2 and isinstance(base, Config):
         idle = [parameter.name for parameter in reachable if parameter.name.startswith(_NEEDS_MODALITIES)]
         reachable = [parameter for parameter in reachable if parameter.name not in idle]
         if idle:
-            notes.append(f"without modalities these have no effect and are left out: {', '.join(idle)}")
-    own = (base.model.decision,) if isinstance(base, Config) else ()
-    decision: Sequence[Any] = next((item.choices for item in reachable if item.name == "model.decision"), own)
+            notes.append(f"left out because they have no effect without modalities: {', '.join(idle)}")
+    fallback = (base.model.decision,) if isinstance(base, Config) else ()
+    decision: Sequence[Any] = next((item.choices for item in reachable if item.name == "model.decision"), fallback)
     if "fixed" in decision and len(branches) > 1 and not weighed:
         named = {item.name for item in reachable}
         missing = (name for branch in branches if (name := f"{WEIGHTS}.{branch}") not in named)
@@ -302,14 +304,14 @@ def _assemble(
     for item in reachable:
         value = value_of(base, item.name)
         if not item.name.startswith(WEIGHTS) and label(value) != item.default:
-            notes.append(f"{item.name} = {value!r} is outside {item.shown}: the first trial takes {item.default!r}")
+            notes.append(f"{item.name} = {value!r} is outside {item.shown}: the first trial uses {item.default!r}")
     space = kind(ordered(reachable), base, tuple(branches), tuple(held.items()), tuple(notes))
     try_corners(base, [item for item in reachable if not item.name.startswith(WEIGHTS)], source)
     return space
 
 
 def _weight(config: Settings, branches: Sequence[str], name: str, drawn: Parameter | None = None) -> Parameter:
-    """The parameter of one branch's weight; its default reproduces the base's weights."""
+    """The parameter of a branch's weight; its default reproduces the base's weights."""
     given = (config.model.decision_weights if isinstance(config, Config) else None) or dict.fromkeys(branches, 1.0)
     share = given.get(name.removeprefix(f"{WEIGHTS}."), 0.0) / sum(given.values())
     when = (("model.decision", ("fixed",)),)

@@ -1,4 +1,4 @@
-"""Settings that won earlier searches: tried right after the base, so that a search on a new graph begins well."""
+"""Settings that won earlier searches. They are tried right after the base, so that a search on a new graph starts well."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from tune.space.space import SearchSpace
 
 @dataclass(frozen=True)
 class StartPoint:
-    """A setting that a search has found.
+    """The winning settings of an earlier search.
 
     Args:
-        graph: on which; it was the best there by validation MRR.
+        graph: the graph on which they had the best validation MRR.
         values: searched settings by dotted name.
     """
 
@@ -22,11 +22,11 @@ class StartPoint:
     values: dict[str, Any]
 
 
-# MKG-W: one of eight settings that were tried by hand on structure alone (`imf train`, 18 to 45 epochs, d = 200; validation
-# MRR 0.3159; 2026-11-28). The others: the best trials, by validation MRR, of searches of 10 to 20 minutes, at most 12 epochs
-# and d = 64, three at a time on two cores (`python -m benchmarks.efficiency --seeds 2`, before there were start points
-# and when the contextual relation model alone was searched; 2026-11-28): 0.3087 on MKG-Y with structure alone, 0.5438 on the
-# bundled characters. Decision weights are a graph's own.
+# MKG-W: one of eight settings tried by hand with structure alone (`imf train`, 18 to 45 epochs, d = 200; validation MRR
+# 0.3159; 2026-11-28). The others: the best trials, by validation MRR, of searches of 10 to 20 minutes with at most 12 epochs
+# and d = 64, three at a time on two cores (`python -m benchmarks.efficiency --seeds 2`, before start points existed and when
+# only the contextual relation model was searched; 2026-11-28): 0.3087 on MKG-Y with structure alone, 0.5438 on the bundled
+# characters. Decision weights are left out: they do not transfer from one graph to another.
 START_POINTS: dict[str, tuple[StartPoint, ...]] = {
     "link": (
         StartPoint("MKG-W", {
@@ -47,14 +47,14 @@ START_POINTS: dict[str, tuple[StartPoint, ...]] = {
 
 
 def start_points(space: SearchSpace, task: str, without: Collection[str] = ()) -> list[dict[str, Any]]:
-    """The start points of a task, each moved into the space; what they do not name is as in the base.
+    """The start points of a task, each moved into the space; settings that a point lacks are those of the base.
 
-    A point of which the space searches less than half is left out: what is left of it says little.
+    A point is left out if the space searches less than half of its settings.
 
     Args:
-        space: what is searched.
-        task: its name.
-        without: graphs whose points are left out, for a comparison on them.
+        space: the search space.
+        task: name of the task.
+        without: graphs whose points are left out, so that a benchmark on them is fair.
     """
     searched = {parameter.name for parameter in space.parameters}
     return [

@@ -12,7 +12,7 @@ import yaml
 from rich.console import Console
 
 from imf_core.errors import ConfigError, ResourceError
-from tune.environment import asked_address, environment
+from tune.environment import environment, parse_address
 from tune.hosts import joining
 from tune.hosts.joining import Expected, offered, staged_code, wait_for_nodes
 from tune.hosts.resources import Node
@@ -116,9 +116,9 @@ def test_the_token_is_shown_to_clusters(tmp_path: Path, monkeypatch: pytest.Monk
     (tmp_path / ".ray").mkdir()
     (tmp_path / ".ray" / "auth_token").write_text("t")
     assert environment("auto")["RAY_AUTH_MODE"] == "token"
-    assert asked_address(["search.py", "--address", "auto", "--trials", "2"]) == "auto"
-    assert asked_address(["search.py", "--address=host:6379"]) == "host:6379"
-    assert asked_address(["search.py", "--address"]) is None
+    assert parse_address(["search.py", "--address", "auto", "--trials", "2"]) == "auto"
+    assert parse_address(["search.py", "--address=host:6379"]) == "host:6379"
+    assert parse_address(["search.py", "--address"]) is None
 
 
 def test_a_cluster_that_is_not_there_is_said(settings: SearchConfig, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -73,7 +73,7 @@ def test_values_hold_where_data_and_fixed_settings_agree(space: SearchSpace, tmp
     found = warm_start(study(tmp_path / "old", *ROWS, tied=then) / file, space, TIED)
     assert found.points == BEST[:1]  # trained again, so that this study has a winner of its own
     assert found.known == ((BEST[1], 0.2), (BEST[2], 0.1))
-    assert "2 more are known" in found.note
+    assert "the values of 2 more are reused" in found.note
     search = StudySearch(space, points=found.points, known=found.known)
     assert sorted(trial.value for trial in search.study.trials if trial.value is not None) == [0.1, 0.2]
 
@@ -85,7 +85,7 @@ def test_values_of_other_data_or_settings_are_not_taken_over(
     found = warm_start(study(tmp_path / "old", *ROWS, tied={**TIED, **change}), space, TIED)
     assert found.points == BEST
     assert found.known == ()
-    assert f"other {next(iter(change))} then" in found.note
+    assert f"it had other {next(iter(change))}" in found.note
 
 
 def test_an_incomplete_point_is_no_known_one(space: SearchSpace, tmp_path: Path) -> None:
@@ -115,11 +115,12 @@ def test_damaged_sources_are_named_with_line(space: SearchSpace, tmp_path: Path)
     assert len(load_records(file.parent)) == len(ROWS)
     head, *rows = file.read_text().splitlines()
     lines = [head, *(row for row in rows if ",pruned," in row or ",completed," in row)]
+    cells = "line 3: the line and the header have different numbers of cells"
     for content, words in (
         ("a,b\n1,2\n", "line 1: the column 'state' is missing"),
-        ("\n".join([lines[0], lines[1].replace("0.3", "high", 1)]), r"line 2: best_validation_mrr is no number \(found 'high'"),
-        ("\n".join([lines[0], lines[1], lines[2] + ",more"]), "line 3: the line has not as many cells"),
-        ("\n".join([lines[0], lines[1], "1,2"]), "line 3: the line has not as many cells"),
+        ("\n".join([lines[0], lines[1].replace("0.3", "high", 1)]), r"line 2: best_validation_mrr is not a finite number \(found 'high'"),
+        ("\n".join([lines[0], lines[1], lines[2] + ",more"]), cells),
+        ("\n".join([lines[0], lines[1], "1,2"]), cells),
     ):
         file.write_text(content)
         with pytest.raises(DataError, match=words):

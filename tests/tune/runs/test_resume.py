@@ -71,13 +71,13 @@ def test_a_killed_driver_goes_on_to_the_same_end(unbroken: Path, tmp_path: Path,
             time.sleep(0.05)
         search.kill()
         search.wait()
-        assert "going on: " in (tmp_path / "log").read_text()
+        assert "resuming: " in (tmp_path / "log").read_text()
         assert not any(event["event"] == "final" for event in events(tmp_path))
         done = search_here(tmp_path, "--study", "s", "--resume", settings=())  # no other setting has to be given again
     else:
         done = search_here(tmp_path, *ARGUMENTS)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "going on: " in done.stdout
+    assert "resuming: " in done.stdout
     assert_as_unbroken(tmp_path, unbroken)
     assert summary(tmp_path)["test_opened"] == 1
     sessions = [event for event in events(tmp_path) if event["event"] == "session"]
@@ -163,7 +163,7 @@ def test_a_study_is_not_mixed_with_another(unbroken: Path) -> None:
     done = search_here(unbroken, *ARGUMENTS, "--set", "model.dropout_input=0.4", "--seed", "3")
     assert done.returncode == 2
     told = " ".join((done.stdout + done.stderr).split())
-    for words in ("was begun with something else", "model.dropout_input:", "0.4 now", "sampler.seed: 0 then, 3 now", "--warm"):
+    for words in ("was started differently", "model.dropout_input:", "0.4 now", "sampler.seed: 0 then, 3 now", "--warm"):
         assert words in told, told
     other = unbroken / "graph" / "train.tsv"
     content = other.read_text()
@@ -189,7 +189,7 @@ def test_a_damaged_study_is_named_and_never_silently_begun_anew(unbroken: Path, 
     journal.unlink()
     done = search_here(home, *ARGUMENTS, *storage)
     assert done.returncode == 2
-    assert "exists without its journal.jsonl" in " ".join((done.stdout + done.stderr).split())
+    assert "has no journal.jsonl" in " ".join((done.stdout + done.stderr).split())
     done = search_here(home, "--study", "nowhere", *storage, "--resume", settings=())
     assert done.returncode == 2
     assert "there is no study 'nowhere'" in " ".join((done.stdout + done.stderr).split())
