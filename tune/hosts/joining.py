@@ -1,4 +1,4 @@
-"""Joining a Ray cluster: our code for every node, its machines waited for, and what they and its autoscaler have to offer."""
+"""Join a running Ray cluster: send it our code, wait for its machines, and count the resources that it has or can add."""
 
 from __future__ import annotations
 
@@ -27,18 +27,18 @@ from tune.hosts.resources import ClusterResources, Node
 from tune.settings import SearchConfig
 
 PACKAGES = ("imf_core", "tune")
-BOOTSTRAP_FILE = "~/ray_bootstrap_config.yaml"  # what `ray up` leaves on the head
+BOOTSTRAP_FILE = "~/ray_bootstrap_config.yaml"  # written to the head by `ray up`
 _POLL_SECONDS = 0.5
 
 
 @dataclass(frozen=True)
 class Expected:
-    """What the cluster is to become.
+    """The machines that a cluster is expected to have.
 
     Args:
-        count: machines that are to be there before the search begins, the head counted; 0: whatever is there.
-        addresses: of those machines, where they are known.
-        growth: machines that an autoscaler may add to those, by their resources.
+        count: number of machines that must join before the search begins, head included; 0: do not wait.
+        addresses: of those machines, as far as they are known.
+        growth: resources and maximum number of each kind of machine that an autoscaler may add.
     """
 
     count: int = 0
@@ -47,7 +47,7 @@ class Expected:
 
     @classmethod
     def of(cls, settings: SearchConfig, bootstrap: Path | str = BOOTSTRAP_FILE) -> Expected:
-        """From `--expect-nodes`, and on a head that `ray up` has started from its cluster file."""
+        """Read `--expect-nodes` and, on a head started by `ray up`, its cluster file."""
         file = Path(os.path.expanduser(str(bootstrap)))
         config = yaml.safe_load(file.read_text(encoding="utf-8")) if file.is_file() else {}
         provider, types = config.get("provider") or {}, config.get("available_node_types") or {}
@@ -64,20 +64,20 @@ class Expected:
         return cls(settings.expect_nodes or len(addresses), addresses, growth)
 
     def missing(self, alive: Sequence[str]) -> list[str]:
-        """Addresses of which no machine is there."""
-        return [address for address in self.addresses if address not in alive and _number(address) not in alive]
+        """Expected addresses that are not among those of the living nodes."""
+        return [address for address in self.addresses if address not in alive and _resolved(address) not in alive]
 
 
 @contextmanager
 def joined(settings: SearchConfig, console: Console) -> Iterator[ClusterResources]:
-    """The cluster at `settings.address` for the length of the block, once the machines that it is to have are there.
+    """Join the cluster at `settings.address` for the duration of the block, after waiting for its machines.
 
     Raises:
-        ConfigError: there is no such cluster, or it runs other versions.
+        ConfigError: there is no such cluster, or its versions differ.
         ResourceError: machines are missing.
     """
     variables = environment(settings.address)
-    variables.pop("RAY_AUTH_MODE", None)  # that of each node is its own
+    variables.pop("RAY_AUTH_MODE", None)  # every node has its own
     with staged_code() as code:
         try:
             ray.init(
@@ -88,23 +88,23 @@ def joined(settings: SearchConfig, console: Console) -> Iterator[ClusterResource
             gist = " ".join(str(error).split()) or repr(error)
             raise ConfigError(
                 f"the Ray cluster at {settings.address} cannot be joined: {gist[:600]}",
-                remedy="start it (ray up cluster.yaml); use its versions of Python and Ray, and its token "
-                "(~/.ray/auth_token); or search on this machine alone: --address local",
+                remedy="start it (ray up cluster.yaml); use the same versions of Python and Ray, and its token "
+                "(~/.ray/auth_token); or search on this machine only: --address local",
                 key="address", value=settings.address,
             ) from error
     try:
         expected = Expected.of(settings)
         wait_for_nodes(expected, settings.node_wait_seconds, settings.fewer_nodes, console)
-        yield offered(ray.nodes(), expected, settings.grows_to)
+        yield count_resources(ray.nodes(), expected, settings.grows_to)
     finally:
         ray.shutdown()
 
 
 @contextmanager
 def staged_code() -> Iterator[dict[str, Any]]:
-    """Our packages as Ray's working directory, so that every node runs the driver's code, whatever lies there.
+    """A `runtime_env` with a copy of our packages as working directory, so that every node runs the driver's code.
 
-    Within a Ray job that brings a working directory itself, that one is on every node already, and Ray takes no second.
+    It is empty in a Ray job that has a working directory: Ray accepts only one, and that one is on every node already.
     """
     job = json.loads(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR") or "{}")
     if (job.get("runtime_env") or {}).get("working_dir"):
@@ -118,55 +118,62 @@ def staged_code() -> Iterator[dict[str, Any]]:
 
 
 def wait_for_nodes(expected: Expected, seconds: float, fewer: bool, console: Console) -> None:
-    """Wait until the cluster has its machines; the launcher starts workers after `ray up` has returned.
+    """Wait until the expected machines have joined; `ray up` returns before its launcher has started the workers.
+
+    Args:
+        expected: machines to wait for.
+        seconds: maximum time to wait.
+        fewer: after that time, print a warning and continue instead of failing.
+        console: for messages.
 
     Raises:
-        ResourceError: they are not there in time, with the addresses that are missing; only a warning where `fewer`.
+        ResourceError: machines are missing after that time; names their addresses.
     """
-    deadline, told = time.monotonic() + seconds, False
+    deadline, announced = time.monotonic() + seconds, False
     while True:
         alive = [str(node["NodeManagerAddress"]) for node in ray.nodes() if node["Alive"]]
         if len(alive) >= expected.count:
             return
-        have = f"{len(alive)} of {expected.count} nodes"
+        count = f"{len(alive)} of {expected.count} nodes"
         if time.monotonic() > deadline:
             break
-        if not told:
-            console.print(f"{have} are there; waiting up to {seconds:.0f} s for the others", highlight=False)
-            told = True
+        if not announced:
+            console.print(f"{count} have joined; waiting up to {seconds:.0f} s for the others", highlight=False)
+            announced = True
         time.sleep(_POLL_SECONDS)
     absent = expected.missing(alive)
-    problem = have + (f", missing {', '.join(absent)}" if absent else "") + f" after {seconds:.0f} s"
+    problem = count + (f", missing {', '.join(absent)}" if absent else "") + f" after {seconds:.0f} s"
     if fewer:
-        console.print(f"[bold yellow]warning[/]: {escape(problem)}; the search goes on with them", highlight=False)
+        console.print(f"[bold yellow]warning[/]: {escape(problem)}; the search starts without the others", highlight=False)
         return
     raise ResourceError(
-        problem, remedy="see the launcher's log on the head, /tmp/ray/session_latest/logs/monitor.*; wait longer, "
-        "--node-wait 10m; or go on with what is there, --fewer-nodes",
+        problem, remedy="see the launcher's log on the head, /tmp/ray/session_latest/logs/monitor.*; wait longer: "
+        "--node-wait 10m; or start with the nodes that have joined: --fewer-nodes",
         asked=expected.count, available=len(alive), missing=absent,
     )
 
 
-def offered(nodes: Sequence[Mapping[str, Any]], expected: Expected, grows_to: int | None) -> ClusterResources:
-    """What there is, and what an autoscaler adds when it is asked for.
+def count_resources(nodes: Sequence[Mapping[str, Any]], expected: Expected, grows_to: int | None) -> ClusterResources:
+    """The resources of the cluster, including machines that an autoscaler can add.
 
     Args:
         nodes: `ray.nodes()`.
-        expected: machines that the launcher's autoscaler may add, by kind.
-        grows_to: machines in all, the head counted, where another autoscaler adds them; each like the largest that is there.
+        expected: machines that the autoscaler of `ray up` can add, by kind.
+        grows_to: total number of machines, head included, to which another autoscaler can grow the cluster; each new machine
+            is assumed to be like the largest present one.
     """
-    now = ClusterResources.of_nodes(nodes)
-    more: list[Node] = []
-    for resources, most in expected.growth:
+    present = ClusterResources.of_nodes(nodes)
+    added: list[Node] = []
+    for resources, limit in expected.growth:
         kind = Node(float(resources.get("CPU", 0)), float(resources.get("GPU", 0)))
-        more += [kind] * max(0, most - sum(node == kind for node in now.nodes))
-    if grows_to is not None and now.nodes:
-        largest = max(now.nodes, key=lambda node: (node.gpus, node.cpus))
-        more += [largest] * max(0, grows_to - len(now.nodes) - len(more))
-    return ClusterResources((*now.nodes, *more), now.controllers, len(more))
+        added += [kind] * max(0, limit - sum(node == kind for node in present.nodes))
+    if grows_to is not None and present.nodes:
+        largest = max(present.nodes, key=lambda node: (node.gpus, node.cpus))
+        added += [largest] * max(0, grows_to - len(present.nodes) - len(added))
+    return ClusterResources((*present.nodes, *added), present.controllers, len(added))
 
 
-def _number(host: str) -> str:
+def _resolved(host: str) -> str:
     try:
         return socket.gethostbyname(host)
     except OSError:

@@ -1,4 +1,4 @@
-"""What a node of a cluster is, said by the node itself."""
+"""A report that a node of the cluster makes about itself: versions, code, data, storage, network."""
 
 from __future__ import annotations
 
@@ -20,24 +20,24 @@ import imf_core
 from imf_core.files.digest import sha256_of_file
 from tune.sources import code_digest
 
-SEEN_SECONDS = 10.0  # in which a file written by one node has to appear on another: NFS caches folders
+SEEN_SECONDS = 10.0  # maximum time until a file written by one node is visible on another; NFS caches directories
 
 
 @dataclass(frozen=True)
 class NodeReport:
-    """What a node said of itself.
+    """The state of a node.
 
     Args:
         name: host name.
-        address: by which Ray knows it.
-        python, ray, torch, version: of Python, Ray, torch and this package.
+        address: its address in Ray.
+        python, ray, torch, version: versions of Python, Ray, torch and this package.
         code: digest of the sources that the node imports.
-        data: digest of the prepared data as read there; a problem begins with `!`.
-        storage: empty where the node reads and writes the study's folder, else what is wrong.
-        free: bytes free on its temporary disk.
-        cpus, gpus: what Ray may hand out there.
-        interface: network interface that has its address; empty where none has.
-        resolves: address that its own host name has there.
+        data: digest of the prepared data as the node reads it, or `!` and a problem.
+        storage: empty if the node can read and write the study's folder, else the problem.
+        free: free space on its temporary disk, bytes.
+        cpus, gpus: what Ray may allocate there.
+        interface: network interface with its address; empty if there is none.
+        resolves: address to which its host name resolves on the node itself.
     """
 
     name: str
@@ -56,22 +56,22 @@ class NodeReport:
     resolves: str = ""
 
     @property
-    def place(self) -> str:
-        """`worker1 (10.0.0.11)`."""
+    def label(self) -> str:
+        """Name and address: `worker1 (10.0.0.11)`."""
         return f"{self.name} ({self.address})"
 
 
-def look(prepared: str, folder: str, address: str) -> dict[str, Any]:
-    """What this node is; runs on it.
+def report_node(prepared: str, folder: str, address: str) -> dict[str, Any]:
+    """Make the report of the node on which this runs, as plain values.
 
     Args:
         prepared: folder of the prepared data.
-        folder: made by the driver in the study's folder, with a file `driver` in it.
+        folder: inside the study's folder; the driver has written a file `driver` there.
         address: of this node.
     """
     import torch
 
-    names = [name for name, found in psutil.net_if_addrs().items() if any(item.address == address for item in found)]
+    names = [name for name, addresses in psutil.net_if_addrs().items() if any(item.address == address for item in addresses)]
     report = NodeReport(
         name=socket.gethostname(), address=address, python=platform.python_version(), ray=ray.__version__,
         torch=torch.__version__, version=imf_core.__version__, code=code_digest(), data=data_digest(Path(prepared)),
@@ -82,19 +82,20 @@ def look(prepared: str, folder: str, address: str) -> dict[str, Any]:
 
 
 def data_digest(prepared: Path) -> str:
-    """Digest of the arrays in a folder of prepared data, as read here; `!` and what is wrong where they cannot be used."""
+    """Digest of the arrays of prepared data as this node reads them; `!` and the problem if they are missing or damaged."""
     try:
-        wanted = str(json.loads((prepared / "vocabulary.json").read_text(encoding="utf-8"))["arrays_sha256"])
+        expected = str(json.loads((prepared / "vocabulary.json").read_text(encoding="utf-8"))["arrays_sha256"])
         file = prepared / "arrays.safetensors"
-        found = sha256_of_file(file)
+        digest = sha256_of_file(file)
     except (OSError, ValueError, KeyError) as error:
         return f"!{prepared} cannot be read: {error}"
-    if found != wanted:
-        return f"!{file} has {file.stat().st_size:,} bytes with SHA-256 {found[:16]}, not {wanted[:16]}"
-    return found[:16]
+    if digest != expected:
+        return f"!{file} has {file.stat().st_size:,} bytes with SHA-256 {digest[:16]}, not {expected[:16]}"
+    return digest[:16]
 
 
 def _touch(folder: Path) -> str:
+    """Write a file that the driver looks for; returns the problem, empty if there is none."""
     deadline = time.monotonic() + SEEN_SECONDS
     while not (folder / "driver").is_file():
         if time.monotonic() > deadline:

@@ -1,4 +1,4 @@
-"""The nodes of a cluster before the first trial: each looks at itself, a table says it, what does not fit is refused."""
+"""Check the nodes of a cluster before the first trial: every node reports on itself and must agree with the driver."""
 
 from __future__ import annotations
 
@@ -20,21 +20,26 @@ from rich.table import Table
 
 import imf_core
 from imf_core.errors import ResourceError
-from tune.hosts.node_report import SEEN_SECONDS, NodeReport, data_digest, look
+from tune.hosts.node_report import SEEN_SECONDS, NodeReport, data_digest, report_node
 from tune.sources import code_digest
 
-_LOOK_SECONDS = 300.0  # of a node: it may have to fetch the code and to import torch from a slow disk
+_REPORT_SECONDS = 300.0  # a node may have to fetch the code and to import torch from a slow disk
 _LITTLE_DISK = 2 * 2**30
-_ALIKE = {
+_COMPARED = {
     "python": "Python", "ray": "Ray", "torch": "torch", "version": "imf-search", "code": "code", "data": "data",
 }
 
 
-def look_at_all(prepared: Path, study_dir: Path, seconds: float = _LOOK_SECONDS) -> list[NodeReport]:
-    """Have every living node look at itself; that of the driver comes first.
+def collect_reports(prepared: Path, study_dir: Path, seconds: float = _REPORT_SECONDS) -> list[NodeReport]:
+    """Let every living node report on itself; the driver's node comes first.
+
+    Args:
+        prepared: folder of the prepared data.
+        study_dir: the study's folder.
+        seconds: maximum time until all nodes have answered.
 
     Raises:
-        ResourceError: a node does not answer, or what it writes does not arrive here.
+        ResourceError: a node does not answer, or the driver does not see the file that it writes.
     """
     folder = study_dir / f"nodes-{uuid4().hex[:8]}"
     folder.mkdir(parents=True)
@@ -43,54 +48,54 @@ def look_at_all(prepared: Path, study_dir: Path, seconds: float = _LOOK_SECONDS)
         nodes = [node for node in ray.nodes() if node["Alive"]]
         here = ray.get_runtime_context().get_node_id()
         nodes.sort(key=lambda node: (node["NodeID"] != here, node["NodeManagerAddress"]))
-        task = ray.remote(num_cpus=0, max_retries=0)(look)
-        looks = [
+        task = ray.remote(num_cpus=0, max_retries=0)(report_node)
+        answers = [
             task.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)).remote(
                 str(prepared), str(folder), node["NodeManagerAddress"]
             ) for node in nodes
         ]
         deadline = time.monotonic() + seconds
-        reports = [_answer(node, task, deadline) for node, task in zip(nodes, looks)]
-        _refuse_unseen(reports, folder)
+        reports = [_answer(node, answer, deadline) for node, answer in zip(nodes, answers)]
+        _refuse_unshared(reports, folder)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     return reports
 
 
-def _answer(node: Mapping[str, Any], task: Any, deadline: float) -> NodeReport:
-    place = f"{node['NodeManagerHostname']} ({node['NodeManagerAddress']})"
-    have = node["Resources"]
+def _answer(node: Mapping[str, Any], answer: Any, deadline: float) -> NodeReport:
+    label = f"{node['NodeManagerHostname']} ({node['NodeManagerAddress']})"
+    resources = node["Resources"]
     try:
-        said = ray.get(task, timeout=max(0.1, deadline - time.monotonic()))
+        values = ray.get(answer, timeout=max(0.1, deadline - time.monotonic()))
     except ray.exceptions.GetTimeoutError as error:
-        remedy = f"see /tmp/ray/session_latest/logs on {place}"
-        raise ResourceError(f"node {place} does not answer", remedy=remedy, node=place) from error
+        remedy = f"see /tmp/ray/session_latest/logs on {label}"
+        raise ResourceError(f"node {label} does not answer", remedy=remedy, node=label) from error
     except ray.exceptions.RayError as error:
         gist = (str(error).strip().splitlines() or [repr(error)])[-1]
         raise ResourceError(
-            f"node {place} cannot run our code: {gist}",
-            remedy="install the versions of constraints.txt there (ray up cluster.yaml does), or take the node out", node=place,
+            f"node {label} cannot run our code: {gist}",
+            remedy="install the versions of constraints.txt there (ray up cluster.yaml does), or remove the node", node=label,
         ) from error
-    return NodeReport(**{**said, "cpus": float(have.get("CPU", 0.0)), "gpus": float(have.get("GPU", 0.0))})
+    return NodeReport(**{**values, "cpus": float(resources.get("CPU", 0.0)), "gpus": float(resources.get("GPU", 0.0))})
 
 
-def _refuse_unseen(reports: Sequence[NodeReport], folder: Path) -> None:
-    """A node that writes into a folder of its own of the same name: what it wrote never comes here."""
+def _refuse_unshared(reports: Sequence[NodeReport], folder: Path) -> None:
+    """Refuse a node whose files the driver does not see: it has a folder of the same name on its own disk."""
     deadline = time.monotonic() + SEEN_SECONDS
     while True:
-        seen = {file.name.rpartition("-")[0] for file in folder.iterdir()}
-        blind = [report for report in reports if not report.storage and report.name not in seen]
-        if not blind:
+        names = {file.name.rpartition("-")[0] for file in folder.iterdir()}
+        unseen = [report for report in reports if not report.storage and report.name not in names]
+        if not unseen:
             return
         if time.monotonic() > deadline:
-            raise _apart(blind[0].place, f"what it writes to {folder.parent} does not arrive at the driver")
+            raise _unshared(unseen[0].label, f"the driver does not see the files that it writes to {folder.parent}")
         time.sleep(0.2)
 
 
-def _apart(place: str, problem: str) -> ResourceError:
+def _unshared(label: str, problem: str) -> ResourceError:
     return ResourceError(
-        f"node {place}: {problem}; trials there could not be resumed elsewhere",
-        remedy="put --storage on a file system that all nodes share under one path (NFS or the like)", node=place,
+        f"node {label}: {problem}; its trials could not be resumed on other nodes",
+        remedy="put --storage on a file system that all nodes share under the same path, for example NFS", node=label,
     )
 
 
@@ -98,32 +103,32 @@ def refuse_unfit(driver: NodeReport, reports: Sequence[NodeReport]) -> None:
     """Compare every node with the driver.
 
     Raises:
-        ResourceError: nodes differ, each by its name.
+        ResourceError: nodes differ or do not share the storage; names each.
     """
     differing = []
     for report in reports:
         if report.storage:
-            raise _apart(report.place, report.storage)
+            raise _unshared(report.label, report.storage)
         if report.data.startswith("!"):
-            differing.append(f"node {report.place}: the data {report.data[1:]}")
-        for field, what in _ALIKE.items():
+            differing.append(f"node {report.label}: the data {report.data[1:]}")
+        for field, title in _COMPARED.items():
             theirs, ours = getattr(report, field), getattr(driver, field)
             if theirs != ours and not theirs.startswith("!"):
-                differing.append(f"node {report.place} has {what} {theirs}, the driver has {ours}")
+                differing.append(f"node {report.label} has {title} {theirs}, the driver has {ours}")
     if differing:
         raise ResourceError(
-            "the nodes of the cluster are not alike:\n  " + "\n  ".join(differing),
-            remedy="bring versions and code to every machine anew: ray up cluster.yaml (it restarts Ray), or take the node out",
+            "the nodes of the cluster differ from the driver:\n  " + "\n  ".join(differing),
+            remedy="install versions and code on every machine again: ray up cluster.yaml (restarts Ray); or remove the node",
             differences=differing,
         )
 
 
 def show_nodes(console: Console, reports: Sequence[NodeReport]) -> None:
-    """Print the table of nodes, what is the same on all of them once, and a warning where a disk is nearly full."""
-    shared = {field: {getattr(report, field) for report in reports} for field in _ALIKE}
-    differing = [field for field, values in shared.items() if len(values) > 1]
+    """Print a table of the nodes, the values that they share, and a warning for each disk that is nearly full."""
+    values_of = {field: {getattr(report, field) for report in reports} for field in _COMPARED}
+    differing = [field for field, values in values_of.items() if len(values) > 1]
     table = Table(title="nodes", box=None, header_style="bold")
-    for column in ("node", "address", *(_ALIKE[field] for field in differing), "storage", "free disk", "CPU", "GPU"):
+    for column in ("node", "address", *(_COMPARED[field] for field in differing), "storage", "free disk", "CPU", "GPU"):
         table.add_column(column, overflow="fold", justify="right" if column in ("free disk", "CPU", "GPU") else "left")
     for report in reports:
         table.add_row(
@@ -131,25 +136,26 @@ def show_nodes(console: Console, reports: Sequence[NodeReport]) -> None:
             escape(report.storage) or "shared", f"{report.free / 2**30:.0f} GiB", f"{report.cpus:g}", f"{report.gpus:g}",
         )
     console.print(table)
-    same = ", ".join(f"{_ALIKE[field]} {escape(values.pop())}" for field, values in shared.items() if len(values) == 1)
-    console.print(f"  on all of them: {same}", highlight=False)
+    same = ", ".join(f"{_COMPARED[field]} {escape(values.pop())}" for field, values in values_of.items() if len(values) == 1)
+    console.print(f"  the same on all nodes: {same}", highlight=False)
     for report in reports:
         if report.free < _LITTLE_DISK:
-            problem = f"{report.place} has {report.free / 2**20:.0f} MiB free on its temporary disk"
+            problem = f"{report.label} has {report.free / 2**20:.0f} MiB free on its temporary disk"
             console.print(f"  [bold yellow]warning[/]: {escape(problem)}, where Ray keeps logs and objects", highlight=False)
 
 
 def check_nodes(prepared: Path, study_dir: Path, console: Console) -> list[NodeReport]:
-    """Look at every node, print the table, refuse what does not fit.
+    """Collect a report from every node, print them, and compare them with the driver.
 
     Args:
         prepared: folder of the study's prepared data.
-        study_dir: the study's folder, which every node has to read and write.
+        study_dir: the study's folder, which every node must be able to read and write.
+        console: for the table.
 
     Raises:
         ResourceError: a node does not answer, differs from the driver, or does not share the storage.
     """
-    reports = look_at_all(prepared, study_dir)
+    reports = collect_reports(prepared, study_dir)
     show_nodes(console, reports)
     driver = NodeReport(
         name=socket.gethostname(), address="", python=platform.python_version(), ray=ray.__version__,
@@ -161,22 +167,22 @@ def check_nodes(prepared: Path, study_dir: Path, console: Console) -> list[NodeR
 
 
 def common_interface(reports: Sequence[NodeReport]) -> str | None:
-    """Interface for worker groups that span nodes; None where they find it by themselves, by their host names.
+    """Network interface for worker groups that span nodes; None if Gloo can find it through the host names.
 
-    Gloo connects through the address of the host name, which on many systems is a loopback one (127.0.1.1).
+    Gloo connects through the address of the host name, which on many systems is a loopback address (127.0.1.1).
 
     Raises:
-        ResourceError: host names lead to loopback, and the interfaces of the nodes have different names.
+        ResourceError: host names resolve to loopback, and the interfaces of the nodes have different names.
     """
-    astray = [report for report in reports if report.resolves.startswith("127.") and not report.address.startswith("127.")]
-    if len(reports) < 2 or not astray:
+    loopback = [report for report in reports if report.resolves.startswith("127.") and not report.address.startswith("127.")]
+    if len(reports) < 2 or not loopback:
         return None
     names = {report.interface for report in reports}
     if len(names) == 1 and "" not in names:
         return names.pop()
-    report = astray[0]
+    report = loopback[0]
     raise ResourceError(
-        f"node {report.place}: its host name leads to {report.resolves}, so that workers on other nodes do not find it",
+        f"node {report.label}: its host name resolves to {report.resolves}, so workers on other nodes cannot connect to it",
         remedy=f"write `{report.address} {report.name}` into /etc/hosts there, or set GLOO_SOCKET_IFNAME on every node",
-        node=report.place,
+        node=report.label,
     )

@@ -170,7 +170,7 @@ def _reserve(plan: Plan, study: OpenStudy, finals: int) -> Reserve | None:
 def _spec(plan: Plan, folder: Path, **own: Any) -> TrialSpec:
     return TrialSpec(
         prepared=str(plan.prepared), folder=str(folder), workers=plan.resources.workers,
-        threads=plan.resources.threads_per_worker, gpus=plan.resources.gpus_per_worker,
+        threads=plan.resources.cpus_per_worker, gpus=plan.resources.gpus_per_worker,
         save_seconds=plan.settings.save_seconds, code=code_digest(), interface=plan.interface, task=plan.task, **own,
     )
 

@@ -1,6 +1,6 @@
-"""A trial that ran out of memory is begun once more with half the batch, instead of being lost.
+"""Recovery from running out of memory: the trial is restarted once with half the batch size.
 
-What was changed is kept in the trial's folder: a later retry, and a later session, goes on with it.
+The change is written to the trial's folder, so that later retries and sessions use it too.
 """
 
 from __future__ import annotations
@@ -15,43 +15,43 @@ from imf_core.config_base import Settings
 from imf_core.files.atomic import atomic_write_text
 from imf_core.runtime import is_out_of_memory
 
-SMALLER_FILE, KILLED_FILE = "smaller.json", "killed_for_memory"
-# What a worker's own error looks like from outside: Ray's, and a worker group's with the text of the first one in it.
-_SAID = re.compile(r"OutOfMemoryError|out of memory", re.IGNORECASE)
+REDUCED_FILE, KILLED_FILE = "smaller.json", "killed_for_memory"
+# Errors of other processes: Ray's own, or that of a worker group, which quotes its first error.
+_MESSAGE = re.compile(r"OutOfMemoryError|out of memory", re.IGNORECASE)
 
 
 def ran_out(error: BaseException | str) -> bool:
-    """Whether an exception, or the text of one from another process, says that memory ran out."""
+    """Whether an exception, or the message of one in another process, means that memory ran out."""
     if isinstance(error, str):
-        return bool(_SAID.search(error))
-    return is_out_of_memory(error) or bool(_SAID.search(str(error)))
+        return bool(_MESSAGE.search(error))
+    return is_out_of_memory(error) or bool(_MESSAGE.search(str(error)))
 
 
-def smaller_settings(folder: Path) -> dict[str, Any]:
-    """Settings that replace a trial's own since it ran out of memory; empty if it never did."""
+def reduced_settings(folder: Path) -> dict[str, Any]:
+    """Settings that override a trial's own because it ran out of memory; empty if it never did."""
     try:
-        found: dict[str, Any] = json.loads((folder / SMALLER_FILE).read_text(encoding="utf-8"))
+        settings: dict[str, Any] = json.loads((folder / REDUCED_FILE).read_text(encoding="utf-8"))
     except FileNotFoundError:
         return {}
-    return found
+    return settings
 
 
 def kills_for_memory() -> int:
-    """How many processes of this machine the kernel has ended for want of memory; 0 where it does not tell."""
+    """Number of processes on this machine that the kernel's OOM killer has ended; 0 if the kernel does not report it."""
     try:
-        found = re.search(r"^oom_kill (\d+)$", Path("/proc/vmstat").read_text(encoding="ascii"), re.MULTILINE)
+        match = re.search(r"^oom_kill (\d+)$", Path("/proc/vmstat").read_text(encoding="ascii"), re.MULTILINE)
     except OSError:
         return 0
-    return int(found[1]) if found else 0
+    return int(match[1]) if match else 0
 
 
 def mark_killed(folder: Path) -> None:
-    """Note that a trial's worker was ended for want of memory; it could not say so itself."""
+    """Record, from the driver, that a trial's worker was killed for lack of memory."""
     atomic_write_text(folder / KILLED_FILE, "")
 
 
 def was_killed(folder: Path) -> bool:
-    """Whether the attempt before this one was ended for want of memory; the note is taken away."""
+    """Whether the previous attempt was killed for lack of memory; clears the mark."""
     try:
         (folder / KILLED_FILE).unlink()
     except FileNotFoundError:
@@ -59,23 +59,22 @@ def was_killed(folder: Path) -> bool:
     return True
 
 
-def shrink(folder: Path, config: Settings) -> str | None:
-    """Halve the batch of a trial, once.
+def reduce_batch(folder: Path, config: Settings) -> bool:
+    """Halve the batch size of a trial, once.
 
     Args:
         folder: the trial's folder.
-        config: its settings so far.
+        config: its settings.
 
     Returns:
-        What was done, in words; None where it was done before, or the batch is one query.
+        Whether it was halved: not if it was before, or if the batch is a single query.
     """
-    if (folder / SMALLER_FILE).exists() or getattr(config.train, "batch_size", 1) < 2:
-        return None
-    size = config.train.batch_size // 2
-    atomic_write_text(folder / SMALLER_FILE, json.dumps({"train.batch_size": size}))
-    return f"out of memory with train.batch_size={config.train.batch_size}: went on with {size}"
+    if (folder / REDUCED_FILE).exists() or getattr(config.train, "batch_size", 1) < 2:
+        return False
+    atomic_write_text(folder / REDUCED_FILE, json.dumps({"train.batch_size": config.train.batch_size // 2}))
+    return True
 
 
-def said(changed: Mapping[str, Any]) -> str:
-    """A note for the trial's reason; empty where nothing was changed."""
-    return "; ".join(f"memory had run out: {name}={value}" for name, value in changed.items())
+def note(reduced: Mapping[str, Any]) -> str:
+    """A note for the trial's reason; empty if no setting was reduced."""
+    return "; ".join(f"reduced after running out of memory: {name}={value}" for name, value in reduced.items())

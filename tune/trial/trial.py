@@ -1,7 +1,7 @@
-"""One trial: in this Tune process for one worker, a Ray Train `TorchTrainer` (DDP) for several.
+"""A trial: trained in the process of the Tune actor, or with several workers by a Ray Train `TorchTrainer` (DDP).
 
-The only place of the product that catches every exception: it records the reason in the trial's `outcome.json` and
-re-raises, so that Ray counts the failure and the other trials go on.
+This is the only place in the product that catches every exception: it records the reason in the trial's `outcome.json` and
+re-raises, so that Ray Tune counts the failure and the other trials continue.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from imf_core.tasks.task import AnyTask
 from tune.environment import STALL
 from tune.space.space import SearchSpace
 from tune.study.outcome import OUTCOME_FILE, TrialState, full_disk
-from tune.trial.out_of_memory import ran_out, said, shrink, smaller_settings, was_killed
+from tune.trial.out_of_memory import note, ran_out, reduce_batch, reduced_settings, was_killed
 from tune.trial.worker import Job, run_job, train_worker, write_outcome, written_state
 
 _DRAIN_SECONDS = 30.0
@@ -34,23 +34,23 @@ _DRAIN_SECONDS = 30.0
 
 @dataclass(frozen=True)
 class TrialSpec:
-    """What all trials of a run share.
+    """What all trials of a run have in common.
 
     Args:
         prepared: folder of the prepared data.
-        folder: folder of the trials; each has its own below, by its name.
-        space: turns searched values into settings; None where `variants` name whole configurations.
+        folder: parent of the trials' folders, which have the trials' names.
+        space: turns searched values into settings; None if `variants` has whole configurations.
         variants: configurations by name, for runs that are not searched (`{"run": name}`).
         workers: processes of a trial.
         threads: CPU threads of each worker.
         gpus: GPUs of each worker.
-        keep: keep the best epoch's checkpoint.
+        keep: keep the checkpoint of the best epoch.
         scores: keep the branch scores of the validation queries.
-        latency: report how long the model takes to answer a question.
-        save_seconds: least time between two saves of the training state.
+        latency: report the time that the model takes to answer a query.
+        save_seconds: minimum seconds between two saves of the training state.
         code: digest of the driver's sources.
-        interface: network interface of worker groups that span nodes; None: found by host name.
-        task: what is trained.
+        interface: network interface of worker groups that span nodes; None: determined by host name.
+        task: the task that is trained.
     """
 
     prepared: str
@@ -69,46 +69,49 @@ class TrialSpec:
     task: AnyTask = field(default_factory=default_task)
 
     def configure(self, params: Mapping[str, Any]) -> Settings:
-        """The settings of a trial."""
+        """The complete settings of a trial."""
         if "run" in params:
             return self.task.config.build(self.variants[params["run"]])
         assert self.space is not None
         return self.space.config_for(params)
 
     def job(self, params: Mapping[str, Any], name: str, known: int = 0) -> Job:
-        """The training run of a trial, smaller than its settings where memory ran out; `known`: see `Job`."""
+        """The training run of a trial, with reduced settings if it ran out of memory before; `known`: see `Job`."""
         folder = Path(self.folder) / name
-        changed = smaller_settings(folder)
+        reduced = reduced_settings(folder)
         return Job(
-            self.configure(params).updated(changed).model_dump(), self.prepared, str(folder), self.threads, self.gpus > 0,
-            self.keep, self.scores, self.latency, self.save_seconds, changed, self.code, self.task, known,
+            self.configure(params).updated(reduced).model_dump(), self.prepared, str(folder), self.threads, self.gpus > 0,
+            self.keep, self.scores, self.latency, self.save_seconds, reduced, self.code, self.task, known,
         )
 
 
 def run_trial(params: dict[str, Any], spec: TrialSpec) -> None:
-    """The Tune function: train, report every epoch, leave `outcome.json`.
+    """Train a trial, report every epoch to Ray Tune, and write `outcome.json`.
 
     Args:
         params: `{"name": name, "params": searched values, "known": epoch}`, or `{"run": name}`.
-        spec: what all trials share.
+        spec: what all trials of the run have in common.
+
+    Raises:
+        DivergedError: the trial diverged, now or in an earlier attempt.
     """
     name = str(params.get("name") or params["run"])
     folder = Path(spec.folder) / name
     folder.mkdir(parents=True, exist_ok=True)
     state, reason = written_state(folder)
     if state is TrialState.DIVERGED:
-        raise DivergedError(reason)  # the same settings and seed would diverge again
+        raise DivergedError(reason)  # equal settings and seed would diverge again
     (folder / OUTCOME_FILE).unlink(missing_ok=True)
     settings, known = params.get("params", params), int(params.get("known", 0))
     if was_killed(folder):
-        shrink(folder, spec.configure(settings))
+        reduce_batch(folder, spec.configure(settings))
     if not _attempt(settings, name, known, spec):
-        gc.collect()  # what the failed attempt held
+        gc.collect()  # frees the memory of the failed attempt
         _attempt(settings, name, known, spec)
 
 
 def _attempt(settings: Mapping[str, Any], name: str, known: int, spec: TrialSpec) -> bool:
-    """Train; False where memory ran out and the trial was made smaller, to be tried again."""
+    """Train; False if memory ran out and the trial shall be tried again with a smaller batch."""
     folder = Path(spec.folder) / name
     try:
         job = spec.job(settings, name, known)
@@ -117,23 +120,26 @@ def _attempt(settings: Mapping[str, Any], name: str, known: int, spec: TrialSpec
             notes, epochs = (result.reason, *result.notes), result.epochs
         else:
             _run_distributed(job, spec)
-            notes, epochs = ("the workers ended by themselves",), 0
-        reason = "; ".join(part for part in (*notes, said(job.changed)) if part)
+            notes, epochs = ("the workers completed their training",), 0
+        reason = "; ".join(part for part in (*notes, note(job.reduced)) if part)
         write_outcome(folder, TrialState.COMPLETED, reason, epochs=epochs)
     except DivergedError as error:
         write_outcome(folder, TrialState.DIVERGED, error)
         raise
     except Exception as error:
-        if ran_out(error) and shrink(folder, job.task.config.build(job.config)):
+        if ran_out(error) and reduce_batch(folder, job.task.config.build(job.config)):
             return False
-        if written_state(folder)[0] is not TrialState.DIVERGED:  # a worker has said so already; Ray wraps its exception
+        if written_state(folder)[0] is not TrialState.DIVERGED:  # if a worker diverged it wrote so; Ray wraps its exception
             write_outcome(folder, TrialState.FAILED, full_disk(error, folder) or error)
         raise
     return True
 
 
 def _run_distributed(job: Job, spec: TrialSpec) -> None:
-    """A worker group for this trial alone; its folder and run name are its own, so nothing is shared by mistake."""
+    """Train with a worker group whose folder and run name belong to this trial alone.
+
+    Follows Ray's guide "Hyperparameter tuning with Ray Tune" for Ray Train and its `train_tune_interop.py` test.
+    """
     callback = TuneReportCallback()
     trainer = TorchTrainer(
         train_worker,
@@ -146,15 +152,15 @@ def _run_distributed(job: Job, spec: TrialSpec) -> None:
         run_config=RunConfig(
             worker_runtime_env={"env_vars": {"GLOO_SOCKET_IFNAME": spec.interface}} if spec.interface else None,
             name=f"workers-{ray_tune.get_context().get_trial_id()}", storage_path=str(Path(job.folder)), callbacks=[callback],  # type: ignore[list-item]
-            # One level of retries only, Tune's: two levels would multiply.
+            # Only Ray Tune retries: retries on two levels would multiply.
             failure_config=FailureConfig(max_failures=0, controller_failure_limit=0),  # type: ignore[call-arg]
         ),
     )
     try:
         trainer.fit()
     finally:
-        # The queue of reports is not drained when fit() returns or raises: without this the last epoch is lost, or the run
-        # hangs. The queue's own process may be what died, hence the bound.
+        # fit() returns or raises without draining the queue of reports, so the last epoch would be lost or the run would hang.
+        # The wait is bounded because the process of the queue itself may have died.
         queue, deadline = callback._training_actor_item_queue, time.monotonic() + _DRAIN_SECONDS
         while queue.size() > 0 and time.monotonic() < deadline:
             time.sleep(0.05)
@@ -162,11 +168,11 @@ def _run_distributed(job: Job, spec: TrialSpec) -> None:
 
 
 def trainable(spec: TrialSpec, bundle: Mapping[str, float]) -> Callable[[dict[str, Any]], None]:
-    """The function that Tune runs, with its resources.
+    """The function that Ray Tune runs, with its resources.
 
     Args:
-        spec: what all trials share.
-        bundle: resources that Tune reserves for a trial.
+        spec: what all trials of the run have in common.
+        bundle: resources that Ray Tune reserves for a trial.
     """
 
     def imf_trial(params: dict[str, Any]) -> None:

@@ -1,8 +1,8 @@
-"""What trains one trial: the whole trial in process, or one rank of it under Ray Train.
+"""Training of a trial: all of it in this process, or one rank of it under Ray Train.
 
-A trial is a folder. `outcome.json` says how it ended, `state/` is what a retry goes on from, `reported.json` has what was
-reported last, for a driver that did not hear it, `best/` is the checkpoint of the best epoch, `decision.safetensors` has the
-branch scores of a searched trial, `lock` is held by the process that trains.
+Files in a trial's folder: `outcome.json`, how it ended; `state/`, the training state from which a retry resumes;
+`reported.json`, the latest reports, for a driver that missed them; `best/`, the checkpoint of the best epoch;
+`decision.safetensors`, branch scores of a searched trial; `lock`, held by the process that trains.
 """
 
 from __future__ import annotations
@@ -34,22 +34,22 @@ _WAIT_SECONDS = 120.0
 
 @dataclass(frozen=True)
 class Job:
-    """One training run, as plain values that cross process borders.
+    """A training run, as values that can be sent to another process.
 
     Args:
         config: complete settings, `Config.model_dump()`.
         prepared: folder of the prepared data.
-        folder: the trial's folder, on storage that every node sees.
+        folder: the trial's folder, on storage that all nodes share.
         threads: CPU threads of each worker.
-        gpu: train on the GPU that Ray assigned.
-        keep: save the best epoch's checkpoint in `folder/best`.
+        gpu: train on the GPU that Ray has assigned.
+        keep: save the checkpoint of the best epoch in `folder/best`.
         scores: keep the branch scores of the validation queries.
-        latency: report how long the model takes to answer a question.
-        save_seconds: least time between two saves of the training state.
-        changed: settings in `config` that replace the trial's own since memory ran out.
-        code: digest of the driver's sources; empty: any will do.
-        task: what is trained.
-        known: last epoch that the driver has heard of, from an earlier session.
+        latency: report the time that the model takes to answer a query.
+        save_seconds: minimum seconds between two saves of the training state.
+        reduced: settings in `config` that override the trial's own because it ran out of memory.
+        code: digest of the driver's sources; empty: accept any.
+        task: the task that is trained.
+        known: last epoch of which the driver has a report, from an earlier session.
     """
 
     config: dict[str, Any]
@@ -61,35 +61,35 @@ class Job:
     scores: bool = False
     latency: bool = False
     save_seconds: float = 20.0
-    changed: dict[str, Any] = field(default_factory=dict)
+    reduced: dict[str, Any] = field(default_factory=dict)
     code: str = ""
     task: AnyTask = field(default_factory=default_task)
     known: int = 0
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values."""
+        """The fields as a dict, for `Job(**fields)` in a worker."""
         return asdict(self)
 
 
 @lru_cache(maxsize=1)
 def shared_data(prepared: str, task: AnyTask) -> Any:
-    """The prepared data, loaded once a process: a reused actor trains many trials on it. Read-only by convention."""
+    """The prepared data, loaded once per process since Ray Tune reuses actors for many trials; treat it as read-only."""
     return task.load(prepared)
 
 
 def run_job(job: Job, report: Report, shard: Shard = WHOLE) -> FitResult[Any]:
-    """Train a job, resuming the state in its folder.
+    """Train a job, resuming from the state in its folder.
 
     Args:
-        job: what to train.
-        report: receives the flat numbers of each epoch not yet reported; called on every rank.
-        shard: this rank's part.
+        job: the training run.
+        report: receives the metrics of each epoch that was not reported yet; called on every rank.
+        shard: this rank's share of the work.
 
     Returns:
-        The validation result.
+        The result on validation.
 
     Raises:
-        ImfError: bad data, a diverged run, or other sources than the driver's.
+        ImfError: bad data, a diverged run, or sources that differ from the driver's.
     """
     refuse_other_code(job.code)
     torch.set_num_threads(job.threads)
@@ -98,11 +98,11 @@ def run_job(job: Job, report: Report, shard: Shard = WHOLE) -> FitResult[Any]:
     data = shared_data(job.prepared, task)
     model = task.build(config, data)
     device = torch.device("cuda" if job.gpu and torch.cuda.is_available() else "cpu")
-    with _alone(folder) if shard.rank == 0 else nullcontext():
-        always = {"num_parameters": model.num_parameters, **_effective(job.changed)}
+    with _locked(folder) if shard.rank == 0 else nullcontext():
+        constants = {"num_parameters": model.num_parameters, **_effective(job.reduced)}
         if job.latency:
-            always["latency_ms"] = task.latency_ms(model.to(device))
-        reporter = Reporter(folder, report, always, shard)
+            constants["latency_ms"] = task.latency_ms(model.to(device))
+        reporter = Reporter(folder, report, constants, shard)
         reporter.catch_up(job.known)
         result = task.fit(
             model, data, config, reporter, shard=shard, saving=Saving(folder / "state", job.save_seconds), device=device
@@ -110,8 +110,8 @@ def run_job(job: Job, report: Report, shard: Shard = WHOLE) -> FitResult[Any]:
         if job.scores and shard.rank == 0:
             try:
                 task.cache_scores(folder, model, config, data, device)
-            except ResourceError as error:  # the trial has its result without
-                result = replace(result, notes=(*result.notes, f"its branch scores are not kept: {error.problem}"))
+            except ResourceError as error:  # the result is valid without them
+                result = replace(result, notes=(*result.notes, f"branch scores were not kept: {error.problem}"))
         if job.keep and shard.rank == 0:
             metrics = {
                 "validation": result.metrics.as_dict(), "best_epoch": result.best_epoch, "epochs": result.epochs,
@@ -122,51 +122,51 @@ def run_job(job: Job, report: Report, shard: Shard = WHOLE) -> FitResult[Any]:
 
 
 @contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Hold the trial's folder. The worker of a killed search lives on for some seconds and may be at its last save.
+def _locked(folder: Path) -> Iterator[None]:
+    """Lock the trial's folder: the worker of a killed search lives on for some seconds and may still be saving.
 
     Raises:
-        ResourceError: another process holds it and does not end.
+        ResourceError: another process holds the lock for too long.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "lock").open("ab") as stream:
         if not lock(stream, _WAIT_SECONDS):
             raise ResourceError(
-                f"another process has trained in {folder} for {_WAIT_SECONDS:.0f} s",
-                remedy="end the worker that an earlier search left behind",
+                f"another process has locked {folder} for {_WAIT_SECONDS:.0f} s",
+                remedy="kill the worker that an earlier search left running",
             )
         yield
 
 
-def _effective(changed: Mapping[str, Any]) -> dict[str, Any]:
-    """`{"effective_batch_size": 128}`, so that what a trial says it was is what it was."""
-    return {f"effective_{name.rpartition('.')[2]}": value for name, value in changed.items()}
+def _effective(reduced: Mapping[str, Any]) -> dict[str, Any]:
+    """Reduced settings as metrics: `{"effective_batch_size": 128}`."""
+    return {f"effective_{name.rpartition('.')[2]}": value for name, value in reduced.items()}
 
 
-def train_worker(job: Mapping[str, Any]) -> None:
-    """One rank of a DDP trial, inside Ray Train: every rank trains its shard and reports; rank 0 writes.
+def train_worker(fields: Mapping[str, Any]) -> None:
+    """Train one rank of a DDP trial inside Ray Train: every rank trains its shard and reports; rank 0 writes files.
 
     Args:
-        job: `Job.to_json()`.
+        fields: `Job.to_json()`.
     """
     context = ray.train.get_context()
     shard = Shard(context.get_world_rank(), context.get_world_size())
-    plain = Job(**job)
+    job = Job(**fields)
     try:
-        run_job(plain, ray.train.report, shard)
+        run_job(job, ray.train.report, shard)
     except DivergedError as error:
-        write_outcome(Path(plain.folder), TrialState.DIVERGED, error)
+        write_outcome(Path(job.folder), TrialState.DIVERGED, error)
         raise
 
 
 def write_outcome(folder: Path, state: TrialState, reason: str | BaseException, epochs: int = 0) -> None:
-    """Say in the trial's folder how it ended.
+    """Write `outcome.json`: how the trial ended.
 
     Args:
         folder: the trial's folder.
-        state: `completed`, `failed` or `diverged`; a trial stopped from outside writes nothing.
-        reason: words, or the exception.
-        epochs: epochs trained, where known.
+        state: `completed`, `failed` or `diverged`; a trial that is stopped from outside writes nothing.
+        reason: a message, or the exception.
+        epochs: number of epochs trained, 0 if unknown.
     """
     if isinstance(reason, BaseException):
         text, kind = str(reason).partition("\n")[0] or repr(reason), type(reason).__name__
@@ -177,7 +177,7 @@ def write_outcome(folder: Path, state: TrialState, reason: str | BaseException, 
 
 
 def written_state(folder: Path) -> tuple[TrialState | None, str]:
-    """State and reason that an attempt left behind; (None, "") without an outcome."""
+    """State and reason in `outcome.json`; (None, "") if there is no outcome."""
     try:
         values = json.loads((folder / OUTCOME_FILE).read_text(encoding="utf-8"))
         return TrialState(values["state"]), str(values["reason"])

@@ -14,7 +14,7 @@ from rich.console import Console
 from imf_core.errors import ConfigError, ResourceError
 from tune.environment import environment, parse_address
 from tune.hosts import joining
-from tune.hosts.joining import Expected, offered, staged_code, wait_for_nodes
+from tune.hosts.joining import Expected, count_resources, staged_code, wait_for_nodes
 from tune.hosts.resources import Node
 from tune.settings import SearchConfig
 
@@ -72,12 +72,12 @@ def test_machines_that_the_launcher_s_autoscaler_adds_are_counted(tmp_path: Path
     )
     expected = Expected.of(settings, file)
     assert expected.count == 0
-    cluster = offered([node("10.0.0.1", 0, trial=1000), node("10.0.0.2", 8, 1)], expected, None)
+    cluster = count_resources([node("10.0.0.1", 0, trial=1000), node("10.0.0.2", 8, 1)], expected, None)
     assert (cluster.gpus, cluster.cpus, cluster.to_come, cluster.controllers) == (8, 64, 7, 1000)
 
 
 def test_machines_that_another_autoscaler_adds_are_like_the_largest() -> None:
-    cluster = offered([node("10.0.0.1", 0), node("10.0.0.2", 8, 1)], Expected(), 4)
+    cluster = count_resources([node("10.0.0.1", 0), node("10.0.0.2", 8, 1)], Expected(), 4)
     assert cluster.nodes == (Node(0), Node(8, 1), Node(8, 1), Node(8, 1))
     assert cluster.to_come == 2
 
@@ -87,7 +87,7 @@ def test_the_driver_s_code_goes_along_unless_the_job_has_brought_it(monkeypatch:
     with staged_code() as shipped:
         folder = Path(shipped["working_dir"])
         assert sorted(path.name for path in folder.iterdir()) == ["imf_core", "tune"]
-        assert (folder / "tune" / "worker.py").is_file()
+        assert (folder / "tune" / "trial" / "worker.py").is_file()
         assert list(folder.rglob("__pycache__")) == []
     assert not folder.exists()
     monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", json.dumps({"runtime_env": {"working_dir": "gcs://_ray_pkg_1.zip"}}))

@@ -13,7 +13,7 @@ from rich.console import Console
 from imf_core.errors import ConfigError, ResourceError
 from imf_core.prepare.link_data import LinkData, save_prepared
 from tune.hosts import node_report
-from tune.hosts.node_report import NodeReport, data_digest, look
+from tune.hosts.node_report import NodeReport, data_digest, report_node
 from tune.hosts.nodes import common_interface, refuse_unfit, show_nodes
 from tune.settings import SearchConfig
 from tune.sources import code_digest, refuse_other_code
@@ -62,7 +62,7 @@ def test_a_node_looks_at_itself(toy: LinkData, tmp_path: Path) -> None:
     save_prepared(toy, tmp_path / "data")
     (tmp_path / "nodes").mkdir()
     (tmp_path / "nodes" / "driver").write_text("x")
-    said = NodeReport(**look(str(tmp_path / "data"), str(tmp_path / "nodes"), "127.0.0.1"))
+    said = NodeReport(**report_node(str(tmp_path / "data"), str(tmp_path / "nodes"), "127.0.0.1"))
     assert (said.code, said.storage, said.data) == (code_digest(), "", data_digest(tmp_path / "data"))
     assert said.interface  # the loopback one, whatever it is called
     assert said.free > 0
@@ -71,7 +71,7 @@ def test_a_node_looks_at_itself(toy: LinkData, tmp_path: Path) -> None:
 
 def test_a_node_that_does_not_see_the_folder_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(node_report, "SEEN_SECONDS", 0.0)
-    said = look(str(tmp_path / "data"), str(tmp_path / "nodes"), "127.0.0.1")
+    said = report_node(str(tmp_path / "data"), str(tmp_path / "nodes"), "127.0.0.1")
     assert said["storage"] == f"does not see {tmp_path}"
 
 
@@ -92,7 +92,7 @@ def test_the_table_fits_a_terminal_and_names_every_node_and_what_differs() -> No
     assert ["head", "10.0.0.1", "c3d4", "shared", "50", "GiB", "4", "1"] in lines
     assert ["worker2", "10.0.0.3", "ffff", "does", "not", "see", "/s", "0", "GiB", "4", "1"] in lines
     text = " ".join(said.getvalue().split())
-    assert "on all of them: Python 3.11.9, Ray 2.60.0, torch 2.13.0, imf-search 0.1.0, data abcd" in text
+    assert "the same on all nodes: Python 3.11.9, Ray 2.60.0, torch 2.13.0, imf-search 0.1.0, data abcd" in text
     assert "worker2 (10.0.0.3) has 100 MiB free" in text
 
 
@@ -101,7 +101,7 @@ def test_host_names_that_lead_to_loopback_are_got_round_or_named() -> None:
     assert common_interface([DRIVER, OTHER]) is None
     assert common_interface([astray]) is None
     assert common_interface([DRIVER, astray]) == "eth0"
-    with pytest.raises(ResourceError, match=r"worker2 \(10.0.0.3\): its host name leads to 127.0.1.1"):
+    with pytest.raises(ResourceError, match=r"worker2 \(10.0.0.3\): its host name resolves to 127.0.1.1"):
         common_interface([replace(DRIVER, interface="ens5"), astray])
 
 

@@ -12,7 +12,7 @@ TWO = ClusterResources((Node(2),))
 
 def test_two_cpus_run_two_trials_of_one_thread() -> None:
     plan = plan_resources(1, None, 0, None, 12, TWO)
-    assert (plan.concurrency, plan.cpus_per_worker, plan.threads_per_worker) == (2, 1, 1)
+    assert (plan.concurrency, plan.cpus_per_worker) == (2, 1)
     assert plan.trial_bundle == {"CPU": 1}
 
 
@@ -63,9 +63,9 @@ def test_gpus() -> None:
     assert plan_resources(1, None, 1, None, 8, machine).concurrency == 2
     shared = plan_resources(1, None, 0.4, None, 8, machine)
     assert (shared.concurrency, shared.trial_bundle) == (4, {"CPU": 4, "GPU": 0.4})
-    with pytest.raises(ResourceError, match="only a single worker can share"):
+    with pytest.raises(ResourceError, match="only a trial with one worker can share"):
         plan_resources(2, None, 0.5, None, 8, machine)
-    with pytest.raises(ResourceError, match="only a single worker can share"):
+    with pytest.raises(ResourceError, match="only a trial with one worker can share"):
         plan_resources(1, None, 1.5, None, 8, machine)
 
 

@@ -118,7 +118,10 @@ def test_damaged_sources_are_named_with_line(space: SearchSpace, tmp_path: Path)
     cells = "line 3: the line and the header have different numbers of cells"
     for content, words in (
         ("a,b\n1,2\n", "line 1: the column 'state' is missing"),
-        ("\n".join([lines[0], lines[1].replace("0.3", "high", 1)]), r"line 2: best_validation_mrr is not a finite number \(found 'high'"),
+        (
+            "\n".join([lines[0], lines[1].replace("0.3", "high", 1)]),
+            r"line 2: best_validation_mrr is not a finite number \(found 'high'",
+        ),
         ("\n".join([lines[0], lines[1], lines[2] + ",more"]), cells),
         ("\n".join([lines[0], lines[1], "1,2"]), cells),
     ):

@@ -13,7 +13,7 @@ from imf_core.config import Config
 from imf_core.errors import ResourceError
 from tune.runs.ledger import Ledger
 from tune.trial import trial as trial_module
-from tune.trial.out_of_memory import mark_killed, ran_out, smaller_settings
+from tune.trial.out_of_memory import mark_killed, ran_out, reduced_settings
 from tune.trial.trial import TrialSpec, run_trial
 from tune.trial.worker import Job
 
@@ -53,8 +53,8 @@ def test_half_the_batch_is_tried_once(tmp_path: Path, monkeypatch: pytest.Monkey
     outcome = run(tmp_path, monkeypatch, training)
     assert training.sizes == [256, 128]
     assert outcome["state"] == "completed"
-    assert outcome["reason"] == "all epochs; memory had run out: train.batch_size=128"
-    assert training.jobs[1].changed == {"train.batch_size": 128}
+    assert outcome["reason"] == "all epochs; reduced after running out of memory: train.batch_size=128"
+    assert training.jobs[1].reduced == {"train.batch_size": 128}
     # A later attempt, of this session or another, begins with what fitted.
     later = Training(fits=128)
     run(tmp_path, monkeypatch, later)
@@ -73,7 +73,7 @@ def test_another_error_is_no_reason_to_try_again(tmp_path: Path, monkeypatch: py
     training = Training(fits=64, error=ResourceError("two CPUs are missing"))
     assert run(tmp_path, monkeypatch, training)["state"] == "failed"
     assert training.sizes == [256]
-    assert smaller_settings(tmp_path / "one") == {}
+    assert reduced_settings(tmp_path / "one") == {}
 
 
 def test_a_worker_that_was_killed_for_memory_comes_back_smaller(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
