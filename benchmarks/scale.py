@@ -188,7 +188,9 @@ def tracking(uri: str, folder: Path, earlier: int, count: int, behind: str = "")
         runs.append(started[0])
 
     found = {"begin": times(begin, count)}
-    found["epoch"] = times(lambda number: tracker.log_epoch(runs[number % count], number + 1, numbers(1)), 4 * count)
+    found["epoch"] = times(
+        lambda number: tracker.log_epochs(runs[number % count], [(number + 1, numbers(1), time.time())]), 4 * count
+    )
     many = [(epoch, numbers(epoch), time.time()) for epoch in range(100, 130)]
     found["30 epochs at once"] = times(lambda number: tracker.log_epochs(runs[number], many), count)
     record = TrialRecord(0, "trial-000", TrialState.COMPLETED, params, 0.3, 5, 9, 60.0)

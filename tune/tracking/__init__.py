@@ -1,7 +1,7 @@
-"""MLflow.
+"""Tracking in MLflow.
 
-Registered models of earlier versions load `tune.tracking.ImfPyfunc`, so that name stays here; it is looked up when asked
-for, so that importing a neighbour does not import MLflow.
+Registered models of earlier versions import `tune.tracking.ImfPyfunc`, so the name must stay. It is resolved lazily, so that
+importing a module of this package does not import MLflow.
 """
 
 from typing import Any

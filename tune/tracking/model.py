@@ -13,41 +13,41 @@ from imf_core.tasks.protocols import Column
 from imf_core.tasks.registry import task_of
 from imf_core.tasks.task import AnyTask
 
-_ANSWERS = 10  # to each question, where the caller does not say
+_ANSWERS = 10  # default number of answers to a question
 
 
 class ImfPyfunc(PythonModel):
     """The registered model."""
 
     def load_context(self, context: Any) -> None:
-        """Load the checkpoint that MLflow has fetched."""
+        """Load the checkpoint that MLflow has downloaded."""
         checkpoint = context.artifacts["checkpoint"]
         self.task = task_of(checkpoint)
         self.predictor = self.task.open_predictor(checkpoint)
 
     def predict(self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None) -> pd.DataFrame:
-        """Answer questions; see `answer_table`. `params` may hold `k`, the number of answers to each."""
+        """Answer questions, see `answer_table`; `params` may set `k`, the number of answers to each."""
         return answer_table(self.task, self.predictor, model_input, int((params or {}).get("k", _ANSWERS)))
 
 
 def answer_table(task: AnyTask, predictor: Any, questions: pd.DataFrame, k: int) -> pd.DataFrame:
-    """One row an answer, with the columns `task.answers`.
+    """Answer questions in a table with one row per answer and the columns `task.answers`.
 
     Args:
-        task: whose `questions` name the columns.
-        predictor: of `task.open_predictor`.
-        questions: one a row.
-        k: answers to each.
+        task: the task; its `questions` are the columns of the questions.
+        predictor: from `task.open_predictor`.
+        questions: one per row.
+        k: number of answers to each, >= 1.
 
     Raises:
-        DataError: a row is no question.
+        DataError: a row is not a valid question.
     """
     rows = task.answer(predictor, questions.to_dict("records"), k)
     return pd.DataFrame(rows, columns=[column.name for column in task.answers])
 
 
 def signature(task: AnyTask) -> ModelSignature:
-    """Columns of questions and answers, and the parameter `k`."""
+    """The columns of questions and answers, and the parameter `k`."""
     return ModelSignature(_schema(task.questions), _schema(task.answers), ParamSchema([ParamSpec("k", "long", _ANSWERS)]))
 
 

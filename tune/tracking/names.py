@@ -1,4 +1,4 @@
-"""What tracking needs and what knows nothing of MLflow: names and values it accepts, address checks, tables of answers."""
+"""Helpers of tracking that do not import MLflow: names and values that it accepts, URIs, the lock of its database."""
 
 from __future__ import annotations
 
@@ -19,47 +19,47 @@ _PINNED = ("mlflow", "numpy", "pandas", "pydantic", "PyYAML", "ray", "safetensor
 
 
 def safe_name(name: str) -> str:
-    """A name that MLflow accepts for a metric, parameter or tag, as near to the given one as it can be.
+    """The nearest name that MLflow accepts for a metric, parameter or tag.
 
-    `@` becomes `_at_` (`hits@10` -> `hits_at_10`); another character than letters, digits and `_ - . : /` or blank becomes `_`;
-    parts of a path that lead nowhere (`..`, empty) are left out; 250 characters are kept.
+    `@` becomes `_at_` (`hits@10` -> `hits_at_10`); any character but letters, digits, blanks and `_ - . : /` becomes `_`; the
+    path components `.`, `..` and empty ones are dropped; at most 250 characters are kept.
     """
     legal = re.sub(r"[^\w\-. :/]", "_", name.replace("@", "_at_"))
     return "/".join(part for part in legal.split("/") if part not in ("", ".", ".."))[:MAX_NAME].rstrip("/") or "_"
 
 
 def param_text(value: Any) -> str:
-    """The one written form of a setting: numbers as Python writes them, `true`, `false`, `null`, JSON for lists."""
+    """A setting as text: a string as it is, everything else as JSON."""
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
 
 
 def config_text(params: Mapping[str, Any]) -> str:
-    """The exact text of the artifact `config.json`: every setting in full."""
+    """The content of the artifact `config.json`: all settings, untruncated."""
     return json.dumps(dict(params), indent=2, sort_keys=True, ensure_ascii=False, default=str) + "\n"
 
 
 def cut(text: str) -> str:
-    """At most as long as MLflow keeps a value; what is cut ends in `...`."""
+    """A text shortened to the length that MLflow stores, with `...` at the end if it was."""
     return text if len(text) <= MAX_PARAM else text[: MAX_PARAM - 3] + "..."
 
 
 def quoted(value: str) -> str:
-    """A text as a literal of MLflow's filter language, which has no escapes."""
+    """A string literal in MLflow's filter language, which has no escapes."""
     return f'"{value}"' if "'" in value else f"'{value}'"
 
 
 def short(error: BaseException) -> str:
-    """The first line of an error."""
+    """The first line of an error message, at most 300 characters."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
 
 
-def as_uri(place: str | None) -> str | None:
-    """A folder as a `file:` URI, so that blanks and `#` in it survive; a URI as it is."""
-    return place if place is None or "://" in place else Path(place).as_uri()
+def as_uri(location: str | None) -> str | None:
+    """A folder as a `file:` URI, in which blanks and `#` are escaped; a URI as it is."""
+    return location if location is None or "://" in location else Path(location).as_uri()
 
 
 def is_loopback(host: str) -> bool:
-    """Whether a host name or address means this machine."""
+    """Whether a host name or address is that of this machine."""
     try:
         return host == "localhost" or ipaddress.ip_address(host).is_loopback
     except ValueError:
@@ -68,7 +68,7 @@ def is_loopback(host: str) -> bool:
 
 @contextmanager
 def one_at_a_time(uri: str) -> Iterator[None]:
-    """Hold a lock beside a SQLite database: two processes that migrate one fresh database at a time break it."""
+    """Hold a lock next to a SQLite database: two processes that migrate a new database at the same time corrupt it."""
     if not uri.startswith("sqlite:///"):
         yield
         return
@@ -78,6 +78,6 @@ def one_at_a_time(uri: str) -> Iterator[None]:
 
 
 def requirements() -> list[str]:
-    """Exact versions of what a registered model needs, so that MLflow does not have to find out by running it."""
+    """The exact requirements of a registered model, so that MLflow does not have to run the model to infer them."""
     installed = {item.name.lower(): item.version.partition("+")[0] for item in metadata.distributions() if item.name}
     return [f"{name}=={installed[name.lower()]}" for name in _PINNED if name.lower() in installed]

@@ -1,7 +1,7 @@
-"""MLflow: one parent run a study, one child run a trial, whatever is retried, resumed or killed.
+"""MLflow tracking: one parent run per study and one child run per trial, also after retries, resumes and kills.
 
-The driver makes the database, the experiment and the parent run before any trial (several processes that open a fresh
-database break it). After that a failure of logging is a warning: it never ends a training.
+The driver creates the database, the experiment and the parent run before any trial starts, because processes that open a new
+database at the same time corrupt it. After that, a failure to log is only a warning: it never ends a training run.
 """
 
 from __future__ import annotations
@@ -39,11 +39,11 @@ RUN_STATUS = {
     TrialState.FAILED: "FAILED", TrialState.DIVERGED: "FAILED",
 }
 Epoch = tuple[int, Mapping[str, float], float]  # number, metrics, seconds since 1970
-_PAUSE_S = 30.0  # after a failure to log, so that an unreachable server does not slow the search at every epoch
+_PAUSE_S = 30.0  # pause after a failure to log, so that an unreachable server does not slow down every epoch
 
 
 class Tracker:
-    """The runs of one study, made by `Tracker.open`. It can be pickled: the client is made again when needed."""
+    """The runs of one study. Use `Tracker.open`. A copy in another process creates a client of its own."""
 
     def __init__(self, tracking_uri: str, experiment_id: str, parent_id: str, study: str) -> None:
         self.tracking_uri, self.experiment_id, self.parent_id, self.study = tracking_uri, experiment_id, parent_id, study
@@ -55,65 +55,66 @@ class Tracker:
         cls, tracking_uri: str | None, experiment: str, artifact_root: Path | str, study: str, settings: Mapping[str, Any],
         tags: Mapping[str, str] | None = None, *, resume: bool = False,
     ) -> Tracker:
-        """Make or open database, experiment and parent run; close what a killed driver of the same study left running.
+        """Create or open the database, the experiment and the parent run; end runs that a killed driver left running.
 
         Args:
-            tracking_uri: `sqlite:///file` or `http://host:port`; None for `mlflow.db` beside `artifact_root`.
+            tracking_uri: `sqlite:///file` or `http://host:port`; None for `mlflow.db` next to `artifact_root`.
             experiment: name of the MLflow experiment.
-            artifact_root: folder (or URI) of the artifacts, used when the experiment is new and the store is a database.
-            study: name of the parent run. Two drivers must not run one study at a time.
-            settings: flat settings of the study, logged as the parent's parameters and in full as `config.json`.
-            tags: more tags of the parent run.
-            resume: go on with the study's latest parent run instead of making another.
+            artifact_root: folder or URI of the artifacts, if the experiment is new and the store is a database.
+            study: name of the parent run; no other driver may run this study at the same time.
+            settings: flat settings of the study, logged as parameters of the parent run and untruncated in `config.json`.
+            tags: additional tags of the parent run.
+            resume: continue the study's latest parent run instead of creating one.
 
         Raises:
-            ConfigError: a store of files, a deleted experiment, an unreachable store, artifacts that cannot be written.
+            ConfigError: a file store, a deleted experiment, an unreachable store, or artifacts that cannot be written.
         """
         root = str(artifact_root) if "://" in str(artifact_root) else str(Path(artifact_root).expanduser().absolute())
         uri = absolute_tracking_uri(tracking_uri, Path(root).parent)
         facts = {"key": "tracking_uri", "value": uri}
         os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-        for name in ("mlflow.store.db.utils", "alembic"):  # a page of migrations at the first start
+        for name in ("mlflow.store.db.utils", "alembic"):  # they log every migration of a new database
             logging.getLogger(name).setLevel(logging.WARNING)
         if uri.startswith("http"):
-            os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")  # instead of minutes inside the search's loop
+            os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")  # the default blocks the search loop for minutes
             os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
         try:
             with text.one_at_a_time(uri):
                 client = MlflowClient(uri)
-                found = client.get_experiment_by_name(experiment)
-                if found is None:
-                    place = None if uri.startswith("http") and "://" not in root else root
-                    experiment_id = client.create_experiment(experiment, artifact_location=text.as_uri(place))
-                    found = client.get_experiment(experiment_id)
+                stored = client.get_experiment_by_name(experiment)
+                if stored is None:
+                    location = None if uri.startswith("http") and "://" not in root else root
+                    experiment_id = client.create_experiment(experiment, artifact_location=text.as_uri(location))
+                    stored = client.get_experiment(experiment_id)
         except LOGGING_ERRORS as error:
             remedy = "start the server, or leave the tracking URI out to use a file database"
             raise ConfigError(f"MLflow cannot be reached at {uri}: {text.short(error)}", remedy=remedy, **facts) from error
-        if found.lifecycle_stage == "deleted":
-            restore = f"MLFLOW_TRACKING_URI={uri} mlflow experiments restore -x {found.experiment_id}"
+        location = stored.artifact_location
+        if stored.lifecycle_stage == "deleted":
+            restore = f"MLFLOW_TRACKING_URI={uri} mlflow experiments restore -x {stored.experiment_id}"
             remedy = f"restore it (`{restore}`) or choose another experiment name"
             problem = f"the MLflow experiment {experiment!r} was deleted"
             raise ConfigError(problem, remedy=remedy, key="experiment", value=experiment)
         remote = uri.startswith("http") and not text.is_loopback(urlsplit(uri).hostname or "")
-        if remote and urlsplit(found.artifact_location).scheme in ("", "file"):
+        if remote and urlsplit(location).scheme in ("", "file"):
             raise ConfigError(
-                f"the MLflow server {uri} keeps artifacts in its own folder {found.artifact_location}, which is not here",
+                f"the MLflow server {uri} keeps artifacts in a folder on its own machine, {location}",
                 remedy="start it with --serve-artifacts and --artifacts-destination, then use a new experiment name", **facts,
             )
-        tracker = cls(uri, found.experiment_id, "", study)
+        tracker = cls(uri, stored.experiment_id, "", study)
         try:
             tracker._begin(settings, tags or {}, resume)
         except LOGGING_ERRORS as error:
-            place = found.artifact_location
             if tracker.parent_id:
                 tracker.finish("FAILED")
-            remedy = f"make {place} writable, or start the server with --serve-artifacts"
-            problem = f"MLflow at {uri} cannot store a file in {place}: {text.short(error)}"
+            remedy = f"make {location} writable, or start the server with --serve-artifacts"
+            problem = f"MLflow at {uri} cannot store a file in {location}: {text.short(error)}"
             raise ConfigError(problem, remedy=remedy, **facts) from error
         return tracker
 
     @property
     def client(self) -> MlflowClient:
+        """The MLflow client of this process."""
         if self._client is None:
             self._client = MlflowClient(self.tracking_uri)
         return self._client
@@ -122,70 +123,82 @@ class Tracker:
         return {**self.__dict__, "_client": None, "_retry_at": 0.0}
 
     def start_trial(self, trial_id: str, number: int, params: Mapping[str, Any]) -> tuple[str, int] | None:
-        """Make or find a trial's run (role `final` if it has a setting `run`); run id, last logged epoch; None: not logged."""
+        """Create or reopen a trial's run and log its settings.
+
+        A setting that differs from the logged one becomes the tag `effective_<name>`.
+
+        Args:
+            trial_id: of the trial.
+            number: of the trial.
+            params: its settings; with a setting `run` the run has that name and the role `final`.
+
+        Returns:
+            The run's id and the last logged epoch; None if logging failed.
+        """
         return self._attempt(self._start_trial, trial_id, number, params)
 
     def settle(self, records: Iterable[TrialRecord]) -> None:
-        """Give the run of each ended trial its end, where a killed process could not."""
+        """Set the end status of the runs of ended trials, which a killed driver may not have done."""
         self._attempt(self._settle, {record.trial_id: record for record in records}, always=True)
 
-    def log_params(self, run_id: str, params: Mapping[str, Any]) -> None:
-        """Log flat settings once. A value that differs from the logged one becomes the tag `effective_<name>`."""
-        self._attempt(self._log_params, run_id, params)
-
     def log_epochs(self, run_id: str, epochs: Sequence[Epoch], *, always: bool = False) -> bool:
-        """Epochs in one batch; a non-finite value is not logged but tags the run `diverged=true`. False: not logged."""
+        """Log epochs in one batch. Non-finite values are not logged; they set the tag `diverged=true`.
+
+        Args:
+            run_id: of the trial's run.
+            epochs: to log.
+            always: try even during the pause after a failure.
+
+        Returns:
+            Whether they were logged.
+        """
         return self._attempt(self._log_epochs, run_id, epochs, always=always) is not None
 
-    def log_epoch(self, run_id: str, epoch: int, metrics: Mapping[str, float]) -> bool:
-        """As `log_epochs`, for one that has just ended."""
-        return self.log_epochs(run_id, [(epoch, metrics, time.time())])
-
     def end_trial(self, run_id: str, record: TrialRecord) -> bool:
-        """Set a trial's end status and the tags state, reason, retries, pruned, diverged, log_path. False: not logged."""
+        """Set a trial's end status and the tags state, reason, retries, pruned, diverged, log_path; False if that failed."""
         return self._attempt(self._end_trial, run_id, record, always=True) is not None
 
     def log_artifact(self, path: Path | str, folder: str | None = None) -> None:
-        """Store a file or a folder with the study."""
+        """Store a file or a folder with the parent run, in the artifact folder `folder`."""
         action = "log_artifacts" if Path(path).is_dir() else "log_artifact"
         self._attempt(lambda: getattr(self.client, action)(self.parent_id, str(path), folder), always=True)
 
-    def log_summary(self, metrics: Mapping[str, float], tags: Mapping[str, str] | None = None) -> None:
-        """Numbers and tags of the study as a whole."""
-        self._attempt(self._log_epochs, self.parent_id, [(0, metrics, time.time())], tags or {}, always=True)
-
     def finish(self, status: str = "FINISHED") -> None:
-        """End the study: FINISHED, FAILED or KILLED. A trial's run that is still open becomes KILLED."""
+        """End the parent run as FINISHED, FAILED or KILLED; runs of trials that are still open become KILLED."""
         self._attempt(self._close_leftovers, self.parent_id, always=True)
         self._attempt(lambda: self.client.set_terminated(self.parent_id, status), always=True)
 
     def register_model(
         self, checkpoint_dir: Path | str, name: str, *, alias: str = "champion", tags: Mapping[str, str] | None = None
     ) -> str | None:
-        """Store the winner's checkpoint with the study and as a registered model that answers by name, without any pickle.
+        """Store a checkpoint with the parent run and as a registered model that answers by name, without any pickle.
 
         `mlflow.pyfunc.load_model("models:/<name>@champion")` needs this package installed; see `ImfPyfunc.predict`.
 
         Args:
             checkpoint_dir: a checkpoint folder.
-            name: registered model; characters that MLflow refuses become `-`.
-            alias, tags: of the new version, whose number is returned (None if logging failed).
+            name: name of the registered model; `/` and `:`, which MLflow refuses, become `-`.
+            alias, tags: of the new version.
+
+        Returns:
+            The number of the new version; None if logging failed.
         """
-        place, legal = Path(checkpoint_dir), re.sub(r"[/:]", "-", name)
-        return self._attempt(self._register_model, place, legal, alias, tags or {}, always=True)
+        legal = re.sub(r"[/:]", "-", name)
+        return self._attempt(self._register_model, Path(checkpoint_dir), legal, alias, tags or {}, always=True)
 
     def _attempt(self, action: Callable[..., Any], *args: Any, always: bool = False) -> Any:
+        """Call an action; returns its result or True, and None if it failed or logging pauses after a failure."""
         if not always and time.monotonic() < self._retry_at:
             return None
         try:
-            done = action(*args)
+            result = action(*args)
         except LOGGING_ERRORS as error:
             self._retry_at = time.monotonic() + _PAUSE_S
             if not self._warned:
                 self._warned = True
-                logger.warning("MLflow logging failed (%s), the search goes on: %s", self.tracking_uri, text.short(error))
+                logger.warning("MLflow logging failed (%s), the search continues: %s", self.tracking_uri, text.short(error))
             return None
-        return True if done is None else done
+        return True if result is None else result
 
     def _begin(self, settings: Mapping[str, Any], tags: Mapping[str, str], resume: bool) -> None:
         self._close_leftovers(None)
@@ -194,24 +207,25 @@ class Tracker:
             self.parent_id = earlier[0].info.run_id
             self.client.update_run(self.parent_id, status="RUNNING")
         else:
-            own = {"mlflow.runName": self.study, "study": self.study, "role": "study"}
-            self.parent_id = self.client.create_run(self.experiment_id, tags={**tags, **own}).info.run_id
+            tags = {**tags, "mlflow.runName": self.study, "study": self.study, "role": "study"}
+            self.parent_id = self.client.create_run(self.experiment_id, tags=tags).info.run_id
         self._log_params(self.parent_id, settings)
 
     def _runs(self, query: str) -> list[Run]:
-        found: list[Run] = []
+        """All runs that match a query, latest first."""
+        runs: list[Run] = []
         token = None
         while True:
-            page = self.client.search_runs([self.experiment_id], query, page_token=token)  # latest first
-            found += page
+            page = self.client.search_runs([self.experiment_id], query, page_token=token)
+            runs += page
             if not (token := page.token):
-                return found
+                return runs
 
     def _close_leftovers(self, parent_id: str | None) -> None:
-        """Set RUNNING runs to KILLED: the trials of one parent, or everything of this study."""
+        """Set RUNNING runs to KILLED: those of one parent's trials, or with None all of this study."""
         query = f"attributes.status = 'RUNNING' and tags.study = {text.quoted(self.study)}"
         for run in self._runs(query + (f" and tags.`mlflow.parentRunId` = '{parent_id}'" if parent_id else "")):
-            self.client.log_batch(run.info.run_id, tags=[RunTag("reason", "left running by a search that was ended")])
+            self.client.log_batch(run.info.run_id, tags=[RunTag("reason", "left running by a search that ended early")])
             self.client.set_terminated(run.info.run_id, "KILLED")
 
     def _settle(self, records: Mapping[str, TrialRecord]) -> None:
@@ -221,45 +235,44 @@ class Tracker:
                 self._end_trial(run.info.run_id, record)
 
     def _start_trial(self, trial_id: str, number: int, params: Mapping[str, Any]) -> tuple[str, int]:
-        own_study = f"tags.`mlflow.parentRunId` = {text.quoted(self.parent_id)}"
-        found = self._runs(f"tags.trial_id = {text.quoted(trial_id)} and {own_study}")
-        if found:
-            run_id = found[0].info.run_id
+        parent = f"tags.`mlflow.parentRunId` = {text.quoted(self.parent_id)}"
+        runs = self._runs(f"tags.trial_id = {text.quoted(trial_id)} and {parent}")
+        if runs:
+            run_id = runs[0].info.run_id
             self.client.update_run(run_id, status="RUNNING")
             logged = max((metric.step for metric in self.client.get_metric_history(run_id, "mrr")), default=0)
         else:
             name, role = (str(params["run"]), "final") if "run" in params else (f"trial {number:03d}", "trial")
-            own = {"mlflow.parentRunId": self.parent_id, "mlflow.runName": name, "role": role, "study": self.study}
-            own |= {"trial_id": trial_id, "trial_number": str(number)}
-            run_id, logged = self.client.create_run(self.experiment_id, tags=own).info.run_id, 0
+            tags = {"mlflow.parentRunId": self.parent_id, "mlflow.runName": name, "role": role, "study": self.study}
+            tags |= {"trial_id": trial_id, "trial_number": str(number)}
+            run_id, logged = self.client.create_run(self.experiment_id, tags=tags).info.run_id, 0
         self._log_params(run_id, params)
         return run_id, logged
 
     def _log_params(self, run_id: str, params: Mapping[str, Any]) -> None:
         known = self.client.get_run(run_id).data.params
-        if not known:  # in full and before anything is cut
+        if not known:
             self.client.log_text(run_id, text.config_text(params), "config.json")
         new, tags = [], []
         for key, value in params.items():
-            name, written = safe_name(key), text.cut(text.param_text(value))
+            name, value_text = safe_name(key), text.cut(text.param_text(value))
             if name not in known:
-                new.append(Param(name, written))
-            elif known[name] != written:
-                tags.append(RunTag(f"effective_{name}"[: text.MAX_NAME], written))
+                new.append(Param(name, value_text))
+            elif known[name] != value_text:
+                tags.append(RunTag(f"effective_{name}"[: text.MAX_NAME], value_text))
         for start in range(0, max(len(new), len(tags)), text.MAX_BATCH):
             part = slice(start, start + text.MAX_BATCH)
             self.client.log_batch(run_id, params=new[part], tags=tags[part])
 
-    def _log_epochs(self, run_id: str, epochs: Sequence[Epoch], tags: Mapping[str, str] | None = None) -> None:
+    def _log_epochs(self, run_id: str, epochs: Sequence[Epoch]) -> None:
         batch = [
             Metric(safe_name(key), float(value), int(at * 1000), epoch)
             for epoch, metrics, at in epochs for key, value in metrics.items() if math.isfinite(value)
         ]
-        marks = [RunTag(safe_name(key), value) for key, value in (tags or {}).items()]
-        if not all(math.isfinite(value) for _, metrics, _ in epochs for value in metrics.values()):
-            marks.append(RunTag("diverged", "true"))
+        finite = all(math.isfinite(value) for _, metrics, _ in epochs for value in metrics.values())
+        tags = [] if finite else [RunTag("diverged", "true")]
         for start in range(0, max(len(batch), 1), text.MAX_METRICS):
-            self.client.log_batch(run_id, metrics=batch[start : start + text.MAX_METRICS], tags=marks if not start else [])
+            self.client.log_batch(run_id, metrics=batch[start : start + text.MAX_METRICS], tags=[] if start else tags)
 
     def _end_trial(self, run_id: str, record: TrialRecord) -> None:
         tags = {"state": str(record.state), "reason": text.cut(record.reason), "log_path": record.log_path}
@@ -272,10 +285,10 @@ class Tracker:
 
     def _register_model(self, checkpoint: Path, name: str, alias: str, tags: Mapping[str, str]) -> str:
         mlflow.set_tracking_uri(self.tracking_uri)
-        mlflow.set_experiment(experiment_id=self.experiment_id)  # else the model lands in ./mlruns
+        mlflow.set_experiment(experiment_id=self.experiment_id)  # otherwise MLflow writes the model to ./mlruns
         self.client.log_artifacts(self.parent_id, str(checkpoint), "checkpoint")
         with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message=".*input example.*")  # it would run the model once more
+            warnings.filterwarnings("ignore", message=".*input example.*")  # an example would make MLflow run the model
             code = Path(folder) / "model.py"
             code.write_text(text.MODEL_CODE, encoding="utf-8")
             model = mlflow.models.Model.log(

@@ -138,7 +138,7 @@ def _attempt(settings: Mapping[str, Any], name: str, known: int, spec: TrialSpec
 def _run_distributed(job: Job, spec: TrialSpec) -> None:
     """Train with a worker group whose folder and run name belong to this trial alone.
 
-    Follows Ray's guide "Hyperparameter tuning with Ray Tune" for Ray Train and its `train_tune_interop.py` test.
+    The structure is that of `doc/source/train/doc_code/train_tune_interop.py` in github.com/ray-project/ray.
     """
     callback = TuneReportCallback()
     trainer = TorchTrainer(

@@ -1,4 +1,4 @@
-"""What tracking needs and what knows nothing of MLflow: names, values, questions, the lock."""
+"""Helpers of tracking: names and values that MLflow accepts, the questions of a registered model, the database's lock."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Fixed:
         return self.tails(tail, relation, k)[::-1]
 
 
-def test_questions_that_are_none() -> None:
+def test_invalid_questions_are_refused() -> None:
     predictor = Fixed("a")
     for row in ({"relation": "r"}, {"relation": "r", "head": "x", "tail": "y"}, {"head": "x"}, {"head": "x", "relation": None}):
         with pytest.raises(DataError, match="question 1 is not a query"):

@@ -258,7 +258,7 @@ def test_after_a_failure_logging_pauses(place: Path) -> None:
 
     real = tracker.client
     tracker._client = SimpleNamespace(log_batch=fail)  # type: ignore[assignment]
-    assert not any(tracker.log_epoch("run", epoch, {"mrr": 0.1}) for epoch in range(1, 6))
+    assert not any(tracker.log_epochs("run", [(epoch, {"mrr": 0.1}, 9.0)]) for epoch in range(1, 6))
     assert len(calls) == 1
     state = tracker.__getstate__()
     assert state["_client"] is None
@@ -266,18 +266,15 @@ def test_after_a_failure_logging_pauses(place: Path) -> None:
     tracker.finish()
 
 
-def test_study_artifacts_and_numbers(place: Path, tmp_path: Path) -> None:
+def test_study_artifacts_and_tags(place: Path, tmp_path: Path) -> None:
     tracker = open_study(place, "story", tags={"data": "unicode"})
     (tmp_path / "plots").mkdir()
     (tmp_path / "plots" / "a.txt").write_text("a")
     (tmp_path / "leaderboard.md").write_text("b")
     tracker.log_artifact(tmp_path / "plots", "plots")
     tracker.log_artifact(tmp_path / "leaderboard.md")
-    tracker.log_summary({"test.mrr": 0.4, "test.hits@10": 0.5}, {"winner": "3"})
     tracker.finish()
-    run = tracker.client.get_run(tracker.parent_id)
-    assert run.data.metrics == {"test.mrr": 0.4, "test.hits_at_10": 0.5}
-    assert (run.data.tags["winner"], run.data.tags["data"]) == ("3", "unicode")
+    assert tracker.client.get_run(tracker.parent_id).data.tags["data"] == "unicode"
     paths = {item.path for item in tracker.client.list_artifacts(tracker.parent_id)}
     assert paths == {"plots", "leaderboard.md", "config.json"}
 
