@@ -155,7 +155,7 @@ class GraphSource:
                 if (self.folder / source).exists():
                     notes.append(f"{name}: ready-made features are used, not {source}")
                 continue
-            view = build(self.config, self.folder, graph).usable()
+            view = build(self.config, self.folder, graph.entities).usable()
             notes += view.notes
             modalities += [view.modality] if view.modality is not None else []
         modalities += [modality_of(name, usable(features), names) for name, features in ready.items()]

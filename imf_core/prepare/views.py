@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol
 
 from imf_core.config import DataConfig
 from imf_core.data.features.modality import Modality, modality_of
@@ -20,18 +19,6 @@ from imf_core.errors import DataError
 from imf_core.prepare.entity_files import DESCRIPTIONS, IMAGES, EntityFiles
 
 _LISTED = 5  # damaged pictures named in a note
-
-
-class Named(Protocol):
-    """What has texts and pictures by name: the entities of a graph, or the items of a recommender."""
-
-    @property
-    def entities(self) -> Vocabulary:
-        """Their names."""
-
-    @property
-    def num_entities(self) -> int:
-        """How many there are."""
 
 
 @dataclass(frozen=True)
@@ -80,13 +67,13 @@ def text_source(config: DataConfig, folder: Path) -> str:
     return config.text
 
 
-def text_view(config: DataConfig, folder: Path, graph: Named, files: EntityFiles | None = None) -> View:
+def text_view(config: DataConfig, folder: Path, vocabulary: Vocabulary, files: EntityFiles | None = None) -> View:
     """The modality `text`.
 
     Args:
         config: where the texts are from, and their encoder.
         folder: graph folder.
-        graph: whose texts they are.
+        vocabulary: names of the entities, or of whatever has texts.
         files: the texts of the folder, if they may have been read already.
 
     Raises:
@@ -95,15 +82,15 @@ def text_view(config: DataConfig, folder: Path, graph: Named, files: EntityFiles
     source = text_source(config, folder)
     if source == "none":
         return View(None)
-    texts, unknown = _texts(source, files or EntityFiles(folder, GraphFiles.of(config, folder)), graph)
-    entities = graph.entities.names
+    texts, unknown = _texts(source, files or EntityFiles(folder, GraphFiles.of(config, folder)), vocabulary)
+    names = vocabulary.names
     encoder = text_encoder(config.text_encoder, pooling=config.text_pooling, width=config.text_width)
     described = [row for row, text in enumerate(texts) if text is not None]
     blank = sum(not (texts[row] or "").strip() for row in described)
     if len(described) == blank:
         path = folder / DESCRIPTIONS if source == "descriptions" else folder
         failure = DataError(
-            f"{path} describes none of the {graph.num_entities:,} entities ({unknown:,} lines of unknown names)",
+            f"{path} describes none of the {len(vocabulary):,} entities ({unknown:,} lines of unknown names)",
             remedy="write entity<TAB>text with the graph's names, or set data.text=names or data.text=none", path=str(path),
         )
         return View(None, items=len(described), blank=blank, unknown=unknown, failure=failure)
@@ -111,27 +98,27 @@ def text_view(config: DataConfig, folder: Path, graph: Named, files: EntityFiles
         matrix, mask = encoder.encode(texts)
         modality = Modality("text", matrix, mask, unknown, encoder.name)
         return View(modality, items=len(described), blank=blank, unknown=unknown)
-    extracted = FeatureStore().extract(encoder, [entities[row] for row in described], [texts[row] or "" for row in described])
+    extracted = FeatureStore().extract(encoder, [names[row] for row in described], [texts[row] or "" for row in described])
     counts = f"truncated {extracted.truncated:,} of {extracted.items:,}, blank {extracted.blank:,} of {extracted.items:,}"
     notes = (f"text: {counts}",) if extracted.truncated or extracted.blank else ()
-    modality = _modality("text", extracted, entities, unknown)
+    modality = _modality("text", extracted, names, unknown)
     return View(modality, notes, (), len(described), extracted.blank, unknown, extracted=extracted)
 
 
-def _texts(source: str, files: EntityFiles, graph: Named) -> tuple[list[str | None], int]:
+def _texts(source: str, files: EntityFiles, vocabulary: Vocabulary) -> tuple[list[str | None], int]:
     """A text for each of the N entities, None for one without a text; and the number of texts of unknown names."""
     if source == "names":
-        return [readable(name) for name in graph.entities.names], 0
+        return [readable(name) for name in vocabulary.names], 0
     if source == "literals":
         literals = files.literals
-        return [literals.get(name) for name in graph.entities.names], len(literals.keys() - graph.entities.index.keys())
-    texts: list[str | None] = [None] * graph.num_entities
+        return [literals.get(name) for name in vocabulary.names], len(literals.keys() - vocabulary.index.keys())
+    texts: list[str | None] = [None] * len(vocabulary)
     unknown = 0
     for row in files.descriptions:
         if isinstance(row, DataError):
             raise row
         number, name, text = row
-        position = graph.entities.index.get(name)
+        position = vocabulary.index.get(name)
         if position is None:
             unknown += 1
         elif texts[position] is not None:
@@ -143,7 +130,7 @@ def _texts(source: str, files: EntityFiles, graph: Named) -> tuple[list[str | No
     return texts, unknown
 
 
-def image_view(config: DataConfig, folder: Path, graph: Named) -> View:
+def image_view(config: DataConfig, folder: Path, vocabulary: Vocabulary) -> View:
     """The modality `image`, if there are pictures; several pictures of an entity are averaged.
 
     Raises:
@@ -152,8 +139,8 @@ def image_view(config: DataConfig, folder: Path, graph: Named) -> View:
     pictures = folder / IMAGES
     if config.images == "none" or not pictures.is_dir():
         return View(None)
-    entities = graph.entities.names
-    files = find_images(pictures, entities)
+    names = vocabulary.names
+    files = find_images(pictures, names)
     hints: tuple[str, ...] = ()
     if files.others:
         hints = (f"files in {IMAGES}/ of a format that is not read: {files.others:,}; convert them to {FORMATS_READ}",)
@@ -173,11 +160,11 @@ def image_view(config: DataConfig, folder: Path, graph: Named) -> View:
             modality = Modality("image", matrix, mask, files.unknown, encoder.name)
     else:
         pictured = [row for row, paths in enumerate(files.paths) if paths]
-        extracted = FeatureStore().extract(encoder, [entities[row] for row in pictured], [files.paths[row] for row in pictured])
-        index = graph.entities.index
+        extracted = FeatureStore().extract(encoder, [names[row] for row in pictured], [files.paths[row] for row in pictured])
+        index = vocabulary.index
         rejected = [(files.paths[index[name]][position], reason) for name, position, reason in extracted.rejected]
         if extracted.features.names:
-            modality = _modality("image", extracted, entities, files.unknown)
+            modality = _modality("image", extracted, names, files.unknown)
     failure = None
     if modality is None:
         path, reason = rejected[0]

@@ -13,7 +13,7 @@ from imf_core.recommend.answers import ItemRecommender
 from imf_core.recommend.checkpoint import load_recommender, save_recommender
 from imf_core.recommend.config import RecommendConfig
 from imf_core.recommend.data.audit import audit_interactions
-from imf_core.recommend.data.prepare import RecommendData, load_recommend, prepare_recommend, read_for_audit, save_recommend
+from imf_core.recommend.data.prepare import InteractionSource, RecommendData, load_recommend, save_recommend
 from imf_core.recommend.estimate import estimate_recommender
 from imf_core.recommend.fit import build_model, evaluate_recommender, fit_recommender, popularity_baseline
 from imf_core.recommend.model import Recommender
@@ -37,10 +37,11 @@ class RecommendTask(Task[RecommendConfig, RecommendData, Recommender]):
     answers = (Column("user", "string"), Column("rank", "long"), Column("item", "string"), Column("score", "double"))
 
     def read(self, config: RecommendConfig, *, strict: bool) -> tuple[RecommendData, Audit]:
-        report = audit_interactions(*read_for_audit(config.data))
+        source = InteractionSource.open(config.data)
+        report = audit_interactions(source.raw, source.split, source.modalities[0])
         if strict:
             refuse_problems(report, "mend them, or search without --strict")
-        data = prepare_recommend(config.data)
+        data = source.prepare()
         pairs = data.interactions
         return data, with_baseline(report, "valid", popularity_baseline(pairs, pairs.valid, (pairs.train,)))
 

@@ -70,7 +70,7 @@ def encode(
     rejected = 0
     for name, build in chosen:
         started = time.monotonic()
-        view = build(config, folder, graph)
+        view = build(config, folder, graph.entities)
         _tell(console, name, view, graph.num_entities, time.monotonic() - started)
         rejected += len(view.rejected)
         if view.modality is not None:

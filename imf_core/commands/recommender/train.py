@@ -21,7 +21,7 @@ from imf_core.errors import ConfigError
 from imf_core.recommend.checkpoint import load_recommender, save_recommender
 from imf_core.recommend.config import InteractionConfig, RecommendConfig, model_name
 from imf_core.recommend.data.audit import InteractionAudit, audit_interactions
-from imf_core.recommend.data.prepare import prepare_recommend, read_for_audit
+from imf_core.recommend.data.prepare import InteractionSource, prepare_recommend
 from imf_core.recommend.fit import build_model, evaluate_recommender, fit_recommender, popularity_baseline
 from imf_core.recommend.topk import K, TopKMetrics
 from imf_core.runtime import MemoryBudget
@@ -112,7 +112,8 @@ def audit_command(
     strict: Annotated[bool, typer.Option("--strict", help="End with status 1 where there is a problem.")] = False,
 ) -> None:
     """What is wrong, or worth knowing, about interactions: overlaps of the splits, cold items, repeats, coverage."""
-    report = audit_interactions(*read_for_audit(InteractionConfig(path=data, min_rating=min_rating, split_seed=seed)))
+    source = InteractionSource.open(InteractionConfig(path=data, min_rating=min_rating, split_seed=seed))
+    report = audit_interactions(source.raw, source.split, source.modalities[0])
     if as_json:
         print(json.dumps(report.to_json(), indent=1))
     else:

@@ -178,8 +178,8 @@ class KnowledgeGraph:
         )
 
     def open_test(self) -> np.ndarray:
-        """Read the test triples, (T, 3). Only the finalising step may call this: once settings have been chosen on a test split,
-        it measures nothing any more.
+        """Read the test triples, (T, 3). Only the finalising step may call this: a test split that settings were chosen on
+        measures nothing any more.
 
         Raises:
             DataError: the graph has no test split.

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 
 from imf_core.data.bundled.unicode import BUNDLED_INTERACTIONS, bundled_path
-from imf_core.data.features.feature_files import feature_files, read_features
-from imf_core.data.features.modality import Modality, load_modality
+from imf_core.data.features.feature_files import Features, feature_files, read_features
+from imf_core.data.features.modality import Modality, modality_of
 from imf_core.data.graph.graph import Vocabulary
 from imf_core.errors import DataError
 from imf_core.prepare.entity_files import DESCRIPTIONS, IMAGES
@@ -89,60 +90,111 @@ class RecommendData:
 
 
 @dataclass(frozen=True)
-class _Later:
-    """What reads the test split when it is opened: the files again, numbered as then."""
+class _HeldBack:
+    """The test pairs that the audit has read, handed out by `Interactions.open_test`."""
 
-    config: InteractionConfig
-    items: Vocabulary
+    pairs: np.ndarray
 
     def __call__(self) -> np.ndarray:
-        raw = _raw(self.config, test=True)[0]
-        pairs = raw.split(self.config.split_seed)["test"]
-        renumbered = np.array([self.items.index.get(name, -1) for name in raw.items.names], dtype=np.int64)
-        pairs = np.stack((pairs[:, 0], renumbered[pairs[:, 1]]), axis=1) if len(pairs) else pairs
-        return pairs[pairs[:, 1] >= 0]
+        return self.pairs
 
 
 @dataclass(frozen=True)
-class _Items:
-    """The items, as what has texts and pictures."""
-
-    entities: Vocabulary
-
-    @property
-    def num_entities(self) -> int:
-        return len(self.entities)
-
-
-def prepare_recommend(config: InteractionConfig) -> RecommendData:
-    """Read the interactions, split them, and build the features of the items.
+class InteractionSource:
+    """The files of interactions and features, each read and parsed once, for the audit and for training alike.
 
     Features are `modalities/X.safetensors`, or `X.npy` beside `X.names.txt`, or (rows numbered as the items) `X.npy` alone,
     there or beside the interactions; `descriptions.tsv` (item<TAB>text) and `images/` as for a graph.
 
-    Raises:
-        DataError: the interactions or a feature file cannot be used, or nothing is left to validate on.
+    Args:
+        config: where the interactions are and how they are split.
+        path: their folder or file.
+        raw: every line, those of a test file included.
+        features: of the items, by modality; a plain matrix has a row for each numbered item.
     """
-    raw, files = _raw(config, test=False)
-    # A file of its own for each split is read without its test pairs; one file is split, and its test pairs are let go here.
-    parts = raw.split(config.split_seed)
-    folder = _folder(resolve_interactions(config.path))
-    modalities, notes = _modalities(config, folder, raw, files)
-    notes = [*notes, *_repeats(raw)]
-    items, train, valid = raw.items, parts["train"], parts["valid"]
-    if config.drop_cold:
-        keep = raw.used
-        dropped = int((~keep).sum())
-        notes += [f"{dropped:,} items without any interaction left out (data.drop_cold)"] if dropped else []
-        place = np.cumsum(keep) - 1
-        items = Vocabulary(tuple(name for name, kept in zip(items.names, keep, strict=True) if kept), "item")
-        train, valid = (np.stack((pairs[:, 0], place[pairs[:, 1]]), axis=1) for pairs in (train, valid))
-        modalities = [replace(made, matrix=made.matrix[keep], mask=made.mask[keep]) for made in modalities]
-    split_on_disk = "all" in raw.splits or "test" in interaction_files(resolve_interactions(config.path))
-    interactions = Interactions(
-        raw.users, items, train, valid, _Later(config, items) if split_on_disk else None, raw.notes, raw.source
-    )
-    return RecommendData(interactions, tuple(modalities), tuple(notes))
+
+    config: InteractionConfig
+    path: Path
+    raw: RawInteractions
+    features: Mapping[str, Features | np.ndarray]
+
+    @classmethod
+    def open(cls, config: InteractionConfig) -> InteractionSource:
+        """Read all files.
+
+        Raises:
+            DataError: the interactions or a feature file cannot be used.
+        """
+        path = resolve_interactions(config.path)
+        features: dict[str, Features | np.ndarray] = {}
+        for name, file in _feature_files(path).items():
+            nameless = file.suffix == ".npy" and not file.with_suffix(".names.txt").exists()
+            features[name] = _numbered(file) if nameless else read_features(file)
+        rows = {name: len(matrix) for name, matrix in features.items() if isinstance(matrix, np.ndarray)}
+        if len(set(rows.values())) > 1:
+            raise DataError(
+                f"features without names have different numbers of rows: {rows}",
+                remedy="give each X.names.txt, or a row an item", value=rows,
+            )
+        listed = dict.fromkeys(name for part in features.values() if isinstance(part, Features) for name in part.names)
+        numbered = next(iter(rows.values()), None)
+        raw = read_raw_interactions(path, min_rating=config.min_rating, listed=tuple(listed), numbered=numbered, test=True)
+        return cls(config, path, raw, features)
+
+    @cached_property
+    def split(self) -> dict[str, np.ndarray]:
+        """Distinct pairs (P, 2) of `train`, `valid` and `test`."""
+        return self.raw.split(self.config.split_seed)
+
+    @cached_property
+    def modalities(self) -> tuple[list[Modality], list[str]]:
+        """Features of all items, ready-made or built from texts and pictures; and notes on them."""
+        items, modalities, notes = self.raw.items, list[Modality](), list[str]()
+        folder = self.path if self.path.is_dir() else self.path.parent
+        for name, features in self.features.items():
+            if isinstance(features, np.ndarray):
+                rows = [str((self.raw.offset or 0) + row) for row in range(len(features))]
+                modalities.append(Modality.aligned(name, np.asarray(features), rows, items.names))
+            else:
+                modalities.append(modality_of(name, features, items.names))
+        for name, (build, source) in _VIEWS.items():
+            if name not in self.features:
+                view = build(self.config.views(), folder, items).usable()
+                notes += view.notes
+                modalities += [view.modality] if view.modality is not None else []
+            elif (folder / source).exists():
+                notes.append(f"{name}: ready-made features are used, not {source}")
+        return modalities, notes
+
+    def prepare(self) -> RecommendData:
+        """Split the interactions and align the features of the items.
+
+        Raises:
+            DataError: a view cannot be built, or there is nothing to train on.
+        """
+        raw, pairs = self.raw, dict(self.split)
+        modalities, notes = self.modalities
+        notes = [*notes, *_repeats(raw)]
+        items = raw.items
+        if self.config.drop_cold:
+            keep = raw.used
+            dropped = int((~keep).sum())
+            notes += [f"{dropped:,} items without any interaction left out (data.drop_cold)"] if dropped else []
+            number = np.cumsum(keep) - 1
+            items = Vocabulary(tuple(name for name, kept in zip(items.names, keep, strict=True) if kept), "item")
+            pairs = {name: np.stack((part[:, 0], number[part[:, 1]]), axis=1) for name, part in pairs.items()}
+            modalities = [replace(each, matrix=each.matrix[keep], mask=each.mask[keep]) for each in modalities]
+        has_test = raw.splits.keys() & {"all", "test"}
+        interactions = Interactions(
+            raw.users, items, pairs["train"], pairs["valid"], _HeldBack(pairs["test"]) if has_test else None, raw.notes,
+            raw.source,
+        )
+        return RecommendData(interactions, tuple(modalities), tuple(notes))
+
+
+def prepare_recommend(config: InteractionConfig) -> RecommendData:
+    """Read interactions and features; see `InteractionSource`."""
+    return InteractionSource.open(config).prepare()
 
 
 def resolve_interactions(path: str) -> Path:
@@ -162,40 +214,8 @@ def resolve_interactions(path: str) -> Path:
     )
 
 
-def _folder(place: Path) -> Path:
-    return place if place.is_dir() else place.parent
-
-
-def read_for_audit(config: InteractionConfig) -> tuple[RawInteractions, dict[str, np.ndarray], list[Modality]]:
-    """All lines, the split with its test pairs, and the features: for the audit alone, which hands on counts."""
-    raw, files = _raw(config, test=True)
-    return raw, raw.split(config.split_seed), _modalities(config, _folder(resolve_interactions(config.path)), raw, files)[0]
-
-
-def _raw(config: InteractionConfig, test: bool) -> tuple[RawInteractions, dict[str, Path]]:
-    """The interactions with the items that have features, and the feature files."""
-    place = resolve_interactions(config.path)
-    files = _feature_files(place)
-    listed: dict[str, None] = {}
-    rows: dict[str, int] = {}
-    for name, path in files.items():
-        if path.suffix == ".npy" and not path.with_suffix(".names.txt").exists():
-            rows[name] = len(_numbered(path))
-        else:
-            listed |= dict.fromkeys(read_features(path).names)
-    if len(set(rows.values())) > 1:
-        raise DataError(
-            f"features without names have different numbers of rows: {rows}",
-            remedy="give each X.names.txt, or a row an item",
-            value=rows,
-        )
-    numbered = next(iter(rows.values()), None)
-    raw = read_raw_interactions(place, min_rating=config.min_rating, listed=tuple(listed), numbered=numbered, test=test)
-    return raw, files
-
-
 def _feature_files(place: Path) -> dict[str, Path]:
-    folder = _folder(place)
+    folder = place if place.is_dir() else place.parent
     used = {place, *interaction_files(place).values()}
     beside = {path.stem: path for path in sorted(folder.glob("*.npy")) if path not in used and place.is_dir()}
     return {**beside, **feature_files(folder)} if place.is_dir() else {}
@@ -218,30 +238,10 @@ def _numbered(path: Path) -> np.ndarray:
     return matrix
 
 
-def _modalities(
-    config: InteractionConfig, folder: Path, raw: RawInteractions, files: Mapping[str, Path]
-) -> tuple[list[Modality], list[str]]:
-    items, found = raw.items.names, list[Modality]()
-    notes: list[str] = []
-    for name, path in files.items():
-        if path.suffix == ".npy" and not path.with_suffix(".names.txt").exists():
-            matrix = np.asarray(_numbered(path))
-            rows = [str((raw.offset or 0) + row) for row in range(len(matrix))]
-            found.append(Modality.aligned(name, matrix, rows, items))
-        else:
-            found.append(load_modality(path, items))
-    for name, (build, source) in _VIEWS.items():
-        if name not in files:
-            view = build(config.views(), folder, _Items(raw.items)).usable()
-            notes += view.notes
-            found += [view.modality] if view.modality is not None else []
-        elif (folder / source).exists():
-            notes.append(f"{name}: ready-made features are used, not {source}")
-    return found, notes
-
-
 def _repeats(raw: RawInteractions) -> list[str]:
-    repeats = {name: len(rows) - len(distinct_pairs(rows, len(raw.items))) for name, rows in raw.splits.items()}
+    repeats = {
+        name: len(rows) - len(distinct_pairs(rows, len(raw.items))) for name, rows in raw.splits.items() if name != "test"
+    }
     return [
         f"{name if name != 'all' else 'interactions'}: {count:,} repeats merged" for name, count in repeats.items() if count
     ]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +17,9 @@ from imf_core.recommend.config import InteractionConfig, RecommendConfig
 from imf_core.recommend.data.audit import audit_interactions
 from imf_core.recommend.data.interactions import Owned, split_per_user
 from imf_core.recommend.data.pair_files import read_pairs
-from imf_core.recommend.data.prepare import load_recommend, prepare_recommend, read_for_audit, save_recommend
+from imf_core.recommend.data.prepare import InteractionSource, load_recommend, prepare_recommend, save_recommend
 from imf_core.recommend.data.readers import read_raw_interactions
+from imf_core.tasks.recommend import RECOMMEND
 
 PAIRS = [(0, 0), (0, 1), (1, 1), (1, 2), (2, 3), (2, 0), (0, 3)]  # 3 users, 4 items
 FORMS = {
@@ -298,7 +301,8 @@ def test_the_audit_counts_overlaps_repeats_and_cold_items(tmp_path: Path) -> Non
     write_lines(tmp_path / "train.tsv", [("u", "a"), ("u", "a"), ("u", "b"), ("v", "a")])
     write_lines(tmp_path / "valid.tsv", [("u", "a"), ("v", "new")])
     write_lines(tmp_path / "test.tsv", [("v", "new"), ("w", "b")])
-    report = audit_interactions(*read_for_audit(InteractionConfig(path=str(tmp_path))))
+    source = InteractionSource.open(InteractionConfig(path=str(tmp_path)))
+    report = audit_interactions(source.raw, source.split, source.modalities[0])
     valid, test = report.splits["valid"], report.splits["test"]
     assert (report.interactions, report.distinct, report.given) == (8, 7, True)
     assert (valid.in_train, valid.in_test, valid.clean, valid.cold_items) == (1, 1, 0, 1)
@@ -317,3 +321,24 @@ def test_settings_are_checked() -> None:
         RecommendConfig().updated({"model.fuson": "mlp"})
     with pytest.raises(ConfigError, match="refused"):
         RecommendConfig().updated({"train.num_negatives": 0})
+
+
+def test_each_file_is_opened_once_by_audit_training_and_test(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for split, pairs in (("train", PAIRS), ("valid", [(0, 2)]), ("test", [(1, 3)])):
+        write_lines(tmp_path / f"{split}.tsv", pairs)
+    (tmp_path / "descriptions.tsv").write_text("".join(f"{item}\ttext {item}\n" for item in range(4)))
+    np.save(tmp_path / "sound.npy", np.eye(4, dtype=np.float32))
+    (tmp_path / "sound.names.txt").write_text("0\n1\n2\n3\n")
+    opened: Counter[str] = Counter()
+    open_file = io.open
+
+    def counted(file: object, *args: object, **more: object) -> object:
+        opened[Path(str(file)).name] += 1
+        return open_file(file, *args, **more)  # type: ignore[call-overload]
+
+    monkeypatch.setattr("builtins.open", counted)
+    monkeypatch.setattr("io.open", counted)  # what `Path.open` calls
+    data, _ = RECOMMEND.read(RecommendConfig.build({"data": {"path": str(tmp_path)}}), strict=False)
+    assert data.interactions.open_test().tolist() == [[1, 3]]
+    names = {f"{name}.tsv" for name in ("train", "valid", "test", "descriptions")} | {"sound.npy", "sound.names.txt"}
+    assert {name: opened[name] for name in names} == dict.fromkeys(names, 1)
