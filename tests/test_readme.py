@@ -1,0 +1,139 @@
+"""What the pages tell a reader to type exists: scripts, modules, subcommands, targets and flags; what takes a moment is run."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import re
+import runpy
+import shlex
+import sys
+from pathlib import Path
+from unittest.mock import patch
+
+import command_line
+import pytest
+from click.testing import CliRunner
+from small_search import search_here
+from tiny_checkpoint import tiny_checkpoint, tiny_graph
+from tiny_interactions import write_interactions
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "cluster" / "README.md", *sorted(ROOT.glob("docs/**/*.md"))]
+PROGRAMS = ("imf", "python", "make", "ray")
+OMITTED = {"...", "ARGUMENTS"}  # stand for what the reader fills in
+FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+HEAD, RELATION = "LATIN SMALL LETTER E WITH ACUTE", "canonical_base"  # of the question that the README asks
+
+
+def commands(page: Path) -> list[str]:
+    """The commands of a page, from its blocks and within its lines, each once."""
+    text = page.read_text(encoding="utf-8")
+    lines = [line for language, block in FENCE.findall(text) if language != "python" for line in block.splitlines()]
+    spans = [" ".join(span.split()) for span in re.findall(r"`([^`]+)`", FENCE.sub("", text))]
+    written = [re.sub(r"^\.venv/bin/", "", re.split(r"\s+#\s", line)[0].strip()) for line in (*lines, *spans)]
+    return list(dict.fromkeys(line for line in written if line.split(" ")[0] in PROGRAMS and " " in line))
+
+
+def words(command: str) -> list[str]:
+    """The words of a command, without what the shell takes for itself."""
+    parts = [part for part in shlex.split(command) if part not in OMITTED]
+    return parts[: next((place for place, part in enumerate(parts) if part in (">", "&", "|")), len(parts))]
+
+
+def help_of(program: str, arguments: list[str]) -> str:
+    """The help of a command, asked for behind its arguments: the program reads those first, and refuses unknown ones."""
+    if program == "imf":
+        return command_line.run(*arguments, "--help")
+    if program == "ray":
+        from ray.scripts.scripts import cli
+
+        shown = CliRunner().invoke(cli, [*arguments, "--help"])
+        assert shown.exit_code == 0, shown.output
+        return shown.output
+    out = io.StringIO()
+    module = arguments[0] == "-m"
+    name, rest = (arguments[1], arguments[2:]) if module else (arguments[0], arguments[1:])
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(contextlib.redirect_stdout(out))
+        stack.enter_context(patch.object(sys, "argv", [name, *rest, "--help"]))
+        stack.enter_context(patch.object(sys, "path", [str(ROOT), *sys.path]))
+        ended = stack.enter_context(pytest.raises(SystemExit))
+        if module:
+            runpy.run_module(name, run_name="__main__", alter_sys=True)
+        else:
+            runpy.run_path(str(ROOT / name), run_name="__main__")
+    assert not ended.value.code, ended.value
+    return out.getvalue()
+
+
+CASES = [pytest.param(command, id=f"{page.parent.name}: {command}") for page in PAGES for command in commands(page)]
+
+
+@pytest.mark.parametrize("command", CASES)
+def test_a_command_exists_with_its_flags(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "250")
+    program, *arguments = words(command)
+    if program == "make":
+        targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
+        assert [part for part in arguments if "=" not in part and part not in targets] == []
+        return
+    if "--" in arguments:  # what follows is for the script
+        cut = arguments.index("--")
+        arguments, passed_on = arguments[:cut], arguments[cut + 1 :]
+        script = passed_on if passed_on[:1] == ["python"] else ["python", arguments[-1], *passed_on]
+        assert help_of("python", script[1:])
+    flags = {part.split("=")[0] for part in arguments if re.match(r"--?[a-z]", part)}
+    shown = help_of(program, arguments)
+    assert sorted(flag for flag in flags if not re.search(rf"(?<![\w-]){flag}(?![\w-])", shown)) == []
+
+
+def test_the_commands_are_found() -> None:
+    """A page whose commands nobody finds would pass."""
+    programs = [command.split()[0] for page in PAGES for command in commands(page)]
+    assert all(programs.count(program) >= 5 for program in PROGRAMS), programs
+
+
+# --- run ----------------------------------------------------------------------------------------------------------------
+
+RUN = ("audit ", "card ", "compare ", "config", "convert ", "evaluate ", "predict ", "recommender audit ", "split ")
+COMMANDS = [command for command in commands(PAGES[0]) if command.removeprefix("imf ").startswith(RUN)]
+SNIPPETS = [block for page in PAGES for language, block in FENCE.findall(page.read_text()) if language == "python"]
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """What the README's commands begin with: a graph, interactions, questions and the checkpoints of studies."""
+    graph = tiny_graph(tmp_path / "mygraph", first=(HEAD.encode(), b"NAME"))
+    for file in graph.glob("*.t*"):
+        file.write_text(file.read_text().replace("\tnext\t", f"\t{RELATION}\t").replace("\t[rest]\t", "\tRELATION\t"))
+    (graph / "relations.txt").write_text(f"{RELATION}\nRELATION\n")
+    results = tmp_path / "results"
+    for seed, study in enumerate(("demo", "new", "old")):
+        tiny_checkpoint(graph, results / study / "best", seed=seed)
+    write_interactions(tmp_path / "mydata")
+    (tmp_path / "questions.tsv").write_text(f"{HEAD}\t{RELATION}\t?\n?\tRELATION\tNAME\n")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_command_of_the_readme_runs(home: Path, command: str) -> None:
+    names = {"<study>": "demo", "tsv|openke|nt": "openke", "DIR": "mygraph", "CHECKPOINT": "results/demo/best"}
+    for name, value in names.items():
+        command = command.replace(name, value)
+    assert command_line.run(*words(command)[1:])
+
+
+def test_the_plan_of_the_readme_is_shown(home: Path) -> None:
+    (command,) = [command for command in commands(PAGES[0]) if "--dry-run" in command]
+    done = search_here(home, *words(command)[2:])
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("snippet", SNIPPETS)
+def test_a_snippet_runs(home: Path, snippet: str, capsys: pytest.CaptureFixture[str]) -> None:
+    code = compile(snippet, "README.md", "exec")
+    if "tune.search(" not in snippet:  # starts Ray; tested beside the function
+        exec(code, {})
+        assert capsys.readouterr().out
