@@ -28,7 +28,6 @@ def main(folder: Path, data: str, seconds: float, seed: int, rival: str, more: l
     console = Console(width=160)
     with open_study(plan) as study:
         search = searcher(plan, study)
-        search.replay(study.history)
         tracker = open_tracker(plan, study)
         with ray_cluster(plan.settings, plan.resources, study.journal.lost):
             run_search(plan, study, search, tracker, console)

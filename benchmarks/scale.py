@@ -58,9 +58,10 @@ def numbers(epoch: int) -> dict[str, Any]:
 
 def long_history(space: Any, trials: int) -> list[dict[str, Any]]:
     """Events of a study with so many ended trials, at points drawn by chance: a third ran all epochs, the others four."""
+    from tune.study.sampler import make_sampler
     from tune.study.searcher import StudySearch
 
-    chance = StudySearch(space, kind="random")
+    chance = StudySearch(space, sampler=make_sampler(0, kind="random"))
     first = {"name": "s", "tied": {}, "points": [], "known": [], "note": ""}
     events: list[dict[str, Any]] = [{"event": "study", **first, "at": 0.0}]
     for number in range(trials):
@@ -88,6 +89,7 @@ def bookkeeping(folder: Path, trials: int, count: int) -> Milliseconds:
     """Journal (on the disk of `folder`), sampler, rungs and ledger, with nothing before and with a long history."""
     from imf_core.config import preset
     from tune.runs.ledger import Ledger
+    from tune.runs.trial_folders import TrialFolders
     from tune.space.space import SearchSpace
     from tune.study.history import History
     from tune.study.journal import Journal
@@ -112,14 +114,14 @@ def bookkeeping(folder: Path, trials: int, count: int) -> Milliseconds:
 
         with Journal(place) as journal:
             history = History.of(events)
-            known = [(trial.params, trial.told["value"]) for trial in history.trials.values() if trial.told]
-            search = StudySearch(space, journal=journal, trials=place, known=known)
+            known = [(trial.params, trial.end["value"]) for trial in history.trials.values() if trial.end]
+            search = StudySearch(space, journal, known=known)
             records = [
                 TrialRecord(trial.number, name, TrialState.COMPLETED, trial.params, 0.3, 13, 13, 99.0, numbers(13), curve=curve)
                 for name, trial in history.trials.items()
             ]
-            ledger, scheduler = Ledger(place, EPOCHS, records=records, trials=place), make_scheduler("asha", EPOCHS)
-            scheduler.replay(history)
+            ledger = Ledger(place, journal, EPOCHS, TrialFolders(place), records=records)
+            scheduler = make_scheduler("asha", EPOCHS, history=history)
             for number in range(count):
                 config = timed("draw", lambda: search.suggest(f"ray-{number}"))  # noqa: B023
                 trial = SimpleNamespace(
@@ -131,7 +133,6 @@ def bookkeeping(folder: Path, trials: int, count: int) -> Milliseconds:
                     result = {**score(epoch, number / 100), "training_iteration": epoch, "trial_id": trial.trial_id}
                     timed("journal, report", lambda: search.on_trial_result(trial.trial_id, result))  # noqa: B023
                     timed("rungs", lambda: scheduler.on_trial_result(SimpleNamespace(), trial, result))  # noqa: B023
-                    timed("ledger, report", lambda: ledger.on_trial_result(1, [], trial, result))  # noqa: B023
                 timed("journal, end", lambda: search.on_trial_complete(trial.trial_id, result))  # noqa: B023
                 timed("ledger, end", lambda: ledger.on_trial_complete(1, [], trial))  # noqa: B023
         found |= {f"{name}, {said}": quiet(spent) for name, spent in parts.items()}

@@ -35,7 +35,7 @@ from tune.sources import code_digest
 from tune.space.objectives import COSTS
 from tune.study.history import History
 from tune.study.records import TrialRecord, winner
-from tune.study.sampler import export_study, importances, sampler_settings
+from tune.study.sampler import export_study, importances, make_sampler, sampler_settings
 from tune.study.searcher import StudySearch
 from tune.tracking.tracker import Tracker
 
@@ -101,7 +101,6 @@ def run(plan: Plan, study: OpenStudy, console: Console) -> Study:
     settings, search = plan.settings, searcher(plan, study)
     if text := study.describe():
         console.print(escape(text), highlight=False)
-    search.replay(study.history)
     tracker = open_tracker(plan, study)
     status = "FAILED"
     try:
@@ -131,10 +130,8 @@ def searcher(plan: Plan, study: OpenStudy) -> StudySearch:
     """The searcher of the study: it tries the base settings, the warm start and the start points before it samples."""
     settings = plan.settings
     return StudySearch(
-        plan.space, seed=settings.seed, startup=plan.startup, kind=settings.sampler, base=settings.first != "drawn",
-        points=[*study.points, *plan.start_points], known=study.known, name=settings.study,
-        journal=study.journal, trials=settings.trials_dir,
-        costs=[COSTS[name].metric for name in settings.costs],
+        plan.space, study.journal, make_sampler(settings.seed, plan.startup, settings.sampler), base=settings.first != "drawn",
+        points=[*study.points, *plan.start_points], known=study.known, costs=[COSTS[name].metric for name in settings.costs],
     )
 
 

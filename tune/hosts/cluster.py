@@ -22,15 +22,16 @@ from tune.settings import SearchConfig
 def ray_cluster(settings: SearchConfig, resources: ResourcePlan, lost: Callable[[ResourceError], None]) -> Iterator[None]:
     """Ray for the length of the block: one of our own with the planned resources, unless a cluster has been joined.
 
-    `lost` is told when a cluster of our own has died; then the block is interrupted as by Ctrl-C.
+    The dashboard runs with worker groups only, on loopback: Ray Train returns the resources of an early-stopped group through
+    its state API, and without it the next trial would wait for ever.
 
-    The dashboard process runs with worker groups only: Ray Train gives the resources of an early-stopped group back through
-    its state API, and without it the next trial would wait for ever. It listens on loopback.
+    Args:
+        lost: called when a cluster of our own has died; then the block is interrupted as by Ctrl-C.
     """
     if settings.joins:
         yield
         return
-    # Workers find our packages where the driver has them, also from another folder and where nothing is installed.
+    # Workers import our packages from the driver's source tree, wherever they run and whether or not we are installed.
     root = str(Path(imf_core.__file__).resolve().parents[1])
     path = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
     variables = {**environment(settings.address), "PYTHONPATH": path}

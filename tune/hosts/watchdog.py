@@ -1,4 +1,4 @@
-"""Notices when Ray itself has died: its driver would wait for its answers, for ever."""
+"""Notices when Ray's own servers have died: the driver would wait for their answers for ever."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import psutil
 from imf_core.errors import ResourceError
 
 _SERVERS = ("gcs_server", "raylet")
-_EVERY_SECONDS, _PATIENCE_SECONDS = 1.0, 30.0
+_POLL_SECONDS, _EXIT_SECONDS = 1.0, 30.0
 EXIT_WITHOUT_RAY = 4
 
 
@@ -21,32 +21,30 @@ EXIT_WITHOUT_RAY = 4
 def watching(lost: Callable[[ResourceError], None]) -> Iterator[None]:
     """Watch the servers of the Ray cluster that this process has started.
 
-    When one has died, the main thread is interrupted as by Ctrl-C. Where it hangs in Ray all the same, the process ends with
-    status 4: what a search has done is in its journal.
+    When one has died, the main thread is interrupted as by Ctrl-C. If it still hangs in Ray, the process exits with status 4:
+    what a search has done is in its journal.
 
     Args:
-        lost: told of it first, in another thread.
+        lost: called first with the reason, in another thread.
     """
-    servers = [child for child in psutil.Process().children(recursive=True) if child.name() in _SERVERS]
+    servers = {child: child.name() for child in psutil.Process().children(recursive=True) if child.name() in _SERVERS}
     over = threading.Event()
 
-    def _watch() -> None:
-        while not over.wait(_EVERY_SECONDS):
-            gone = [server for server in servers if not _alive(server)]
-            if gone:
+    def watch() -> None:
+        while not over.wait(_POLL_SECONDS):
+            dead = {server.pid: name for server, name in servers.items() if not _alive(server)}
+            if dead:
                 lost(ResourceError(
-                    f"Ray has died: process {gone[0].pid} ({'; '.join(sorted(names[server.pid] for server in gone))}) is gone",
+                    f"Ray has died: process {next(iter(dead))} ({'; '.join(sorted(dead.values()))}) is gone",
                     remedy="look whether memory ran out (dmesg); the same command goes on from the last epochs",
                 ))
                 os.kill(os.getpid(), signal.SIGINT)
-                if not over.wait(_PATIENCE_SECONDS):
+                if not over.wait(_EXIT_SECONDS):
                     print("Ray has died and does not answer; the same command goes on from the last epochs", flush=True)
                     os._exit(EXIT_WITHOUT_RAY)
                 return
 
-    names = {server.pid: server.name() for server in servers}
-    thread = threading.Thread(target=_watch, name="ray watch", daemon=True)
-    thread.start()
+    threading.Thread(target=watch, name="ray watch", daemon=True).start()
     try:
         yield
     finally:

@@ -35,32 +35,27 @@ class OpenStudy:
     """A study that this process holds exclusively.
 
     Args:
-        journal: open for writing.
-        history: of the earlier sessions.
+        journal: the history of the study, open for writing.
+        resumed: whether the study had an earlier session.
         trials: number of trials that the study shall have at the end of this session.
         seconds_left: rest of the time budget; None without a budget, 0 if it is used up.
         points, known: the warm start with which the study began, see `WarmStart`.
     """
 
     journal: Journal
-    history: History
+    resumed: bool
     trials: int
     seconds_left: float | None
     points: tuple[dict[str, Any], ...]
     known: tuple[tuple[dict[str, Any], float], ...]
 
-    @property
-    def resumed(self) -> bool:
-        """Whether the study had an earlier session."""
-        return bool(self.history.all("session"))
-
     def describe(self) -> str:
         """A line on how far a resumed study is, or on the warm start of a new one."""
         if not self.resumed:
-            return str(self.history.study["note"])
-        ended = sum(trial.told is not None for trial in self.history.trials.values())
-        count = len(self.history.interrupted)
-        interrupted = f", {count} of them interrupted" if count else ""
+            return str(self.journal.study["note"])
+        waiting = len(self.journal.interrupted)
+        ended = len(self.journal.trials) - waiting
+        interrupted = f", {waiting} of them interrupted" if waiting else ""
         return f"resuming: {ended} of {self.trials} trials have ended, {max(0, self.trials - ended)} are left{interrupted}"
 
     def __enter__(self) -> OpenStudy:
@@ -122,8 +117,7 @@ def open_study(plan: Plan) -> OpenStudy:
                 "study", name=settings.study, tied=tied, points=warm.points, known=warm.known, note=warm.note,
                 settings=settings.inherited(),
             )
-        history = History.of(list(journal.events))
-        study = _begin_session(settings, journal, history)
+        study = _begin_session(settings, journal)
         write_audit(plan.audit, folder)
         on_error.pop_all()  # the study now owns the open journal
     return study
@@ -183,7 +177,7 @@ def _share_data(plan: Plan, expected: str | None) -> str:
     return digest
 
 
-def _begin_session(settings: SearchConfig, journal: Journal, history: History) -> OpenStudy:
+def _begin_session(settings: SearchConfig, history: Journal) -> OpenStudy:
     """Write the session to the journal, with the number of trials and the time that it may use."""
     sessions, drawn = history.all("session"), len(history.trials)
     trials, extends = settings.trials, False
@@ -203,12 +197,12 @@ def _begin_session(settings: SearchConfig, journal: Journal, history: History) -
         spent = 0.0 if extends else history.seconds(_SEARCHING, since="extends")
         left = max(0.0, settings.budget_seconds - spent)
         left = left if left >= 1.0 else 0.0
-    journal.append(
+    history.append(
         "session", trials=trials, budget=settings.budget_seconds, pid=os.getpid(), extend=settings.extend, extends=extends,
     )
     first = history.study
     known = tuple((dict(point), float(value)) for point, value in first["known"])
-    return OpenStudy(journal, history, trials, left, tuple(first["points"]), known)
+    return OpenStudy(history, bool(sessions), trials, left, tuple(first["points"]), known)
 
 
 def write_audit(report: Audit, folder: Path) -> Path:

@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import ray.tune as ray_tune
 
+from tune.study.history import DriverOnly
 from tune.study.outcome import TrialState
-from tune.study.records import TrialRecord, can_be_taken, winner
+from tune.study.records import TrialRecord, can_be_reused, winner
 
-if TYPE_CHECKING:
-    from tune.runs.ledger import Ledger
-
-_START = 3.0  # seconds that a run takes besides its epochs
+_START_SECONDS = 3.0  # that a run takes besides its epochs
 _SLACK = 1.1  # runs are not equally long
-_MOST = 0.5  # of the budget: a search that has no time at all finds nothing to finalise
+_MAX_SHARE = 0.5  # of the budget: a search that has no time at all finds nothing to finalise
 
 
 @dataclass(frozen=True)
@@ -30,39 +28,63 @@ class Reserve:
         concurrency: of them at a time.
         max_epochs: of a run, where the best trial was not left to its own end.
         budget: seconds of the search with its finalising.
-        trials: folder of the trials, from which one of the seeds is taken over; None: all are trained again.
+        trials_dir: folder of the trials, from which one of the seeds is taken over; None: all are trained again.
     """
 
     runs: int
     concurrency: int
     max_epochs: int
     budget: float
-    trials: Path | None = None
+    trials_dir: Path | None = None
 
-    def __call__(self, records: Iterable[TrialRecord]) -> float:
-        """Seconds; 0 where nothing is known yet, at most half the budget."""
+    def __call__(self, records: Sequence[TrialRecord]) -> float:
+        """Seconds; 0 before the first usable trial, at most half the budget."""
         best = winner(records)
         if best is None or not best.epochs:
             return 0.0
         epochs = best.epochs if best.state is TrialState.COMPLETED else self.max_epochs
-        each = best.seconds / best.epochs * epochs * _SLACK + _START
-        taken = self.trials is not None and can_be_taken(best, self.trials)
-        return min(_MOST * self.budget, math.ceil((self.runs - taken) / max(1, self.concurrency)) * each)
+        run_seconds = best.seconds / best.epochs * epochs * _SLACK + _START_SECONDS
+        reused = self.trials_dir is not None and can_be_reused(best, self.trials_dir)
+        return min(_MAX_SHARE * self.budget, math.ceil((self.runs - reused) / max(1, self.concurrency)) * run_seconds)
 
 
-class Deadline(ray_tune.Stopper):
-    """Tells Tune that the time is over when the ledger says so."""
+class Deadline(DriverOnly, ray_tune.Stopper):
+    """Ends the search when its time budget, less what is reserved, has run out.
 
-    def __init__(self, ledger: Ledger) -> None:
-        self._ledger: Ledger | None = ledger
+    Args:
+        seconds: of the budget, from now; None: there is none.
+        reserve: seconds to leave of the budget, from the ended trials; None: none.
+        clock: seconds since 1970.
+    """
 
-    def __getstate__(self) -> dict[str, object]:
-        return {"_ledger": None}  # not into Tune's snapshots, which are never gone on from
+    def __init__(
+        self, seconds: float | None = None, reserve: Callable[[Sequence[TrialRecord]], float] | None = None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._clock, self._reserve = clock, reserve
+        self._end = math.inf if seconds is None else clock() + seconds
+        self._reserved, self._over = 0.0, False
+
+    def update(self, records: Sequence[TrialRecord]) -> None:
+        """A trial has ended. The reserve follows from the ended trials, and Ray asks for the time many times a second."""
+        if self._reserve is not None:
+            self._reserved = self._reserve(records)
+
+    @property
+    def over(self) -> bool:
+        """Whether the time has run out; once it has, it stays so."""
+        self._over = self._over or self._clock() + self._reserved >= self._end
+        return self._over
+
+    @property
+    def seconds_left(self) -> float | None:
+        """Seconds that trials may still use, at least 0; None without a budget."""
+        return None if math.isinf(self._end) else max(0.0, self._end - self._reserved - self._clock())
 
     def __call__(self, trial_id: str, result: dict[str, object]) -> bool:
         """No trial is stopped alone."""
         return False
 
     def stop_all(self) -> bool:
-        """Whether the search is to end."""
-        return self._ledger is not None and self._ledger.over
+        """Whether Ray is to end the search."""
+        return self.over

@@ -1,4 +1,4 @@
-"""Running trials under Ray Tune: a cluster of our own or a given one, the searched trials, and runs named in advance."""
+"""Running trials under Ray Tune: those of a search, and runs named in advance."""
 
 from __future__ import annotations
 
@@ -12,20 +12,21 @@ from rich.console import Console
 
 from imf_core.config_base import Settings
 from imf_core.errors import ImfError, ResourceError
-from imf_core.study_reader import TRIALS_FILE
 from tune.plan.opening import OpenStudy
 from tune.plan.plan import Plan
 from tune.runs.budget import Deadline, Reserve
 from tune.runs.ledger import Ledger
 from tune.runs.mlflow_callback import MlflowCallback
-from tune.runs.reuse import take_over
+from tune.runs.reuse import reuse_trials
 from tune.runs.terminal import LiveTable, TrialLines
+from tune.runs.trial_folders import TrialFolders
 from tune.sources import code_digest
+from tune.study.history import History
 from tune.study.journal import Journal
 from tune.study.outcome import TrialState, name_of
-from tune.study.records import TrialRecord, load_records
-from tune.study.schedule import FiniteAsha, make_scheduler
-from tune.study.searcher import StudySearch
+from tune.study.records import TrialRecord, TrialsFile
+from tune.study.schedule import FiniteFifo, make_scheduler
+from tune.study.searcher import NamedRuns, RecordingSearcher, StudySearch
 from tune.tracking.tracker import Tracker
 from tune.trial.trial import TrialSpec, trainable
 
@@ -46,34 +47,23 @@ def run_search(
         SearchInterrupted: it was ended from outside.
         ImfError: the journal cannot be written, or Ray has ended.
     """
-    settings, max_epochs, history = plan.settings, plan.base.train.max_epochs, study.history
-    earlier = load_records(settings.study_dir) if (settings.study_dir / TRIALS_FILE).exists() else ()
+    settings, max_epochs, journal = plan.settings, plan.base.train.max_epochs, study.journal
+    deadline = Deadline(study.seconds_left, _reserve(plan, study, finals))
     ledger = Ledger(
-        settings.study_dir, max_epochs, study.seconds_left, earlier, settings.trials_dir, history, study.journal,
-        settings.keep, _reserve(plan, study, finals),
+        settings.study_dir, journal, max_epochs, TrialFolders(settings.trials_dir, settings.keep), deadline,
+        TrialsFile(settings.study_dir).read(),
     )
-    tracker.settle(ledger.records)
+    callback = MlflowCallback(tracker, ledger, settings.track_seconds)
+    callback.settle()
     missing = study.trials - len(ledger.records)
     if missing > 0 and study.seconds_left != 0.0:
-        scheduler = make_scheduler(settings.scheduler, max_epochs, settings.grace_epochs, settings.reduction_factor)
-        if isinstance(scheduler, FiniteAsha):
-            scheduler.replay(history)
         spec = _spec(
             plan, settings.trials_dir, space=plan.space, keep=settings.keep > 0, scores=True,
             latency="latency" in settings.costs,
         )
-        live = LiveTable(console, ledger, study.trials, _needs(plan))
-        tuner = _tuner(
-            plan, spec, settings.trials_dir,
-            [
-                ledger, MlflowCallback(tracker, ledger, settings.track_seconds, history.trials),
-                TrialLines(console, ledger, study.trials), live,
-            ], Deadline(ledger),
-            search_alg=search, num_samples=missing, scheduler=scheduler,
-        )
-        with live:
-            _fit(tuner, study.journal)
-        over = ledger.over or search.exhausted
+        scheduler = make_scheduler(settings.scheduler, max_epochs, settings.grace_epochs, settings.reduction_factor, journal)
+        _run(plan, spec, search, scheduler, callback, journal, console, missing)
+        over = deadline.over or search.exhausted
         if not over and (search.open or len(ledger.records) < study.trials):
             raise SearchInterrupted(
                 f"the search was ended with {sum(record.state is not TrialState.STOPPED for record in ledger.records)} of "
@@ -86,14 +76,14 @@ def run_search(
 
 def run_variants(
     plan: Plan, study: OpenStudy, variants: Mapping[str, Settings], folder: Path, tracker: Tracker, console: Console,
-    taken: Mapping[str, TrialRecord] | None = None,
+    winners: Mapping[str, TrialRecord] | None = None,
 ) -> dict[str, tuple[TrialRecord, Path]]:
     """Run whole configurations by name, each to its own end, and keep the best epoch's checkpoint of each.
 
     Those that an earlier session has run are not run again.
 
     Args:
-        taken: searched trials with the very settings of the run of that name; they are not run again either.
+        winners: searched trials with the very settings of the run of that name; they are not run again either.
 
     Returns:
         record and checkpoint folder (`<folder>/<name>/best`) by name; a failed run has no checkpoint there.
@@ -101,26 +91,20 @@ def run_variants(
     Raises:
         SearchInterrupted: it was ended from outside.
     """
-    longest = max(config.train.max_epochs for config in variants.values())
-    earlier = load_records(folder) if (folder / TRIALS_FILE).exists() else []
-    done = [record for record in earlier if _kept(record, folder) and record.trial_id in variants]
-    tracker.settle(done)
-    ledger = Ledger(folder, longest, records=done, trials=folder)
-    follow = MlflowCallback(tracker, ledger, plan.settings.track_seconds)
-    for name in take_over(taken or {}, plan.settings.trials_dir, folder, study, ledger, follow):
+    numbers = {name: number for number, name in enumerate(variants)}
+    max_epochs = max(config.train.max_epochs for config in variants.values())
+    done = [record for record in TrialsFile(folder).read() if record.trial_id in variants and _is_done(record, folder)]
+    ledger = Ledger(folder, History(), max_epochs, TrialFolders(folder), records=done)
+    callback = MlflowCallback(tracker, ledger, plan.settings.track_seconds)
+    callback.settle()
+    for name in reuse_trials(winners or {}, numbers, study.journal, plan.settings.trials_dir, ledger, callback):
         console.print(f"  {name}: the trial itself is taken over", highlight=False)
-    there = {record.trial_id for record in ledger.records}
-    left = [name for name in variants if name not in there]
+    recorded = {record.trial_id for record in ledger.records}
+    left = {name: number for name, number in numbers.items() if name not in recorded}
     if left:
         spec = _spec(plan, folder, variants={name: config.model_dump() for name, config in variants.items()}, keep=True)
-        live = LiveTable(console, ledger, len(variants), _needs(plan))
-        tuner = _tuner(
-            plan, spec, folder,
-            [ledger, follow, TrialLines(console, ledger, len(variants)), live],
-            param_space={"run": ray_tune.grid_search(left)}, scheduler=make_scheduler("none", longest),
-        )
-        with live:
-            _fit(tuner, study.journal)
+        runs, scheduler = NamedRuns(ledger.history, left), make_scheduler("none", max_epochs)
+        _run(plan, spec, runs, scheduler, callback, study.journal, console, len(left))
         if any(record.state is TrialState.STOPPED for record in ledger.records) or len(ledger.records) < len(variants):
             raise SearchInterrupted(
                 "finalising was ended before its runs; nothing is lost", remedy=f"go on with: {plan.settings.resume_command}",
@@ -128,19 +112,43 @@ def run_variants(
     return {record.trial_id: (record, folder / record.trial_id / "best") for record in ledger.records}
 
 
-def _kept(record: TrialRecord, folder: Path) -> bool:
+def _is_done(record: TrialRecord, folder: Path) -> bool:
     usable = record.state.usable and record.state is not TrialState.STOPPED
     return usable and (folder / record.trial_id / "best").is_dir()
 
 
-def _fit(tuner: ray_tune.Tuner, journal: Journal) -> None:
-    """Run Tune to its end.
+def _run(
+    plan: Plan, spec: TrialSpec, searcher: RecordingSearcher, scheduler: FiniteFifo, callback: MlflowCallback, journal: Journal,
+    console: Console, missing: int,
+) -> None:
+    """Run Ray Tune to its end.
+
+    Args:
+        callback: with the ledger of the trials.
+        journal: of the study.
+        missing: trials to run.
 
     Raises:
         ImfError: the journal could not be written, or Ray is gone; instead of Ray's own traceback of it.
     """
+    ledger, resources = callback.ledger, plan.resources
+    folder, total = ledger.folders.path, len(ledger.records) + missing
+    live = LiveTable(console, ledger, total, _needs(plan))
+    tuner = ray_tune.Tuner(
+        trainable(spec, resources.trial_bundle),
+        tune_config=ray_tune.TuneConfig(
+            search_alg=searcher, num_samples=missing, scheduler=scheduler, max_concurrent_trials=resources.concurrency,
+            reuse_actors=resources.workers == 1, trial_dirname_creator=name_of,
+        ),
+        run_config=ray_tune.RunConfig(
+            name=folder.name, storage_path=str(folder.parent), verbose=0, stop=ledger.deadline,
+            callbacks=[ledger, callback, TrialLines(console, ledger, total), live],
+            failure_config=ray_tune.FailureConfig(max_failures=plan.settings.max_failures),
+        ),
+    )
     try:
-        tuner.fit()
+        with live:
+            tuner.fit()
     except (ray_tune.TuneError, ray.exceptions.RayError, ConnectionError) as error:
         if journal.failure is not None:
             raise journal.failure from error
@@ -173,26 +181,3 @@ def _spec(plan: Plan, folder: Path, **own: Any) -> TrialSpec:
         threads=plan.resources.cpus_per_worker, gpus=plan.resources.gpus_per_worker,
         save_seconds=plan.settings.save_seconds, code=code_digest(), interface=plan.interface, task=plan.task, **own,
     )
-
-
-def _tuner(
-    plan: Plan, spec: TrialSpec, folder: Path, callbacks: list[ray_tune.Callback],
-    stop: ray_tune.Stopper | None = None, *, param_space: dict[str, Any] | None = None, **tune: Any,
-) -> ray_tune.Tuner:
-    return ray_tune.Tuner(
-        trainable(spec, plan.resources.trial_bundle),
-        param_space=param_space,
-        tune_config=ray_tune.TuneConfig(
-            max_concurrent_trials=plan.resources.concurrency, reuse_actors=plan.resources.workers == 1,
-            trial_dirname_creator=folder_of, **tune,
-        ),
-        run_config=ray_tune.RunConfig(
-            name=folder.name, storage_path=str(folder.parent), callbacks=callbacks, stop=stop, verbose=0,
-            failure_config=ray_tune.FailureConfig(max_failures=plan.settings.max_failures),
-        ),
-    )
-
-
-def folder_of(trial: Any) -> str:
-    """A trial's folder is its name."""
-    return name_of(trial)

@@ -1,4 +1,4 @@
-"""One live table on the terminal while a search runs; in a log file there are only the lines of trials that have ended."""
+"""One live table on the terminal while a search runs; a log file has only the lines of trials that have ended."""
 
 from __future__ import annotations
 
@@ -17,27 +17,27 @@ from rich.text import Text
 
 from tune.durations import duration
 from tune.runs.ledger import Ledger
-from tune.settings import METRIC, TIME_ATTR
+from tune.study.history import DriverOnly
 from tune.study.outcome import name_of
 from tune.study.records import TrialRecord
 
-_EVERY = 0.5  # seconds between two drawings
-_PATIENCE = 5.0  # seconds after which a trial that waits is explained
+_DRAW_SECONDS = 0.5  # between two drawings
+_WAIT_SECONDS = 5.0  # after which a trial that waits is explained
 _SHOWN = 12  # trials
 
 
-class LiveTable(ray_tune.Callback):
+class LiveTable(DriverOnly, ray_tune.Callback):
     """Running and waiting trials with epoch, best MRR and time; above them what is done, what is best, and the time left.
 
-    Used as a context manager around Tune's run, so that the terminal is given back whatever happens.
+    A context manager around Tune's run: the terminal is restored whatever happens.
 
     Args:
         console: drawn on only where it is a terminal.
-        ledger: knows the ended trials and when the time is over.
+        ledger: knows the trials and when the time is over.
         total: trials of the run.
         bundle: resources that a trial reserves.
-        free: resources of the cluster that nothing holds; default: asks Ray.
-        clock: seconds.
+        free: resources of the cluster that nothing holds; None: asks Ray.
+        clock: seconds since 1970.
     """
 
     def __init__(
@@ -48,10 +48,7 @@ class LiveTable(ray_tune.Callback):
         self._free, self._clock = free or ray.available_resources, clock
         self._live = Live(console=console, auto_refresh=False, transient=True) if console.is_terminal else None
         self._drawn, self._began = 0.0, clock()
-        self._waits: dict[str, float] = {}  # since when
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {}  # a terminal does not go into Tune's snapshots
+        self._waits: dict[str, float] = {}  # trial that waits -> since when
 
     def __enter__(self) -> LiveTable:
         if self._live is not None:
@@ -65,12 +62,12 @@ class LiveTable(ray_tune.Callback):
     def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
         """Draw anew, a few times a second at most."""
         now = self._clock()
-        if self._live is not None and now - self._drawn >= _EVERY:
+        if self._live is not None and now - self._drawn >= _DRAW_SECONDS:
             self._drawn = now
             self._live.update(self.render(trials), refresh=True)
 
     def render(self, trials: Sequence[Any]) -> RenderableType:
-        """What is to be seen now."""
+        """The table as it is now."""
         now = self._clock()
         active = [trial for trial in trials if trial.status in ("RUNNING", "PENDING", "PAUSED")]
         running = [trial for trial in active if trial.status == "RUNNING"]
@@ -78,15 +75,12 @@ class LiveTable(ray_tune.Callback):
         for column in ("trial", "", "epoch", "best MRR", "time"):
             table.add_column(column, justify="left" if column in ("trial", "") else "right", no_wrap=True)
         for trial in active[:_SHOWN]:
-            result = trial.last_result or {}
-            best = result.get(METRIC)
-            table.add_row(
-                _title(trial), trial.status.lower(), str(result.get(TIME_ATTR, 0)), f"{best:.4f}" if best is not None else "",
-                duration(float(result.get("time_total_s", 0.0))),
-            )
+            known = self.ledger.history.trials[name_of(trial)]
+            best = f"{known.value:.4f}" if known.value is not None else ""
+            table.add_row(known.name, trial.status.lower(), str(known.last_epoch), best, duration(known.seconds))
         if len(active) > _SHOWN:
             table.add_row(f"and {len(active) - _SHOWN} more", "", "", "", "")
-        why = self._why(active, running, now)
+        why = self._why_waiting(active, running, now)
         return Group(Text(self._head(now), style="bold"), table, *([Text(why, style="yellow")] if why else []))
 
     def _head(self, now: float) -> str:
@@ -95,36 +89,28 @@ class LiveTable(ray_tune.Callback):
         parts = [f"{len(ended)} of {self.total} trials ended", f"{duration(now - self._began)} so far"]
         if best is not None:
             parts.insert(1, f"best MRR {best:.4f}")
-        left = self.ledger.time_left(now)
-        fresh = [record for record in ended if (record.ended or 0.0) >= self._began]
-        pace = (now - self._began) / len(fresh) * (self.total - len(ended)) if fresh else None
-        known = [seconds for seconds in (left, pace) if seconds is not None]
-        return ", ".join([*parts, f"about {duration(max(0.0, min(known)))} left" if known else "time left not known yet"])
+        of_session = sum((record.ended or 0.0) >= self._began for record in ended)
+        at_this_pace = (now - self._began) / of_session * (self.total - len(ended)) if of_session else None
+        left = [seconds for seconds in (self.ledger.deadline.seconds_left, at_this_pace) if seconds is not None]
+        return ", ".join([*parts, f"about {duration(max(0.0, min(left)))} left" if left else "time left not known yet"])
 
-    def _why(self, active: Sequence[Any], running: Sequence[Any], now: float) -> str:
+    def _why_waiting(self, active: Sequence[Any], running: Sequence[Any], now: float) -> str:
         """Why a trial waits, once it has waited for some seconds; empty where none does."""
         waiting = [trial for trial in active if trial.status == "PENDING"]
-        names = {name_of(trial) for trial in waiting}
-        self._waits = {name: self._waits.get(name, now) for name in names}
-        late = [trial for trial in waiting if now - self._waits[name_of(trial)] >= _PATIENCE]
+        self._waits = {name: self._waits.get(name, now) for name in map(name_of, waiting)}
+        late = [name for name, since in self._waits.items() if now - since >= _WAIT_SECONDS]
         if not late:
             return ""
         free = self._free()
         lacking = {name: amount for name, amount in self.bundle.items() if free.get(name, 0.0) < amount}
-        title = _title(late[0])
         if lacking:
             needs = ", ".join(f"{amount:g} {name}, {free.get(name, 0.0):g} free" for name, amount in lacking.items())
             holders = f"{len(running)} running trial(s)" if running else "other programs of this cluster"
-            return f"{title} waits for resources: it needs {needs}; {holders} hold the rest"
-        return f"{title} waits for its process to start"
+            return f"{late[0]} waits for resources: it needs {needs}; {holders} hold the rest"
+        return f"{late[0]} waits for its process to start"
 
 
-def _title(trial: Any) -> str:
-    params = trial.config or {}
-    return str(params.get("name") or params.get("run") or name_of(trial))
-
-
-class TrialLines(ray_tune.Callback):
+class TrialLines(DriverOnly, ray_tune.Callback):
     """One line on the terminal for each trial that ends; also readable in a log file.
 
     Args:
@@ -136,9 +122,6 @@ class TrialLines(ray_tune.Callback):
     def __init__(self, console: Console, ledger: Ledger, total: int) -> None:
         self.console, self.ledger, self.total = console, ledger, total
         self._shown: set[str] = set()
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {}  # a console does not go into Tune's snapshots
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Print the trial's line."""

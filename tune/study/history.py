@@ -1,63 +1,130 @@
-"""A journal, read: trials, their reports and how they ended."""
+"""The history of a study: its events in their order, and what they say of each trial.
+
+The events are the truth. Searcher, scheduler, ledger, MLflow callback and live table keep no trial of their own: they ask the
+history, or follow it. It is the one place where an epoch counts once, however often a worker reports it (after a retry, or
+resent to the driver of a later session), and the one place that replays the events of earlier sessions.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import math
+import time
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from tune.study.journal import Event
+from tune.settings import METRIC, TIME_ATTR
+from tune.study.outcome import reported_numbers
+
+Event = dict[str, Any]
+
+
+class DriverOnly:
+    """Stays in the driver: Ray pickles all that it is given into snapshots that nobody restores. They get None instead."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(None), ()
 
 
 @dataclass
 class TrialHistory:
-    """What a journal knows of a trial.
+    """One trial, as the events so far tell it.
 
     Args:
         name: `trial-003`.
         number: order of creation, from 0.
-        params: its settings.
-        reports: epoch -> what was reported at it; a repeated epoch counts once.
-        told: the event of its end; None: it was interrupted.
+        params: the searched settings.
+        reports: epoch -> the event that first reported it.
+        value: highest finite validation MRR reported; None before the first.
+        seconds: training time of all sessions.
         retries: how often it was started again after a failure.
+        end: the event of its end; None: it runs, or was interrupted.
     """
 
     name: str
     number: int
     params: dict[str, Any]
     reports: dict[int, Event] = field(default_factory=dict)
-    told: Event | None = None
+    value: float | None = None
+    seconds: float = 0.0
     retries: int = 0
+    end: Event | None = None
+    _earlier_seconds: float = 0.0
+
+    @property
+    def last_epoch(self) -> int:
+        """The last epoch reported; 0 before the first."""
+        return next(reversed(self.reports), 0)
+
+    @property
+    def stopped(self) -> bool:
+        """Whether the scheduler ended it: the report on which it says stop is part of the end."""
+        return bool(self.end and self.end.get("stopped"))
+
+    @property
+    def diverged(self) -> bool:
+        """Whether it ended with a report that was not finite."""
+        return bool(self.end and self.end.get("diverged"))
+
+    @property
+    def started(self) -> float | None:
+        """When its training began, in seconds since 1970; None before its first report."""
+        first = next(iter(self.reports.values()), None)
+        return float(first["at"]) - float(first["seconds"]) if first else None
+
+    @property
+    def curve(self) -> tuple[tuple[int, float], ...]:
+        """Pairs (epoch, validation MRR)."""
+        return tuple((epoch, report["numbers"]["mrr"]) for epoch, report in self.reports.items() if "mrr" in report["numbers"])
+
+    @property
+    def best(self) -> tuple[float, int] | None:
+        """Highest validation MRR and its epoch; None without one above 0, where a trial starts.
+
+        A report also carries the best MRR before it: that epoch's own report may have been lost with a worker.
+        """
+        scores = [(0.0, 0)]
+        for epoch, report in self.reports.items():
+            numbers = report["numbers"]
+            scores += [(numbers.get("mrr", 0.0), epoch), (numbers.get(METRIC, 0.0), int(numbers.get("best_epoch") or epoch))]
+        best = max(scores, key=lambda score: score[0])
+        return best if best[0] > 0 else None
+
+    def begin_session(self) -> None:
+        """Ray counts the seconds of a trial anew in each session."""
+        self._earlier_seconds = self.seconds
+
+    def add(self, event: Event) -> bool:
+        """Take in the report of an event; False if its epoch is known, or it reports none."""
+        epoch = int(event.get("epoch", 0))
+        if epoch <= self.last_epoch:
+            return False
+        self.reports[epoch] = event
+        self.seconds = max(self.seconds, self._earlier_seconds + float(event.get("seconds", 0.0)))
+        if METRIC in event["numbers"]:
+            value = float(event["numbers"][METRIC])
+            self.value = value if self.value is None else max(value, self.value)
+        return True
 
 
-@dataclass(frozen=True)
-class History:
-    """A journal, read.
+Listener = Callable[[Event, TrialHistory | None, bool], None]
 
-    Args:
-        events: all, in order.
-        trials: by name, in the order of asking.
-    """
 
-    events: tuple[Event, ...]
-    trials: dict[str, TrialHistory]
+class History(DriverOnly):
+    """The events of a study and its trials. This one is in memory; `tune.study.journal.Journal` is also on the disk."""
+
+    def __init__(self) -> None:
+        self.events: list[Event] = []
+        self.trials: dict[str, TrialHistory] = {}  # by name, in the order of asking
+        self._listeners: list[Listener] = []
 
     @classmethod
-    def of(cls, events: list[Event]) -> History:
-        """Sort the events by trial."""
-        trials: dict[str, TrialHistory] = {}
+    def of(cls, events: Collection[Event]) -> History:
+        """A history in memory of events that were read."""
+        history = History()
         for event in events:
-            if event["event"] == "ask":
-                trials[event["trial"]] = TrialHistory(event["trial"], len(trials), event["params"])
-            elif event["event"] == "retry":
-                trials[event["trial"]].retries += 1
-            elif event["event"] in ("report", "tell"):
-                trial = trials[event["trial"]]
-                if event.get("epoch"):
-                    trial.reports.setdefault(int(event["epoch"]), event)
-                if event["event"] == "tell":
-                    trial.told = event
-        return cls(tuple(events), trials)
+            history.apply(event)
+        return history
 
     @property
     def study(self) -> Event:
@@ -71,7 +138,7 @@ class History:
     @property
     def interrupted(self) -> list[TrialHistory]:
         """Trials without an end."""
-        return [trial for trial in self.trials.values() if trial.told is None]
+        return [trial for trial in self.trials.values() if trial.end is None]
 
     def seconds(self, kinds: Collection[str] | None = None, since: str | None = None) -> float:
         """Wall time of all sessions: from the beginning of each to its last event.
@@ -87,3 +154,96 @@ class History:
             elif begun and (kinds is None or event["event"] in kinds):
                 spent = max(spent, float(event["at"]) - begun)
         return total + spent
+
+    def append(self, event: str, **values: Any) -> Event:
+        """Add an event that happens now, and tell the listeners of it."""
+        added: Event = {"event": event, "at": round(time.time(), 3), **values}
+        self.write(added)
+        new = self.apply(added)
+        for listener in self._listeners:
+            listener(added, self.trials.get(values.get("trial", "")), new)
+        return added
+
+    def ask(self, name: str, params: Mapping[str, Any], **values: Any) -> None:
+        """Add a trial; `number` overrides its order of creation."""
+        self.append("ask", trial=name, params=dict(params), **values)
+
+    def report(self, name: str, result: Mapping[str, Any]) -> None:
+        """Add the report of a trial that goes on, unless its epoch is known. A non-finite one is left to the trial's end."""
+        report = _report(result)
+        if METRIC in report["numbers"] and report["epoch"] > self.trials[name].last_epoch:
+            self.append("report", trial=name, **report)
+
+    def tell(self, name: str, result: Mapping[str, Any] | None = None, error: bool = False) -> None:
+        """End a trial, once.
+
+        Args:
+            result: its last report, which is new where the scheduler said stop at it; without the metric it is none.
+            error: it failed.
+        """
+        trial = self.trials[name]
+        if trial.end is not None:
+            return
+        report = _report(result) if result and METRIC in result else {}
+        numbers = report.get("numbers", {})
+        diverged = bool(report) and METRIC not in numbers
+        scores = [score for score in (trial.value, numbers.get(METRIC)) if score is not None]
+        value = None if error or diverged else max(scores, default=None)
+        if report:
+            report["stopped"] = report["epoch"] > trial.last_epoch
+        self.append("tell", trial=name, value=value, error=error, diverged=diverged, **report)
+
+    def follow(self, listener: Listener) -> None:
+        """Play all events so far to a listener, and from now on each one as it is appended.
+
+        Args:
+            listener: receives the event, its trial as it was right after the event (None: it concerns none), and whether the
+                event reports an epoch for the first time.
+        """
+        past = History()
+        for event in self.events:
+            new = past.apply(event)
+            listener(event, past.trials.get(event.get("trial", "")), new)
+        self._listeners.append(listener)
+
+    def apply(self, event: Event) -> bool:
+        """Take in an event; whether it reports an epoch for the first time."""
+        self.events.append(event)
+        kind, new = event["event"], False
+        if kind == "session":
+            for trial in self.trials.values():
+                trial.begin_session()
+        elif kind == "ask":
+            name = event["trial"]
+            self.trials[name] = TrialHistory(name, event.get("number", len(self.trials)), event["params"])
+        elif kind == "retry":
+            self.trials[event["trial"]].retries += 1
+        elif kind in ("report", "tell"):
+            trial = self.trials[event["trial"]]
+            new = trial.add(event)
+            if kind == "tell":
+                trial.end = event
+        return new
+
+    def write(self, event: Event) -> None:
+        """Keep an event before anything follows from it; here nothing is kept."""
+
+    def refuse_full_disk(self, name: str) -> None:
+        """Called when a trial has failed; see `Journal.refuse_full_disk`."""
+
+
+def trial_name(number: int) -> str:
+    """`trial-003`: the name of a trial, of its folder and of its run, in every session the same."""
+    return f"trial-{number:03d}"
+
+
+def _report(result: Mapping[str, Any]) -> Event:
+    """What is kept of a report: JSON knows finite numbers only, so of the others there is the name."""
+    numbers = reported_numbers(result)
+    non_finite = [name for name, number in numbers.items() if not math.isfinite(number)]
+    return {
+        "epoch": int(result.get(TIME_ATTR, result.get("training_iteration", 0))),
+        "seconds": round(float(result.get("time_total_s", 0.0)), 3),
+        "numbers": {name: number for name, number in numbers.items() if name not in non_finite},
+        **({"non_finite": non_finite} if non_finite else {}),
+    }

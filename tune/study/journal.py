@@ -1,7 +1,7 @@
-"""The journal of a study: every decision of a search as one line of JSON, on the disk before the search goes on.
+"""The journal of a study: its history as one line of JSON an event, on the disk before the search goes on.
 
-It is what an interrupted search goes on from. The sampler's draws, the rungs of early stopping and the learning curves follow
-from its events in their order; Ray's own snapshots are a second or more behind and are not used.
+An interrupted search goes on from it: the sampler's draws, the rungs of early stopping and the learning curves follow from
+its events in their order. Ray's own snapshots are a second or more behind and are not used.
 
 | event | says |
 | --- | --- |
@@ -10,7 +10,7 @@ from its events in their order; Ray's own snapshots are a second or more behind 
 | `ask` | a trial's name and settings |
 | `report` | an epoch of a trial that goes on |
 | `retry` | a trial whose worker died is started again |
-| `tell` | a trial ended: its value (null: failed or diverged), whether it was stopped, its last epoch |
+| `tell` | a trial ended: its value (null: failed or diverged), whether it was stopped, its last report |
 | `test` | the test split is about to be opened |
 | `final` | what finalising found |
 """
@@ -20,26 +20,23 @@ from __future__ import annotations
 import contextlib
 import errno
 import json
-import math
 import os
 import shutil
-import time
-from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any
 
 from imf_core.errors import ConfigError, DataError, ImfError, ResourceError
 from imf_core.files.locks import lock
+from tune.study.history import Event, History
+from tune.study.outcome import DISK_FULL, OUTCOME_FILE
 
 JOURNAL_FILE = "journal.jsonl"
-DISK_FULL = "the disk is full"
-_LEAST_ROOM = 2**20
-Event = dict[str, Any]
+TRIALS_DIR = "trials"  # holds the folder of each trial, by its name
+_MIN_FREE_BYTES = 2**20
 
 
-class Journal:
-    """Appends events; one driver at a time.
+class Journal(History):
+    """A history that is kept on the disk, by one driver at a time.
 
     Args:
         folder: of the study; made if absent.
@@ -50,10 +47,11 @@ class Journal:
     """
 
     def __init__(self, folder: Path | str) -> None:
+        super().__init__()
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         self.path = folder / JOURNAL_FILE
-        self.failure: ImfError | None = None  # Tune wraps what its hooks raise; here it stays as it was
+        self.failure: ImfError | None = None  # Tune wraps what its hooks raise; this is the error itself
         self._stream = self.path.open("ab")
         if not lock(self._stream, seconds=0):
             self._stream.close()
@@ -62,39 +60,38 @@ class Journal:
                 remedy="wait for it, end it, or choose another --study", key="study", value=folder.name,
             )
         try:
-            self.events, whole = read_events(self.path)
+            events, length = read_events(self.path)
         except DataError:
             self._stream.close()
             raise
-        self._stream.truncate(whole)  # a line that a crash cut short was never acted upon
+        self._stream.truncate(length)  # a line that a crash cut short was never acted upon
+        for event in events:
+            self.apply(event)
 
-    def append(self, event: str, **values: Any) -> Event:
+    def write(self, event: Event) -> None:
         """Write an event to the disk.
 
         Raises:
             ResourceError: it cannot be written, with path and bytes free.
         """
-        made: Event = {"event": event, "at": round(time.time(), 3), **values}
-        line = json.dumps(made, ensure_ascii=False, allow_nan=False).encode() + b"\n"
+        line = json.dumps(event, ensure_ascii=False, allow_nan=False).encode() + b"\n"
         try:
-            place = self._stream.seek(0, os.SEEK_END)
+            start = self._stream.seek(0, os.SEEK_END)
             try:
                 self._stream.write(line)
                 self._stream.flush()
                 os.fsync(self._stream.fileno())
             except OSError:
-                with contextlib.suppress(OSError):  # half a line must not stay before the next
-                    os.ftruncate(self._stream.fileno(), place)
+                with contextlib.suppress(OSError):  # half a line must not precede the next
+                    os.ftruncate(self._stream.fileno(), start)
                 raise
         except OSError as error:
             self.failure = self._unwritable(error)
             raise self.failure from error
-        self.events.append(made)
-        return made
 
     def close(self) -> None:
         """Let another driver have the study."""
-        with contextlib.suppress(OSError):  # what could not be written is said already
+        with contextlib.suppress(OSError):  # it was raised when it was written
             self._stream.close()
 
     def __enter__(self) -> Journal:
@@ -103,25 +100,23 @@ class Journal:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.close()
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        return type(None), ()  # it stays in the driver: what Tune copies into its snapshots has none
-
     def lost(self, failure: ImfError) -> None:
-        """Note why the search cannot go on; it is raised as soon as Tune lets go."""
+        """Note why the search cannot go on; it is raised as soon as Tune returns."""
         self.failure = failure
 
-    def refuse_full_disk(self, trial: Path) -> None:
-        """Called when a trial has failed: where the disk is full, that is no fault of its settings.
+    def refuse_full_disk(self, name: str) -> None:
+        """Called when a trial has failed: a full disk is no fault of its settings.
 
         Raises:
-            ResourceError: the disk is full; the trial stays open, so it goes on when there is room.
+            ResourceError: the disk is full. The trial keeps no end, so it goes on when there is room.
         """
+        trial_dir = self.path.parent / TRIALS_DIR / name
         try:
-            said = (trial / "outcome.json").read_text(encoding="utf-8")
+            outcome = (trial_dir / OUTCOME_FILE).read_text(encoding="utf-8")
         except OSError:
-            said = ""
-        if DISK_FULL in said or shutil.disk_usage(self.path.parent).free < _LEAST_ROOM:
-            self.failure = self._unwritable(OSError(errno.ENOSPC, DISK_FULL), trial)
+            outcome = ""
+        if DISK_FULL in outcome or shutil.disk_usage(self.path.parent).free < _MIN_FREE_BYTES:
+            self.failure = self._unwritable(OSError(errno.ENOSPC, DISK_FULL), trial_dir)
             raise self.failure
 
     def _unwritable(self, error: OSError, path: Path | None = None) -> ImfError:
@@ -142,9 +137,9 @@ def read_events(path: Path) -> tuple[list[Event], int]:
         DataError: a line is not an event, or the first is not of a study.
     """
     content = path.read_bytes()
-    whole = content.rfind(b"\n") + 1
+    length = content.rfind(b"\n") + 1
     events: list[Event] = []
-    for number, line in enumerate(content[:whole].splitlines(), start=1):
+    for number, line in enumerate(content[:length].splitlines(), start=1):
         try:
             event = json.loads(line)
         except ValueError:
@@ -154,19 +149,9 @@ def read_events(path: Path) -> tuple[list[Event], int]:
         if (number == 1) != (event["event"] == "study"):
             raise _damaged(path, number, "the first event, and it alone, says what the study is")
         events.append(event)
-    return events, whole
+    return events, length
 
 
 def _damaged(path: Path, line: int, problem: str) -> DataError:
     remedy = f"restore the file, or begin a new study with its best points: --study NEW --warm-start {path.parent}"
     return DataError.at(path, line, f"the journal is damaged: {problem}", remedy=remedy)
-
-
-def trial_name(number: int) -> str:
-    """`trial-003`: the name of a trial, of its folder and of its run, in every session the same."""
-    return f"trial-{number:03d}"
-
-
-def finite(values: Mapping[str, float]) -> dict[str, float]:
-    """The finite numbers: JSON knows no others."""
-    return {name: value for name, value in values.items() if math.isfinite(value)}

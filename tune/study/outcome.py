@@ -1,4 +1,4 @@
-"""What a trial leaves behind: its settings, its numbers, its `outcome.json`, Ray's error file; and how it therefore ended."""
+"""What a trial leaves behind (settings, numbers, `outcome.json`, Ray's error file), and how it therefore ended."""
 
 from __future__ import annotations
 
@@ -15,9 +15,10 @@ from typing import Any
 from ray.tune.result import AUTO_RESULT_KEYS
 
 from imf_core.errors import ResourceError
-from tune.study.journal import DISK_FULL
+from imf_core.files.atomic import atomic_write_text
 
 OUTCOME_FILE, ERROR_FILE = "outcome.json", "error.txt"
+DISK_FULL = "the disk is full"
 _RAY_KEYS = frozenset(AUTO_RESULT_KEYS) | {"trial_id", "done", "experiment_tag", "should_checkpoint", "epoch"}
 
 
@@ -51,12 +52,12 @@ def classify(
     Returns:
         state and reason.
     """
-    written = str(outcome.get("state", "")) if outcome else ""
-    reason = str(outcome.get("reason") or "") if outcome else ""
+    outcome = outcome or {}
+    written, reason = str(outcome.get("state", "")), str(outcome.get("reason") or "")
     if written == TrialState.DIVERGED:
         return TrialState.DIVERGED, reason or "a number became non-finite"
     if written == TrialState.FAILED:
-        kind = str((outcome or {}).get("error_type") or "")
+        kind = str(outcome.get("error_type") or "")
         return TrialState.FAILED, ": ".join(part for part in (kind, reason) if part) or "failed without a reason"
     if ray_status == "ERROR":
         return TrialState.FAILED, "failed after its training had ended" if written else "its process died without a message"
@@ -85,11 +86,15 @@ def trial_params(trial: Any) -> dict[str, Any]:
 
 
 def reported_numbers(result: Mapping[str, Any]) -> dict[str, float]:
-    """The numbers that a trial itself reported: without Ray's own keys, the epoch, flags and texts; may be non-finite."""
+    """The numbers that a trial itself reported: without Ray's own keys, the epoch, flags and texts; may be non-finite.
+
+    Args:
+        result: nested, or flat as Ray hands it to searchers (`config/params/train.lr`).
+    """
     numbers = {}
     for key, value in result.items():
         value = _plain(value)
-        if key not in _RAY_KEYS and isinstance(value, (int, float)) and not isinstance(value, bool):
+        if key.partition("/")[0] not in _RAY_KEYS and isinstance(value, (int, float)) and not isinstance(value, bool):
             numbers[key] = float(value)
     return numbers
 
@@ -107,41 +112,46 @@ def _plain(value: Any) -> Any:
     return str(value)
 
 
-def _folders(trial: Any, own: Path | None = None) -> list[Path]:
-    """Where a trial's files may lie: its own folder, Tune's folder for it, the driver's staging copy, its working directory."""
-    places = ((trial, "path"), (trial, "local_path"), (getattr(trial, "storage", None), "trial_working_directory"))
-    found = [getattr(owner, name, None) for owner, name in places]
-    return ([own] if own and own.is_dir() else []) + [Path(folder) for folder in dict.fromkeys(found) if folder]
-
-
-def first_path(trial: Any, own: Path | None = None) -> str:
+def first_path(trial: Any, trial_dir: Path) -> str:
     """The folder to name in a record; empty if the trial has none."""
-    folders = _folders(trial, own)
-    return str(folders[0]) if folders else ""
+    return next((str(folder) for folder in _folders(trial, trial_dir)), "")
 
 
-def read_first(trial: Any, name: str) -> str:
-    """The text of a file in a trial's folders; empty if there is none."""
+def read_error(trial: Any) -> str:
+    """The text of Ray's error file for a trial; empty if there is none."""
     for folder in _folders(trial):
         try:
-            return (folder / name).read_text(encoding="utf-8", errors="replace")
+            return (folder / ERROR_FILE).read_text(encoding="utf-8", errors="replace")
         except OSError:
             continue
     return ""
 
 
-def read_outcome(trial: Any, own: Path | None = None, stale: int | None = None) -> tuple[dict[str, Any] | None, int | None]:
+def copy_error(trial: Any, copy: Path) -> tuple[str, str]:
+    """Copy Ray's error text, which lies in a temporary folder, into the study.
+
+    Returns:
+        the line that says what happened and the path of the copy; both may be empty.
+    """
+    text = read_error(trial)
+    try:
+        return last_error(text), str(atomic_write_text(copy, text)) if text else ""
+    except OSError:
+        return last_error(text), ""
+
+
+def read_outcome(trial: Any, trial_dir: Path, stale: int | None = None) -> tuple[dict[str, Any] | None, int | None]:
     """What a trial wrote of its end.
 
     Args:
         trial: Ray's trial.
-        own: the trial's own folder, looked at first.
+        trial_dir: the trial's own folder, looked at first.
         stale: time stamp of a file that an earlier attempt wrote; it counts only if that attempt diverged, which is final.
 
     Returns:
         the outcome and the file's time stamp in ns; (None, None) if there is none.
     """
-    for folder in _folders(trial, own):
+    for folder in _folders(trial, trial_dir):
         file = folder / OUTCOME_FILE
         try:
             stamp = file.stat().st_mtime_ns
@@ -170,3 +180,10 @@ def full_disk(error: BaseException, folder: Path) -> ResourceError | None:
         return None
     free = shutil.disk_usage(folder).free
     return ResourceError(f"{folder}: {DISK_FULL}, {free / 2**20:.1f} MiB free", remedy="make room", available=free)
+
+
+def _folders(trial: Any, trial_dir: Path | None = None) -> list[Path]:
+    """Where a trial's files may lie: its own folder, Tune's folder for it, the driver's staging copy, its working directory."""
+    owners = ((trial, "path"), (trial, "local_path"), (getattr(trial, "storage", None), "trial_working_directory"))
+    folders = dict.fromkeys(getattr(owner, name, None) for owner, name in owners)
+    return [*([trial_dir] if trial_dir and trial_dir.is_dir() else []), *(Path(folder) for folder in folders if folder)]

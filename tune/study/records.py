@@ -1,10 +1,11 @@
-"""What became of each trial: one record a trial, kept by a Ray Tune callback and written to `trials.json` as the study runs.
+"""What became of each trial: one record a trial, written to `trials.json` as the study runs.
 
 The counts of a study come from here, not from Optuna: there an early-stopped trial is COMPLETE with its last, low value.
 """
 
 from __future__ import annotations
 
+import json
 import logging
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from imf_core.errors import DataError
+from imf_core.files.atomic import atomic_write_text
 from imf_core.study_reader import TRIALS_FILE, StudyFolder
 from tune.study.outcome import TrialState
 
@@ -89,22 +91,55 @@ def winner(records: Iterable[TrialRecord]) -> TrialRecord | None:
     return best[0] if best and best[0].state.usable and best[0].best_mrr is not None else None
 
 
-def can_be_taken(record: TrialRecord, trials: Path) -> bool:
-    """Whether a trial ran to its own end and its checkpoint is still there, so that finalising need not run it again.
-
-    Args:
-        trials: folder of the trials.
-    """
-    return record.state is TrialState.COMPLETED and (trials / record.trial_id / "best").is_dir()
+def can_be_reused(record: TrialRecord, trials_dir: Path) -> bool:
+    """Whether a trial ran to its own end and still has its checkpoint, so that finalising need not run it again."""
+    return record.state is TrialState.COMPLETED and (trials_dir / record.trial_id / "best").is_dir()
 
 
 def count_states(records: Iterable[TrialRecord]) -> dict[str, int]:
     """Trials by state; every state is a key."""
-    found = Counter(record.state for record in records)
-    return {str(state): found[state] for state in TrialState}
+    counts = Counter(record.state for record in records)
+    return {str(state): counts[state] for state in TrialState}
 
 
 def load_records(study: Path | str) -> list[TrialRecord]:
     """The trials of a study's folder; errors as those of `StudyFolder.trials`, or for what is no record."""
     folder = StudyFolder(Path(study))
     return [TrialRecord.from_json(item, source=str(folder.trials_file)) for item in folder.trials()]
+
+
+class TrialsFile:
+    """`trials.json` of a folder, written anew after each trial that ends; a file that cannot be written ends no search.
+
+    Args:
+        folder: of a study, or of the runs of finalising.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / TRIALS_FILE
+        self._lines: dict[str, tuple[TrialRecord, str]] = {}
+        self._warned = False
+
+    def read(self) -> list[TrialRecord]:
+        """The records; empty where there is no file.
+
+        Raises:
+            DataError: it does not hold records.
+        """
+        return load_records(self.path.parent) if self.path.exists() else []
+
+    def write(self, records: Iterable[TrialRecord]) -> None:
+        """Replace the file; the first failure to do so is a warning."""
+        try:
+            atomic_write_text(self.path, "[\n" + ",\n".join(self._line(record) for record in records) + "\n]\n")
+        except OSError as error:
+            if not self._warned:
+                self._warned = True
+                logger.warning("%s cannot be written (%s); the search goes on", self.path, error)
+
+    def _line(self, record: TrialRecord) -> str:
+        """A record as JSON, composed once: to compose a thousand at each end would take the driver half a second."""
+        kept = self._lines.get(record.trial_id)
+        if kept is None or kept[0] is not record:
+            kept = self._lines[record.trial_id] = (record, json.dumps(record.to_json(), ensure_ascii=False))
+        return kept[1]

@@ -137,9 +137,9 @@ class Tracker:
         """
         return self._attempt(self._start_trial, trial_id, number, params)
 
-    def settle(self, records: Iterable[TrialRecord]) -> None:
-        """Set the end status of the runs of ended trials, which a killed driver may not have done."""
-        self._attempt(self._settle, {record.trial_id: record for record in records}, always=True)
+    def unsettled(self, records: Iterable[TrialRecord]) -> list[TrialRecord]:
+        """Records of ended trials whose runs have no end status, because the driver was killed before it set it."""
+        return self._attempt(self._unsettled, {record.trial_id: record for record in records}, always=True) or []
 
     def log_epochs(self, run_id: str, epochs: Sequence[Epoch], *, always: bool = False) -> bool:
         """Log epochs in one batch. Non-finite values are not logged; they set the tag `diverged=true`.
@@ -228,11 +228,13 @@ class Tracker:
             self.client.log_batch(run.info.run_id, tags=[RunTag("reason", "left running by a search that ended early")])
             self.client.set_terminated(run.info.run_id, "KILLED")
 
-    def _settle(self, records: Mapping[str, TrialRecord]) -> None:
+    def _unsettled(self, records: Mapping[str, TrialRecord]) -> list[TrialRecord]:
+        lacking = []
         for run in self._runs(f"tags.`mlflow.parentRunId` = {text.quoted(self.parent_id)}"):
             record = records.get(run.data.tags.get("trial_id", ""))
             if record is not None and (run.info.status != RUN_STATUS[record.state] or "state" not in run.data.tags):
-                self._end_trial(run.info.run_id, record)
+                lacking.append(record)
+        return lacking
 
     def _start_trial(self, trial_id: str, number: int, params: Mapping[str, Any]) -> tuple[str, int]:
         parent = f"tags.`mlflow.parentRunId` = {text.quoted(self.parent_id)}"

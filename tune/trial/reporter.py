@@ -1,4 +1,4 @@
-"""Reports of a trial: each epoch once, whatever is retried."""
+"""Reports of a trial from its worker to the driver, also across the death of either."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _RECENT = 64  # epochs that may be on their way to a driver when it dies; far fe
 
 @dataclass
 class Reporter:
-    """Reports each epoch once, although a retry trains again what came after the last save.
+    """Reports the epochs of a trial, although a retry trains again those after the last save.
 
     Args:
         folder: of the trial.
@@ -34,7 +34,7 @@ class Reporter:
     report: Report
     always: dict[str, Any]
     shard: Shard
-    began: int | None = field(init=False, default=None)  # first epoch that this process had: 1, or where it went on
+    began: int | None = field(init=False, default=None)  # first epoch that this process trained
     recent: list[dict[str, Any]] = field(init=False, default_factory=list)  # the last reports of all processes so far
 
     def __post_init__(self) -> None:
@@ -47,12 +47,12 @@ class Reporter:
         return int(self.recent[-1]["epoch"]) if self.recent else 0
 
     def catch_up(self, known: int) -> None:
-        """Report again what left an earlier process and may have died with the driver or on the way to it.
+        """Resend the reports that may have died with the driver or on the way to it.
 
-        The last one always comes again: Tune takes it amiss if a trial ends without a report.
+        Always resend the last report: Ray Tune treats a trial that ends without reporting as an error.
 
         Args:
-            known: the last epoch that the driver has. It counts an epoch once, so that a lower number does no harm.
+            known: the last epoch that the driver has. It counts an epoch once, so a lower number does no harm.
         """
         for numbers in self.recent:
             if numbers["epoch"] > min(known, self.reported - 1):
@@ -65,6 +65,6 @@ class Reporter:
         numbers = {**epoch.flat(), **self.always}
         self.report(numbers)
         self.recent = [*self.recent, numbers][-_RECENT:]
-        if self.shard.rank == 0:  # after the report: one that was lost is trained and reported again
-            said = {"pid": os.getpid(), "host": socket.gethostname(), "began": self.began, "epoch": epoch.epoch}
-            atomic_write_text(self.folder / "reported.json", json.dumps({**said, "reports": self.recent}))
+        if self.shard.rank == 0:  # after the report: if that is lost, the epoch is trained and reported again
+            process = {"pid": os.getpid(), "host": socket.gethostname(), "began": self.began, "epoch": epoch.epoch}
+            atomic_write_text(self.folder / "reported.json", json.dumps({**process, "reports": self.recent}))

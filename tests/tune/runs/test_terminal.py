@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import io
 from pathlib import Path
 from types import SimpleNamespace
@@ -9,8 +10,11 @@ from typing import Any
 
 from rich.console import Console
 
+from tune.runs.budget import Deadline
 from tune.runs.ledger import Ledger
-from tune.runs.terminal import LiveTable
+from tune.runs.terminal import LiveTable, TrialLines
+from tune.runs.trial_folders import TrialFolders
+from tune.study.history import History
 from tune.study.outcome import TrialState
 from tune.study.records import TrialRecord
 
@@ -23,8 +27,17 @@ class Clock:
         return self.now
 
 
-def trial(name: str, status: str, **result: Any) -> Any:
-    return SimpleNamespace(trial_id=name, status=status, config={"name": name, "params": {}}, last_result=result)
+def trial(name: str, status: str) -> Any:
+    return SimpleNamespace(trial_id=name, status=status, config={"name": name, "params": {}})
+
+
+def ledger_of(folder: Path, *ended: TrialRecord, deadline: Deadline | None = None) -> Ledger:
+    """Of four trials: `trial-002` has reported its third epoch."""
+    history = History()
+    for number in range(4):
+        history.ask(f"trial-{number:03d}", {})
+    history.report("trial-002", {"epoch": 3, "best_mrr": 0.25, "time_total_s": 75.0})
+    return Ledger(folder, history, 5, TrialFolders(folder), deadline, ended)
 
 
 def shown(table: LiveTable, trials: list[Any]) -> str:
@@ -40,26 +53,26 @@ def ended(number: int, mrr: float, at: float) -> TrialRecord:
 
 def test_it_says_what_runs_what_is_best_and_what_time_is_left(tmp_path: Path) -> None:
     clock = Clock()
-    ledger = Ledger(tmp_path, 5)
+    ledger = ledger_of(tmp_path)
     table = LiveTable(Console(file=io.StringIO()), ledger, 10, {"CPU": 1.0}, dict, clock)
-    running = [trial("trial-002", "RUNNING", epoch=3, best_mrr=0.25, time_total_s=75.0), trial("trial-003", "RUNNING")]
+    running = [trial("trial-002", "RUNNING"), trial("trial-003", "RUNNING")]
     text = shown(table, running)
     assert "0 of 10 trials ended" in text and "time left not known yet" in text
     assert "trial-002" in text and "0.2500" in text and "1m15s" in text
-    ledger._records = {record.trial_id: record for record in (ended(0, 0.2, 1030.0), ended(1, 0.31, 1060.0))}
+    for record in (ended(0, 0.2, 1030.0), ended(1, 0.31, 1060.0)):
+        ledger.add(record)
     clock.now = 1060.0
-    text = shown(table, [*running, trial("trial-001", "TERMINATED", epoch=5)])
+    text = shown(table, [*running, trial("trial-001", "TERMINATED")])
     assert "2 of 10 trials ended, best MRR 0.3100, 1m00s so far, about 4m00s left" in text  # thirty seconds each
     assert "trial-001" not in text
 
 
 def test_the_budget_counts_where_it_is_nearer(tmp_path: Path) -> None:
     clock = Clock()
-    ledger = Ledger(tmp_path, 5, budget_s=90.0)
-    ledger._deadline = 1090.0
+    ledger = ledger_of(tmp_path, deadline=Deadline(90.0, clock=clock))
     table = LiveTable(Console(file=io.StringIO()), ledger, 100, {"CPU": 1.0}, dict, clock)
     clock.now = 1060.0
-    ledger._records = {"trial-000": ended(0, 0.2, 1030.0)}
+    ledger.add(ended(0, 0.2, 1030.0))
     assert "about 30s left" in shown(table, [])
     clock.now = 1200.0
     assert "about 0s left" in shown(table, [])
@@ -68,7 +81,7 @@ def test_the_budget_counts_where_it_is_nearer(tmp_path: Path) -> None:
 def test_it_says_why_a_trial_waits(tmp_path: Path) -> None:
     clock = Clock()
     free = {"CPU": 1.0}
-    table = LiveTable(Console(file=io.StringIO()), Ledger(tmp_path, 5), 3, {"CPU": 2.0}, lambda: free, clock)
+    table = LiveTable(Console(file=io.StringIO()), ledger_of(tmp_path), 3, {"CPU": 2.0}, lambda: free, clock)
     waiting = [trial("trial-000", "PENDING")]
     assert "waits" not in shown(table, waiting)  # that is how every trial begins
     clock.now += 6
@@ -82,13 +95,13 @@ def test_it_says_why_a_trial_waits(tmp_path: Path) -> None:
 
 def test_a_log_file_sees_nothing_of_it_and_a_terminal_gets_it_back(tmp_path: Path) -> None:
     file = io.StringIO()
-    with LiveTable(Console(file=file), Ledger(tmp_path, 5), 3, {}, dict) as table:
+    with LiveTable(Console(file=file), ledger_of(tmp_path), 3, {}, dict) as table:
         table.on_step_end(1, [trial("trial-000", "RUNNING")])
     assert file.getvalue() == ""
     screen = io.StringIO()
     console = Console(file=screen, force_terminal=True, width=100)
     try:
-        with LiveTable(console, Ledger(tmp_path, 5), 3, {}, dict) as table:
+        with LiveTable(console, ledger_of(tmp_path), 3, {}, dict) as table:
             table.on_step_end(1, [trial("trial-000", "RUNNING")])
             console.print("a trial ended")
             raise KeyboardInterrupt
@@ -99,6 +112,8 @@ def test_a_log_file_sees_nothing_of_it_and_a_terminal_gets_it_back(tmp_path: Pat
     assert written.rindex("\x1b[?25h") > written.rindex("\x1b[?25l")  # the cursor is back
 
 
-def test_it_does_not_go_into_snapshots(tmp_path: Path) -> None:
-    table = LiveTable(Console(file=io.StringIO()), Ledger(tmp_path, 5), 3, {}, dict)
-    assert table.__getstate__() == {}
+def test_what_stays_in_the_driver_is_nothing_in_rays_snapshots(tmp_path: Path) -> None:
+    ledger = ledger_of(tmp_path)
+    table = LiveTable(Console(file=io.StringIO()), ledger, 3, {}, dict)
+    lines = TrialLines(Console(file=io.StringIO()), ledger, 3)
+    assert [copy.copy(part) for part in (table, lines, ledger, ledger.history, ledger.deadline)] == [None] * 5

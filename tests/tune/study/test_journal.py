@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from imf_core.errors import ConfigError, DataError, ResourceError
-from tune.study.history import History
-from tune.study.journal import Journal, read_events, trial_name
+from tune.study.history import History, trial_name
+from tune.study.journal import Journal, read_events
 
 
 def begun(folder: Path) -> Journal:
@@ -131,7 +131,7 @@ def test_history_knows_what_was_interrupted_and_counts_an_epoch_once() -> None:
 def test_time_is_that_of_the_sessions_without_the_pauses() -> None:
     history = History.of(events(
         ("study", 0, {}), ("session", 100, {}), ("ask", 110, {"trial": "trial-000", "params": {}}),
-        ("session", 500, {}), ("report", 520, {"trial": "trial-000", "epoch": 1}), ("test", 560, {}),
+        ("session", 500, {}), ("report", 520, {"trial": "trial-000", "epoch": 1, "numbers": {}}), ("test", 560, {}),
         ("session", 900, {"extends": True}), ("ask", 907, {"trial": "trial-001", "params": {}}),
     ))
     assert history.seconds() == 10 + 60 + 7

@@ -11,10 +11,12 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from fake_tune import TuneCalls
 
 from imf_core.errors import DataError
-from tune.runs.budget import Reserve
+from tune.runs.budget import Deadline, Reserve
 from tune.runs.ledger import Ledger
+from tune.runs.trial_folders import TrialFolders
 from tune.study import records as records_module
 from tune.study.history import History
 from tune.study.outcome import TrialState
@@ -28,15 +30,14 @@ def make_trial(folder: Path, trial_id: str, **params: Any) -> Any:
     return SimpleNamespace(trial_id=trial_id, config={"params": params}, status="RUNNING", path=str(place), local_path=staging)
 
 
-def report(ledger: Ledger, trial: Any, trials: list[Any], *values: float, first: int = 1, stop: bool = False) -> None:
-    best, best_epoch = math.nan, None
-    for epoch, mrr in enumerate(values, start=first):
-        if math.isfinite(mrr) and not mrr <= best:
-            best, best_epoch = mrr, epoch
-        result = {"epoch": epoch, "mrr": mrr, "best_mrr": best, "best_epoch": best_epoch, "mean_rank": 50.0 - epoch}
-        result |= {"time_total_s": 2.0 * epoch, "training_iteration": epoch, "config": trial.config, "trial_id": trial.trial_id}
-        result["done"] = stop and epoch == first + len(values) - 1
-        ledger.on_trial_result(iteration=0, trials=trials, trial=trial, result=result)
+def calls(folder: Path, *trials: Any, history: History | None = None, keep: int | None = None, **more: Any) -> TuneCalls:
+    """A ledger and what Tune tells it of the trials."""
+    history, folders = history or History(), TrialFolders(more.pop("trials_dir", folder / "trials"), keep)
+    return TuneCalls(history, [Ledger(folder, history, more.pop("max_epochs", 5), folders, **more)], trials)
+
+
+def records_of(tune: TuneCalls) -> list[TrialRecord]:
+    return list(tune.callbacks[0].records)
 
 
 def write_outcome(trial: Any, state: str, epochs: int, reason: str = "", error_type: str | None = None) -> None:
@@ -46,25 +47,23 @@ def write_outcome(trial: Any, state: str, epochs: int, reason: str = "", error_t
 
 def test_counts_and_epochs_come_from_tune(tmp_path: Path) -> None:
     # TUNE-7 says of such a study "3 COMPLETE"; here: one completed, two pruned, one failed, with their epochs.
-    ledger = Ledger(tmp_path, max_epochs=3)
-    ledger.setup(stop=None, num_samples=4)
     trials = [make_trial(tmp_path, f"t{number}", **{"train.lr": 0.1 * (number + 1)}) for number in range(4)]
-    for trial in trials:
-        ledger.on_trial_start(iteration=0, trials=trials, trial=trial)
-    report(ledger, trials[0], trials, 0.1, 0.3, 0.2)
+    tune = calls(tmp_path, *trials, max_epochs=3)
+    tune.start(*trials)
+    tune.report(trials[0], 0.1, 0.3, 0.2, mean_rank=48.0)
     write_outcome(trials[0], "completed", 3, "all epochs")
-    ledger.on_trial_complete(iteration=0, trials=trials, trial=trials[0])
+    tune.complete(trials[0])
     for trial in trials[1:3]:
-        report(ledger, trial, trials, 0.05, stop=True)
-        ledger.on_trial_complete(iteration=0, trials=trials, trial=trial)
+        tune.report(trial, 0.05, stop=True)
+        tune.complete(trial)
     Path(trials[3].local_path).mkdir(parents=True)
     error = "Failure # 1 (occurred at x)\n\x1b[36mray::ImplicitFunc.train()\x1b[39m (pid=1)\n  File\nValueError: a bad value\n"
     (Path(trials[3].local_path) / "error.txt").write_text(error)
-    ledger.on_trial_error(iteration=0, trials=trials, trial=trials[3])
-    ledger.on_experiment_end(trials=trials)
+    tune.error(trials[3])
+    tune.end()
 
     kept = load_records(tmp_path)
-    assert kept == ledger.records
+    assert kept == records_of(tune)
     assert count_states(kept) == {"completed": 1, "pruned": 2, "stopped": 0, "failed": 1, "diverged": 0}
     assert [(record.number, record.epochs) for record in kept] == [(0, 3), (1, 1), (2, 1), (3, 0)]
     first = kept[0]
@@ -77,79 +76,85 @@ def test_counts_and_epochs_come_from_tune(tmp_path: Path) -> None:
 
 
 def test_budget_ends_trials_of_which_tune_says_nothing(tmp_path: Path) -> None:
-    ledger = Ledger(tmp_path, max_epochs=10, budget_s=0.0)
-    ledger.setup()
     trials = [make_trial(tmp_path, f"t{number}") for number in range(3)]
-    for trial in trials[:2]:
-        ledger.on_trial_start(iteration=0, trials=trials, trial=trial)
-    report(ledger, trials[0], trials, 0.1, 0.2)
-    ledger.on_experiment_end(trials=trials)
-    assert [(record.state, record.epochs) for record in ledger.records] == [("stopped", 2), ("stopped", 0)]
-    assert "time budget" in ledger.records[0].reason  # and the third, which never started, is no trial
+    tune = calls(tmp_path, *trials, max_epochs=10, deadline=Deadline(0.0))
+    tune.start(*trials[:2])
+    tune.report(trials[0], 0.1, 0.2)
+    tune.end()
+    assert [(record.state, record.epochs) for record in records_of(tune)] == [("stopped", 2), ("stopped", 0)]
+    assert "time budget" in records_of(tune)[0].reason  # and the third, which never started, is no trial
 
-    stopper = Ledger(tmp_path / "a", max_epochs=10, budget_s=0.0)  # a stop rule of the search's own counts as the budget
-    stopper.setup()
-    report(stopper, trials[0], trials, 0.1, stop=True)
-    stopper.on_trial_complete(iteration=0, trials=trials, trial=trials[0])
-    assert stopper.records[0].state is TrialState.STOPPED
+    stopper = calls(tmp_path / "a", max_epochs=10, deadline=Deadline(0.0))  # a stop of the search's own counts as the budget
+    stopper.report(trials[0], 0.1, stop=True)
+    stopper.complete(trials[0])
+    assert records_of(stopper)[0].state is TrialState.STOPPED
 
-    interrupted = Ledger(tmp_path / "b", max_epochs=10, budget_s=1000.0)
-    interrupted.setup()
-    report(interrupted, trials[0], trials, 0.1)
-    interrupted.end(trials)
-    assert "time budget" not in interrupted.records[0].reason
+    interrupted = calls(tmp_path / "b", trials[0], max_epochs=10, deadline=Deadline(1000.0))
+    interrupted.report(trials[0], 0.1)
+    interrupted.end()
+    assert "time budget" not in records_of(interrupted)[0].reason
 
 
 def test_a_trial_whose_files_cannot_be_seen(tmp_path: Path) -> None:
-    ledger = Ledger(tmp_path, max_epochs=10)
     trial = make_trial(tmp_path, "t0")
-    report(ledger, trial, [trial], 0.1, 0.2)
-    ledger.on_trial_complete(iteration=0, trials=[trial], trial=trial)  # no scheduler said stop, and there is no outcome.json
-    assert ledger.records[0].state is TrialState.COMPLETED
+    tune = calls(tmp_path, trial, max_epochs=10)
+    tune.report(trial, 0.1, 0.2)
+    tune.complete(trial)  # no scheduler said stop, and there is no outcome.json
+    assert records_of(tune)[0].state is TrialState.COMPLETED
 
 
 def test_a_value_that_is_not_finite_never_becomes_best(tmp_path: Path) -> None:
-    ledger = Ledger(tmp_path, max_epochs=5)
     trials = [make_trial(tmp_path, f"t{number}") for number in range(3)]
-    report(ledger, trials[0], trials, 0.31, math.nan)
-    report(ledger, trials[1], trials, math.inf)
-    report(ledger, trials[2], trials, math.nan)
-    start = {"epoch": 2, "mrr": math.nan, "best_mrr": 0.0, "best_epoch": 0}
-    ledger.on_trial_result(iteration=0, trials=trials, trial=trials[2], result=start)
+    tune = calls(tmp_path, *trials)
+    tune.report(trials[0], 0.31, math.nan)
+    tune.report(trials[1], math.inf)
+    tune.report(trials[2], math.nan)
+    tune.result(trials[2], {"epoch": 2, "mrr": math.nan, "best_mrr": 0.0, "best_epoch": 0})
     for trial in trials:
         write_outcome(trial, "diverged", 1)
-        ledger.on_trial_error(iteration=0, trials=trials, trial=trial)
-    assert [record.best_mrr for record in ledger.records] == [0.31, None, None]
-    assert {record.state for record in ledger.records} == {TrialState.DIVERGED}
-    assert winner(ledger.records) is None
+        tune.error(trial)
+    records = records_of(tune)
+    assert [record.best_mrr for record in records] == [0.31, None, None]
+    assert {record.state for record in records} == {TrialState.DIVERGED}
+    assert winner(records) is None
     assert "NaN" not in (tmp_path / "trials.json").read_text()
-    assert ledger.records[0].curve == ((1, 0.31),)
+    assert records[0].curve == ((1, 0.31),)
+
+
+def test_a_trial_that_the_scheduler_stopped_at_a_value_that_is_not_finite_diverged(tmp_path: Path) -> None:
+    trial = make_trial(tmp_path, "t0")
+    tune = calls(tmp_path, trial)
+    tune.report(trial, 0.31)
+    tune.result(trial, {"epoch": 2, "mrr": math.nan, "best_mrr": math.nan}, stop=True)
+    tune.complete(trial)
+    (record,) = records_of(tune)
+    assert (record.state, record.epochs, record.best_mrr) == (TrialState.DIVERGED, 2, 0.31)
+    assert winner([record]) is None
 
 
 def test_a_best_epoch_whose_report_was_lost(tmp_path: Path) -> None:
-    ledger = Ledger(tmp_path, max_epochs=5)
     trial = make_trial(tmp_path, "t0")
-    result = {"epoch": 3, "mrr": 0.2, "best_mrr": 0.4, "best_epoch": 2, "mean_rank": 40.0}
-    ledger.on_trial_result(iteration=0, trials=[trial], trial=trial, result=result)
-    ledger.end([trial])
-    (record,) = ledger.records
+    tune = calls(tmp_path, trial)
+    tune.result(trial, {"epoch": 3, "mrr": 0.2, "best_mrr": 0.4, "best_epoch": 2, "mean_rank": 40.0})
+    tune.end()
+    (record,) = records_of(tune)
     assert (record.best_mrr, record.best_epoch, record.metrics) == (0.4, 2, {})  # and not the mean rank of epoch 3
 
 
 def test_the_budget_leaves_time_to_finalise(tmp_path: Path) -> None:
     reserve = Reserve(runs=5, concurrency=2, max_epochs=4, budget=1000.0)
-    ledger = Ledger(tmp_path, max_epochs=4, budget_s=1000.0, reserve=reserve)
-    ledger.setup()
+    deadline = Deadline(1000.0, reserve)
     trials = [make_trial(tmp_path, f"t{number}") for number in range(2)]
-    assert not ledger.over  # nothing is known yet
+    tune = calls(tmp_path, *trials, max_epochs=4, deadline=deadline)
+    assert not deadline.over  # nothing is known yet
     for trial, mrr in zip(trials, (0.2, 0.3), strict=True):
-        report(ledger, trial, trials, mrr, mrr)  # two epochs of two seconds
+        tune.report(trial, mrr, mrr)  # two epochs of two seconds
         write_outcome(trial, "completed", 2)
-        ledger.on_trial_complete(iteration=0, trials=trials, trial=trial)
-    assert not ledger.over
-    late = Ledger(tmp_path, max_epochs=4, budget_s=20.0, records=ledger.records, reserve=reserve)
-    late.setup()
-    assert late.over  # three rounds of 2 epochs, 2 s each, and their starts
+        tune.complete(trial)
+    assert not deadline.over
+    late = Deadline(20.0, reserve)
+    calls(tmp_path, max_epochs=4, deadline=late, records=records_of(tune))
+    assert late.over and late.stop_all()  # three rounds of 2 epochs, 2 s each, and their starts
 
 
 def test_what_finalising_takes() -> None:
@@ -163,7 +168,7 @@ def test_what_finalising_takes() -> None:
 
 
 def test_a_seed_that_the_search_has_trained_takes_no_time_again(tmp_path: Path) -> None:
-    reserve = Reserve(runs=5, concurrency=2, max_epochs=10, budget=1000.0, trials=tmp_path)
+    reserve = Reserve(runs=5, concurrency=2, max_epochs=10, budget=1000.0, trials_dir=tmp_path)
     own = TrialRecord(0, "a", TrialState.COMPLETED, {}, 0.3, 4, epochs=5, seconds=50.0)
     assert reserve([own]) == pytest.approx(3 * (50 * 1.1 + 3))  # its checkpoint is gone
     (tmp_path / "a" / "best").mkdir(parents=True)
@@ -173,69 +178,70 @@ def test_a_seed_that_the_search_has_trained_takes_no_time_again(tmp_path: Path) 
 
 
 def test_only_the_best_checkpoints_stay(tmp_path: Path) -> None:
-    ledger = Ledger(tmp_path, max_epochs=1, keep=2)
     trials = [make_trial(tmp_path, f"t{number}") for number in range(5)]
+    tune = calls(tmp_path, *trials, max_epochs=1, keep=2)
     there: list[list[str]] = []
     for trial, mrr in zip(trials, (0.2, 0.4, 0.1, 0.3, 0.5), strict=True):
-        report(ledger, trial, trials, mrr)
+        tune.report(trial, mrr)
         (Path(trial.path) / "best").mkdir()
         write_outcome(trial, "failed" if mrr == 0.5 else "completed", 1)
-        ledger.on_trial_complete(iteration=0, trials=trials, trial=trial)
+        tune.complete(trial)
         there.append(sorted(folder.parent.name for folder in tmp_path.glob("trials/*/best")))
     assert there == [["t0"], ["t0", "t1"], ["t0", "t1"], ["t1", "t3"], ["t1", "t3"]]
 
 
 def test_a_retried_trial_counts_once(tmp_path: Path) -> None:
-    ledger = Ledger(tmp_path, max_epochs=4)
-    trial = make_trial(tmp_path, "t0")
-    ledger.on_trial_start(iteration=0, trials=[trial], trial=trial)
-    report(ledger, trial, [trial], 0.1, 0.2)
+    trial, again = make_trial(tmp_path, "t0"), make_trial(tmp_path, "t1")
+    tune = calls(tmp_path, trial, again, max_epochs=4)
+    tune.start(trial)
+    tune.report(trial, 0.1, 0.2)
     write_outcome(trial, "failed", 2, "worker lost")
-    ledger.on_trial_recover(iteration=0, trials=[trial], trial=trial)
-    ledger.on_trial_start(iteration=0, trials=[trial], trial=trial)
-    report(ledger, trial, [trial], 0.25, first=3, stop=True)  # goes on from its checkpoint, then ASHA ends it
-    ledger.on_trial_complete(iteration=0, trials=[trial], trial=trial)
-    assert ledger.records[0].state is TrialState.PRUNED  # the outcome of the failed attempt does not count
+    tune.recover(trial)
+    tune.start(trial)
+    tune.report(trial, 0.25, first=3, stop=True)  # goes on from its checkpoint, then ASHA ends it
+    tune.complete(trial)
+    assert records_of(tune)[0].state is TrialState.PRUNED  # the outcome of the failed attempt does not count
 
-    again = make_trial(tmp_path, "t1")
-    ledger.on_trial_start(iteration=0, trials=[trial, again], trial=again)
-    ledger.on_trial_recover(iteration=0, trials=[trial, again], trial=again)
-    ledger.on_trial_recover(iteration=0, trials=[trial, again], trial=again)
+    tune.start(again)
+    tune.recover(again)
+    tune.recover(again)
     write_outcome(again, "completed", 4)
     os.utime(Path(again.path) / "outcome.json", ns=(1, 1))
-    ledger.on_trial_complete(iteration=0, trials=[trial, again], trial=again)
-    assert [(record.number, record.retries) for record in ledger.records] == [(0, 1), (1, 2)]
-    assert [epoch for epoch, _ in ledger.records[0].curve] == [1, 2, 3]
+    tune.complete(again)
+    assert [(record.number, record.retries) for record in records_of(tune)] == [(0, 1), (1, 2)]
+    assert [epoch for epoch, _ in records_of(tune)[0].curve] == [1, 2, 3]
     assert len(json.loads((tmp_path / "trials.json").read_text())) == 2
 
 
 def test_a_trial_with_a_folder_of_its_own(tmp_path: Path) -> None:
     trial = make_trial(tmp_path, "t0")
     trial.path, own = str(tmp_path / "tune" / "t0"), tmp_path / "trials" / "t0"
-    ledger = Ledger(tmp_path, max_epochs=4)
-    ledger.on_trial_start(iteration=0, trials=[trial], trial=trial)
+    tune = calls(tmp_path, trial, max_epochs=4)
+    tune.start(trial)
     (own / "outcome.json").write_text('{"state": "diverged", "reason": "loss is nan", "error_type": "DivergedError"}')
-    ledger.on_trial_recover(iteration=0, trials=[trial], trial=trial)
-    ledger.on_trial_error(iteration=0, trials=[trial], trial=trial)  # the retry gave up at once and wrote nothing new
-    (record,) = ledger.records
+    tune.recover(trial)
+    tune.error(trial)  # the retry gave up at once and wrote nothing new
+    (record,) = records_of(tune)
     assert (record.state, record.reason, record.log_path) == (TrialState.DIVERGED, "loss is nan", str(own))
 
-    elsewhere = Ledger(tmp_path, max_epochs=4, trials=tmp_path / "runs")
+    elsewhere = calls(tmp_path, trial, max_epochs=4, trials_dir=tmp_path / "runs")
     (tmp_path / "runs" / "t0").mkdir(parents=True)
     (tmp_path / "runs" / "t0" / "outcome.json").write_text('{"state": "failed", "reason": "'"'x'"'", "error_type": "KeyError"}')
-    elsewhere.on_trial_error(iteration=0, trials=[trial], trial=trial)
-    assert elsewhere.records[0].reason == "KeyError: 'x'"
+    elsewhere.start(trial)
+    elsewhere.error(trial)
+    assert records_of(elsewhere)[0].reason == "KeyError: 'x'"
 
 
 def test_a_second_end_changes_nothing(tmp_path: Path) -> None:
-    ledger = Ledger(tmp_path, max_epochs=5)
     trial = make_trial(tmp_path, "t0", x=1)
-    ledger.on_trial_start(iteration=0, trials=[trial], trial=trial)
-    report(ledger, trial, [trial], 0.5, stop=True)
-    first = ledger.close(trial, "TERMINATED")
-    ledger.on_trial_complete(iteration=0, trials=[trial], trial=trial)
-    ledger.on_experiment_end(trials=[trial])
-    assert ledger.records == [first]
+    tune = calls(tmp_path, trial)
+    tune.start(trial)
+    tune.report(trial, 0.5, stop=True)
+    tune.complete(trial)
+    (first,) = records_of(tune)
+    tune.complete(trial)
+    tune.end()
+    assert records_of(tune) == [first]
 
 
 def history(*told: tuple[str, str, dict[str, Any]]) -> History:
@@ -249,24 +255,25 @@ def heard(epoch: int, mrr: float) -> dict[str, Any]:
 def test_a_trial_that_was_interrupted_goes_on_where_the_journal_left_it(tmp_path: Path) -> None:
     """Its stopped record is replaced at its end; epochs, curve, retries and seconds go on."""
     trial = make_trial(tmp_path, "trial-000", **{"train.lr": 0.1})
-    before = Ledger(tmp_path, max_epochs=5)
-    before.on_trial_start(iteration=0, trials=[trial], trial=trial)
-    report(before, trial, [trial], 0.3)
-    before.on_experiment_end(trials=[trial])
+    before = calls(tmp_path, trial)
+    before.start(trial)
+    before.report(trial, 0.3)
+    before.end()
     assert [record.state for record in load_records(tmp_path)] == [TrialState.STOPPED]
     told = history(
         ("ask", "trial-000", {"params": {"train.lr": 0.1}}), ("report", "trial-000", heard(1, 0.3)), ("retry", "trial-000", {}),
         ("report", "trial-000", heard(2, 0.4)), ("ask", "trial-001", {"params": {"train.lr": 0.2}}),
     )
-    later = Ledger(tmp_path, max_epochs=5, records=load_records(tmp_path), history=told)
-    assert later.records == []
+    told.append("session")
     newer = make_trial(tmp_path, "another id", **{"train.lr": 0.1})
     newer.config["name"] = "trial-000"
-    later.on_trial_start(iteration=0, trials=[newer], trial=newer)
-    report(later, newer, [newer], 0.35, first=3)
+    later = calls(tmp_path, newer, history=told, records=load_records(tmp_path))
+    assert records_of(later) == []
+    later.start(newer)
+    later.report(newer, 0.35, first=3)
     write_outcome(newer, "completed", 3)
-    later.on_trial_complete(iteration=0, trials=[newer], trial=newer)
-    later.on_experiment_end(trials=[newer])
+    later.complete(newer)
+    later.end()
     first, second = load_records(tmp_path)
     assert (first.number, first.state, first.best_mrr, first.best_epoch) == (0, TrialState.COMPLETED, 0.4, 2)
     assert (first.epochs, first.curve, first.retries) == (3, ((1, 0.3), (2, 0.4), (3, 0.35)), 1)
@@ -274,6 +281,14 @@ def test_a_trial_that_was_interrupted_goes_on_where_the_journal_left_it(tmp_path
     assert first.params == {"train.lr": 0.1}
     # Begun, and not begun again before this session ended.
     assert (second.trial_id, second.state, second.epochs) == ("trial-001", TrialState.STOPPED, 0)
+
+
+def test_the_seconds_of_all_sessions_count() -> None:
+    told = history(("ask", "trial-000", {"params": {}}))
+    for epoch in (1, 2, 3):  # each session trains one epoch, and Ray counts its seconds anew
+        told.append("session")
+        told.report("trial-000", {"epoch": epoch, "best_mrr": 0.1, "time_total_s": 2.0})
+    assert told.trials["trial-000"].seconds == 6.0
 
 
 @pytest.mark.parametrize("how", ["pruned", "completed", "failed"])
@@ -287,12 +302,10 @@ def test_an_end_that_the_kill_kept_from_the_records_is_made_up_for(tmp_path: Pat
         ("ask", "trial-000", {"params": {"a": 1}}), ("report", "trial-000", heard(1, 0.3)),
         ("tell", "trial-000", {"value": 0.4, "error": how == "failed", "diverged": False, **last}),
     )
-    ledger = Ledger(tmp_path, max_epochs=5, history=told)
-    (record,) = load_records(tmp_path)
-    assert [record] == ledger.records
+    (record,) = records_of(calls(tmp_path, history=told, deadline=Deadline(0.0)))
+    assert load_records(tmp_path) == [record]
     assert (record.state, record.epochs) == (TrialState(how), 1 if how == "failed" else 2)
-    again = Ledger(tmp_path, max_epochs=5, records=[record], history=told)
-    assert again.records == [record]
+    assert records_of(calls(tmp_path, history=told, records=[record])) == [record]
 
 
 def test_a_full_disk_does_not_end_the_search(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: Any) -> None:
@@ -300,12 +313,12 @@ def test_a_full_disk_does_not_end_the_search(tmp_path: Path, monkeypatch: pytest
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(records_module, "atomic_write_text", full)
-    ledger = Ledger(tmp_path, max_epochs=5)
     trials = [make_trial(tmp_path, "t0"), make_trial(tmp_path, "t1")]
+    tune = calls(tmp_path, *trials)
+    tune.start(*trials)
     for trial in trials:
-        ledger.on_trial_start(iteration=0, trials=trials, trial=trial)
-        ledger.on_trial_complete(iteration=0, trials=trials, trial=trial)
-    assert len(ledger.records) == 2
+        tune.complete(trial)
+    assert len(records_of(tune)) == 2
     assert caplog.text.count("No space left") == 1
 
 
@@ -333,8 +346,8 @@ def test_records_refuse_what_they_cannot_read(tmp_path: Path) -> None:
 
 def test_an_end_costs_the_same_after_many_trials(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each record is composed once, and the folder of a trial without a checkpoint is looked at once."""
-    ledger = Ledger(tmp_path, max_epochs=3, keep=1)
     trials = [make_trial(tmp_path, f"t{number}", **{"train.lr": 0.1}) for number in range(6)]
+    tune = calls(tmp_path, *trials, max_epochs=3, keep=1)
     composed: list[str] = []
     real = TrialRecord.to_json
 
@@ -343,11 +356,11 @@ def test_an_end_costs_the_same_after_many_trials(tmp_path: Path, monkeypatch: py
         return real(record)
 
     monkeypatch.setattr(TrialRecord, "to_json", counted)
-    for place, trial in enumerate(trials):
-        ledger.on_trial_start(iteration=0, trials=trials, trial=trial)
-        report(ledger, trial, trials, 0.1 * (place + 1), stop=True)
+    for number, trial in enumerate(trials):
+        tune.start(trial)
+        tune.report(trial, 0.1 * (number + 1), stop=True)
         (tmp_path / "trials" / trial.trial_id / "best").mkdir(parents=True)
-        ledger.on_trial_complete(iteration=0, trials=trials, trial=trial)
+        tune.complete(trial)
     assert composed == [trial.trial_id for trial in trials]
-    assert load_records(tmp_path) == ledger.records
+    assert load_records(tmp_path) == records_of(tune)
     assert [path.parent.name for path in (tmp_path / "trials").glob("*/best")] == ["t5"]

@@ -11,6 +11,7 @@ from typing import Any
 import optuna
 import pytest
 from optuna.trial import TrialState
+from ray.tune.search.optuna import OptunaSearch
 
 from imf_core.config import FUSED, STRUCTURE, Config
 from imf_core.errors import ConfigError
@@ -18,7 +19,7 @@ from tune.space.space import SearchSpace
 from tune.study.history import History
 from tune.study.journal import Journal
 from tune.study.sampler import distribution, export_study, make_sampler, sampler_settings
-from tune.study.searcher import StudySearch
+from tune.study.searcher import NamedRuns, StudySearch
 
 BRANCHES = ("structure", "image", "text", "fused")
 LR = {"train.lr": {"low": 1e-4, "high": 1e-1, "log": True}, "model.dim": {"choices": [64, 128]}}
@@ -52,7 +53,7 @@ def states(search: StudySearch) -> list[str]:
 
 
 def test_trial_one_is_the_default_and_names_keep_their_dots(space: SearchSpace) -> None:
-    search = StudySearch(space, seed=0)
+    search = StudySearch(space)
     suggested = search.suggest("a")
     assert suggested == {"name": "trial-000", "params": space.default_point()}
     assert all("." in name and "/" not in name and not isinstance(value, dict) for name, value in point(search, "a").items())
@@ -62,7 +63,7 @@ def test_trial_one_is_the_default_and_names_keep_their_dots(space: SearchSpace) 
 @pytest.mark.parametrize("concurrency", [1, 2])
 def test_equal_seeds_draw_equal_points(space: SearchSpace, concurrency: int) -> None:
     def draws(seed: int, trials: int, at_once: int) -> list[dict[str, Any]]:
-        search, found, running = StudySearch(space, seed=seed), [], []
+        search, found, running = StudySearch(space, sampler=make_sampler(seed)), [], []
         for number in range(trials):
             found.append(point(search, f"t{number}"))
             running.append(number)
@@ -81,7 +82,7 @@ def test_equal_seeds_draw_equal_points(space: SearchSpace, concurrency: int) -> 
 def test_conditional_space_works_beyond_the_start_up(space: SearchSpace) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        search = StudySearch(space, seed=3, startup=4)
+        search = StudySearch(space, sampler=make_sampler(3, 4))
         decisions = set()
         for number in range(25):
             drawn = point(search, f"t{number}")
@@ -200,7 +201,7 @@ def test_a_journal_played_to_a_fresh_study_goes_on_as_unbroken(space: SearchSpac
 
     with Journal(tmp_path / "whole") as journal:
         journal.append("study")
-        unbroken = StudySearch(space, seed=0, journal=journal)
+        unbroken = StudySearch(space, journal)
         for number in range(16):
             unbroken.suggest(f"t{number}")
             if number != 5:
@@ -213,8 +214,7 @@ def test_a_journal_played_to_a_fresh_study_goes_on_as_unbroken(space: SearchSpac
         (broken / "journal.jsonl").write_bytes(b"".join(lines[:cut]) + b'{"event": "ask", "tri')  # killed while it wrote
         with Journal(broken) as journal:
             history = History.of(journal.events)
-            again = StudySearch(space, seed=0, journal=journal)
-            again.replay(history)
+            again = StudySearch(space, journal)
             interrupted = [trial.name for trial in history.interrupted]
             for number in range(16):
                 name = f"trial-{number:03d}"
@@ -238,12 +238,11 @@ def test_a_journal_played_to_a_fresh_study_goes_on_as_unbroken(space: SearchSpac
 def test_a_sampler_that_draws_otherwise_is_refused(space: SearchSpace, tmp_path: Path) -> None:
     with Journal(tmp_path) as journal:
         journal.append("study")
-        search = StudySearch(space, seed=0, journal=journal)
+        search = StudySearch(space, journal)
         for number in range(3):
             search.suggest(f"t{number}")
-        history = History.of(journal.events)
     with pytest.raises(ConfigError, match="the sampler does not repeat what it drew: for trial-001"):
-        StudySearch(space, seed=1).replay(history)
+        StudySearch(space, History.of(journal.events), make_sampler(1))
 
 
 def test_the_draws_of_an_unbroken_run(tmp_path: Path) -> None:
@@ -252,15 +251,14 @@ def test_the_draws_of_an_unbroken_run(tmp_path: Path) -> None:
     expected = [0.488135, 2.151894, 1.027634, 0.448832, -0.763452, 1.458941]
     with Journal(tmp_path) as journal:
         journal.append("study")
-        search = StudySearch(space, seed=0, journal=journal)
+        search = StudySearch(space, journal)
         search.suggest("default")
         run(search, "default", 0.1)
         for number in range(3):
             search.suggest(f"t{number}")
             run(search, f"t{number}", 0.1)
     with Journal(tmp_path) as journal:
-        again = StudySearch(space, seed=0, journal=journal)
-        again.replay(History.of(journal.events))
+        again = StudySearch(space, journal)
         for number in range(3, 6):
             again.suggest(f"t{number}")
             run(again, f"t{number}", 0.1)
@@ -270,7 +268,7 @@ def test_the_draws_of_an_unbroken_run(tmp_path: Path) -> None:
 
 def test_no_setting_is_trained_twice_and_a_space_can_be_exhausted() -> None:
     space = SearchSpace.from_values({"model.dim": {"choices": [32, 64, 128]}}, Config(), BRANCHES)
-    search = StudySearch(space, seed=0, known=[({"model.dim": 64}, 0.3)])
+    search = StudySearch(space, known=[({"model.dim": 64}, 0.3)])
     drawn = []
     for number in range(2):
         drawn.append(point(search, f"t{number}")["model.dim"])
@@ -287,7 +285,7 @@ def test_no_setting_is_trained_twice_and_a_space_can_be_exhausted() -> None:
 
 def test_a_setting_that_runs_is_not_begun_again() -> None:
     space = SearchSpace.from_values({"model.dim": {"choices": [64, 128]}}, Config(), BRANCHES)
-    search = StudySearch(space, seed=0)
+    search = StudySearch(space)
     drawn = [point(search, f"t{number}")["model.dim"] for number in range(2)]
     assert sorted(drawn) == [64, 128]
     assert search.suggest("t2") == "FINISHED"
@@ -298,7 +296,7 @@ def test_a_setting_that_runs_is_not_begun_again() -> None:
 
 
 def test_export_is_readable_by_optuna_and_replaces_itself(space: SearchSpace, tmp_path: Path) -> None:
-    search = StudySearch(space, seed=0, name="unicode-1")
+    search = StudySearch(space, History.of([{"event": "study", "name": "unicode-1"}]))
     for number in range(4):
         search.suggest(f"t{number}")
         if number < 2:
@@ -316,6 +314,39 @@ def test_export_is_readable_by_optuna_and_replaces_itself(space: SearchSpace, tm
     assert study.trials[1].user_attrs["trial_id"] == "trial-001"
     assert study.user_attrs["space"] == space.fingerprint
     assert states(search) == ["COMPLETE", "COMPLETE", "FAIL", "RUNNING"]  # the study in memory is untouched
+
+
+@pytest.mark.parametrize("concurrency", [1, 3])
+def test_the_draws_are_those_of_rays_own_optuna_search(space: SearchSpace, concurrency: int) -> None:
+    """Ray's `OptunaSearch` around the same space, sampler and points draws the same points, to the last digit."""
+    points = [space.default_point(), {"train.lr": 0.01}]
+    ours = StudySearch(space, sampler=make_sampler(3, 4), points=points[1:])
+    theirs = OptunaSearch(
+        space, metric="best_mrr", mode="max", points_to_evaluate=points, sampler=make_sampler(3, 4), study_name="other"
+    )
+    running: list[str] = []
+    for number in range(16):
+        trial_id = f"t{number}"
+        assert point(ours, trial_id) == theirs.suggest(trial_id)
+        running.append(trial_id)
+        if len(running) == concurrency:
+            done = running.pop(number % concurrency)
+            result = {"best_mrr": 0.1 + (number * 7 % 11) / 100, "epoch": 1, "training_iteration": 1}
+            for search in (ours, theirs):
+                search.on_trial_result(done, result)
+                search.on_trial_complete(done, result)
+
+
+def test_named_runs_are_handed_out_once_with_their_numbers() -> None:
+    history = History()
+    runs = NamedRuns(history, {"seed-1": 1, "alone": 3})
+    assert [runs.suggest(ray_id) for ray_id in "abc"] == [{"run": "seed-1"}, {"run": "alone"}, "FINISHED"]
+    runs.on_trial_result("b", {"best_mrr": 0.2, "mrr": 0.2, "epoch": 1})
+    runs.on_trial_complete("b", {"best_mrr": 0.2, "mrr": 0.2, "epoch": 1})
+    runs.on_trial_complete("a", error=True)
+    assert [(trial.number, trial.last_epoch, trial.end["value"]) for trial in history.trials.values() if trial.end] == [
+        (1, 0, None), (3, 1, 0.2),
+    ]
 
 
 def test_two_searches_in_one_process_do_not_share_a_study(small: SearchSpace, space: SearchSpace) -> None:
@@ -345,14 +376,14 @@ def test_distributions_agree_with_what_is_drawn(space: SearchSpace) -> None:
 
 def test_a_search_can_begin_with_the_base_or_with_draws_alone() -> None:
     space = SearchSpace.default(Config(), (STRUCTURE, "image", "text", FUSED))
-    drawn = StudySearch(space, seed=3, base=False)
+    drawn = StudySearch(space, sampler=make_sampler(3), base=False)
     assert drawn.first_points == []
     first = drawn.suggest("a")
     assert isinstance(first, dict) and first["params"] != space.default_point()
-    again = StudySearch(space, seed=3, base=False).suggest("x")
+    again = StudySearch(space, sampler=make_sampler(3), base=False).suggest("x")
     assert again == first
     good = {"train.lr": 0.006, "model.fusion_rank": 1}
-    begun = StudySearch(space, seed=3, points=[good]).first_points
+    begun = StudySearch(space, points=[good]).first_points
     assert begun == [space.default_point(), good]
 
 
@@ -360,7 +391,7 @@ def test_chance_draws_the_same_with_the_same_seed_whatever_it_is_told() -> None:
     space = SearchSpace.default(Config(), (STRUCTURE, "image", "text", FUSED))
     draws = []
     for value in (0.1, 0.9):
-        search = StudySearch(space, seed=3, kind="random", base=False, startup=1)
+        search = StudySearch(space, sampler=make_sampler(3, kind="random"), base=False)
         for number in range(4):
             point = search.suggest(str(number))
             search.on_trial_complete(str(number), {"epoch": 1, "best_mrr": value / (1 + number)})

@@ -5,17 +5,20 @@ from __future__ import annotations
 import json
 import logging
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from fake_tune import TuneCalls
 from mlflow.exceptions import MlflowException
 
 from tune.runs.ledger import Ledger
 from tune.runs.mlflow_callback import MlflowCallback
-from tune.study.history import History, TrialHistory
-from tune.study.records import load_records
+from tune.runs.trial_folders import TrialFolders
+from tune.study.history import History
+from tune.study.records import TrialRecord, load_records
 from tune.tracking.names import config_text, param_text
 from tune.tracking.tracker import Tracker
 
@@ -37,26 +40,19 @@ def outcome(trial: Any, state: str) -> None:
     (Path(trial.path) / "outcome.json").write_text(text)
 
 
-class Search:
-    """The part of Tune's loop that calls callbacks, ledger first or last."""
+class Search(TuneCalls):
+    """Tune's calls to the tracker's callback and the ledger, in either order."""
 
-    def __init__(self, tracker: Tracker, folder: Path, *trials: Any, ledger: Ledger | None = None) -> None:
-        self.ledger = ledger or Ledger(folder, max_epochs=5)
+    def __init__(
+        self, tracker: Tracker, folder: Path, *trials: Any, history: History | None = None, records: Sequence[TrialRecord] = ()
+    ) -> None:
+        history = history or History()
+        self.ledger = Ledger(folder, history, 5, TrialFolders(folder / "trials"), records=records)
         self.logged = MlflowCallback(tracker, self.ledger)
-        self.callbacks = (self.logged, self.ledger)
-        self.trials = list(trials)
+        super().__init__(history, (self.logged, self.ledger), trials)
 
-    def tell(self, event: str, trial: Any, **info: Any) -> None:
-        for callback in self.callbacks:
-            getattr(callback, f"on_trial_{event}")(iteration=1, trials=self.trials, trial=trial, **info)
-
-    def report(self, trial: Any, epoch: int, mrr: float, done: bool = False, **more: float) -> None:
-        result = {"epoch": epoch, "mrr": mrr, "done": done, **more}
-        self.tell("result", trial, result={**result, "training_iteration": epoch, "time_total_s": 1.0, "pid": 3, "config": {}})
-
-    def end(self) -> None:
-        for callback in self.callbacks:
-            callback.on_experiment_end(trials=self.trials)
+    def epoch(self, trial: Any, epoch: int, mrr: float, done: bool = False, **more: float) -> None:
+        self.report(trial, mrr, first=epoch, stop=done, **more)
 
 
 def children(tracker: Tracker) -> list[Any]:
@@ -78,14 +74,14 @@ def test_odd_metric_names_and_long_parameters(place: Path, tmp_path: Path) -> No
     params = {"train.lr": 0.002, "note": "ü" * 6001, "model.modalities": ["text"]}
     trial = make_trial(tmp_path, "odd_0", **params)
     search = Search(tracker, tmp_path, trial)
-    search.tell("start", trial)
-    search.report(trial, 1, 0.1, **{"hits@10": 0.5})
+    search.start(trial)
+    search.epoch(trial, 1, 0.1, **{"hits@10": 0.5})
     outcome(trial, "completed")
-    search.tell("complete", trial)
+    search.complete(trial)
     tracker.finish()
     run = child(tracker, "odd_0")
     assert (run.info.status, run.data.tags["state"]) == ("FINISHED", "completed")
-    assert run.data.metrics == {"mrr": 0.1, "hits_at_10": 0.5}  # and none of Ray's own numbers
+    assert run.data.metrics == {"mrr": 0.1, "best_mrr": 0.1, "best_epoch": 1, "hits_at_10": 0.5}  # none of Ray's own
     assert run.data.params["train.lr"] == "0.002"
     assert run.data.params["note"] == "ü" * 5997 + "..."
     assert artifact(tracker, run.info.run_id, "config.json", tmp_path) == config_text(params).encode()
@@ -100,16 +96,16 @@ def test_one_run_a_trial_whatever_is_retried(place: Path, tmp_path: Path) -> Non
     trials = [make_trial(tmp_path, f"retried_{number}", batch_size=256, lr=0.1 * (number + 1)) for number in range(2)]
     search = Search(tracker, tmp_path, *trials)
     for trial in trials:
-        search.tell("start", trial)
+        search.start(trial)
     for epoch in (1, 2):
         for trial in trials:
-            search.report(trial, epoch, 0.1 * epoch)
-    search.tell("recover", trials[0])
+            search.epoch(trial, epoch, 0.1 * epoch)
+    search.recover(trials[0])
     trials[0].config["params"]["batch_size"] = 128
-    search.tell("start", trials[0])
+    search.start(trials[0])
     for epoch in (2, 3):  # epoch 2 is run again
-        search.report(trials[0], epoch, 0.1 * epoch)
-    search.tell("complete", trials[1])
+        search.epoch(trials[0], epoch, 0.1 * epoch)
+    search.complete(trials[1])
 
     resumed = open_study(place, "retried", resume=True)  # the driver died
     assert resumed.parent_id == tracker.parent_id
@@ -121,14 +117,14 @@ def test_one_run_a_trial_whatever_is_retried(place: Path, tmp_path: Path) -> Non
         {"event": "retry", "trial": "retried_0"}, {"event": "tell", "trial": "retried_1", "error": False},
     ]
     ended = load_records(tmp_path)
-    resumed.settle(ended)
-    later = Search(resumed, tmp_path, *trials, ledger=Ledger(tmp_path, 5, records=ended, history=History.of(told)))
-    later.tell("start", trials[0])
+    later = Search(resumed, tmp_path, *trials, history=History.of(told), records=ended)
+    later.logged.settle()
+    later.start(trials[0])
     assert child(tracker, "retried_0").info.status == "RUNNING"
     for epoch in (3, 4):
-        later.report(trials[0], epoch, 0.1 * epoch)
+        later.epoch(trials[0], epoch, 0.1 * epoch)
     outcome(trials[0], "completed")
-    later.tell("complete", trials[0])
+    later.complete(trials[0])
     later.end()
     resumed.finish()
 
@@ -160,15 +156,15 @@ def test_end_states(place: Path, tmp_path: Path) -> None:  # MLF-4
     trials = {name: make_trial(tmp_path, f"ends_{name}") for name in names}
     search = Search(tracker, tmp_path, *trials.values())
     for name, trial in trials.items():
-        search.tell("start", trial)
-        search.report(trial, 1, 0.2, done=name == "pruned")
+        search.start(trial)
+        search.epoch(trial, 1, 0.2, done=name == "pruned")
     outcome(trials["ok"], "completed")
     outcome(trials["exception"], "failed")
     outcome(trials["diverged"], "diverged")
     for name in ("ok", "pruned"):
-        search.tell("complete", trials[name])
+        search.complete(trials[name])
     for name in ("exception", "lost", "diverged"):
-        search.tell("error", trials[name])
+        search.error(trials[name])
     search.end()
     tracker.finish()
     found = {name: child(tracker, f"ends_{name}") for name in names}
@@ -186,7 +182,7 @@ def test_the_next_start_closes_what_a_killed_driver_left(place: Path, tmp_path: 
     killed = open_study(place, "killed")
     other = open_study(place, "another")
     search = Search(killed, tmp_path, make_trial(tmp_path, "killed_0"))
-    search.tell("start", search.trials[0])
+    search.start(search.trials[0])
     again = open_study(place, "killed")
     assert again.parent_id != killed.parent_id
     assert child(killed, "killed_0").info.status == "KILLED"
@@ -203,10 +199,10 @@ def test_values_that_are_not_finite_stay_out(place: Path, tmp_path: Path) -> Non
     trials = [make_trial(tmp_path, f"finite_{number}") for number in range(3)]
     search = Search(tracker, tmp_path, *trials)
     for trial, mrr in zip(trials, (0.31, math.nan, math.inf)):
-        search.tell("start", trial)
-        search.report(trial, 1, mrr, train_loss=1.5)
+        search.start(trial)
+        search.epoch(trial, 1, mrr, train_loss=1.5)
         outcome(trial, "completed" if math.isfinite(mrr) else "diverged")
-        search.tell("complete", trial)
+        search.complete(trial)
     tracker.finish()
 
     def ask(query: str) -> list[Any]:
@@ -228,19 +224,19 @@ def test_a_failure_to_log_is_one_warning(place: Path, tmp_path: Path, monkeypatc
 
     trial, lucky = make_trial(tmp_path, "broken_0"), make_trial(tmp_path, "broken_1")
     search = Search(tracker, tmp_path, trial, lucky)
-    search.tell("start", lucky)
-    search.report(lucky, 1, 0.1)
+    search.start(lucky)
+    search.epoch(lucky, 1, 0.1)
     tracker._client = Broken()  # type: ignore[assignment]
     monkeypatch.setattr("tune.tracking.tracker._PAUSE_S", 0.0)
     with caplog.at_level(logging.WARNING):
-        search.tell("start", trial)
-        search.report(trial, 1, 0.1)
-        search.report(lucky, 2, 0.2, done=True)
-        search.tell("complete", lucky)
+        search.start(trial)
+        search.epoch(trial, 1, 0.1)
+        search.epoch(lucky, 2, 0.2, done=True)
+        search.complete(lucky)
         tracker.log_artifact(tmp_path)
     assert [record.message.count("no answer") for record in caplog.records] == [1]
     tracker._client = real
-    search.report(trial, 2, 0.3)
+    search.epoch(trial, 2, 0.3)
     search.end()
     tracker.finish()
     assert child(tracker, "broken_1").info.status == "FINISHED"  # its end could be logged later
@@ -296,12 +292,12 @@ def test_epochs_are_written_together_and_none_is_lost(place: Path, tmp_path: Pat
         return real(run, epochs, **more)
 
     monkeypatch.setattr(tracker, "log_epochs", counted)
-    search.tell("start", trial)
+    search.start(trial)
     for epoch in range(1, 5):
-        search.report(trial, epoch, math.nan if epoch == 3 else 0.1 * epoch)
+        search.epoch(trial, epoch, math.nan if epoch == 3 else 0.1 * epoch, best_mrr=0.1 * epoch)
     assert batches == [1]  # the first at once, so that a trial is seen to run
     assert steps(tracker, child(tracker, "together_0")) == [1]
-    search.tell("complete", trial)
+    search.complete(trial)
     tracker.finish()
     assert batches == [1, 3]
     run = child(tracker, "together_0")
@@ -314,19 +310,29 @@ def test_epochs_that_a_killed_driver_did_not_write_are_written_by_the_next(place
     trial = make_trial(tmp_path, "caught_0")
     search = Search(tracker, tmp_path, trial)
     search.logged.seconds = 3600.0
-    search.tell("start", trial)
+    search.start(trial)
     for epoch in range(1, 4):
-        search.report(trial, epoch, 0.1 * epoch)
-    reports = {epoch: {"numbers": {"mrr": 0.1 * epoch}, "at": 1000.0 + epoch} for epoch in range(1, 4)}
-    history = {"caught_0": TrialHistory("caught_0", 0, {}, reports)}
-    ledger = Ledger(tmp_path, max_epochs=5)
-    again = Search(tracker, tmp_path, trial, ledger=ledger)  # the driver is killed, and another begins
-    again.logged = MlflowCallback(tracker, ledger, history=history)
-    again.callbacks = (again.logged, ledger)
-    again.tell("start", trial)
-    again.report(trial, 4, 0.4)
-    again.tell("complete", trial)
+        search.epoch(trial, epoch, 0.1 * epoch)
+    again = Search(tracker, tmp_path, trial, history=History.of(search.history.events))  # the driver is killed, another begins
+    again.start(trial)
+    again.epoch(trial, 4, 0.4)
+    again.complete(trial)
     tracker.finish()
     run = child(tracker, "caught_0")
     assert sorted(steps(tracker, run)) == [1, 2, 3, 4]  # MLflow orders them by time
     assert run.data.metrics["mrr"] == 0.4
+
+
+def test_the_next_driver_ends_a_run_of_which_a_killed_one_knew_the_end(place: Path, tmp_path: Path) -> None:
+    tracker = open_study(place, "unsettled")
+    trial = make_trial(tmp_path, "unsettled_0")
+    search = Search(tracker, tmp_path, trial)
+    search.start(trial)
+    search.epoch(trial, 1, 0.1)
+    search.epoch(trial, 2, 0.2, done=True)
+    search.history.tell("unsettled_0", trial.last_result)  # killed here: the second epoch is in the journal alone
+    resumed = open_study(place, "unsettled", resume=True)
+    Search(resumed, tmp_path, trial, history=History.of(search.history.events)).logged.settle()
+    resumed.finish()
+    run = child(resumed, "unsettled_0")
+    assert (run.info.status, run.data.tags["state"], steps(resumed, run)) == ("FINISHED", "pruned", [1, 2])

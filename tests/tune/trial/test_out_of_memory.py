@@ -8,10 +8,13 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from fake_tune import TuneCalls
 
 from imf_core.config import Config
 from imf_core.errors import ResourceError
 from tune.runs.ledger import Ledger
+from tune.runs.trial_folders import TrialFolders
+from tune.study.history import History
 from tune.trial import trial as trial_module
 from tune.trial.out_of_memory import mark_killed, ran_out, reduced_settings
 from tune.trial.trial import TrialSpec, run_trial
@@ -84,15 +87,20 @@ def test_a_worker_that_was_killed_for_memory_comes_back_smaller(tmp_path: Path, 
     assert training.sizes == [128, 128]
 
 
+def calls(folder: Path, trial: Any) -> TuneCalls:
+    history = History()
+    return TuneCalls(history, [Ledger(folder, history, 3, TrialFolders(folder / "trials"))], [trial])
+
+
 @pytest.mark.parametrize(("text", "killed"), [("ray.exceptions.OutOfMemoryError: Task was killed", True), ("KeyError", False)])
 def test_the_driver_notes_why_a_worker_died(tmp_path: Path, text: str, killed: bool) -> None:
     place = tmp_path / "trials" / "trial-000"
     place.mkdir(parents=True)
     (place / "error.txt").write_text(f"Failure # 1 (occurred at x)\n{text}\n")
     trial = SimpleNamespace(trial_id="x", config={"name": "trial-000", "params": {}}, path=str(place), local_path=str(place))
-    ledger = Ledger(tmp_path, max_epochs=3)
-    ledger.on_trial_start(iteration=0, trials=[trial], trial=trial)
-    ledger.on_trial_recover(iteration=0, trials=[trial], trial=trial)
+    tune = calls(tmp_path, trial)
+    tune.start(trial)
+    tune.recover(trial)
     assert (place / "killed_for_memory").exists() == killed
 
 
@@ -102,13 +110,12 @@ def test_the_end_of_a_trial_frees_its_disk(tmp_path: Path) -> None:
         (place / "state").mkdir(parents=True)
         config = {"name": name, "params": {}}
         trial = SimpleNamespace(trial_id="x", config=config, path=str(place), local_path=str(place))
-        ledger = Ledger(tmp_path, max_epochs=3)
-        ledger.on_trial_start(iteration=0, trials=[trial], trial=trial)
-        result = {"epoch": 1, "mrr": 0.1, "done": told is not None}
-        ledger.on_trial_result(iteration=0, trials=[trial], trial=trial, result=result)
+        tune = calls(tmp_path, trial)
+        tune.start(trial)
+        tune.report(trial, 0.1, stop=told is not None)
         if told:
-            ledger.on_trial_complete(iteration=0, trials=[trial], trial=trial)
-        ledger.on_experiment_end(trials=[trial])
+            tune.complete(trial)
+        tune.end()
         assert (place / "state").exists() == (told is None)  # one that was cut short goes on from it
 
 

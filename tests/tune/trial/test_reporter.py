@@ -63,13 +63,11 @@ def test_a_trial_that_goes_on_is_told_what_is_known_of_it(tmp_path: Path) -> Non
     space = SearchSpace.from_values({"train.lr": {"low": 1e-4, "high": 1e-1, "log": True}}, Config(), ("structure",))
     with Journal(tmp_path) as journal:
         journal.append("study")
-        search = StudySearch(space, journal=journal)
+        search = StudySearch(space, journal)
         first = search.suggest("a")
         assert isinstance(first, dict)
         assert "known" not in first
         for number in (1, 2, 3):
             search.on_trial_result("a", {"best_mrr": 0.1 * number, "epoch": number})
-        history = History.of(list(journal.events))
-    later = StudySearch(space)
-    later.replay(history)
+    later = StudySearch(space, History.of(journal.events))
     assert later.suggest("b") == {**first, "known": 3}
