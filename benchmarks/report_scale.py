@@ -22,7 +22,7 @@ def parts(measured: dict[str, Any]) -> dict[str, dict[str, float]]:
     cost = {
         "report": {
             "Ray Tune": tune["report"], "journal": books["journal, report" + late], "early stopping": books["rungs" + late],
-            "records": books["ledger, report" + late], "MLflow": server["epoch"],
+            "MLflow": server["epoch"],
         },
         "trial": {
             "Ray Tune": tune["trial"], "sampler and journal": books["draw" + late] + books["journal, end" + late],
@@ -105,7 +105,7 @@ def page(measured: dict[str, Any], cost: dict[str, dict[str, float]], rows: list
     named = {
         "draw": ("trial", "sampler (TPE) and journal: a point"), "journal, end": ("trial", "journal and study: its end"),
         "ledger, end": ("trial", "records: all written anew"), "journal, report": ("report", "journal, to the disk (fsync)"),
-        "rungs": ("report", "early stopping"), "ledger, report": ("report", "records"),
+        "rungs": ("report", "early stopping"),
     }
     for name, (event, said) in named.items():
         early, late = books[f"{name}, at the beginning"], books[f"{name}, after {trials} trials"]

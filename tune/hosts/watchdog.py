@@ -30,7 +30,7 @@ def watching(lost: Callable[[ResourceError], None]) -> Iterator[None]:
     servers = {child: child.name() for child in psutil.Process().children(recursive=True) if child.name() in _SERVERS}
     over = threading.Event()
 
-    def watch() -> None:
+    def _watch() -> None:
         while not over.wait(_POLL_SECONDS):
             dead = {server.pid: name for server, name in servers.items() if not _alive(server)}
             if dead:
@@ -44,7 +44,7 @@ def watching(lost: Callable[[ResourceError], None]) -> Iterator[None]:
                     os._exit(EXIT_WITHOUT_RAY)
                 return
 
-    threading.Thread(target=watch, name="ray watch", daemon=True).start()
+    threading.Thread(target=_watch, name="ray watch", daemon=True).start()
     try:
         yield
     finally:

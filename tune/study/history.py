@@ -197,7 +197,7 @@ class History(DriverOnly):
         """Play all events so far to a listener, and from now on each one as it is appended.
 
         Args:
-            listener: receives the event, its trial as it was right after the event (None: it concerns none), and whether the
+            listener: receives the event, its trial in its state right after the event (None: it concerns none), and whether the
                 event reports an epoch for the first time.
         """
         past = History()

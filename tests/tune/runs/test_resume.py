@@ -134,6 +134,7 @@ def test_ctrl_c_stops_says_how_to_go_on_and_loses_nothing(unbroken: Path, tmp_pa
     assert_as_unbroken(tmp_path, unbroken)
 
 
+@pytest.mark.slow
 def test_an_extended_study_repeats_nothing(unbroken: Path, tmp_path: Path) -> None:
     """`--extend 2` ends where a search of two trials more would have, and opens test again only for another winner."""
     home = tmp_path / "home"

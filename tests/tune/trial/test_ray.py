@@ -17,10 +17,10 @@ PRIVATE = "_training_actor_item_queue"
 
 
 def test_the_one_private_name_of_ray_is_there() -> None:
-    """`tune/trial/trial.py` waits until the queue of reports is empty: without that the last epoch of a worker group is lost."""
+    """`tune/trial/trial.py` waits until the queue of reports is empty: else the last epoch of a worker group is lost."""
     assert PRIVATE in inspect.getsource(TuneReportCallback), (
-        f"Ray {ray.__version__} renamed TuneReportCallback.{PRIVATE}; see _run_distributed in tune/trial/trial.py, then raise the "
-        "bound of ray in pyproject.toml"
+        f"Ray {ray.__version__} renamed TuneReportCallback.{PRIVATE}: mend _run_distributed in tune/trial/trial.py, then raise "
+        "the bound of ray in pyproject.toml"
     )
     others = [
         f"{file.relative_to(ROOT)}: {name}"
@@ -34,7 +34,7 @@ def test_the_one_private_name_of_ray_is_there() -> None:
     ("owner", "methods"),
     [
         (Searcher, ["suggest", "on_trial_result", "on_trial_complete", "save", "FINISHED"]),
-        (FIFOScheduler, ["on_trial_result", "on_trial_complete", "on_trial_error", "on_trial_add", "on_trial_remove", "metric"]),
+        (FIFOScheduler, ["on_trial_result", "on_trial_complete", "on_trial_error", "on_trial_add", "on_trial_remove"]),
     ],
 )
 def test_the_protocols_that_are_implemented_are_there(owner: type, methods: list[str]) -> None:
