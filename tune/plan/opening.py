@@ -19,7 +19,6 @@ from tune.plan.plan import Plan
 from tune.plan.warm_start import warm_start
 from tune.settings import SearchConfig, absolute
 from tune.sources import code_digest
-from tune.study.history import History
 from tune.study.journal import JOURNAL_FILE, Journal, read_events
 from tune.study.sampler import sampler_settings
 
