@@ -363,7 +363,7 @@ def test_a_library_in_its_gate_passes(path, source) -> None:
         "from joblib import dump",
         "import dill as d",
         "import cloudpickle",
-        "import torch\ntorch.load(path)",
+        "from torch import load as read\nread(path)",
         "import torch as th\nth.load(path, weights_only=False)",
         "from torch import load\nload(path, weights_only=flag)",
         "import numpy as np\nnp.load(path, allow_pickle=True)",

@@ -41,6 +41,7 @@ def teach(
     order = np.argsort(queries.relations, kind="stable")  # a relation's matrix is then built once
 
     def answered(budget: int) -> SoftTargets:
+        """The strongest answers to all queries, with scores in blocks of `budget` bytes."""
         strongest = torch.empty(len(queries), width, dtype=torch.long)
         probabilities = torch.empty(len(queries), width)
         scores = PooledScores(models, weights, budget)
