@@ -195,7 +195,7 @@ def test_what_is_said_agrees_with_what_is_kept(place: Path, tmp_path: Path) -> N
     assert [member["weight"] for member in said["members"]] == [member["weight"] for member in described["members"]]
     assert said["validation"]["mrr"] >= said["best_single_mrr"] - 1e-9
     shown = run("ensemble", str(tmp_path / "again"), *sources)
-    assert "chosen on one half and told on the other" in " ".join(shown.split())
+    assert "chosen on one half, measured on the other" in " ".join(shown.split())
 
 
 def test_a_study_gives_the_checkpoints_that_it_keeps(place: Path, tmp_path: Path) -> None:
