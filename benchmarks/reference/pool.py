@@ -35,8 +35,8 @@ from imf_core.prepare.link_data import graph_of
 from imf_core.runtime import MemoryBudget
 from imf_core.study_reader import SUMMARY_FILE, StudyFolder
 from tune.report.files import machine
+from tune.report.formatting import plus_minus
 from tune.report.result import mean_std
-from tune.report.verdict import plus_minus
 
 
 def members_of(studies: Sequence[Path]) -> dict[int, list[Path]]:

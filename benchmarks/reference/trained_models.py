@@ -30,8 +30,8 @@ from imf_core.files.atomic import atomic_folder, atomic_write_text
 from imf_core.prepare.link_data import graph_of
 from imf_core.runtime import MemoryBudget
 from imf_core.study_reader import SUMMARY_FILE
+from tune.report.formatting import plus_minus
 from tune.report.result import mean_std
-from tune.report.verdict import plus_minus
 
 _SEED, _PATH = "train.seed", "data.path"
 

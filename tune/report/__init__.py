@@ -1,1 +1,1 @@
-"""What a finished study tells: tables, pictures, the HTML page."""
+"""Reports of a finished study: tables, plots, the HTML page."""

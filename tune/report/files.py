@@ -1,4 +1,4 @@
-"""What a study found, in numbers: leaderboard, `summary.json`, two plots. `tune/report/verdict.py` puts it into words."""
+"""The results of a study as files for programs: the leaderboard and `summary.json`. `tune/report/verdict.py` has the prose."""
 
 from __future__ import annotations
 
@@ -18,26 +18,27 @@ from typing import Any
 from imf_core.files.atomic import atomic_write_text
 from imf_core.files.markdown import table
 from imf_core.study_reader import SUMMARY_FILE
-from tune.report.result import StudyResult
+from tune.report.formatting import cell, short
+from tune.report.result import StudyResult, setting_names, with_ranks
 from tune.space.objectives import COSTS
-from tune.study.records import TrialRecord, count_states, ranked
+from tune.study.records import TrialRecord, count_states
 
 
 def write_leaderboard(records: Sequence[TrialRecord], folder: Path | str) -> tuple[Path, Path]:
-    """Write `leaderboard.csv` (full values) and `leaderboard.md` (for reading), best validation MRR first.
+    """Write `leaderboard.csv` (full precision) and `leaderboard.md` (for reading), best validation MRR first.
 
-    A trial without a usable value (failed, diverged, never evaluated) has no rank and stands at the end with its reason.
+    A trial without a usable value (failed, diverged, never evaluated) has no rank and is listed at the end with its reason.
     """
-    names = sorted({name for record in records for name in record.params})
+    names = setting_names(records)
     head = ["rank", "trial", "state", "best_validation_mrr", "epochs", "best_epoch", "seconds", "retries", *names, "reason"]
-    rows = []
-    for rank, record in enumerate(ranked(records), start=1):
-        placed = record.state.usable and record.best_mrr is not None
-        settings = [cell(record.params.get(name)) for name in names]
-        rows.append([
-            str(rank) if placed else "", str(record.number), str(record.state), cell(record.best_mrr), str(record.epochs),
-            cell(record.best_epoch), f"{record.seconds:.1f}", str(record.retries), *settings, record.reason,
-        ])
+    rows = [
+        [
+            cell(rank), str(record.number), str(record.state), cell(record.best_mrr), str(record.epochs),
+            cell(record.best_epoch), f"{record.seconds:.1f}", str(record.retries),
+            *(cell(record.params.get(name)) for name in names), record.reason,
+        ]
+        for rank, record in with_ranks(records)
+    ]
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows([head, *rows])
     lines = table(head, [_readable(row) for row in rows], left=len(head))
@@ -46,7 +47,7 @@ def write_leaderboard(records: Sequence[TrialRecord], folder: Path | str) -> tup
 
 
 def machine() -> dict[str, Any]:
-    """Processor, usable cores and the versions that decide about time and numbers."""
+    """Processor, usable cores, and the versions that affect speed and results."""
     return {
         "cpu": _processor(), "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "python": platform.python_version(), "torch": metadata.version("torch"), "ray": metadata.version("ray"),
@@ -54,25 +55,25 @@ def machine() -> dict[str, Any]:
 
 
 def summary(result: StudyResult) -> dict[str, Any]:
-    """The study in numbers, ready for JSON."""
+    """The results of a study as values for JSON."""
     best = result.winner
-    won = {"trial": best.number, "epoch": best.best_epoch, "params": best.params, "metrics": best.metrics} if best else None
+    winner = {"trial": best.number, "epoch": best.best_epoch, "params": best.params, "metrics": best.metrics} if best else None
     return {
         "study": result.study, "task": result.task, "control": result.control,
         "data": result.data, "data_fingerprint": result.data_fingerprint,
         "trials": count_states(result.records), "best_validation_mrr": best.best_mrr if best else None,
         "structure_only_validation_mrr": result.structure_only_mrr, "points_over_structure_only": result.points_over_structure,
         "validation_mrr_without": dict(result.without),
-        "winner": won,
+        "winner": winner,
         "front": [
             {"trial": record.number, "best_validation_mrr": record.best_mrr, "params": record.params,
              **{COSTS[name].metric: record.metrics[COSTS[name].metric] for name in result.costs}}
-            for record in result.front
+            for record in result.pareto_front
         ],
         "points_over_baseline": {split: result.points_over_baseline(split) for split in ("valid", "test")},
         "audit": result.audit.to_json() if result.audit is not None else None,
         "winner_validation_mrr": {"by_seed": list(result.winner_seed_mrr), **result.winner_validation()},
-        "test": result.test(), "test_otherwise": result.tested_otherwise(),
+        "test": result.test(), "test_otherwise": result.test_by_decision(),
         "test_opened": result.test_opened, "seeds": list(result.seeds),
         "settings": dict(result.settings), "budget_seconds": result.budget_seconds,
         "wall_seconds": round(result.wall_seconds, 1),
@@ -88,7 +89,7 @@ def write_summary(result: StudyResult) -> Path:
 
 
 def _finite(value: Any) -> Any:
-    """JSON has no NaN: null instead."""
+    """A value in which NaN and infinity, which JSON lacks, are None."""
     if isinstance(value, Mapping):
         return {key: _finite(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
@@ -96,22 +97,10 @@ def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def cell(value: Any) -> str:
-    """A setting or a number as text; None is empty."""
-    if value is None:
-        return ""
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
-
-
 def _readable(row: Sequence[str]) -> list[str]:
-    """Decimal numbers with four digits (without an exponent if they are large), texts on one line."""
+    """The row with four significant digits in decimal numbers, and without line breaks."""
     decimal = re.compile(r"-?\d+\.\d+(e[-+]?\d+)?")
     return [short(float(text)) if decimal.fullmatch(text) else text.replace("\n", " ") for text in row]
-
-
-def short(value: float) -> str:
-    """Four digits, without an exponent where the number is large."""
-    return f"{value:.0f}" if 1e4 <= abs(value) < 1e15 else f"{value:.4g}"
 
 
 def _processor() -> str:

@@ -1,7 +1,7 @@
-"""What a study found as one page, `report.html`: nothing in it is fetched and nothing runs, so it can be mailed and kept.
+"""The page of a study, `report.html`: it loads nothing and runs no code, so that it can be mailed and archived.
 
-The page is `templates/report.html`, filled by Jinja2, which escapes all text: names of entities and relations, settings and
-reasons come from data. Only the pictures are markup, and those are drawn here (`tune/report/svg.py`).
+Jinja2 fills `templates/report.html` and escapes all text, since names, settings and reasons come from data. Only the plots are
+inserted as markup; `tune/report/svg.py` draws them.
 """
 
 from __future__ import annotations
@@ -19,23 +19,24 @@ from imf_core.files.atomic import atomic_write_text
 from imf_core.tasks.protocols import Inspection
 from tune.durations import duration
 from tune.report.files import machine
-from tune.report.result import StudyResult
+from tune.report.formatting import NONE, cost_of, listed, mrr, plural, plus_minus, points, printable, setting
+from tune.report.result import StudyResult, setting_names, with_ranks
 from tune.report.svg import curves, history
-from tune.report.tables import NONE, Column, Share, Table, listed, mrr, points, printable, setting
-from tune.report.verdict import cost_of, next_commands, plus_minus
-from tune.report.winner import comparison, figures_on_test, look_inside, otherwise_on_test, settings_table
+from tune.report.tables import Column, Share, Table, codes, numbers
+from tune.report.verdict import next_commands
+from tune.report.winner import comparison, decisions_table, look_inside, settings_table, test_table
 from tune.space.objectives import COSTS
 from tune.space.space import Row
 from tune.study.outcome import TrialState
-from tune.study.records import TrialRecord, count_states, ranked
+from tune.study.records import TrialRecord, count_states
 
 HTML_FILE = "report.html"
 _TEMPLATES = Path(__file__).parent / "templates"
-_PACKAGES = ("optuna", "mlflow", "numpy")  # beside those of `machine`
+_PACKAGES = ("optuna", "mlflow", "numpy")  # in addition to those of `machine`
 _LOST = (TrialState.FAILED, TrialState.DIVERGED, TrialState.STOPPED)
-_PURPOSES = {  # what a command of `next_commands` needs said beside it
-    "look at it in Optuna's dashboard": "optuna-dashboard is a package of its own",
-    "search on from here": "a new study that begins with the best points of this one",
+_NOTES = {  # notes on some commands of `next_commands`
+    "open it in Optuna's dashboard": "optuna-dashboard is a separate package",
+    "start a new search from its best points": "a new study that tries the best points of this one first",
 }
 
 
@@ -46,13 +47,13 @@ def write_html(
     importance: Mapping[str, float] | None = None,
     relation_counts: Mapping[str, int] | None = None,
 ) -> Path:
-    """Write `report.html` into the study's folder. Equal results give equal files.
+    """Write `report.html` into the study's folder. Identical results give identical files.
 
     Args:
-        result: of the study.
-        space: every parameter that can be tuned, as `SearchSpace.describe` lists them; empty where it is not known.
-        importance: share of each parameter, 0..1, the largest first (`tune.study.sampler.importances`).
-        relation_counts: training triples of each relation, by its name; they say which are the most frequent.
+        result: results of the study.
+        space: all parameters that can be searched, see `SearchSpace.describe`; empty if unknown.
+        importance: share of each parameter, 0..1, largest first (`tune.study.sampler.importances`).
+        relation_counts: number of training triples by relation, to list the most frequent relations first.
     """
     page = Environment(
         loader=FileSystemLoader(_TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
@@ -63,20 +64,17 @@ def write_html(
 def _content(
     result: StudyResult, space: Sequence[Row], importance: Mapping[str, float], relation_counts: Mapping[str, int]
 ) -> dict[str, Any]:
-    """All that the template shows."""
-    records = result.records
-    compared = comparison(result)
+    """The variables of the template."""
+    records, retrained = result.records, result.winner_validation()
+    comparison_table, comparison_plot = comparison(result) or (None, "")
     return {
         "result": result, "cards": _cards(result), "time": _times(result), "machine": _machine(),
         "space": _space_table(space), "unsearched": _unsearched_table(space), "audit": result.audit,
-        "audit_tables": _audit_tables(result),
-        "settings": _settings_table(result),
-        "winner": result.winner, "winner_settings": settings_table(result), "test": figures_on_test(result),
-        "otherwise": otherwise_on_test(result),
-        "retrained": plus_minus(result.winner_validation()) if result.winner_validation()["mean"] is not None else "",
-        "comparison": compared[0] if compared else None, "comparison_picture": compared[1] if compared else "",
-        "importance": _importance_table(importance),
-        "pictures": {
+        "audit_tables": _audit_tables(result), "settings": _settings_table(result),
+        "winner": result.winner, "winner_settings": settings_table(result), "test": test_table(result),
+        "decisions": decisions_table(result), "retrained": plus_minus(retrained) if retrained["mean"] is not None else "",
+        "comparison": comparison_table, "comparison_plot": comparison_plot, "importance": _importance_table(importance),
+        "plots": {
             "time": history(records, timed=True) if all(record.ended is not None for record in records) else "",
             "trials": history(records, timed=False), "curves": curves(records),
         },
@@ -85,7 +83,7 @@ def _content(
         "front": _front(result),
         "inside": look_inside(_inspection(result), relation_counts),
         "failures": _failures(records), "recovered": _recovered(records),
-        "commands": [(purpose, command, _PURPOSES.get(purpose, "")) for purpose, command in next_commands(result)],
+        "commands": [(purpose, command, _NOTES.get(purpose, "")) for purpose, command in next_commands(result)],
     }
 
 
@@ -96,153 +94,141 @@ def _inspection(result: StudyResult) -> Inspection | None:
 
 
 def _cards(result: StudyResult) -> Iterator[tuple[str, str, str]]:
-    """The figures at the top: title, figure, what it is of."""
+    """The key figures at the top: title, figure, explanation."""
     best, test = result.winner, result.test()["mrr"]
     if best is not None:
         yield "best validation MRR", mrr(best.best_mrr), f"trial {best.number}, epoch {best.best_epoch}"
     if test["mean"] is not None:
         seeds = len(result.test_runs)
-        yield "test MRR", plus_minus(test), f"{seeds} seeds" if seeds > 1 else "1 seed, no deviation"
+        yield "test MRR", plus_minus(test), plural(seeds, "seed") + ("" if seeds > 1 else ", no deviation")
     if result.points_over_structure is not None:
         yield f"above {result.control}", f"{points(result.points_over_structure)} points", "validation MRR, same settings"
-    split = "test" if result.points_over_baseline("test") is not None else "valid"
-    if result.points_over_baseline(split) is not None:
-        on = "test" if split == "test" else "validation"
-        yield "above no training", f"{points(result.points_over_baseline(split))} points", f"{on} MRR, {result.rules}"
+    for split, title in (("test", "test"), ("valid", "validation")):
+        if (gain := result.points_over_baseline(split)) is not None:
+            yield "above no training", f"{points(gain)} points", f"{title} MRR, {result.kind.baseline_name}"
+            break
     lost = sum(not record.state.usable for record in result.records)
     yield "trials", str(len(result.records)), f"{lost} failed or diverged" if lost else "none failed"
-    yield "time", duration(result.wall_seconds), "of the whole command"
+    yield "time", duration(result.wall_seconds), "whole study"
 
 
-def _times(result: StudyResult) -> list[tuple[str, str]]:
-    """When it was, from the trials; how long, and of how much."""
-    began = min((record.started for record in result.records if record.started is not None), default=None)
-    ended = max((record.ended for record in result.records if record.ended is not None), default=None)
-    budget = duration(result.budget_seconds) if result.budget_seconds is not None else "none"
-    said = [("first trial began", began), ("last trial ended", ended)]
-    lines = [(name, f"{datetime.fromtimestamp(at, UTC):%Y-%m-%d %H:%M:%S} UTC") for name, at in said if at is not None]
-    trained = duration(sum(record.seconds for record in result.records))
-    return [*lines, ("whole command", duration(result.wall_seconds)), ("all trials together", trained), ("time budget", budget)]
+def _times(result: StudyResult) -> Iterator[tuple[str, str]]:
+    """Begin and end of the trials, durations and the budget."""
+    started = [record.started for record in result.records if record.started is not None]
+    ended = [record.ended for record in result.records if record.ended is not None]
+    for name, at in (("first trial started", min(started, default=None)), ("last trial ended", max(ended, default=None))):
+        if at is not None:
+            yield name, f"{datetime.fromtimestamp(at, UTC):%Y-%m-%d %H:%M:%S} UTC"
+    yield "whole study", duration(result.wall_seconds)
+    yield "sum over all trials", duration(sum(record.seconds for record in result.records))
+    yield "time budget", duration(result.budget_seconds) if result.budget_seconds is not None else "none"
 
 
 def _machine() -> list[tuple[str, str]]:
-    versions = {name: metadata.version(name) for name in _PACKAGES}
-    found = {"imf-search": imf_core.__version__, **machine(), **versions}
-    return [(name, str(value)) for name, value in found.items()]
+    facts = {"imf-search": imf_core.__version__, **machine(), **{name: metadata.version(name) for name in _PACKAGES}}
+    return [(name, str(value)) for name, value in facts.items()]
 
 
 def _space_table(space: Sequence[Row]) -> Table:
     rows = [[row.name, row.kind, row.range, setting(row.default), row.condition or "always"] for row in space if row.searched]
-    columns = (
-        Column("parameter", "code"), Column("kind"), Column("range"), Column("first value", "code"), Column("only where"),
-    )
+    columns = (*codes("parameter"), Column("kind"), Column("range"), *codes("first value"), Column("only if"))
     return Table("space", "searched parameters", columns, rows)
 
 
 def _unsearched_table(space: Sequence[Row]) -> Table:
-    columns = (Column("parameter", "code"), Column("value", "code"), Column("range, if it were searched"))
     rows = [[row.name, setting(row.default), row.range] for row in space if not row.searched]
-    return Table("unsearched", "parameters that were held at one value", columns, rows)
+    columns = (*codes("parameter", "value"), Column("default range"))
+    return Table("unsearched", "parameters that were not searched", columns, rows)
 
 
 def _settings_table(result: StudyResult) -> Table:
     rows = [[name, setting(value)] for name, value in sorted(result.settings.items())]
-    return Table("settings", "settings of the study", (Column("setting", "code"), Column("value", "code")), rows)
+    return Table("settings", "settings of the study", codes("setting", "value"), rows)
 
 
 def _audit_tables(result: StudyResult) -> list[Table]:
     if result.audit is None:
         return []
     return [
-        Table(name, caption, (Column(columns[0]), *(Column(title, "number") for title in columns[1:])), rows)
+        Table(name, caption, (Column(columns[0]), *numbers(*columns[1:])), rows)
         for name, (caption, (columns, rows)) in result.audit.tables().items()
     ]
 
 
 def _importance_table(importance: Mapping[str, float]) -> Table:
     rows = [[name, Share(f"{100 * share:.1f} %", share)] for name, share in importance.items()]
-    return Table("importances", "importance of the parameters", (Column("parameter", "code"), Column("share", "share")), rows)
+    return Table("importances", "importance of the parameters", (*codes("parameter"), Column("share", "share")), rows)
 
 
 def _pruned(records: Sequence[TrialRecord]) -> list[str]:
-    """`at epoch 2: trials 3, 7`."""
-    found: dict[int, list[int]] = {}
+    """The pruned trials by epoch: `at epoch 2: trials 3, 7`."""
+    trials: dict[int, list[int]] = {}
     for record in records:
         if record.state is TrialState.PRUNED:
-            found.setdefault(record.epochs, []).append(record.number)
-    return [
-        f"at epoch {epoch}: trial{'s' * (len(numbers) > 1)} {listed(numbers)}" for epoch, numbers in sorted(found.items())
-    ]
+            trials.setdefault(record.epochs, []).append(record.number)
+    return [f"at epoch {epoch}: trial{'s' * (len(of) > 1)} {listed(of)}" for epoch, of in sorted(trials.items())]
 
 
 def _leaderboard(records: Sequence[TrialRecord]) -> Table:
-    """All trials, the best first; one without a usable value has no rank."""
-    names = sorted({name for record in records for name in record.params})
-    rows, marked = [], None
-    for position, record in enumerate(ranked(records)):
-        placed = record.state.usable and record.best_mrr is not None
-        marked = 0 if placed and not position else marked
-        rows.append([
-            str(position + 1) if placed else "", str(record.number), str(record.state), mrr(record.best_mrr),
-            setting(record.best_epoch) or NONE, str(record.epochs), duration(record.seconds), str(record.retries),
+    names, ranking = setting_names(records), with_ranks(records)
+    rows = [
+        [
+            setting(rank), str(record.number), str(record.state), mrr(record.best_mrr), setting(record.best_epoch) or NONE,
+            str(record.epochs), duration(record.seconds), str(record.retries),
             *(setting(record.params.get(name)) for name in names), record.reason,
-        ])
+        ]
+        for rank, record in ranking
+    ]
     columns = (
-        Column("rank", "number"), Column("trial", "number"), Column("state", "state"), Column("validation MRR", "number"),
-        Column("best epoch", "number"), Column("epochs", "number"), Column("time", "number"), Column("retries", "number"),
-        *(Column(name, "code") for name in names), Column("reason"),
+        *numbers("rank", "trial"), Column("state", "state"),
+        *numbers("validation MRR", "best epoch", "epochs", "time", "retries"), *codes(*names), Column("reason"),
     )
-    return Table("leaderboard", "all trials, the best first", columns, rows, marked=marked)
+    return Table("leaderboard", "all trials, best first", columns, rows, marked=0 if ranking and ranking[0][0] else None)
 
 
 def _front(result: StudyResult) -> Table:
-    """The trials that nothing beats in all that was weighed."""
-    names = sorted({name for record in result.front for name in record.params})
+    front = result.pareto_front
+    names = setting_names(front)
     rows = [
         [str(record.number), mrr(record.best_mrr), *(cost_of(record, name) for name in result.costs),
          *(setting(record.params.get(name)) for name in names)]
-        for record in result.front
+        for record in front
     ]
-    columns = (
-        Column("trial", "number"), Column("validation MRR", "number"), *(Column(COSTS[name].title) for name in result.costs),
-        *(Column(name, "code") for name in names),
-    )
-    return Table("front", "no trial is better in MRR and all costs than these", columns, rows)
+    columns = (*numbers("trial", "validation MRR"), *(Column(COSTS[name].title) for name in result.costs), *codes(*names))
+    return Table("front", "Pareto front: trials that no other trial dominates in MRR and costs", columns, rows)
 
 
 def _failures(records: Sequence[TrialRecord]) -> Table:
     rows = [
         [
-            str(record.number), str(record.state), record.reason or NONE, str(record.retries), _done(record),
+            str(record.number), str(record.state), record.reason or NONE, str(record.retries), _reaction(record),
             record.log_path or NONE,
         ]
         for record in records if record.state in _LOST
     ]
     columns = (
-        Column("trial", "number"), Column("state", "state"), Column("reason"), Column("retries", "number"),
-        Column("what was done"), Column("log", "code"),
+        *numbers("trial"), Column("state", "state"), Column("reason"), *numbers("retries"), Column("reaction"), *codes("log"),
     )
     return Table("failures-table", "failures", columns, rows)
 
 
-def _done(record: TrialRecord) -> str:
-    """What the search did about a trial that was lost or left."""
-    again = f"started again {_times_said(record.retries)}" if record.retries else "not started again"
+def _reaction(record: TrialRecord) -> str:
+    """How the search reacted to a trial that failed, diverged or was stopped."""
     if record.state is TrialState.STOPPED:
-        kept = "its best value so far counts" if record.best_mrr is not None else "it has no value"
-        return f"ended with the search; {kept}"
+        return f"ended with the search; {'its best value counts' if record.best_mrr is not None else 'it has no value'}"
+    retried = f"retried {_times_text(record.retries)}" if record.retries else "not retried"
     if record.state is TrialState.DIVERGED:
-        again += ", since equal settings and seed diverge again" if not record.retries else " before"
-    return f"{again}; the search went on without it"
+        retried += " before it diverged" if record.retries else ", because equal settings and seed would diverge again"
+    return f"{retried}; the search continued without it"
 
 
 def _recovered(records: Sequence[TrialRecord]) -> list[str]:
-    """Trials that were started again and ended well."""
+    """Trials that succeeded after being retried."""
     return [
-        f"trial {record.number} was started again {_times_said(record.retries)} after its worker had died: {record.state}"
+        f"Trial {record.number} was retried {_times_text(record.retries)} after its worker had died: {record.state}"
         for record in records if record.retries and record.state not in _LOST
     ]
 
 
-def _times_said(count: int) -> str:
+def _times_text(count: int) -> str:
     return "once" if count == 1 else f"{count} times"

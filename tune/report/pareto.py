@@ -1,4 +1,4 @@
-"""The trials that nothing beats in all that a search weighs."""
+"""The Pareto front of a search with several objectives."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from tune.study.outcome import TrialState
 from tune.study.records import TrialRecord, ranked
 
 
-def front(records: Iterable[TrialRecord], costs: Sequence[str]) -> list[TrialRecord]:
-    """The Pareto front: trials of which none other is at least as good in MRR and all costs, and better in one.
+def pareto_front(records: Iterable[TrialRecord], costs: Sequence[str]) -> list[TrialRecord]:
+    """The trials that no other trial dominates: none is at least as good in MRR and all costs and better in one.
 
     Args:
-        records: those that ended by themselves and have all numbers count; one that was stopped early might have become better.
-        costs: names of `COSTS`.
+        records: trials; only completed ones with all metrics count, since one that was stopped early might have improved.
+        costs: keys of `COSTS`.
 
     Returns:
-        best MRR first; of equal trials the first.
+        Best MRR first; of trials with equal values only the first.
     """
     metrics = [COSTS[name].metric for name in costs]
     points = [
@@ -25,10 +25,9 @@ def front(records: Iterable[TrialRecord], costs: Sequence[str]) -> list[TrialRec
         for record in ranked(records)
         if record.state is TrialState.COMPLETED and record.best_mrr is not None and all(m in record.metrics for m in metrics)
     ]
-    kept: list[tuple[TrialRecord, tuple[float, ...]]] = []
+    front: dict[tuple[float, ...], TrialRecord] = {}
     for record, point in points:
-        others = [other for _, other in points]
-        beaten = any(all(a <= b for a, b in zip(other, point, strict=True)) and other != point for other in others)
-        if not beaten and point not in [own for _, own in kept]:
-            kept.append((record, point))
-    return [record for record, _ in kept]
+        dominated = any(other != point and all(a <= b for a, b in zip(other, point, strict=True)) for _, other in points)
+        if not dominated:
+            front.setdefault(point, record)
+    return list(front.values())

@@ -1,4 +1,4 @@
-"""The two pictures of a study: its history and its learning curves."""
+"""The two plots of a study: its history and its learning curves."""
 
 from __future__ import annotations
 
@@ -17,36 +17,34 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 COLOURS = {"completed": "#1b7f5c", "pruned": "#8a8f98", "stopped": "#b08900", "failed": "#c0392b", "diverged": "#8e44ad"}
-BEST = "#1f4e9c"  # the winner, and the best so far
-_FEW = 60  # trials up to which each epoch has a mark and each pruned trial its number
+BEST = "#1f4e9c"  # colour of the winner and of the best value so far
+_FEW = 60  # up to this many trials, epochs have markers and pruned trials their numbers
 
 
 def plots(records: Sequence[TrialRecord], folder: Path | str) -> tuple[Path, Path]:
-    """Draw `history.png` (every trial and the best so far, over time) and `curves.png` (learning curves); no display needed."""
+    """Draw `history.png` (all trials and the best value so far) and `curves.png` (learning curves), without a display."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    place = Path(folder)
-    place.mkdir(parents=True, exist_ok=True)
-    drawn = []
-    for name, draw in (("history.png", draw_history), ("curves.png", draw_curves)):
+    history, curves = Path(folder) / "history.png", Path(folder) / "curves.png"
+    history.parent.mkdir(parents=True, exist_ok=True)
+    for file, draw in ((history, draw_history), (curves, draw_curves)):
         figure = Figure(figsize=(8, 4.5), layout="constrained")
         FigureCanvasAgg(figure)
         axes = figure.subplots()
         draw(axes, records)
         finish(axes)
-        figure.savefig(place / name, dpi=120)
-        drawn.append(place / name)
-    return drawn[0], drawn[1]
+        figure.savefig(file, dpi=120)
+    return history, curves
 
 
 def save_picture(console: Console, path: Path, title: str) -> Path:
-    """Write what a recording console has printed as an SVG that fetches nothing: rich's own names a web font, ours does not.
+    """Write the output of a console as an SVG that loads nothing: the web font that rich refers to is replaced.
 
     Args:
-        console: made with `record=True`; its record is kept.
-        path: the file.
-        title: the window's title: the command.
+        console: created with `record=True`; its record is kept.
+        path: of the SVG file.
+        title: title of the window.
     """
     picture = console.export_svg(title=title, clear=False)
     plain = re.sub(r"@font-face \{.*?\}\s*", "", picture, flags=re.DOTALL).replace("Fira Code", "DejaVu Sans Mono")
@@ -55,7 +53,7 @@ def save_picture(console: Console, path: Path, title: str) -> Path:
 
 
 def draw_history(axes: Axes, records: Sequence[TrialRecord], timed: bool = True) -> None:
-    """Each trial's best validation MRR, and the best so far, over the minutes (where they are known) or over the trials."""
+    """Draw the best validation MRR of each trial and the best so far, over minutes (if they are known) or over trials."""
     timed = timed and all(record.ended is not None for record in records)
     begin = min((record.started or record.ended or 0.0 for record in records), default=0.0)
     points = sorted(((record.ended or 0.0) - begin) / 60 if timed else record.number for record in records)
@@ -72,7 +70,7 @@ def draw_history(axes: Axes, records: Sequence[TrialRecord], timed: bool = True)
 
 
 def draw_curves(axes: Axes, records: Sequence[TrialRecord]) -> None:
-    """Validation MRR of each trial over its epochs; where one was pruned its curve ends in a cross and its number."""
+    """Draw the validation MRR of each trial over its epochs; the curve of a pruned trial ends in a cross and its number."""
     best, few = winner(records), len(records) <= _FEW
     for record in records:
         if record.curve and record is not best:
@@ -88,7 +86,7 @@ def draw_curves(axes: Axes, records: Sequence[TrialRecord]) -> None:
 
 
 def finish(axes: Axes) -> None:
-    """Legend and grid; in words where there is nothing to see."""
+    """Add the legend and the grid, or a message if the plot is empty."""
     handles, labels = axes.get_legend_handles_labels()
     unique = dict(zip(labels, handles))
     if unique:

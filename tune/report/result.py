@@ -1,52 +1,53 @@
-"""What a finished study has found, ready for its reports."""
+"""The results of a finished study, from which all reports are made."""
 
 from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from imf_core.evaluate.test_once import POOLED
-from imf_core.tasks.protocols import Audit
+from imf_core.tasks.protocols import Audit, Baseline
 from imf_core.tasks.registry import task_named
 from imf_core.tasks.task import AnyTask
-from tune.report.pareto import front
+from tune.report.pareto import pareto_front
 from tune.space.objectives import QUALITY, parse_objective
-from tune.study.records import TrialRecord, winner
+from tune.study.records import TrialRecord, ranked, winner
 
 
 @dataclass(frozen=True)
 class StudyResult:
-    """Everything that is known when a study has ended.
+    """The results of a study.
 
     Args:
-        study: its name.
-        folder: where its files lie.
+        study: name of the study.
+        folder: folder of its files.
         data: path or name of the data set.
-        data_fingerprint: of the graph and its features.
-        records: one a trial.
-        wall_seconds: of the whole command.
-        command: as typed, to repeat it.
-        structure_only_mrr: validation MRR of the winner's settings without any modality; None if not run.
-        without: validation MRR of the winner's settings retrained without one modality, by its name; empty where there is one
-            modality, whose removal is structure alone.
-        test_runs: test metrics of the retrained winner, one mapping a seed.
+        data_fingerprint: SHA-256 of the data and its features.
+        records: one per trial.
+        wall_seconds: of all sessions.
+        command: the command line, to repeat the study.
+        structure_only_mrr: validation MRR of the control, by default the winner's settings with structure alone; None if it
+            was not run.
+        without: validation MRR of the winner's settings retrained without one modality, by its name; empty for a single
+            modality, since structure alone lacks that one.
+        test_runs: test metrics of the retrained winner, one mapping per seed.
         seeds: of those runs.
-        checkpoint: folder of the best checkpoint; None if nothing was trained to an end.
-        tracking_uri: MLflow's.
-        example: a head and a relation to ask about in the printed command.
+        checkpoint: folder of the best checkpoint; None if no run completed.
+        tracking_uri: of MLflow.
+        example: a validation head and relation, or a user, for the printed command that asks the winner.
         winner_seed_mrr: best validation MRR of the winner retrained with each seed.
-        test_opened: how often the test file was read.
-        budget_seconds: time allowed for the trials; None for no limit.
-        settings: of the search, as plain values.
-        audit: of the data, with the baseline without training on validation and, once it was opened, on test.
-        task: name of what was trained.
-        control: what `structure_only_mrr` is of, where that is not structure alone.
-        test_decisions: test metrics of each seed under other decision weights, by what those are.
-        test_pooled: test metrics of the seeds together; None where there is one.
+        test_opened: number of times that the study has read the test split.
+        budget_seconds: time budget; None for no limit.
+        settings: flat settings of the study.
+        audit: of the data, with the baseline without training on validation and, once opened, on test.
+        task: name of the task.
+        control: name of the control of `structure_only_mrr`.
+        test_decisions: test metrics of each seed under other decision weights, by the name of the decision.
+        test_pooled: test metrics of the ensemble of all seeds; None for a single seed.
     """
 
     study: str
@@ -75,7 +76,7 @@ class StudyResult:
 
     @property
     def kind(self) -> AnyTask:
-        """The task object."""
+        """The task that was trained."""
         return task_named(self.task)
 
     @property
@@ -85,20 +86,25 @@ class StudyResult:
 
     @property
     def costs(self) -> tuple[str, ...]:
-        """What was weighed besides the MRR."""
+        """The objectives besides the MRR."""
         return parse_objective(str(self.settings.get("objective", QUALITY)))
 
     @property
-    def front(self) -> list[TrialRecord]:
-        """The Pareto front where there are costs, see `tune.report.pareto`."""
-        return front(self.records, self.costs) if self.costs else []
+    def pareto_front(self) -> list[TrialRecord]:
+        """The Pareto front of MRR and costs; empty for a search without costs."""
+        return pareto_front(self.records, self.costs) if self.costs else []
+
+    @property
+    def baseline(self) -> Mapping[str, Baseline]:
+        """The baseline without training, by split; empty if the data was not audited."""
+        return self.audit.baseline if self.audit is not None else {}
 
     @property
     def points_over_structure(self) -> float | None:
-        """Validation MRR of the winner above structure alone, in points (hundredths); None where unknown.
+        """Validation MRR of the winner minus that of the control, in points (hundredths); None if unknown.
 
-        Like against like: the retrained winners ran as many epochs as the structure-only run, so their mean stands for the
-        winner where there are any. The trial's own best is the highest of many and would flatter it.
+        The winner's MRR is the mean of its retrained runs if there are any: the MRR of the winning trial itself is the highest
+        of many and therefore biased.
         """
         fused, alone = self.winner_validation()["mean"], self.structure_only_mrr
         if not self.winner_seed_mrr:
@@ -108,25 +114,25 @@ class StudyResult:
         return 100 * (fused - alone)
 
     def points_over_baseline(self, split: str) -> float | None:
-        """MRR of the retrained winner above the baseline without training, in points; None where either is unknown.
+        """MRR of the retrained winner minus that of the baseline without training, in points; None if either is unknown.
 
         Args:
             split: `valid` or `test`.
         """
-        rules = self.audit.baseline.get(split) if self.audit is not None else None
-        reached = (self.test()["mrr"] if split == "test" else self.winner_validation())["mean"]
-        return None if rules is None or reached is None else 100 * (reached - rules.mrr)
+        baseline = self.baseline.get(split)
+        mean = (self.test()["mrr"] if split == "test" else self.winner_validation())["mean"]
+        return None if baseline is None or mean is None else 100 * (mean - baseline.mrr)
 
     def winner_validation(self) -> dict[str, float | None]:
-        """Mean and sample deviation of the retrained winner's best validation MRR over the seeds."""
+        """Best validation MRR of the retrained winner over the seeds, see `mean_std`."""
         return mean_std(self.winner_seed_mrr)
 
     def test(self) -> dict[str, dict[str, float | None]]:
-        """Mean and sample deviation (n - 1) over the seeds; None where unknown: no test, or one seed has no deviation."""
+        """Test metrics over the seeds, see `mean_std`."""
         return self._over_seeds(self.test_runs)
 
-    def tested_otherwise(self) -> dict[str, dict[str, dict[str, float | None]]]:
-        """As `test()`, under other decision weights and by the seeds together, by what those are."""
+    def test_by_decision(self) -> dict[str, dict[str, dict[str, float | None]]]:
+        """As `test()`, under other decision weights and for the ensemble of all seeds, by the name of the decision."""
         pooled = {} if self.test_pooled is None else {POOLED: self._over_seeds([self.test_pooled])}
         return {**{name: self._over_seeds(runs) for name, runs in self.test_decisions.items()}, **pooled}
 
@@ -134,13 +140,22 @@ class StudyResult:
         names = self.kind.test_metrics
         return {name: mean_std([run[name] for run in runs if name in run]) for name in names}
 
-    @property
-    def rules(self) -> str:
-        """What the baseline without training goes by."""
-        return self.kind.baseline_name
+
+def with_ranks(records: Iterable[TrialRecord]) -> list[tuple[int | None, TrialRecord]]:
+    """All trials, best validation MRR first, each with its rank; the rank is None without a usable value."""
+    return [
+        (rank if record.state.usable and record.best_mrr is not None else None, record)
+        for rank, record in enumerate(ranked(records), start=1)
+    ]
+
+
+def setting_names(records: Iterable[TrialRecord]) -> list[str]:
+    """The names of all searched settings, sorted."""
+    return sorted({name for record in records for name in record.params})
 
 
 def mean_std(values: Sequence[float]) -> dict[str, float | None]:
+    """Mean and sample standard deviation (n - 1); None if a value is not finite, no deviation for a single value."""
     finite = [float(value) for value in values if math.isfinite(value)]
     if not finite or len(finite) < len(values):
         return {"mean": None, "std": None}

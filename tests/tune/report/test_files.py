@@ -155,23 +155,23 @@ def test_the_closing_table_tells_the_story(result: StudyResult) -> None:
 def test_the_commands(result: StudyResult) -> None:
     commands = dict(next_commands(result))
     assert commands["ask the winner"] == f"imf predict {result.folder}/best --head 'LATIN SMALL LETTER E' --relation base"
-    assert commands["see every run"] == "mlflow ui --backend-store-uri sqlite:////x/mlflow.db"
-    assert f"--warm-start {result.folder}" in commands["search on from here"]
-    assert dict(next_commands(replace(result, tracking_uri="http://h:5000")))["see every run"] == "http://h:5000"
+    assert commands["compare the runs in MLflow"] == "mlflow ui --backend-store-uri sqlite:////x/mlflow.db"
+    assert f"--warm-start {result.folder}" in commands["start a new search from its best points"]
+    assert dict(next_commands(replace(result, tracking_uri="http://h:5000")))["compare the runs in MLflow"] == "http://h:5000"
     study = f"python tune/search.py --storage {result.folder.parent} --study demo"
-    assert commands["go on where it was interrupted"] == f"{study} --resume"
-    assert commands["10 trials more"] == f"{study} --extend 10"
-    assert commands["look at it in Optuna's dashboard"] == f"optuna-dashboard sqlite:///{result.folder}/optuna.db"
+    assert commands["resume it after an interruption"] == f"{study} --resume"
+    assert commands["run 10 more trials"] == f"{study} --extend 10"
+    assert commands["open it in Optuna's dashboard"] == f"optuna-dashboard sqlite:///{result.folder}/optuna.db"
     bare = dict(next_commands(replace(result, checkpoint=None, tracking_uri=None)))
-    assert bare.keys() == commands.keys() - {"ask the winner", "see every run"}
+    assert bare.keys() == commands.keys() - {"ask the winner", "compare the runs in MLflow"}
 
 
-def test_the_seeds_together_are_told_with_the_command_that_keeps_them(result: StudyResult) -> None:
-    purpose = "the kept models that answer best together, as one"
-    assert purpose not in dict(next_commands(result)) and "the seeds together" not in closing(result)
+def test_the_ensemble_of_the_seeds_is_printed_with_its_command(result: StudyResult) -> None:
+    purpose = "combine the kept models into an ensemble"
+    assert purpose not in dict(next_commands(result)) and "ensemble of the seeds" not in closing(result)
     together = replace(result, test_pooled={**dict.fromkeys(result.test(), 0.1), "mrr": 0.555})
-    assert "test, the seeds together: mrr 0.5550, 3.5 points above one of them" in closing(together)
-    assert "1.0 points below one of them" in closing(replace(result, test_pooled={"mrr": 0.51}))
+    assert "test, ensemble of the seeds: mrr 0.5550, 3.5 points above the mean of single seeds" in closing(together)
+    assert "1.0 points below the mean of single seeds" in closing(replace(result, test_pooled={"mrr": 0.51}))
     assert dict(next_commands(together))[purpose] == f"imf ensemble {result.folder}-pool {result.folder}"
 
 

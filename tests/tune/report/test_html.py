@@ -84,7 +84,7 @@ def test_the_figures_are_those_of_the_summary(result: StudyResult) -> None:
     page, said = drawn(result), summary(result)
     best, again, tested = said["best_validation_mrr"], said["winner_validation_mrr"], said["test"]["mrr"]
     assert f"Trial {said['winner']['trial']} reached a validation MRR of {best:.4f} in epoch 6 of 6" in page.text
-    retrained = f"{again['mean']:.4f} ± {again['std']:.4f} on validation (mean and deviation over n = 3 seeds)"
+    retrained = f"{again['mean']:.4f} ± {again['std']:.4f} on validation (mean and standard deviation over n = 3 seeds)"
     assert retrained in page.text
     test = {row[0]: row[1:] for row in page.tables["test"]}
     assert test["metric"] == ["mean", "deviation", "seed 0", "seed 1", "seed 2"]
@@ -126,7 +126,7 @@ def test_what_was_searched_on_what(result: StudyResult) -> None:
     assert sound(bare)
     assert "The data was not audited" in bare.text
     assert "No importances" in bare.text
-    assert "ranges were not handed on" in bare.text
+    assert "ranges are not known" in bare.text
 
 
 def test_the_history_and_the_leaderboard(result: StudyResult) -> None:
@@ -148,14 +148,14 @@ def test_the_history_and_the_leaderboard(result: StudyResult) -> None:
 def test_failures_say_what_was_done(result: StudyResult) -> None:
     page = drawn(result)
     assert page.tables["failures-table"] == [
-        ["trial", "state", "reason", "retries", "what was done", "log"],
-        ["2", "failed", "out of memory\n2 GiB needed", "1", "started again once; the search went on without it",
+        ["trial", "state", "reason", "retries", "reaction", "log"],
+        ["2", "failed", "out of memory\n2 GiB needed", "1", "retried once; the search continued without it",
          "/studies/demo/errors/trial_002.txt"],
         ["4", "diverged", "loss is not finite", "0",
-         "not started again, since equal settings and seed diverge again; the search went on without it", "–"],
+         "not retried, because equal settings and seed would diverge again; the search continued without it", "–"],
         ["5", "stopped", "the search ended before its first epoch", "0", "ended with the search; it has no value", "–"],
     ]
-    assert "trial 3 was started again 2 times after its worker had died: completed." in page.text
+    assert "Trial 3 was retried 2 times after its worker had died: completed." in page.text
     well = drawn(replace(result, records=RECORDS[:2]))
     assert "failures-table" not in well.tables
     assert "no trial failed, diverged or was stopped" in well.text
@@ -195,7 +195,7 @@ def test_without_a_winner(result: StudyResult) -> None:
 def test_without_test_and_with_one_seed(result: StudyResult) -> None:
     page = drawn(replace(result, test_runs=(), test_opened=0, seeds=()))
     assert sound(page)
-    assert "There is no test figure" in page.text
+    assert "There are no test results" in page.text
     assert "test" not in page.tables
     one = drawn(replace(result, test_runs=result.test_runs[:1], seeds=(7,), winner_seed_mrr=(0.5,)))
     assert one.tables["test"][1] == ["MRR", "0.5000", "–", "0.5000"]
@@ -211,8 +211,8 @@ def test_one_trial_that_was_not_trained_again(result: StudyResult) -> None:
     page = drawn(single)
     assert sound(page)
     assert page.tags["svg"] == 3  # no times, hence no history over time
-    assert "It was not trained again" in page.text
-    assert page.tables["comparison"][1:] == [["winner (its trial, not retrained)", "0.3000", "–", "–", "–"]]
+    assert "It was not retrained" in page.text
+    assert page.tables["comparison"][1:] == [["winner (the trial itself, not retrained)", "0.3000", "–", "–", "–"]]
     assert "There is nothing to compare with" in page.text
 
 

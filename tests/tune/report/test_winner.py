@@ -33,9 +33,9 @@ def test_slices_of_the_winner(result: StudyResult) -> None:
     assert table[0] == ["by", "slice", "ranks", "MRR", "Hits@1", "Hits@3", "Hits@10", "mean rank"]
     assert table[1] == ["", "all", "4", "0.4688", "0.2500", "0.5000", "1.0000", "3.8"]
     assert [row[:4] for row in table[2:]] == [
-        ["direction", "tails asked for", "2", "0.7500"], ["direction", "heads asked for", "2", "0.1875"],
+        ["direction", "tail prediction", "2", "0.7500"], ["direction", "head prediction", "2", "0.1875"],
         ["category", "1-1", "2", "0.7500"], ["category", "N-N", "2", "0.1875"],
-        ["entities", "warm: both in train", "4", "0.4688"], ["entities", "cold: one not in train", "0", "–"],
+        ["entities", "warm: both in train", "4", "0.4688"], ["entities", "cold: at least one not in train", "0", "–"],
     ]
     assert drawn(result).tables["slices-test"][2][3] == "0.1875"
 
@@ -50,7 +50,7 @@ def test_the_published_winner_has_slices_of_test_too(result: StudyResult, toy: L
     page = drawn(replace(result, checkpoint=tmp_path / "best"))
     table = page.tables["slices-test"]
     assert table[1][1:4] == ["all", str(2 * len(toy.graph.valid)), f"{details['mrr']:.4f}"]
-    assert {row[1]: row[3] for row in table}["tails asked for"] == f"{details['slices']['tail']['mrr']:.4f}"
+    assert {row[1]: row[3] for row in table}["tail prediction"] == f"{details['slices']['tail']['mrr']:.4f}"
 
 
 def test_decision_weights_by_relation(result: StudyResult, toy: LinkData) -> None:

@@ -184,8 +184,8 @@ def test_the_printed_commands_ask_the_recommender(tmp_path: Path) -> None:
     )
     commands = dict(next_commands(result))
     assert commands["ask the winner"] == f"imf recommend {tmp_path / 'best'} --user 'cp 437'"
-    assert "--task recommend --data codepages" in commands["search on from here"]
-    assert result.rules == "what most users have"
+    assert "--task recommend --data codepages" in commands["start a new search from its best points"]
+    assert result.kind.baseline_name == "what most users have"
 
 
 def test_a_study_of_one_task_is_not_gone_on_with_as_another(folder: Path, tmp_path: Path) -> None:

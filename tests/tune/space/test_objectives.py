@@ -10,7 +10,7 @@ import pytest
 
 from imf_core.config import Config
 from imf_core.errors import ConfigError
-from tune.report.pareto import front
+from tune.report.pareto import pareto_front
 from tune.settings import SearchConfig
 from tune.space.objectives import parse_objective
 from tune.space.space import SearchSpace
@@ -33,11 +33,11 @@ def test_the_front_by_hand() -> None:
         record(5, 0.40, 10, TrialState.PRUNED), record(6, 0.9, 1, TrialState.DIVERGED), record(7, None, 5),
         record(8, 0.30, 100),
     ]
-    assert [trial.number for trial in front(trials, ["params"])] == [4, 0, 1]
+    assert [trial.number for trial in pareto_front(trials, ["params"])] == [4, 0, 1]
     fast = [record(0, 0.3, 10, latency_ms=2.0), record(1, 0.3, 20, latency_ms=1.0), record(2, 0.3, 20, latency_ms=2.0)]
-    assert [trial.number for trial in front(fast, ["params", "latency"])] == [0, 1]
-    assert [trial.number for trial in front(fast, ["latency"])] == [1]
-    assert front([], ["params"]) == [] and front([record(0, 0.3, 10)], ["latency"]) == []
+    assert [trial.number for trial in pareto_front(fast, ["params", "latency"])] == [0, 1]
+    assert [trial.number for trial in pareto_front(fast, ["latency"])] == [1]
+    assert pareto_front([], ["params"]) == [] and pareto_front([record(0, 0.3, 10)], ["latency"]) == []
 
 
 @pytest.mark.parametrize(("text", "found"), [("mrr", ()), ("mrr,params", ("params",)), (" params , mrr", ("params",)),

@@ -1,0 +1,88 @@
+"""How numbers, settings and lists are written in all reports of a study."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeGuard
+
+from tune.space.objectives import COSTS
+from tune.study.records import TrialRecord
+
+NONE = "–"  # stands for a missing value
+
+
+def cell(value: Any) -> str:
+    """A setting or number in full: strings as they are, None as an empty string, everything else as JSON."""
+    if value is None:
+        return ""
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+
+
+def short(value: float) -> str:
+    """A number with four significant digits, without an exponent if it is large."""
+    return f"{value:.0f}" if 1e4 <= abs(value) < 1e15 else f"{value:.4g}"
+
+
+def setting(value: Any) -> str:
+    """As `cell`, but decimal numbers have four significant digits."""
+    return short(value) if isinstance(value, float) and math.isfinite(value) else cell(value)
+
+
+def settings_text(params: Mapping[str, Any]) -> str:
+    """All settings of a trial on one line, separated by two blanks."""
+    return "  ".join(f"{name}={setting(value)}" for name, value in sorted(params.items()))
+
+
+def usable(value: Any) -> TypeGuard[float]:
+    """Whether a value is a finite number."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def mrr(value: Any) -> str:
+    """A metric within 0..1 with four decimals."""
+    return f"{value:.4f}" if usable(value) else NONE
+
+
+def metric(name: str, value: Any) -> str:
+    """A metric by its name: a mean rank has one decimal, all others are within 0..1."""
+    if name != "mean_rank":
+        return mrr(value)
+    return f"{value:,.1f}" if usable(value) else NONE
+
+
+def points(value: float | None) -> str:
+    """A difference in points (hundredths), with its sign."""
+    return f"{value:+.1f}" if usable(value) else NONE
+
+
+def plus_minus(value: Mapping[str, float | None]) -> str:
+    """`0.4900 ± 0.0100`, or the mean alone if there is no standard deviation."""
+    digits = 1 if (value["mean"] or 0.0) > 1 else 4  # above 1 it is a mean rank
+    spread = f" ± {value['std']:.{digits}f}" if value["std"] is not None else ""
+    return f"{value['mean']:.{digits}f}{spread}"
+
+
+def cost_of(record: TrialRecord, name: str) -> str:
+    """A cost of a trial with its title: `12,345 trained parameters`, `0.71 ms time to answer a question`."""
+    cost = COSTS[name]
+    value = record.metrics[cost.metric]
+    number = f"{value:,.0f}" if not cost.unit else f"{value:.3g} {cost.unit}"
+    return f"{number} {cost.title}"
+
+
+def plural(count: int, noun: str) -> str:
+    """`1 seed`, `3 seeds`."""
+    return f"{count} {noun}{'' if count == 1 else 's'}"
+
+
+def listed(numbers: Sequence[int], most: int = 20) -> str:
+    """`1, 2, 3 and 4 more`."""
+    shown = ", ".join(map(str, numbers[:most]))
+    return shown + (f" and {len(numbers) - most} more" if len(numbers) > most else "")
+
+
+def printable(text: str) -> str:
+    """A text in which undecodable bytes, which a name may contain, are written as `\\udc80`."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
