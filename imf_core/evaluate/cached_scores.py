@@ -20,6 +20,7 @@ from torch import Tensor
 from imf_core.data.graph.graph import KnowledgeGraph
 from imf_core.errors import CheckpointError
 from imf_core.evaluate.calibrate import CachedScores, cache_scores, fit_logits
+from imf_core.files.atomic import atomic_file
 from imf_core.model.imf import Imf
 from imf_core.runtime import MemoryBudget
 
@@ -70,11 +71,9 @@ def save_cache(cache: DecisionCache, folder: Path) -> None:
         "values": scores.values, "usable": scores.usable.bool(), "valid": scores.valid, "relations": scores.relations,
         "fold": scores.fold, "crosswise.0": cache.crosswise[0], "crosswise.1": cache.crosswise[1], "final": cache.final,
     }
-    part = folder / f".{SCORES_FILE}"
-    save_file(
-        {name: tensor.contiguous().clone() for name, tensor in tensors.items()}, part, {"branches": json.dumps(cache.branches)}
-    )
-    part.replace(folder / SCORES_FILE)
+    contiguous = {name: tensor.contiguous().clone() for name, tensor in tensors.items()}
+    with atomic_file(folder / SCORES_FILE) as scratch:
+        save_file(contiguous, scratch, {"branches": json.dumps(cache.branches)})
 
 
 def load_cache(folder: Path) -> DecisionCache:

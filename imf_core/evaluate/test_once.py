@@ -23,6 +23,7 @@ from imf_core.evaluate.metrics import RankingMetrics
 from imf_core.evaluate.pooled import evaluate_pooled
 from imf_core.evaluate.ranking import Ranked, evaluate_decisions
 from imf_core.evaluate.redecide import COMMON, RELATION, TRAINED, decisions_of
+from imf_core.files.atomic import atomic_file
 from imf_core.model.decision import Decision, alternatives
 from imf_core.runtime import MemoryBudget
 
@@ -93,7 +94,8 @@ def save_ranks(file: Path, ranks: Mapping[str, Ranked], graph: KnowledgeGraph) -
         graph: of the test triples.
     """
     arrays = {name: np.concatenate([one.tail_ranks, one.head_ranks]).astype(np.float32) for name, one in ranks.items()}
-    save_file(arrays, file, metadata={"graph": graph.fingerprint})
+    with atomic_file(file) as scratch:
+        save_file(arrays, scratch, metadata={"graph": graph.fingerprint})
 
 
 def read_ranks(file: Path, kind: str = OWN) -> tuple[np.ndarray, str]:

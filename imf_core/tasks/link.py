@@ -15,6 +15,7 @@ from imf_core.checkpoint.checkpoint import load_checkpoint, save_checkpoint
 from imf_core.config import FUSED, PRESETS, STRUCTURE, Config
 from imf_core.data.audit.audit import audit
 from imf_core.data.audit.baseline import BaselineMetrics, baseline
+from imf_core.data.audit.report import Audit
 from imf_core.data.graph.graph import KnowledgeGraph, KnownAnswers
 from imf_core.errors import CheckpointError, DataError
 from imf_core.evaluate.cached_scores import cache_decision, save_cache
@@ -26,16 +27,7 @@ from imf_core.predict import Predictor
 from imf_core.prepare.link_data import GraphSource, LinkData, load_prepared, save_prepared
 from imf_core.prepare.shared_form import arrays_digest
 from imf_core.runtime import WHOLE, MemoryBudget, Shard
-from imf_core.tasks.protocols import (
-    Audit,
-    Column,
-    Control,
-    Inspection,
-    Refined,
-    TestResult,
-    refuse_problems,
-    with_baseline,
-)
+from imf_core.tasks.protocols import Column, Control, Inspection, Refined, TestResult, refuse_problems, with_baseline
 from imf_core.tasks.task import OnEpoch, Task
 from imf_core.train.batches import TrainingQueries
 from imf_core.train.estimate import MemoryEstimate, estimate_of

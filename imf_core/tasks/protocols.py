@@ -8,88 +8,22 @@ from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
+from imf_core.data.audit.report import Audit, Baseline
 from imf_core.data.features.modality import Modality
 from imf_core.errors import DataError
-from imf_core.files.markdown import escaped
 
-AuditT = TypeVar("AuditT", bound="Audit")
-
-
-class Baseline(Protocol):
-    """Metrics of a baseline that needs no training."""
-
-    @property
-    def mrr(self) -> float:
-        """Mean reciprocal rank, 0..1."""
-
-    def describe(self) -> str:
-        """One line, in percent."""
-
-    def as_dict(self) -> Mapping[str, Any]:
-        """Plain values, from which `Task.baseline` builds it again."""
-
-
-class Audit(Protocol):
-    """The audit of a task's data; a frozen dataclass."""
-
-    @property
-    def source(self) -> str:
-        """Where the data is from."""
-
-    @property
-    def size(self) -> str:
-        """How large it is, in words; empty where nobody says."""
-
-    @property
-    def problems(self) -> Sequence[str]:
-        """What `--strict` refuses."""
-
-    @property
-    def warnings(self) -> Sequence[str]:
-        """What the user should know and need not mend."""
-
-    @property
-    def baseline(self) -> Mapping[str, Baseline]:
-        """Baselines without training, by split."""
-
-    def lines(self) -> Sequence[str]:
-        """Findings, for the report."""
-
-    def baseline_lines(self) -> Sequence[str]:
-        """A line for each baseline."""
-
-    def tables(self) -> Mapping[str, tuple[str, tuple[Sequence[str], Sequence[Sequence[Any]]]]]:
-        """Tables by id: caption, column titles, rows."""
-
-    def markdown(self) -> str:
-        """The whole audit."""
-
-    def to_json(self) -> dict[str, Any]:
-        """The whole audit, as plain values."""
+AuditT = TypeVar("AuditT", bound=Audit)
 
 
 @dataclass(frozen=True)
-class PlainAudit:
-    """An audit of a few sentences, for tasks that have none of their own; see `Audit`."""
+class PlainAudit(Audit):
+    """An audit of a few sentences, for tasks that have none of their own."""
 
     source: str
     size: str = ""
-    problems: Sequence[str] = ()
-    warnings: Sequence[str] = ()
+    problems: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
     baseline: Mapping[str, Baseline] = field(default_factory=dict)
-
-    def lines(self) -> Sequence[str]:
-        return self.baseline_lines()
-
-    def baseline_lines(self) -> Sequence[str]:
-        return [f"{split} without training: {metrics.describe()}" for split, metrics in self.baseline.items()]
-
-    def tables(self) -> Mapping[str, tuple[str, tuple[Sequence[str], Sequence[Sequence[Any]]]]]:
-        return {}
-
-    def markdown(self) -> str:
-        lines = [*self.problems, *self.warnings, *self.baseline_lines()]
-        return "\n".join(["## Data", "", *(f"- {escaped(line)}" for line in lines)])
 
     def to_json(self) -> dict[str, Any]:
         return {**vars(self), "baseline": {split: dict(metrics.as_dict()) for split, metrics in self.baseline.items()}}

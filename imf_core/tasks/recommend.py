@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from imf_core.data.audit.report import Audit
 from imf_core.prepare.shared_form import arrays_digest
 from imf_core.recommend.answers import ItemRecommender
 from imf_core.recommend.checkpoint import load_recommender, save_recommender
@@ -20,7 +21,7 @@ from imf_core.recommend.model import Recommender
 from imf_core.recommend.negatives import TrainingPairs
 from imf_core.recommend.topk import TopKMetrics
 from imf_core.runtime import WHOLE, MemoryBudget, Shard
-from imf_core.tasks.protocols import Audit, Column, Control, TestResult, refuse_problems, with_baseline
+from imf_core.tasks.protocols import Column, Control, TestResult, refuse_problems, with_baseline
 from imf_core.tasks.task import OnEpoch, Task
 from imf_core.train.estimate import MemoryEstimate
 from imf_core.train.loop import FitResult, Saving

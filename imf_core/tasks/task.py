@@ -19,9 +19,10 @@ import torch
 from imf_core.checkpoint.checkpoint import read_description
 from imf_core.config_base import Settings
 from imf_core.data.audit.baseline import BaselineMetrics
+from imf_core.data.audit.report import Audit, Baseline
 from imf_core.files.atomic import atomic_folder
 from imf_core.runtime import WHOLE, Shard
-from imf_core.tasks.protocols import Audit, Baseline, Column, Control, Inspection, Refined, StudyData, TestResult
+from imf_core.tasks.protocols import Column, Control, Inspection, Refined, StudyData, TestResult
 from imf_core.tasks.registry import DEFAULT_TASK
 from imf_core.train.estimate import MemoryEstimate
 from imf_core.train.loop import FitResult, Saving

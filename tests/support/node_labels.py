@@ -91,7 +91,7 @@ class LabelTask(Task[LabelConfig, LabelData, Classifier]):
         return data, PlainAudit(config.data.path, baseline={"valid": most_frequent(data, "valid")})
 
     def save(self, data: LabelData, folder: Path) -> str:
-        folder.mkdir(parents=True)
+        folder.mkdir(parents=True, exist_ok=True)
         features, labels = data.part("train", "valid")
         save_file({"features": features, "labels": labels}, folder / "arrays.safetensors")
         splits = [split for split in data.splits if split != "test"]

@@ -12,9 +12,9 @@ from types import TracebackType
 from typing import Any
 
 import imf_core
+from imf_core.data.audit.report import Audit
 from imf_core.errors import ConfigError, DataError
 from imf_core.files.atomic import atomic_folder, atomic_write_text
-from imf_core.tasks.protocols import Audit
 from tune.plan.plan import Plan
 from tune.plan.warm_start import warm_start
 from tune.settings import SearchConfig, absolute

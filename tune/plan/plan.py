@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from imf_core.config_base import Settings
-from imf_core.tasks.protocols import Audit, StudyData
+from imf_core.data.audit.report import Audit
+from imf_core.tasks.protocols import StudyData
 from imf_core.tasks.registry import task_named
 from imf_core.tasks.task import AnyTask
 from imf_core.train.estimate import MemoryEstimate

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from imf_core.data.audit.report import Audit, Baseline
 from imf_core.evaluate.test_once import POOLED
-from imf_core.tasks.protocols import Audit, Baseline
 from imf_core.tasks.registry import task_named
 from imf_core.tasks.task import AnyTask
 from tune.report.pareto import pareto_front

@@ -13,9 +13,10 @@ from typing import Any
 from rich.console import Console
 from rich.markup import escape
 
+from imf_core.data.audit.report import Baseline
 from imf_core.errors import ImfError
 from imf_core.evaluate.test_once import RANKS_FILE
-from imf_core.tasks.protocols import Baseline, Refined, TestResult
+from imf_core.tasks.protocols import Refined, TestResult
 from tune.plan.opening import OpenStudy
 from tune.plan.plan import Plan
 from tune.runs.runner import run_variants

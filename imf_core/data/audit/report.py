@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import combinations
-from typing import Any
+from typing import Any, Protocol
 
 from imf_core.data.audit.baseline import BaselineMetrics
 from imf_core.data.audit.relations import DUPLICATE, INVERSE, SYMMETRIC, RelationPair
@@ -15,6 +15,73 @@ from imf_core.files.markdown import escaped, table
 WORDS = {"train": "training", "valid": "validation", "test": "test"}
 _LISTED = 10  # relation pairs of a kind named in text; JSON has all
 _LOOKS = {INVERSE: "{a} looks like inverse of {b}", DUPLICATE: "{a} looks like {b}", SYMMETRIC: "{a} looks symmetric"}
+
+
+Table = tuple[list[str], list[list[str]]]  # column titles, rows
+
+
+class Baseline(Protocol):
+    """Metrics of a baseline that needs no training."""
+
+    @property
+    def mrr(self) -> float:
+        """Mean reciprocal rank, 0..1."""
+
+    def describe(self) -> str:
+        """One line, in percent."""
+
+    def as_dict(self) -> Mapping[str, Any]:
+        """Plain values, from which it can be built again."""
+
+
+class Audit:
+    """What an audit tells, whatever the data; a subclass is a frozen dataclass with these fields and more.
+
+    Args:
+        source: where the data is from.
+        problems: what `--strict` refuses.
+        warnings: what the user should know and need not mend.
+        baseline: baselines without training, by split.
+    """
+
+    source: str
+    problems: Sequence[str]
+    warnings: Sequence[str]
+    baseline: Mapping[str, Baseline]
+
+    @property
+    def size(self) -> str:
+        """How large the data is, in words."""
+        raise NotImplementedError  # abstract
+
+    def lines(self) -> list[str]:
+        """What the tables do not say, one fact a line."""
+        return self.baseline_lines()
+
+    def tables(self) -> dict[str, tuple[str, Table]]:
+        """For a report: name -> caption, and columns and rows."""
+        return {}
+
+    def to_json(self) -> dict[str, Any]:
+        """Everything as plain values."""
+        raise NotImplementedError  # abstract
+
+    def baseline_lines(self) -> list[str]:
+        """`baseline without training, test: MRR 29.6, MR 1661, ... (a model should beat its MRR)`."""
+        return [
+            f"baseline without training, {WORDS[name]}: {metrics.describe()} (a model should beat its MRR)"
+            for name, metrics in self.baseline.items()
+        ]
+
+    def markdown(self) -> str:
+        """A section for a report, heading included."""
+        text = ["## Audit of the data", "", escaped(f"{self.source}: {self.size}."), ""]
+        for title, entries in (("Problems", self.problems), ("Warnings", self.warnings), ("Found", self.lines())):
+            if title == "Found":
+                text += [line for _, (columns, rows) in self.tables().values() for line in table(columns, rows)]
+            if entries:
+                text += [f"**{title}**", "", *(f"- {escaped(entry)}" for entry in entries), ""]
+        return "\n".join(text)
 
 
 @dataclass(frozen=True)
@@ -85,7 +152,7 @@ class Coverage:
 
 
 @dataclass(frozen=True)
-class AuditReport:
+class AuditReport(Audit):
     """The audit of a graph.
 
     Args:
@@ -148,7 +215,7 @@ class AuditReport:
             "warnings": list(self.warnings),
         }
 
-    def split_rows(self) -> tuple[list[str], list[list[str]]]:
+    def split_rows(self) -> Table:
         """The table of the splits: columns and rows."""
         columns = ["split", "lines", "distinct", "in train", "in valid", "in test", "clean", "cold", "linked", "self-loops"]
         rows = []
@@ -161,7 +228,7 @@ class AuditReport:
             rows.append([name, *cells])
         return columns, rows
 
-    def category_rows(self) -> tuple[list[str], list[list[str]]]:
+    def category_rows(self) -> Table:
         """The table of the relation categories: columns and rows."""
         columns = ["category", "relations", *(f"{name} triples" for name in SPLITS)]
         rows = [[name, *(f"{counts[key]:,}" for key in ("relations", *SPLITS))] for name, counts in self.categories.items()]
@@ -172,7 +239,7 @@ class AuditReport:
         """How large the graph is, in words."""
         return f"{self.entities:,} entities, {self.relations:,} relations"
 
-    def tables(self) -> dict[str, tuple[str, tuple[list[str], list[list[str]]]]]:
+    def tables(self) -> dict[str, tuple[str, Table]]:
         """For a report: name -> caption, and columns and rows."""
         return {"splits": ("the splits", self.split_rows()), "categories": ("relations by category", self.category_rows())}
 
@@ -218,23 +285,6 @@ class AuditReport:
         parts = [entry.describe() for entry in self.coverage]
         unknown = sum(entry.unknown for entry in self.coverage)
         return "coverage: " + ", ".join([*parts, *([_count(unknown, "unknown id")] if unknown else [])])
-
-    def baseline_lines(self) -> list[str]:
-        """`baseline without training, test: MRR 29.6, ... (a model should beat it)`."""
-        return [
-            f"baseline without training, {WORDS[name]}: {metrics.describe()} (a model should beat its MRR)"
-            for name, metrics in self.baseline.items()
-        ]
-
-    def markdown(self) -> str:
-        """A section for a report, heading included."""
-        text = ["## Audit of the data", "", f"{self.source}: {self.entities:,} entities, {self.relations:,} relations.", ""]
-        for title, entries in (("Problems", self.problems), ("Warnings", self.warnings), ("Found", self.lines())):
-            if title == "Found":
-                text += [*table(*self.split_rows()), *table(*self.category_rows())]
-            if entries:
-                text += [f"**{title}**", "", *(f"- {escaped(entry)}" for entry in entries), ""]
-        return "\n".join(text)
 
     def _disjoint(self, first: str, second: str) -> bool:
         parts = self.splits[first], self.splits[second]

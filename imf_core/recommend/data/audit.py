@@ -10,31 +10,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
-from imf_core.data.audit.report import WORDS
+from imf_core.data.audit.report import WORDS, Audit, Baseline, Table
 from imf_core.data.features.modality import Modality
 from imf_core.data.graph.graph import SPLITS
-from imf_core.files.markdown import escaped
 from imf_core.recommend.data.interactions import RawInteractions, distinct_pairs
 
 _FEW_ITEMS = 10  # with so many items or fewer, every list of 10 holds all
-
-
-class Baseline(Protocol):
-    """What a baseline without training reaches."""
-
-    @property
-    def mrr(self) -> float:
-        """Mean reciprocal rank, 0..1."""
-
-    def describe(self) -> str:
-        """In words."""
-
-    def as_dict(self) -> dict[str, float]:
-        """For JSON."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +48,7 @@ class PartCounts:
 
 
 @dataclass(frozen=True)
-class InteractionAudit:
+class InteractionAudit(Audit):
     """The audit of interactions.
 
     Args:
@@ -115,7 +100,7 @@ class InteractionAudit:
             "baseline": {name: metrics.as_dict() for name, metrics in self.baseline.items()},
         }
 
-    def split_rows(self) -> tuple[list[str], list[list[str]]]:
+    def split_rows(self) -> Table:
         """The table of the splits: columns and rows."""
         columns = ["split", "interactions", "users", "items", "in train", "in valid", "in test", "clean", "cold"]
         rows = []
@@ -158,33 +143,14 @@ class InteractionAudit:
             found.append(f"{self.featureless:,} items have no features")
         return [*found, *self.coverage, *self.baseline_lines(), *self.notes]
 
-    def baseline_lines(self) -> list[str]:
-        """`baseline without training, test: MRR 12.6, ... (a model should beat its MRR)`."""
-        return [
-            f"baseline without training, {WORDS[name]}: {metrics.describe()} (a model should beat its MRR)"
-            for name, metrics in self.baseline.items()
-        ]
-
     @property
     def size(self) -> str:
         """Numbers of users and items, in words."""
         return f"{self.users:,} users, {self.items:,} items"
 
-    def tables(self) -> dict[str, tuple[str, tuple[list[str], list[list[str]]]]]:
+    def tables(self) -> dict[str, tuple[str, Table]]:
         """For a report: name -> caption, and columns and rows."""
         return {"splits": ("the splits", self.split_rows())}
-
-    def markdown(self) -> str:
-        """A section for a report, heading included."""
-        columns, rows = self.split_rows()
-        rule = ["---", *["---:"] * (len(columns) - 1)]
-        text = ["## Audit of the data", "", escaped(f"{self.source}: {self.users:,} users, {self.items:,} items."), ""]
-        for title, entries in (("Problems", self.problems), ("Warnings", self.warnings), ("Found", self.lines())):
-            if title == "Found":
-                text += [*("| " + " | ".join(cells) + " |" for cells in (columns, rule, *rows)), ""]
-            if entries:
-                text += [f"**{title}**", "", *(f"- {escaped(entry)}" for entry in entries), ""]
-        return "\n".join(text)
 
 
 def audit_interactions(
