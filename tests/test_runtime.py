@@ -260,7 +260,8 @@ print(json.dumps({"estimate": estimate / 2**30, "peak": peak_gib()}))
 @pytest.mark.parametrize(
     ("entities", "changed"),
     [
-        (60_000, {}), (60_000, {"train.num_negatives": 256}),
+        (60_000, {}),
+        pytest.param(60_000, {"train.num_negatives": 256}, marks=pytest.mark.slow),
         pytest.param(15_000, {"model.scoring": "transe", "train.batch_size": 512}, marks=pytest.mark.slow),
         pytest.param(60_000, {"model.fusion": "meta_cp", "model.cp_rank": 64}, marks=pytest.mark.slow),
         pytest.param(60_000, {"model.fusion": "meta"}, marks=pytest.mark.slow),

@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,8 @@ from PIL import Image
 from imf_core.data.bundled.unicode import bundled_path
 from imf_core.data.features.feature_files import read_features
 from imf_core.data.features.modality import load_modality
+from imf_core.encode.image.pretrained import PretrainedImageEncoder
+from imf_core.encode.text.pretrained import TransformersTextEncoder
 
 pytestmark = pytest.mark.usefixtures("cache")
 
@@ -66,41 +69,55 @@ def test_vgg16_on_bundled_glyphs(graph: Path, tmp_path: Path) -> None:
 
 # --- killed -------------------------------------------------------------------------------------------------------------
 
-# The command itself, but for a count of what is encoded; in the middle of shard KILL_AT it ends as by a power cut.
-COUNTED = """
-import os, signal, sys
+# The command itself, but in the middle of its third shard it ends as by a power cut.
+KILLED = """
+import os, signal
 from imf_core.encode.image.pretrained import PretrainedImageEncoder
 from imf_core.encode.text.pretrained import TransformersTextEncoder
 
-def counted(encoder):
+shards = []
+
+def killed(encoder):
     real = encoder.encode_part
     def encode_part(self, items, advance):
-        with open(os.environ["COUNTS"], "a") as file:
-            file.write(f"{len(items)}\\n")
-        if len(open(os.environ["COUNTS"]).readlines()) == int(os.environ["KILL_AT"]):
-            real(self, items[: len(items) // 2], advance)
-            os.kill(os.getpid(), signal.SIGKILL)
-        return real(self, items, advance)
+        shards.append(len(items))
+        if len(shards) < 3:
+            return real(self, items, advance)
+        real(self, items[: len(items) // 2], advance)
+        os.write(1, repr(shards).encode())
+        os.kill(os.getpid(), signal.SIGKILL)
     encoder.encode_part = encode_part
 
-counted(PretrainedImageEncoder)
-counted(TransformersTextEncoder)
+killed(PretrainedImageEncoder)
+killed(TransformersTextEncoder)
 from imf_core.cli import main
 main()
 """
 
 
-def encode(graph: Path, cache: Path, counts: Path, arguments: tuple[str, ...], kill_at: int = 0) -> tuple[int, str, list[int]]:
-    """Exit status, output, and the sizes of the shards that were encoded."""
-    environment = {**os.environ, "IMF_CACHE": str(cache), "COUNTS": str(counts), "KILL_AT": str(kill_at), "COLUMNS": "200"}
-    command = [sys.executable, "-c", COUNTED, "encode", str(graph), *arguments]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240, check=False)
-    sizes = [int(line) for line in counts.read_text().split()] if counts.exists() else []
-    return done.returncode, done.stdout + done.stderr, sizes
+@pytest.fixture
+def shards(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Sizes of the shards that are encoded in this process from now on."""
+    sizes: list[int] = []
+
+    def counted(encoder: type) -> None:
+        real = encoder.encode_part
+
+        def encode_part(self: object, items: Sequence, advance: object) -> object:
+            sizes.append(len(items))
+            return real(self, items, advance)
+
+        monkeypatch.setattr(encoder, "encode_part", encode_part)
+
+    counted(PretrainedImageEncoder)
+    counted(TransformersTextEncoder)
+    return sizes
 
 
 @pytest.mark.parametrize("view", ["text", pytest.param("image", marks=pytest.mark.slow)])
-def test_a_killed_command_goes_on(graph: Path, models: tuple[str, str], tmp_path: Path, view: str) -> None:
+def test_a_killed_command_goes_on(
+    graph: Path, models: tuple[str, str], tmp_path: Path, view: str, shards: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Two finished shards are not encoded again, the one that was cut off is, and the file is as if nothing had happened."""
     count, shard = (1_300, 512) if view == "text" else (700, 256)
     names = [f"n{number}" for number in range(count)]
@@ -117,19 +134,24 @@ def test_a_killed_command_goes_on(graph: Path, models: tuple[str, str], tmp_path
             else:
                 os.link(graph / "images" / f"{names[number % 50]}.png", graph / "images" / f"{name}.png")
         arguments = ("--text", "none", "--image", models[1])
-    status, said, sizes = encode(graph, tmp_path / "cache", tmp_path / "first", arguments, kill_at=3)
-    assert (status, sizes) == (-signal.SIGKILL, [shard, shard, count - 2 * shard]), said
+    rest = count - 2 * shard
+    environment = {**os.environ, "IMF_CACHE": str(tmp_path / "cache"), "COLUMNS": "200"}
+    command = [sys.executable, "-c", KILLED, "encode", str(graph), *arguments]
+    killed = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240, check=False)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    assert killed.stdout.endswith(repr([shard, shard, rest]))
     target = graph / "modalities" / f"{view}.safetensors"
     assert not target.exists()
-    status, said, sizes = encode(graph, tmp_path / "cache", tmp_path / "second", arguments)
-    assert (status, sizes) == (0, [count - 2 * shard]), said
-    assert f"encoded now: {count - 2 * shard} of {count}" in said.replace(",", "")
+    monkeypatch.setenv("COLUMNS", "200")
+    assert f"encoded now: {rest} of {count}" in run(graph, *arguments).replace(",", "")
+    assert shards == [rest]
     resumed = read_features(target.rename(tmp_path / "resumed.safetensors"))
-    status, said, sizes = encode(graph, tmp_path / "cache", tmp_path / "third", arguments)
-    assert (status, sizes) == (0, []), said
+    run(graph, *arguments)
+    assert shards == [rest]
     target.unlink()
-    status, said, sizes = encode(graph, tmp_path / "elsewhere", tmp_path / "fourth", arguments)
-    assert (status, sizes) == (0, [shard, shard, count - 2 * shard]), said
+    monkeypatch.setenv("IMF_CACHE", str(tmp_path / "elsewhere"))
+    run(graph, *arguments)
+    assert shards == [rest, shard, shard, rest]
     whole = read_features(target)
     assert (whole.names, whole.facts) == (resumed.names, resumed.facts)
     assert np.array_equal(whole.matrix, resumed.matrix)
