@@ -1,12 +1,12 @@
-"""How soon the search finds what plainer searches find: ours against Optuna's TPE without early stopping and chance.
+"""Efficiency of the search: ours against Optuna's TPE without early stopping and random search, in equal time.
 
     python -m benchmarks.efficiency --mkgy ../shared/data/MKG-Y      # writes results/search_efficiency.{json,md,png}
 
-All rivals have the same trainable, space and wall time, and run side by side on the same cores, a trial of one thread at a
-time each, so that whatever else the machine does slows all of them. What a rival has found is read from its journal: the best
-validation MRR at each moment since its session began, Ray's start included. Nothing here opens a test split.
+All rivals have the same trainable, space and wall time. They run side by side on the same cores, each with one trial of one
+thread at a time, so that other load on the machine slows all of them. The best validation MRR over time is read from each
+rival's journal, from the beginning of its session, Ray's start included. No test split is opened.
 
-Finished runs are kept in `--cache`; an interrupted comparison goes on with the others.
+An interrupted benchmark continues from the finished studies in `--cache`.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from typing import Annotated, Any
 
 import typer
 
+from benchmarks.results import host_line, spread
 from imf_core.files.markdown import table
 from tune.durations import parse_duration
 from tune.report.files import machine
@@ -37,26 +38,25 @@ RIVALS: dict[str, dict[str, Any]] = {
     RANDOM: {"scheduler": "none", "first": "drawn", "sampler": "random"},
     DRAWN: {"first": "drawn"},
 }
-SAID = {
-    OURS: "ours: the default settings, then those that were good on other graphs, then TPE, with early stopping whose grace is "
-    "learned",
-    TPE: "Optuna's TPE, every trial to its own end",
-    RANDOM: "random search, every trial to its own end",
-    DRAWN: "ours without any start point: TPE with early stopping",
+TITLES = {
+    OURS: "the default settings, then start points from other graphs, then TPE; early stopping with a learned grace period",
+    TPE: "Optuna's TPE without early stopping",
+    RANDOM: "random search without early stopping",
+    DRAWN: "as `ours` without start points: TPE with early stopping",
 }
 SETTINGS = {"model.dim": 64, "train.max_epochs": 8, "train.precision": "auto"}
 Curve = list[tuple[float, float]]
 
 
 @dataclass(frozen=True)
-class Found:
-    """What a rival found.
+class Outcome:
+    """The outcome of one search.
 
     Args:
         curve: (seconds since the start, best validation MRR so far), at each improvement.
-        trials, pruned: that it began and that were stopped early.
-        seconds: that it had.
-        each: best validation MRR of each trial in the order in which they began, 0 where it reported none.
+        trials, pruned: number of trials that were started, and that were stopped early.
+        seconds: time budget.
+        each: best validation MRR of each trial in the order in which they started, 0 for a trial without a report.
     """
 
     curve: Curve
@@ -66,8 +66,8 @@ class Found:
     each: tuple[float, ...] = ()
 
     @classmethod
-    def of(cls, events: Sequence[Mapping[str, Any]], seconds: float) -> Found:
-        """From a study's journal."""
+    def of(cls, events: Sequence[Mapping[str, Any]], seconds: float) -> Outcome:
+        """The outcome in the events of a study's journal."""
         start = next(float(event["at"]) for event in events if event["event"] == "session")
         best, curve = 0.0, []
         each: dict[str, float] = {}
@@ -86,15 +86,15 @@ class Found:
 
     @property
     def final(self) -> float:
-        """Best validation MRR at the end; 0 where nothing was reported."""
+        """Best validation MRR at the end; 0 if nothing was reported."""
         return self.curve[-1][1] if self.curve else 0.0
 
-    def reached(self, value: float) -> float | None:
-        """Seconds until it was as good as this; None where it never was."""
+    def seconds_to(self, value: float) -> float | None:
+        """Seconds until the best MRR was at least `value`; None if it never was."""
         return next((at for at, best in self.curve if best >= value), None)
 
     def best_of(self, trials: int) -> float | None:
-        """Best validation MRR of the first trials; None where there were not so many."""
+        """Best validation MRR of the first trials; None if there were fewer."""
         return max(self.each[:trials]) if len(self.each) >= trials else None
 
     def best_at(self, seconds: float) -> float:
@@ -103,7 +103,7 @@ class Found:
 
 
 def _value(event: Mapping[str, Any]) -> float | None:
-    """Best validation MRR of the trial that an event reports; None where it reports none, or the trial failed."""
+    """Best validation MRR that an event reports of its trial; None if it reports none."""
     if event["event"] == "report":
         return float(event["numbers"]["best_mrr"])
     if event["event"] == "tell" and event["value"] is not None:
@@ -111,79 +111,79 @@ def _value(event: Mapping[str, Any]) -> float | None:
     return None
 
 
-def ratio(ours: Found, other: Found) -> float | None:
-    """Our time to the other's final value, over the other's time to it; None where we never reached it."""
-    mine, its = ours.reached(other.final), other.reached(other.final)
+def ratio(ours: Outcome, other: Outcome) -> float | None:
+    """Our time to the other's final value, divided by the other's time to it; None if we never reached it."""
+    mine, its = ours.seconds_to(other.final), other.seconds_to(other.final)
     return None if mine is None or its is None else mine / its
 
 
-def _share(ours: Found, other: Found) -> float | None:
-    """Our time to the other's final value, over all the time that the other was given: it cannot know that it is done."""
-    mine = ours.reached(other.final)
+def share(ours: Outcome, other: Outcome) -> float | None:
+    """Our time to the other's final value, divided by the other's budget; None if we never reached it."""
+    mine = ours.seconds_to(other.final)
     return None if mine is None else mine / other.seconds
 
 
-def mean_of(runs: Sequence[Found]) -> Found:
-    """The mean over the seeds of the best value so far, at each moment when one of them changes."""
+def mean_of(runs: Sequence[Outcome]) -> Outcome:
+    """The mean curve: the mean over the seeds of the best value so far, at each time when one of them improves."""
     times = sorted({at for run in runs for at, _ in run.curve})
     curve = [(at, statistics.mean(run.best_at(at) for run in runs)) for at in times]
-    return Found(curve, sum(run.trials for run in runs), sum(run.pruned for run in runs), runs[0].seconds)
+    return Outcome(curve, sum(run.trials for run in runs), sum(run.pruned for run in runs), runs[0].seconds)
 
 
 def main(
-    mkgy: Annotated[Path | None, typer.Option(help="Folder of MKG-Y; without it the bundled data alone.")] = None,
-    bundled: Annotated[bool, typer.Option(help="On the bundled data, too.")] = True,
-    budget: Annotated[str, typer.Option(help="Wall time of each rival and graph.")] = "20m",
-    bundled_budget: Annotated[str | None, typer.Option(help="Another one for the bundled data.")] = None,
-    seeds: Annotated[int, typer.Option(min=1, help="Repeats with other seeds.")] = 1,
-    bundled_seeds: Annotated[int | None, typer.Option(min=1, help="Other repeats on the bundled data.")] = None,
-    rivals: Annotated[str, typer.Option(help="Which, by comma.")] = f"{OURS},{TPE},{RANDOM},{DRAWN}",
+    mkgy: Annotated[Path | None, typer.Option(help="Folder of MKG-Y; default: the bundled data only.")] = None,
+    bundled: Annotated[bool, typer.Option(help="Whether to run on the bundled data too.")] = True,
+    budget: Annotated[str, typer.Option(help="Wall time of each rival on each graph.")] = "20m",
+    bundled_budget: Annotated[str | None, typer.Option(help="The same on the bundled data, if different.")] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="Number of seeds.")] = 1,
+    bundled_seeds: Annotated[int | None, typer.Option(min=1, help="The same on the bundled data, if different.")] = None,
+    rivals: Annotated[str, typer.Option(help="Comma-separated rivals.")] = f"{OURS},{TPE},{RANDOM},{DRAWN}",
     out: Annotated[Path, typer.Option(help="Folder of the results.")] = Path("results"),
-    cache: Annotated[Path, typer.Option(help="Studies of the rivals.")] = Path(".cache/efficiency"),
-    settings: Annotated[list[str] | None, typer.Option("--set", help="More settings of all rivals.")] = None,
+    cache: Annotated[Path, typer.Option(help="Folder of the rivals' studies.")] = Path(".cache/efficiency"),
+    settings: Annotated[list[str] | None, typer.Option("--set", help="Additional settings of all rivals.")] = None,
 ) -> None:
-    """Run what is missing, and write the table, the plot and the JSON."""
+    """Run the missing searches, and write the page, the plot and the JSON file."""
     seconds = parse_duration(budget)
     sets = {"MKG-Y": (str(mkgy.resolve()), seconds, seeds)} if mkgy is not None else {}
     if bundled or not sets:
         sets["unicode"] = ("unicode", parse_duration(bundled_budget or budget), bundled_seeds or seeds)
     names = rivals.split(",")
-    found = {
-        title: compared(names, title, data, limit, repeats, cache, settings or [])
+    outcomes = {
+        title: compare(names, title, data, limit, repeats, cache, settings or [])
         for title, (data, limit, repeats) in sets.items()
     }
     out.mkdir(parents=True, exist_ok=True)
-    (out / "search_efficiency.json").write_text(json.dumps(_facts(found), indent=1) + "\n", encoding="utf-8")
-    _plot(found, out / "img" / "search_efficiency.png")
-    (out / "search_efficiency.md").write_text("\n".join(_page(found, settings or [])), encoding="utf-8")
+    (out / "search_efficiency.json").write_text(json.dumps(_facts(outcomes), indent=1) + "\n", encoding="utf-8")
+    _plot(outcomes, out / "img" / "search_efficiency.png")
+    (out / "search_efficiency.md").write_text("\n".join(_page(outcomes, settings or [])), encoding="utf-8")
     print(f"written: {out / 'search_efficiency.md'}")
 
 
-def compared(
+def compare(
     names: Sequence[str], title: str, data: str, seconds: float, repeats: int, cache: Path, more: Sequence[str]
-) -> dict[str, list[Found]]:
-    """What each rival found, one a seed; those that have not finished are run, side by side.
+) -> dict[str, list[Outcome]]:
+    """The outcomes of each rival, one per seed; searches that have not finished are run side by side.
 
     Args:
         names: of the rivals.
-        title: of the graph, in the names of the studies.
+        title: of the graph, for the names of the studies.
         data: folder or name of the graph.
-        seconds: that each has.
-        repeats: seeds.
+        seconds: time budget of each search.
+        repeats: number of seeds.
         cache: folder of the studies.
-        more: settings of all.
+        more: additional settings of all rivals.
     """
-    found: dict[str, list[Found]] = {name: [] for name in names}
+    outcomes: dict[str, list[Outcome]] = {name: [] for name in names}
     for seed in range(repeats):
         studies = {name: cache / f"{title}-{seconds:.0f}-{name}-{seed}" for name in names}
         _run(studies, data, seconds, seed, more)
         for name, folder in studies.items():
-            found[name].append(Found.of(read_events(folder / JOURNAL_FILE)[0], seconds))
-    return found
+            outcomes[name].append(Outcome.of(read_events(folder / JOURNAL_FILE)[0], seconds))
+    return outcomes
 
 
 def _run(studies: Mapping[str, Path], data: str, seconds: float, seed: int, more: Sequence[str]) -> None:
-    """Run the rivals that have not finished, side by side."""
+    """Run the searches that have not finished, side by side."""
     children = []
     for name, folder in studies.items():
         if (folder / "done").exists():
@@ -198,7 +198,7 @@ def _run(studies: Mapping[str, Path], data: str, seconds: float, seed: int, more
 
 
 def settings_of(folder: Path, data: str, seconds: float, seed: int, rival: str, more: Mapping[str, Any]) -> SearchConfig:
-    """The search of a rival: without end but for its time."""
+    """The search of a rival, limited by its time only."""
     return SearchConfig.build({
         "data": data, "study": folder.name, "storage": folder.parent, "trials": 10_000, "budget_seconds": seconds,
         "seed": seed + (1000 if rival == RANDOM else 0),
@@ -207,10 +207,10 @@ def settings_of(folder: Path, data: str, seconds: float, seed: int, rival: str, 
     })
 
 
-def _facts(found: Mapping[str, Mapping[str, Sequence[Found]]]) -> dict[str, Any]:
-    """Per data set the ratios (medians over the seeds) with their raw figures."""
+def _facts(outcomes: Mapping[str, Mapping[str, Sequence[Outcome]]]) -> dict[str, Any]:
+    """The ratios (medians over the seeds) by graph, with their raw figures."""
     facts: dict[str, Any] = {}
-    for title, rivals in found.items():
+    for title, rivals in outcomes.items():
         own = rivals[OURS]
         entry: dict[str, Any] = {"budget_seconds": own[0].seconds}
         for name, runs in rivals.items():
@@ -221,35 +221,36 @@ def _facts(found: Mapping[str, Mapping[str, Sequence[Found]]]) -> dict[str, Any]
                 ratios = [ratio(mine, other) for mine, other in zip(own, runs, strict=True)]
                 entry[f"time_ratio_vs_{name}"] = _median(ratios)
                 entry[f"time_ratio_of_means_vs_{name}"] = ratio(mean_of(own), mean_of(runs))
-                shares = [_share(mine, other) for mine, other in zip(own, runs, strict=True)]
+                shares = [share(mine, other) for mine, other in zip(own, runs, strict=True)]
                 entry[f"share_of_time_vs_{name}"] = _median(shares)
                 entry[f"seconds_to_final_of_{name}"] = [
-                    [mine.reached(other.final), other.reached(other.final)] for mine, other in zip(own, runs, strict=True)
+                    [mine.seconds_to(other.final), other.seconds_to(other.final)]
+                    for mine, other in zip(own, runs, strict=True)
                 ]
         facts[title] = entry
     return {**facts, "machine": machine(), "date": str(date.today())}
 
 
 def _median(values: Sequence[float | None]) -> float | None:
-    """Of the seeds; None where one of them has none."""
+    """The median over the seeds; None if one of them has no value."""
     known = [value for value in values if value is not None]
     return statistics.median(known) if len(known) == len(values) else None
 
 
-def _page(found: Mapping[str, Mapping[str, Sequence[Found]]], more: Sequence[str]) -> list[str]:
-    facts = _facts(found)
+def _page(outcomes: Mapping[str, Mapping[str, Sequence[Outcome]]], more: Sequence[str]) -> list[str]:
+    facts = _facts(outcomes)
     text = [
-        "# How soon a search finds what plainer searches find", "",
-        "Best validation MRR over wall time, the same trainable, space and time for all; the rivals ran side by side, one "
-        "trial of one thread at a time each.", "",
-        *(f"- `{name}`: {SAID[name]}" for name in next(iter(found.values()))), "",
-        "On each graph the start points that were found on that graph itself are left out. The default settings were chosen "
-        "with the validation splits of MKG-Y, MKG-W and the bundled data in view, so there the first point is no surprise; "
-        f"`{DRAWN}` does without. Chance draws with a seed of its own; the others with equal seeds draw the same first points.",
-        "",
+        "# Efficiency of the search", "",
+        "Best validation MRR over wall time, with the same trainable, space and time for all rivals. They ran side by side, "
+        "each with one trial of one thread at a time.", "",
+        *(f"- `{name}`: {TITLES[name]}" for name in next(iter(outcomes.values()))), "",
+        "On each graph, start points that come from that graph are left out. The default settings were chosen on the "
+        "validation splits of MKG-Y, MKG-W and the bundled data, so the first point is expected to be good there; "
+        f"`{DRAWN}` does not use them. `{RANDOM}` has its own random seed; the others draw the same first points for equal "
+        "seeds.", "",
         "![best validation MRR over time](img/search_efficiency.png)", "",
     ]
-    for title, rivals in found.items():
+    for title, rivals in outcomes.items():
         seconds = next(iter(rivals.values()))[0].seconds
         marks = [seconds / 8, seconds / 4, seconds / 2, seconds]
         head = ["search", *(f"after {mark:.0f} s" for mark in marks), "trials", "stopped early"]
@@ -261,35 +262,34 @@ def _page(found: Mapping[str, Mapping[str, Sequence[Found]]], more: Sequence[str
             for kind in ("time_ratio", "", "time_ratio_of_means", "share_of_time"):
                 known = facts[title].get(f"{kind}_vs_{name}")
                 each = [ratio(mine, other) for mine, other in zip(rivals[OURS], runs, strict=True)]
-                cells.append("" if name == OURS else _said(known) if kind else ", ".join(map(_said, each)))
+                cells.append("" if name == OURS else _ratio_text(known) if kind else ", ".join(map(_ratio_text, each)))
             rows.append([name, *cells])
         text += [f"## {title}", "", *table(head, rows, markup=True)]
-    host = facts["machine"]
+    spent = ", ".join(_spent(title, rivals[OURS]) for title, rivals in outcomes.items())
     text += [
-        "Time ratio: seconds until ours was as good as the other at its end, over the seconds that the other needed for it "
-        f"(median over seeds, then each); the aim against `{TPE}` is at most 0.33. Of the mean curves: the same of the best "
-        "value so far, averaged over the seeds; equal settings end differently with another seed, so that the ratio of one "
-        "alone is chance for a good part. Share of its time: the same over all the seconds that "
-        "the other ran, as it cannot know beforehand that it will find no better.", "",
-        f"Command: `python -m benchmarks.efficiency`, {', '.join(_spent(title, found[title][OURS]) for title in found)}"
-        f"{' with ' + ', '.join(more) if more else ''}; settings "
-        f"of all: {', '.join(f'{key}={value}' for key, value in SETTINGS.items())}; {host['cpu']}, {host['cores']} cores, "
-        f"torch {host['torch']}; {facts['date']}.", "",
+        "Time ratio: seconds until `ours` was as good as the other rival at its end, divided by the seconds that the other "
+        f"needed (median over seeds, then each seed); the goal against `{TPE}` is at most 0.33. Of the mean curves: the same "
+        "ratio for the best value so far averaged over the seeds; results vary with the seed, so the ratio of a single seed is "
+        "largely chance. Share of its time: the same divided by all the time that the other ran, since it cannot know that it "
+        "will not improve any more.", "",
+        f"Command: `python -m benchmarks.efficiency`, {spent}{' with ' + ', '.join(more) if more else ''}; common settings: "
+        f"{', '.join(f'{key}={value}' for key, value in SETTINGS.items())}; {host_line(facts['machine'])}; {facts['date']}.",
+        "",
     ]
     return text
 
 
-def _spent(title: str, runs: Sequence[Found]) -> str:
+def _spent(title: str, runs: Sequence[Outcome]) -> str:
     """`MKG-Y 3 times 720 s`."""
     return f"{title} {len(runs)} times {runs[0].seconds:.0f} s" if len(runs) > 1 else f"{title} {runs[0].seconds:.0f} s"
 
 
-def _plot(found: Mapping[str, Mapping[str, Sequence[Found]]], path: Path) -> None:
+def _plot(outcomes: Mapping[str, Mapping[str, Sequence[Outcome]]], path: Path) -> None:
     import matplotlib.pyplot as plt
 
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure, axes = plt.subplots(1, len(found), figsize=(6 * len(found), 4), squeeze=False)
-    for axis, (title, rivals) in zip(axes[0], found.items(), strict=True):
+    figure, axes = plt.subplots(1, len(outcomes), figsize=(6 * len(outcomes), 4), squeeze=False)
+    for axis, (title, rivals) in zip(axes[0], outcomes.items(), strict=True):
         for number, (name, runs) in enumerate(rivals.items()):
             for run in runs:
                 times = [at for at, _ in run.curve] + [run.seconds]
@@ -303,13 +303,7 @@ def _plot(found: Mapping[str, Mapping[str, Sequence[Found]]], path: Path) -> Non
     plt.close(figure)
 
 
-def spread(values: Sequence[float]) -> str:
-    if len(values) == 1:
-        return f"{values[0]:.4f}"
-    return f"{statistics.mean(values):.4f} ± {statistics.stdev(values):.4f}"
-
-
-def _said(value: float | None) -> str:
+def _ratio_text(value: float | None) -> str:
     return f"{value:.2f}" if value is not None else "not reached"
 
 

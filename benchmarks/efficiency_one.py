@@ -1,4 +1,4 @@
-"""One rival of `benchmarks.efficiency`, in a process of its own: the search without its end, so that test stays shut.
+"""Run one rival of `benchmarks.efficiency` in this process: a search without finalising, so that test is not opened.
 
     python -m benchmarks.efficiency_one FOLDER DATA SECONDS SEED RIVAL [SETTING=VALUE ...]
 """
@@ -22,9 +22,9 @@ from tune.runs.runner import run_search
 
 
 def main(folder: Path, data: str, seconds: float, seed: int, rival: str, more: list[str]) -> None:
-    """Search until the time is over."""
+    """Search until the time is used up."""
     plan = make_plan(settings_of(folder, data, seconds, seed, rival, parse_overrides(more)), ClusterResources.local())
-    plan = replace(plan, without=(Path(data).name,))  # start points that were found on this very graph
+    plan = replace(plan, without=(Path(data).name,))  # leave out start points that come from this graph
     console = Console(width=160)
     with open_study(plan) as study:
         search = searcher(plan, study)

@@ -1,9 +1,9 @@
-"""How long reading a graph takes, and how much memory: FB15K237, and a generated graph of 20 million triples in each format.
+"""Time and memory for reading graphs: FB15K237, and a generated graph of 20 million triples in each format.
 
     python -m benchmarks.reading          # writes results/reading.md
 
-Each graph is read by `read_graph` in a process of its own, as a search reads it: names numbered, repeats merged, a validation
-split set aside. A figure is kept in `--cache` as soon as it is there, so that an interrupted run goes on where it stopped.
+`read_graph` reads each graph in a new process, as a search does: it numbers names, merges duplicates and splits off a
+validation set. An interrupted benchmark continues from the runs in `--cache`.
 """
 
 from __future__ import annotations
@@ -22,7 +22,9 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 
-REPOSITORY = Path(__file__).resolve().parents[1]
+from benchmarks.results import REPOSITORY, FinishedRuns
+from imf_core.files.markdown import table
+
 TRIPLES, ENTITIES, RELATIONS = 20_000_000, 2_000_000, 500
 FORMATS = {"tsv": "tab-separated names", "openke": "OpenKE ids", "nt": "N-Triples"}
 _READ = r"""
@@ -33,7 +35,7 @@ from imf_core.data.formats.readers import read_graph
 loaded = time.perf_counter()
 graph = read_graph(sys.argv[1])
 done = time.perf_counter()
-# Not getrusage: its peak begins with that of the process that started this one.
+# Not getrusage: its peak includes that of the parent process.
 peak = int(re.search(r"VmHWM:\s*(\d+) kB", Path("/proc/self/status").read_text())[1])
 print(json.dumps({
     "seconds": done - loaded, "import_seconds": loaded - started,
@@ -44,12 +46,12 @@ print(json.dumps({
 
 
 def generate(folder: Path, target: str, triples: int = TRIPLES, entities: int = ENTITIES, relations: int = RELATIONS) -> Path:
-    """Write a random graph in which some entities stand in many lines; returns its file of triples.
+    """Write a random graph in which some entities are much more frequent than others; returns its file of triples.
 
     Args:
-        folder: where to.
-        target: `tsv`, `openke` (which brings its two lists along) or `nt`.
-        triples, entities, relations: how many.
+        folder: of the graph.
+        target: `tsv`, `openke` (with its two lists of names) or `nt`.
+        triples, entities, relations: size of the graph.
     """
     from imf_core.data.formats.vocabularies import list_files
     from imf_core.data.formats.writers import Target, write_splits
@@ -70,75 +72,69 @@ def generate(folder: Path, target: str, triples: int = TRIPLES, entities: int = 
 
 
 def measure(folder: Path) -> dict[str, Any]:
-    """Read a graph folder in a new process: seconds, peak resident memory in GiB, and what was found."""
-    done = subprocess.run(
+    """Read a graph in a new process: seconds, peak resident memory in GiB, and the size of the graph."""
+    process = subprocess.run(
         [sys.executable, "-c", _READ, str(folder)], cwd=REPOSITORY, check=True, capture_output=True, text=True
     )
-    found: dict[str, Any] = json.loads(done.stdout)
-    return found
+    figures: dict[str, Any] = json.loads(process.stdout)
+    return figures
 
 
 def main(
     out: Annotated[Path, typer.Option(help="Markdown file to write.")] = Path("results/reading.md"),
-    cache: Annotated[Path, typer.Option(help="Finished figures, one JSON line each.")] = Path(".cache/reading.jsonl"),
+    cache: Annotated[Path, typer.Option(help="File of finished runs (JSON lines).")] = Path(".cache/reading.jsonl"),
     shared: Annotated[Path, typer.Option(help="Folder whose data/FB15K237 is read.")] = Path("../shared"),
-    triples: Annotated[int, typer.Option(min=1, help="Lines of the generated graph.")] = TRIPLES,
-    repeats: Annotated[int, typer.Option(min=1, help="Readings of each graph; the middle one is told.")] = 3,
+    triples: Annotated[int, typer.Option(min=1, help="Number of triples of the generated graph.")] = TRIPLES,
+    repeats: Annotated[int, typer.Option(min=1, help="Number of times that each graph is read; the median counts.")] = 3,
 ) -> None:
-    """Measure, and write the table."""
-    found = [json.loads(line) for line in cache.read_text(encoding="utf-8").splitlines()] if cache.exists() else []
+    """Read every graph and write the table."""
+    finished = FinishedRuns(cache)
 
-    def once(graph: str, prepare: Callable[[Path], Path]) -> dict[str, Any]:
-        known = next((run for run in found if run["graph"] == graph and run["repeats"] == repeats), None)
-        if known is not None:
-            return known
-        with tempfile.TemporaryDirectory() as place:
+    def read(graph: str, prepare: Callable[[Path], Path]) -> dict[str, Any]:
+        run = finished.find({"graph": graph, "repeats": repeats})
+        if run is not None:
+            return run
+        with tempfile.TemporaryDirectory() as scratch:
             started = time.perf_counter()
-            folder = prepare(Path(place))
+            folder = prepare(Path(scratch))
             written = time.perf_counter() - started
             size = sum(file.stat().st_size for file in folder.iterdir() if file.is_file())
             runs = sorted((measure(folder) for _ in range(repeats)), key=lambda run: float(run["seconds"]))
-        middle = runs[len(runs) // 2] | {"peak_gib": max(run["peak_gib"] for run in runs)}
-        run = {"graph": graph, "repeats": repeats, **middle, "megabytes": size / 1e6, "date": str(date.today())}
+        median = runs[len(runs) // 2] | {"peak_gib": max(run["peak_gib"] for run in runs)}
+        run = {"graph": graph, "repeats": repeats, **median, "megabytes": size / 1e6, "date": str(date.today())}
         print(f"{graph}: {run['seconds']:.1f} s, {run['peak_gib']:.2f} GiB (written in {written:.0f} s)", flush=True)
-        cache.parent.mkdir(parents=True, exist_ok=True)
-        with cache.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(run) + "\n")
-        return run
+        return finished.add(run)
 
-    rows = []
+    runs = {}
     fb15k237 = shared / "data" / "FB15K237"
     if fb15k237.is_dir():
-        rows.append(("FB15K237, OpenKE ids", once("FB15K237", lambda _: fb15k237.resolve())))
+        runs["FB15K237, OpenKE ids"] = read("FB15K237", lambda _: fb15k237.resolve())
     for target, name in FORMATS.items():
-        made = once(f"{triples} {target}", lambda place, to=target: generate(place, to, triples).parent)
-        rows.append((f"generated, {name}", made))
-    out.write_text(_page(rows, repeats), encoding="utf-8")
+        run = read(f"{triples} {target}", lambda scratch, to=target: generate(scratch, to, triples).parent)
+        runs[f"generated, {name}"] = run
+    out.write_text(_page(runs, repeats), encoding="utf-8")
     print(f"written: {out}")
 
 
-def _page(rows: list[tuple[str, dict[str, Any]]], repeats: int) -> str:
+def _page(runs: dict[str, dict[str, Any]], repeats: int) -> str:
     from tune.report.files import machine
 
-    host = machine()
-    threads = os.environ.get("OMP_NUM_THREADS")
+    host, threads = machine(), os.environ.get("OMP_NUM_THREADS")
+    rows = [
+        [name, f"{run['entities']:,}", f"{run['train'] + run['valid']:,}", f"{run['megabytes']:,.0f}", f"{run['seconds']:.1f}",
+         f"{run['peak_gib']:.2f}"]
+        for name, run in runs.items()
+    ]
     return "\n".join([
         "# Reading graphs",
         "",
-        "`read_graph` of a folder, files in the page cache, in a process of its own: lines split and checked, names numbered, "
-        "repeats merged; the generated graphs bring no validation split, so one is set aside from train. Seconds are the "
-        f"middle of {repeats} readings, memory is the largest resident set of the process.",
+        "`read_graph` in a new process, with the files in the page cache: it splits and checks lines, numbers names, merges "
+        "duplicates and, since the generated graphs have no validation split, splits one off. Seconds are the median of "
+        f"{repeats} runs, memory is the peak resident set of the process.",
         "",
-        "| graph | entities | triples | MB on disk | seconds | peak memory, GiB |",
-        "|---|---:|---:|---:|---:|---:|",
-        *(
-            f"| {name} | {run['entities']:,} | {run['train'] + run['valid']:,} | {run['megabytes']:,.0f} "
-            f"| {run['seconds']:.1f} | {run['peak_gib']:.2f} |"
-            for name, run in rows
-        ),
-        "",
+        *table(["graph", "entities", "triples", "MB on disk", "seconds", "peak memory, GiB"], rows),
         f"Command: `python -m benchmarks.reading`; {host['cpu']}, {host['cores']} cores, Python {host['python']}"
-        + (f", OMP_NUM_THREADS={threads}" if threads else "") + f"; {rows[-1][1]['date']}.",
+        + (f", OMP_NUM_THREADS={threads}" if threads else "") + f"; {list(runs.values())[-1]['date']}.",
         "",
     ])
 

@@ -1,13 +1,13 @@
-"""What the shipped start points are worth on a graph that was not used to find them: the first trials, with and without.
+"""Value of the shipped start points on a graph from which none of them comes: the first trials, with and without them.
 
     imf audit ../shared/data/DB15K --repair .cache/db15k-repaired --valid-size 3000
     python -m benchmarks.start_points .cache/db15k-repaired --name DB15K --seeds 2    # results/start_points.md
 
-Two searches run side by side, a trial of one thread at a time each: one begins with the default settings and the settings that
-won elsewhere, the other with what the sampler draws; all else is the same, early stopping included. What the first one, three,
-five and ten trials of each have found is read from their journals. Nothing here opens a test split.
+Two searches run side by side, each with one trial of one thread at a time. One begins with the default settings and the start
+points, in the other the sampler draws all trials; everything else is the same, early stopping included. The best value of the
+first one, three, five and ten trials is read from their journals. No test split is opened.
 
-Finished runs are kept in `--cache`; an interrupted comparison goes on with the others.
+An interrupted benchmark continues from the finished studies in `--cache`.
 """
 
 from __future__ import annotations
@@ -20,41 +20,42 @@ from typing import Annotated, Any
 
 import typer
 
-from benchmarks.efficiency import DRAWN, OURS, SETTINGS, Found, compared, spread
+from benchmarks.efficiency import DRAWN, OURS, SETTINGS, Outcome, compare
+from benchmarks.results import host_line, spread
 from imf_core.files.markdown import table
 from tune.durations import parse_duration
 from tune.report.files import machine
 
 FIRST = (1, 3, 5, 10)
-SAID = {OURS: "with the start points", DRAWN: "without"}
+TITLES = {OURS: "with start points", DRAWN: "without"}
 
 
 def main(
     graph: Annotated[Path, typer.Argument(help="Folder of the graph.")],
-    name: Annotated[str | None, typer.Option(help="What to call it; default: the folder's name.")] = None,
+    name: Annotated[str | None, typer.Option(help="Name of the graph; default: that of the folder.")] = None,
     budget: Annotated[str, typer.Option(help="Wall time of each search.")] = "12m",
-    seeds: Annotated[int, typer.Option(min=1, help="Repeats with other seeds.")] = 1,
+    seeds: Annotated[int, typer.Option(min=1, help="Number of seeds.")] = 1,
     out: Annotated[Path, typer.Option(help="Folder of the results.")] = Path("results"),
-    cache: Annotated[Path, typer.Option(help="The studies.")] = Path(".cache/start_points"),
-    settings: Annotated[list[str] | None, typer.Option("--set", help="More settings of both.")] = None,
+    cache: Annotated[Path, typer.Option(help="Folder of the studies.")] = Path(".cache/start_points"),
+    settings: Annotated[list[str] | None, typer.Option("--set", help="Additional settings of both searches.")] = None,
 ) -> None:
-    """Run what is missing, and put the graph into the page and the JSON."""
+    """Run the missing searches, and add the graph to the page and the JSON file."""
     title, seconds = name or graph.name, parse_duration(budget)
-    found = compared([OURS, DRAWN], title, str(graph.resolve()), seconds, seeds, cache, settings or [])
+    outcomes = compare([OURS, DRAWN], title, str(graph.resolve()), seconds, seeds, cache, settings or [])
     file = out / "start_points.json"
     known = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
-    facts = {**known, title: facts_of(found, {**SETTINGS, "more": list(settings or [])})}
+    facts = {**known, title: facts_of(outcomes, {**SETTINGS, "more": list(settings or [])})}
     out.mkdir(parents=True, exist_ok=True)
     file.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
     (out / "start_points.md").write_text("\n".join(page_of(facts)), encoding="utf-8")
     print(f"written: {out / 'start_points.md'}")
 
 
-def facts_of(found: Mapping[str, Sequence[Found]], settings: Mapping[str, Any]) -> dict[str, Any]:
-    """For each search the best validation MRR of its first trials by seed, None where it had not so many in its time.
+def facts_of(outcomes: Mapping[str, Sequence[Outcome]], settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The best validation MRR of the first trials of each search by seed; None if it had fewer trials.
 
     Args:
-        found: by rival, one a seed.
+        outcomes: of each search, one per seed.
         settings: of all trials.
     """
     searches = {
@@ -63,21 +64,23 @@ def facts_of(found: Mapping[str, Sequence[Found]], settings: Mapping[str, Any]) 
             "trials": [run.trials for run in runs], "final": [run.final for run in runs],
             "each": [list(run.each) for run in runs],
         }
-        for rival, runs in found.items()
+        for rival, runs in outcomes.items()
     }
-    runs = next(iter(found.values()))
-    around = {"seconds": runs[0].seconds, "seeds": len(runs), "machine": machine(), "date": str(date.today())}
-    return {**around, "searches": searches, "settings": dict(settings)}
+    runs = next(iter(outcomes.values()))
+    return {
+        "seconds": runs[0].seconds, "seeds": len(runs), "machine": machine(), "date": str(date.today()), "searches": searches,
+        "settings": dict(settings),
+    }
 
 
 def page_of(facts: Mapping[str, Any]) -> list[str]:
-    """The page of all graphs."""
+    """The page with all graphs."""
     text = [
-        "# What the start points are worth on a graph that they do not know", "",
-        "A search begins with the default settings and with those that won on MKG-W, on MKG-Y and on the bundled characters "
-        "(`tune/space/start_points.py`). Best validation MRR of the first trials of a search with and without that beginning; "
-        "all else is the same: space, sampler, early stopping, seeds. They ran side by side, a trial of one thread at a time "
-        "each. Mean and deviation over the seeds where there are several.", "",
+        "# Value of the start points on a new graph", "",
+        "By default a search begins with the default settings and with those that won on MKG-W, MKG-Y and the bundled "
+        "characters (`tune/space/start_points.py`). The tables show the best validation MRR of the first trials with and "
+        "without these start points; space, sampler, early stopping and seeds are the same. Both searches ran side by side, "
+        "each with one trial of one thread at a time. Mean ± standard deviation over the seeds if there are several.", "",
     ]
     for title, entry in facts.items():
         head = ["search", *(f"first {count}" if count > 1 else "first" for count in FIRST), "all", "trials"]
@@ -85,21 +88,21 @@ def page_of(facts: Mapping[str, Any]) -> list[str]:
         for rival, one in entry["searches"].items():
             cells = [_spread(one["first"][str(count)]) for count in FIRST]
             cells += [spread(one["final"]), ", ".join(map(str, one["trials"]))]
-            rows.append([SAID[rival], *cells])
+            rows.append([TITLES[rival], *cells])
         text += [f"## {title}", "", *table(head, rows, markup=True)]
-        host, settings = entry["machine"], dict(entry["settings"])
+        settings = dict(entry["settings"])
         more = settings.pop("more")
-        of_all = ", ".join([*(f"{key}={value}" for key, value in settings.items()), *more])
+        settings_text = ", ".join([*(f"{key}={value}" for key, value in settings.items()), *more])
         text += [
-            f"`python -m benchmarks.start_points`, {entry['seeds']} seed(s), {entry['seconds']:.0f} s each; settings "
-            f"of all: {of_all}; {host['cpu']}, {host['cores']} cores, torch {host['torch']}; {entry['date']}.", "",
+            f"`python -m benchmarks.start_points`, {entry['seeds']} seed(s), {entry['seconds']:.0f} s each; common settings: "
+            f"{settings_text}; {host_line(entry['machine'])}; {entry['date']}.", "",
         ]
     return text
 
 
 def _spread(values: Sequence[float | None]) -> str:
     known = [value for value in values if value is not None]
-    return spread(known) if len(known) == len(values) else "not so many"
+    return spread(known) if len(known) == len(values) else "fewer trials"
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from benchmarks import efficiency, start_points
-from benchmarks.efficiency import Found, mean_of, ratio
+from benchmarks.efficiency import Outcome, mean_of, ratio
 
 
 def events(*reports: tuple[float, float], start: float = 100.0) -> list[dict[str, object]]:
@@ -21,40 +21,40 @@ def events(*reports: tuple[float, float], start: float = 100.0) -> list[dict[str
 
 def test_the_best_so_far_is_read_from_the_journal() -> None:
     told = [{"event": "tell", "at": 160.0, "trial": "trial-000", "value": 0.45, "stopped": True}]
-    found = Found.of([*events((10, 0.2), (20, 0.1), (30, 0.4)), *told], 50.0)
-    assert found.curve == [(10.0, 0.2), (30.0, 0.4)]  # what came after its time does not count
-    assert (found.final, found.trials, found.pruned) == (0.4, 2, 1)
-    assert found.reached(0.3) == 30.0 and found.reached(0.5) is None
-    assert (found.best_at(5), found.best_at(10), found.best_at(29)) == (0.0, 0.2, 0.2)
+    outcome = Outcome.of([*events((10, 0.2), (20, 0.1), (30, 0.4)), *told], 50.0)
+    assert outcome.curve == [(10.0, 0.2), (30.0, 0.4)]  # what came after its time does not count
+    assert (outcome.final, outcome.trials, outcome.pruned) == (0.4, 2, 1)
+    assert outcome.seconds_to(0.3) == 30.0 and outcome.seconds_to(0.5) is None
+    assert (outcome.best_at(5), outcome.best_at(10), outcome.best_at(29)) == (0.0, 0.2, 0.2)
 
 
 def test_the_first_trials_are_those_that_began_first() -> None:
     later = {"event": "report", "at": 140.0, "trial": "trial-001", "numbers": {"best_mrr": 0.5}}
-    found = Found.of([*events((10, 0.2), (60, 0.9)), later], 50.0)
-    assert found.each == (0.2, 0.5)  # what the first one reported after its time does not count
-    assert (found.best_of(1), found.best_of(2), found.best_of(3)) == (0.2, 0.5, None)
-    facts = {"graph": start_points.facts_of({efficiency.OURS: [found] * 2, efficiency.DRAWN: [found] * 2}, {"more": []})}
+    outcome = Outcome.of([*events((10, 0.2), (60, 0.9)), later], 50.0)
+    assert outcome.each == (0.2, 0.5)  # what the first one reported after its time does not count
+    assert (outcome.best_of(1), outcome.best_of(2), outcome.best_of(3)) == (0.2, 0.5, None)
+    facts = {"graph": start_points.facts_of({efficiency.OURS: [outcome] * 2, efficiency.DRAWN: [outcome] * 2}, {"more": []})}
     page = "\n".join(start_points.page_of(json.loads(json.dumps(facts))))
-    few = "not so many"
-    assert f"| with the start points | 0.2000 ± 0.0000 | {few} | {few} | {few} | 0.5000 ± 0.0000 | 2, 2 |" in page
+    few = "fewer trials"
+    assert f"| with start points | 0.2000 ± 0.0000 | {few} | {few} | {few} | 0.5000 ± 0.0000 | 2, 2 |" in page
 
 
 def test_the_ratio_is_of_the_times_to_the_same_value() -> None:
-    ours, other = Found.of(events((10, 0.3), (20, 0.41)), 100), Found.of(events((40, 0.35), (80, 0.4)), 100)
+    ours, other = Outcome.of(events((10, 0.3), (20, 0.41)), 100), Outcome.of(events((40, 0.35), (80, 0.4)), 100)
     assert ratio(ours, other) == pytest.approx(20 / 80)
     assert ratio(other, ours) is None  # it never got there
 
 
 def test_the_mean_curve_is_the_mean_of_the_best_so_far() -> None:
-    one, two = Found.of(events((10, 0.2), (30, 0.4)), 50), Found.of(events((20, 0.3)), 50)
+    one, two = Outcome.of(events((10, 0.2), (30, 0.4)), 50), Outcome.of(events((20, 0.3)), 50)
     mean = mean_of([one, two])
     assert [at for at, _ in mean.curve] == [10.0, 20.0, 30.0]
     assert [best for _, best in mean.curve] == pytest.approx([0.1, 0.25, 0.35])
-    assert mean.trials == 4 and mean.reached(0.2) == 20.0
+    assert mean.trials == 4 and mean.seconds_to(0.2) == 20.0
 
 
 def test_a_study_that_reported_nothing_found_nothing() -> None:
-    empty = Found.of(events(), 10)
+    empty = Outcome.of(events(), 10)
     assert empty.final == 0.0 and ratio(empty, empty) is None
 
 
