@@ -1,4 +1,4 @@
-"""`python -m benchmarks.reference`: keeps the table of results/README.md."""
+"""`python -m benchmarks.reference`: maintain the table in results/README.md."""
 
 from benchmarks.reference.reference import main
 

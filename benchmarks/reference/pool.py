@@ -1,12 +1,12 @@
-"""Several finished studies of one graph as one model: an ensemble for each seed, and its figures on test.
+"""Combine several finished studies of one graph: an ensemble for each seed, and its results on test.
 
     python -m benchmarks.reference pool results/mkg-y-pool results/mkg-y results/mkg-y-complex
     python -m benchmarks.reference add results/mkg-y-pool --row "ensemble of two"
 
-A seed's ensemble holds that seed's retrained winner of every study, weighed on validation (`imf_core.ensemble.selection`); so
-there are as many ensembles as seeds, with a mean and a deviation like those of a single study. The folder looks like a study's:
-it has a `summary.json`, `best` and the ranks that paired tests need. "Seeds pooled" are the ensembles of all seeds together.
-Test is read once, after every weight is known.
+The ensemble of a seed holds the retrained winner of every study with that seed, weighted on validation
+(`imf_core.ensemble.selection`). There is one ensemble per seed, so results have a mean and a deviation like those of a single
+study. The folder has the layout of a study: `summary.json`, `best`, and the ranks for paired tests. "Seeds pooled" is the
+ensemble of all seeds. Test is read once, after all weights are fixed.
 """
 
 from __future__ import annotations
@@ -40,13 +40,13 @@ from tune.report.result import mean_std
 
 
 def members_of(studies: Sequence[Path]) -> dict[int, list[Path]]:
-    """The checkpoints of each seed that every study retrained its winner with.
+    """The checkpoints of the studies' winners, by seed, for the seeds that all studies share.
 
     Raises:
-        DataError: a folder is no finished study, or opened test for several winners.
-        ConfigError: no seed is common to all.
+        DataError: a folder is not a finished study, or the study opened test for several winners.
+        ConfigError: the studies share no seed.
     """
-    found: dict[int, list[Path]] = {}
+    checkpoints: dict[int, list[Path]] = {}
     seeds: list[set[int]] = []
     for study in studies:
         folder, remedy = StudyFolder(study), "name folders of finished studies"
@@ -61,7 +61,7 @@ def members_of(studies: Sequence[Path]) -> dict[int, list[Path]]:
             folders = folder.final_checkpoints(seed)
             if len(folders) != 1:
                 raise DataError.at(file, None, f"has {len(folders)} checkpoints of seed {seed}", remedy=remedy)
-            found.setdefault(seed, []).append(folders[0])
+            checkpoints.setdefault(seed, []).append(folders[0])
         seeds.append(set(own))
     common = sorted(set.intersection(*seeds)) if seeds else []
     if not common:
@@ -69,36 +69,37 @@ def members_of(studies: Sequence[Path]) -> dict[int, list[Path]]:
             "the studies have no seed in common", key="studies", value=", ".join(map(str, studies)),
             remedy="finalise them with the same --seed and --seeds",
         )
-    return {seed: found[seed] for seed in common}
+    return {seed: checkpoints[seed] for seed in common}
 
 
-def refuse_known(out: Path) -> None:
-    """Refuse a folder that is there: what is made anew would open test again.
+def refuse_existing(out: Path) -> None:
+    """Refuse a folder that exists, since creating it again would open test again.
 
     Raises:
         ConfigError: it exists.
     """
     if out.exists():
-        raise ConfigError(f"{out} exists: its test figures are known", key="out", value=str(out), remedy="name another folder")
+        problem = f"{out} exists: its test results are known"
+        raise ConfigError(problem, key="out", value=str(out), remedy="name another folder")
 
 
 def pool(
-    out: Annotated[Path, typer.Argument(help="Folder that is made; it must not exist.")],
+    out: Annotated[Path, typer.Argument(help="Folder to create; it must not exist.")],
     studies: Annotated[list[Path], typer.Argument(help="Folders of finished studies of the same graph.")],
 ) -> None:
-    """Weigh the studies' models on validation, seed by seed, and rank test with each ensemble, once."""
-    refuse_known(out)
+    """Weight the studies' models on validation, seed by seed, and rank test with each ensemble, once."""
+    refuse_existing(out)
     if len(studies) < 2:
-        raise ConfigError("one study is no ensemble", key="studies", value=len(studies), remedy="name several")
-    found = members_of(studies)
+        raise ConfigError("an ensemble needs two or more studies", key="studies", value=len(studies), remedy="name several")
+    members = members_of(studies)
     console = Console()
-    first = load_checkpoint(next(iter(found.values()))[0])
+    first = load_checkpoint(next(iter(members.values()))[0])
     graph = graph_of(first.config.data)
     check_vocabulary(first.description, graph.entities, graph.relations, first.path)
     with atomic_folder(out) as fresh:
-        reached = {seed: _weigh(folders, fresh / f"seed-{seed}", graph, console, seed) for seed, folders in found.items()}
+        validation = {seed: _weight(folders, fresh / f"seed-{seed}", graph, console, seed) for seed, folders in members.items()}
         triples, known = open_split(graph, "test")
-        ensembles = {seed: load_ensemble(fresh / f"seed-{seed}") for seed in found}
+        ensembles = {seed: load_ensemble(fresh / f"seed-{seed}") for seed in members}
         ranked: dict[int, Ranked] = {}
         for seed, ensemble in ensembles.items():
             ranked[seed] = ensemble.rank(graph, triples, known)
@@ -107,17 +108,17 @@ def pool(
         (fresh / "final").mkdir()
         ranks = {f"{OWN}/{seed}": one for seed, one in ranked.items()} | ({POOLED: together} if together is not None else {})
         save_ranks(fresh / "final" / RANKS_FILE, ranks, graph)
-        best = max(reached, key=reached.__getitem__)
+        best = max(validation, key=validation.__getitem__)
         (fresh / "best").symlink_to(f"seed-{best}")
         runs = {seed: flat(one.metrics) for seed, one in ranked.items()}
         pooled = {POOLED: [flat(together.metrics)]} if together is not None else {}
-        values = summary_of(out, first.config.data.path, reached, runs, pooled)
+        values = summary_of(out, first.config.data.path, validation, runs, pooled)
         atomic_write_text(fresh / SUMMARY_FILE, json.dumps(values, indent=2) + "\n")
     console.print(f"test MRR {plus_minus(mean_std([one.metrics.mrr for one in ranked.values()]))}; {out}", highlight=False)
 
 
-def _weigh(folders: Sequence[Path], target: Path, graph: KnowledgeGraph, console: Console, seed: int) -> float:
-    """Write a seed's ensemble; returns its validation MRR, with weights that were fitted there: one number a study."""
+def _weight(folders: Sequence[Path], target: Path, graph: KnowledgeGraph, console: Console, seed: int) -> float:
+    """Write the ensemble of a seed; returns its validation MRR, on which its weights (one per study) were fitted."""
     loaded = [load_checkpoint(folder) for folder in folders]
     same_names(loaded)
     chosen = select(
@@ -127,43 +128,43 @@ def _weigh(folders: Sequence[Path], target: Path, graph: KnowledgeGraph, console
     kept = [place for place, weight in enumerate(chosen.weights) if weight > 0]
     figures = {"held_back_mrr": chosen.held_back, "held_back_mrr_of_single": chosen.held_back_single}
     save_ensemble(target, [folders[place] for place in kept], [chosen.weights[place] for place in kept], figures)
-    # The figures of the selection are among the strongest candidates of some triples; this one is among all, of all triples.
+    # Unlike the figures of the selection, this one ranks all triples among all entities.
     mrr = load_ensemble(target).rank(graph, graph.valid, graph.known()).metrics.mrr
     shares = ", ".join(f"{weight:.2f}" for weight in chosen.weights)
     console.print(
-        f"seed {seed}: weights {shares}; validation MRR {mrr:.4f}; held back, among the strongest candidates, "
-        f"{chosen.held_back:.4f}, of the best one {chosen.held_back_single:.4f}", highlight=False,
+        f"seed {seed}: weights {shares}; validation MRR {mrr:.4f}; held out, among the strongest candidates, "
+        f"{chosen.held_back:.4f}, of the best single model {chosen.held_back_single:.4f}", highlight=False,
     )
     return mrr
 
 
 def _together(ensembles: Sequence[Ensemble]) -> Ensemble:
-    """The ensembles of all seeds as one, each with the same say."""
+    """The ensembles of all seeds as one, with equal weights."""
     members = tuple(member for ensemble in ensembles for member in ensemble.members)
     weights = tuple(weight / len(ensembles) for ensemble in ensembles for weight in ensemble.weights)
     return replace(ensembles[0], members=members, weights=weights)
 
 
 def summary_of(
-    out: Path, data: str, reached: Mapping[int, float], runs: Mapping[int, Mapping[str, float]],
+    out: Path, data: str, validation: Mapping[int, float], runs: Mapping[int, Mapping[str, float]],
     otherwise: Mapping[str, Sequence[Mapping[str, float]]], winner: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """As `tune.report.files.summary` has it, as far as there is something to say.
+    """A summary with the keys of `tune.report.files.summary` that apply.
 
     Args:
-        out: the folder.
-        data: the graph's.
-        reached: validation MRR by seed.
+        out: folder of the results.
+        data: folder of the graph.
+        validation: validation MRR by seed.
         runs: flat test metrics by seed.
-        otherwise: flat test metrics under other decisions, by what those are.
-        winner: what it is, with `params`.
+        otherwise: flat test metrics under other decisions, by the name of the decision.
+        winner: the model's settings as `params`; None for an ensemble.
     """
     means = {name: {key: mean_std([one[key] for one in every]) for key in every[0]} for name, every in otherwise.items()}
     first = next(iter(runs.values()))
     command = shlex.join(["python", "-m", "benchmarks.reference", *sys.argv[1:]])
     return {
         "study": out.name, "task": "link", "data": data, "winner": winner,
-        "winner_validation_mrr": {"by_seed": list(reached.values()), **mean_std(list(reached.values()))},
+        "winner_validation_mrr": {"by_seed": list(validation.values()), **mean_std(list(validation.values()))},
         "test": {name: mean_std([run[name] for run in runs.values()]) for name in first}, "test_otherwise": means,
         "test_opened": 1, "seeds": list(runs), "command": command, "machine": machine(),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),

@@ -1,4 +1,4 @@
-"""The figures that stand in `results/README.md`: one row a finished study, kept in `results/reference.json`.
+"""The results table in `results/README.md`: one row per finished study, stored in `results/reference.json`.
 
 `python -m benchmarks.reference add results/<study> --row "IMF, names as text"` takes a row from the study's `summary.json`.
 """
@@ -17,7 +17,7 @@ from rich.markup import escape
 
 from benchmarks.reference.pool import pool
 from benchmarks.reference.reference_row import HITS, UNTRAINED, paired, summary_row
-from benchmarks.reference.trained_models import trained
+from benchmarks.reference.trained_models import score_models
 from imf_core.errors import ConfigError, DataError, ImfError
 from imf_core.evaluate.paired import LEVEL
 from imf_core.evaluate.test_once import OWN
@@ -30,7 +30,7 @@ ROW_KEYS = ("data_set", "row", "command", "mrr_mean", "mrr_std", "hits", "seeds"
 
 Published = Mapping[str, Sequence[tuple[str, Sequence[float | None]]]]
 
-# test, percent: MRR, Hits@1, Hits@3, Hits@10; None where nothing is published. Read with care: see results/README.md.
+# Test results in percent: MRR, Hits@1, Hits@3, Hits@10; None if not published. For their limits see results/README.md.
 PUBLISHED: Published = {
     "DB15K": (
         ("no training: one-step rules + relation prior", (29.6, 23.2, 31.6, 41.6)),
@@ -57,7 +57,7 @@ PUBLISHED: Published = {
 
 
 def load_reference(path: Path | str) -> list[dict[str, Any]]:
-    """The rows of `reference.json`; none if the file is not there.
+    """The rows of `reference.json`; none if the file does not exist.
 
     Raises:
         DataError: the file is not a list of rows.
@@ -74,21 +74,14 @@ def load_reference(path: Path | str) -> list[dict[str, Any]]:
     return rows
 
 
-def update_reference(path: Path | str, row: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Write a row in place of the one with its data set and name, or after the others; returns all rows. Atomic."""
-    rows = _updated(load_reference(path), [row])
-    _write_rows(Path(path), rows)
-    return rows
-
-
 def render_reference(rows: Sequence[Mapping[str, Any]], published: Published = PUBLISHED) -> str:
-    """The rows as Markdown, in percent: a table with the published figures of each data set (in italics) below ours.
+    """The rows as Markdown: a table in percent with our results and, in italics, the published ones of each data set.
 
-    A list of what it takes to repeat each row follows the table.
+    The table is followed by a list of the commands and settings that reproduce our rows.
 
     Args:
         rows: of `reference.json`.
-        published: figures to stand beside, by data set.
+        published: published results by data set.
     """
     if not rows:
         return 'No row yet. `python -m benchmarks.reference add results/<study> --row "..."` adds one.'
@@ -122,10 +115,10 @@ def render_reference(rows: Sequence[Mapping[str, Any]], published: Published = P
 
 
 def write_reference(results_dir: Path | str, *rows: Mapping[str, Any]) -> Path:
-    """Put rows into `reference.json` and the table of all rows between the markers of `README.md`; returns the latter.
+    """Add rows to `reference.json` and write the table of all rows between the markers in `README.md`; returns the latter.
 
     Raises:
-        DataError: an unreadable `reference.json`, or a README without the two markers; nothing is written then.
+        DataError: an unreadable `reference.json`, or a README without the two markers; then nothing is written.
     """
     folder = Path(results_dir)
     readme = folder / README_FILE
@@ -137,22 +130,14 @@ def write_reference(results_dir: Path | str, *rows: Mapping[str, Any]) -> Path:
     before, begin, rest = text.partition(BEGIN)
     _, end, after = rest.partition(END)
     if not begin or not end or BEGIN in rest or END in before + after:
-        remedy = f"put a line {BEGIN} and after it a line {END}, once, where the rows belong"
+        remedy = f"write a line {BEGIN} and after it a line {END}, once, where the rows belong"
         raise DataError.at(readme, None, "has no single place for the rows", remedy=remedy)
-    every = _updated(load_reference(folder / REFERENCE_FILE), rows)
+    # A row with a known name replaces the old one and keeps its position.
+    named = {(row["data_set"], row["row"]): dict(row) for row in (*load_reference(folder / REFERENCE_FILE), *rows)}
+    every = list(named.values())
     table = render_reference(every)
-    _write_rows(folder / REFERENCE_FILE, every)
+    atomic_write_text(folder / REFERENCE_FILE, json.dumps(every, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
     return atomic_write_text(readme, f"{before}{BEGIN}\n{table}\n{END}{after}")
-
-
-def _updated(rows: list[dict[str, Any]], new: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    named = {(row["data_set"], row["row"]): row for row in rows}  # a dict keeps the place of a key that is set again
-    named.update({(row["data_set"], row["row"]): dict(row) for row in new})
-    return list(named.values())
-
-
-def _write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    atomic_write_text(path, json.dumps(rows, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def _against(other: Mapping[str, Any]) -> str:
@@ -186,42 +171,42 @@ def _figure(percent: float | None) -> str:
 
 
 app = typer.Typer(
-    no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help="The reference table of results/README.md."
+    no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help="Maintain the table in results/README.md."
 )
 
 
 app.command("pool")(pool)
-app.command("trained")(trained)
+app.command("trained")(score_models)
 
 
 @app.command()
 def add(
     study: Annotated[Path, typer.Argument(help="Folder of a finished study.")],
-    row: Annotated[str, typer.Option(help="Name of the row; a row of that name on the same data set is replaced.")],
-    data_set: Annotated[str | None, typer.Option(help="Name of the data set; default: that of the data's folder.")] = None,
-    results: Annotated[Path | None, typer.Option(help="Folder of README.md; default: the one above the study.")] = None,
+    row: Annotated[str, typer.Option(help="Name of the row; it replaces a row of that name on the same data set.")],
+    data_set: Annotated[str | None, typer.Option(help="Name of the data set; default: the name of its folder.")] = None,
+    results: Annotated[Path | None, typer.Option(help="Folder of README.md; default: the parent of the study.")] = None,
     decision: Annotated[str, typer.Option(help=f"{OWN}, {UNTRAINED}, or a key of test_otherwise in summary.json.")] = OWN,
     against: Annotated[list[str] | None, typer.Option(
-        help="A paired test against a row of this data set, as its name, a colon and its study's folder. Repeatable."
+        help="Paired test against another row of this data set, as ROW:FOLDER with the folder of its study (repeatable)."
     )] = None,
 ) -> None:
-    """Add a study's test figures to reference.json and to the table in README.md.
+    """Add the test results of a study to reference.json and to the table in README.md.
 
     Example: python -m benchmarks.reference add results/mkg-y --row "IMF, names as text"
     """
     values = StudyFolder(study).summary()
     name = data_set or Path(str(values.get("data", ""))).name
-    made = summary_row(values, name, row, StudyFolder(study).summary_file, decision)
+    entry = summary_row(values, name, row, StudyFolder(study).summary_file, decision)
     folder = results or study.resolve().parent
     rows = (kept for kept in load_reference(folder / REFERENCE_FILE) if kept["data_set"] == name)
     earlier = {kept["row"]: kept.get("decision", OWN) for kept in rows}
-    made["against"] = [_paired_row(study, decision, text, earlier) for text in against or ()]
-    readme = write_reference(folder, made)
-    Console().print(f"{name}, {row}: test MRR {made['mrr_mean']:.4f}; see {readme}", markup=False, highlight=False)
+    entry["against"] = [_paired_row(study, decision, text, earlier) for text in against or ()]
+    readme = write_reference(folder, entry)
+    Console().print(f"{name}, {row}: test MRR {entry['mrr_mean']:.4f}; see {readme}", markup=False, highlight=False)
 
 
 def _paired_row(study: Path, decision: str, against: str, earlier: Mapping[str, str]) -> dict[str, Any]:
-    """A paired test against `row:folder`.
+    """The paired test against a row given as `ROW:FOLDER`.
 
     Raises:
         ConfigError: no such row.
@@ -229,14 +214,14 @@ def _paired_row(study: Path, decision: str, against: str, earlier: Mapping[str, 
     row, _, folder = against.rpartition(":")
     if row not in earlier:
         raise ConfigError(
-            f"--against names no row of this data set: {row!r}", key="against", value=against,
+            f"--against: this data set has no row {row!r}", key="against", value=against,
             remedy=f"write ROW:FOLDER with one of: {', '.join(earlier) or 'none yet'}",
         )
     return {"row": row, **paired(study, decision, Path(folder), earlier[row])}
 
 
 def main() -> None:
-    """Entry point: errors of the user's making are shown without a traceback, exit status 2."""
+    """Run the command line; an `ImfError` is shown without a traceback and exits with status 2."""
     try:
         app()
     except ImfError as error:

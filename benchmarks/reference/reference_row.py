@@ -11,16 +11,9 @@ from imf_core.errors import DataError
 from imf_core.evaluate.paired import compare_ranks
 from imf_core.evaluate.test_once import OWN, RANKS_FILE, read_ranks
 from imf_core.study_reader import SUMMARY_FILE
-from tune.report.files import summary
-from tune.report.result import StudyResult
 
-UNTRAINED = "no training"  # a decision of its own: the study's baseline, which no seed changes
+UNTRAINED = "no training"  # as a decision: the study's baseline, which does not depend on a seed
 HITS = ("hits_at_1", "hits_at_3", "hits_at_10")
-
-
-def reference_row(result: StudyResult, data_set: str, row: str, decision: str = OWN) -> dict[str, Any]:
-    """A study as a row of the reference table; see `summary_row`."""
-    return summary_row(summary(result), data_set, row, decision=decision)
 
 
 def summary_row(
@@ -31,12 +24,12 @@ def summary_row(
     Args:
         values: the summary.
         data_set: name of the data set, as in the published table.
-        row: what distinguishes this study from the others on the data set.
+        row: name of the row, unique on the data set.
         source: file to name in an error.
-        decision: `own`, or what the figures are of: a key of the summary's `test_otherwise`, or `no training`.
+        decision: which test metrics to take: `own`, a key of the summary's `test_otherwise`, or `no training`.
 
     Returns:
-        `ROW_KEYS`, metrics as shares of 1, and `settings`, those of the winner.
+        `ROW_KEYS`, metrics within 0..1, and the winner's `settings`.
 
     Raises:
         DataError: a key is missing, there is no test result, or test was not opened exactly once.
@@ -46,7 +39,7 @@ def summary_row(
     try:
         test, machine = values["test"] if decision == OWN else _otherwise(values, decision, source), values["machine"]
         mean, std = test["mrr"]["mean"], test["mrr"]["std"]
-        found = {
+        entry = {
             "data_set": data_set, "row": row, "command": str(values["command"]), "mrr_mean": mean, "mrr_std": std,
             "hits": {name: test[name]["mean"] for name in HITS},
             "cold": (test.get("mrr_cold") or {}).get("mean"),
@@ -63,13 +56,13 @@ def summary_row(
     if mean is None or not math.isfinite(mean):
         raise DataError.at(source, None, "the study has no test result", remedy="add a study whose winner was tested")
     if opened != 1:
-        remedy = "search again: a figure of the table comes from a test split that was opened once, after every choice"
+        remedy = "search again: the table only has results for which test was opened once, after all choices were made"
         raise DataError.at(source, None, "the test split was not opened exactly once", value=opened, remedy=remedy)
-    return found
+    return entry
 
 
 def _otherwise(values: Mapping[str, Any], decision: str, source: Path | str) -> Mapping[str, Any]:
-    """Figures of other decision weights.
+    """Test metrics under another decision, or of the baseline.
 
     Raises:
         DataError: the study has none of that name.
@@ -81,47 +74,45 @@ def _otherwise(values: Mapping[str, Any], decision: str, source: Path | str) -> 
     if decision not in known:
         remedy = f"choose one of: {', '.join([OWN, *known])}"
         raise DataError.at(source, None, "the study has no test figures of this kind", value=decision, remedy=remedy)
-    found: Mapping[str, Any] = known[decision]
-    return found
+    metrics: Mapping[str, Any] = known[decision]
+    return metrics
 
 
 def _baseline(values: Mapping[str, Any], split: str) -> Mapping[str, Any]:
-    """What the baseline without training reaches on a split; empty where the study did not rank it."""
-    found: Mapping[str, Any] = ((values.get("audit") or {}).get("baseline") or {}).get(split) or {}
-    return found
+    """Metrics of the baseline without training on a split; empty if the study did not rank it."""
+    metrics: Mapping[str, Any] = ((values.get("audit") or {}).get("baseline") or {}).get(split) or {}
+    return metrics
 
 
 def _validation(values: Mapping[str, Any], decision: str) -> float | None:
-    """Mean validation MRR of the retrained winner, or that of the baseline; of other decisions it is not kept."""
-    own = (values.get("winner_validation_mrr") or {}).get("mean") if decision == OWN else None
-    mean = _baseline(values, "valid").get("mrr") if decision == UNTRAINED else own
+    """Mean validation MRR of the retrained winner or of the baseline; None for other decisions, whose MRR is not stored."""
+    winner = (values.get("winner_validation_mrr") or {}).get("mean") if decision == OWN else None
+    mean = _baseline(values, "valid").get("mrr") if decision == UNTRAINED else winner
     return None if mean is None else float(mean)
 
 
 def paired(study: Path, decision: str, other: Path, other_decision: str = OWN) -> dict[str, Any]:
-    """A paired test of two studies over the test triples, by the ranks that each kept when it opened test.
+    """A paired test of two studies over the test triples, with the ranks that each stored when it opened test.
 
-    The rank of a triple is the harmonic mean over a study's seeds, so that the difference is that of the mean MRRs.
+    The rank of a triple is the harmonic mean over the seeds of a study, so the difference is that of the mean MRRs.
 
     Args:
         study, other: folders of finished studies.
         decision, other_decision: as in `summary_row`.
 
     Returns:
-        `difference` in MRR, its 95 % `interval`, `p`, and the `decision` of the other.
+        The `difference` in MRR, its 95 % `interval`, `p`, and the `decision` of the other study.
 
     Raises:
-        DataError: ranks are missing, or of another graph.
+        DataError: ranks are missing, or the studies have different graphs.
     """
     files = [folder / "final" / RANKS_FILE for folder in (study, other)]
-    (own, graph), (its, its_graph) = read_ranks(files[0], decision), read_ranks(files[1], other_decision)
-    if graph != its_graph:
+    (ranks, graph), (other_ranks, other_graph) = read_ranks(files[0], decision), read_ranks(files[1], other_decision)
+    if graph != other_graph:
         remedy = "compare studies of the same triples"
-        raise DataError.at(files[1], None, f"was ranked on another graph than {files[0]}", value=its_graph, remedy=remedy)
-    found = compare_ranks(own, its)
-    return {
-        "decision": other_decision, "difference": found.all.difference, "interval": list(found.interval), "p": found.p,
-    }
+        raise DataError.at(files[1], None, f"was ranked on another graph than {files[0]}", value=other_graph, remedy=remedy)
+    test = compare_ranks(ranks, other_ranks)
+    return {"decision": other_decision, "difference": test.all.difference, "interval": list(test.interval), "p": test.p}
 
 
 def _machine(facts: Mapping[str, Any]) -> str:

@@ -92,7 +92,7 @@ def test_what_is_no_ensemble_is_refused(
         assert not (tmp_path / "out").exists()
         return " ".join(capsys.readouterr().err.split())
 
-    assert "one study is no ensemble" in refused(studies[0])
+    assert "an ensemble needs two or more studies" in refused(studies[0])
     assert "not the summary of a study" in refused(studies[0], tmp_path / "graph")
     summary = studies[1] / "summary.json"
     summary.write_text(json.dumps({"seeds": [0], "test_opened": 2}))

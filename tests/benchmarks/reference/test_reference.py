@@ -18,10 +18,9 @@ from benchmarks.reference.reference import (
     ROW_KEYS,
     load_reference,
     render_reference,
-    update_reference,
     write_reference,
 )
-from benchmarks.reference.reference_row import paired, reference_row, summary_row
+from benchmarks.reference.reference_row import paired, summary_row
 from imf_core.errors import DataError
 from imf_core.evaluate.test_once import RANKS_FILE
 from tests.support.reference_command import command
@@ -50,6 +49,10 @@ def result(tmp_path: Path) -> StudyResult:
 
 def page(folder: Path) -> str:
     return (folder / "README.md").read_text()
+
+
+def reference_row(result: StudyResult, data_set: str, row: str, decision: str = "own") -> dict[str, Any]:
+    return summary_row(summary(result), data_set, row, decision=decision)
 
 
 def test_a_study_as_a_row(result: StudyResult) -> None:
@@ -143,26 +146,28 @@ def test_a_row_needs_names(result: StudyResult) -> None:
 
 
 def test_a_row_replaces_the_one_of_its_name(result: StudyResult, tmp_path: Path) -> None:
-    file = tmp_path / "new" / "reference.json"
+    (tmp_path / "README.md").write_text(PAGE)
+    before = {path.name for path in tmp_path.iterdir()}
+    file = tmp_path / "reference.json"
     first = reference_row(result, "MKG-Y", "text")
-    assert update_reference(file, first) == [first]
-    update_reference(file, {**first, "row": "structure"})
-    update_reference(file, {**first, "data_set": "MKG-W"})
-    better = {**first, "mrr_mean": 0.4}
-    rows = update_reference(file, better)
-    assert [(row["data_set"], row["row"], row["mrr_mean"]) for row in rows] == [
+    write_reference(tmp_path, first)
+    assert load_reference(file) == [first]
+    write_reference(tmp_path, {**first, "row": "structure"})
+    write_reference(tmp_path, {**first, "data_set": "MKG-W"})
+    write_reference(tmp_path, {**first, "mrr_mean": 0.4})
+    assert [(row["data_set"], row["row"], row["mrr_mean"]) for row in load_reference(file)] == [
         ("MKG-Y", "text", 0.4), ("MKG-Y", "structure", first["mrr_mean"]), ("MKG-W", "text", first["mrr_mean"]),
     ]
-    assert load_reference(file) == rows
-    assert [path.name for path in file.parent.iterdir()] == ["reference.json"]
+    assert {path.name for path in tmp_path.iterdir()} == before | {"reference.json"}
 
 
 def test_rows_that_cannot_be_read_are_kept(result: StudyResult, tmp_path: Path) -> None:
+    (tmp_path / "README.md").write_text(PAGE)
     file = tmp_path / "reference.json"
     for text in ("{", "{}", '[{"row": "x"}]', "[1]"):
         file.write_text(text)
         with pytest.raises(DataError, match=r"reference rows|not a list of rows"):
-            update_reference(file, reference_row(result, "MKG-Y", "text"))
+            write_reference(tmp_path, reference_row(result, "MKG-Y", "text"))
         assert file.read_text() == text
 
 

@@ -79,7 +79,7 @@ def test_what_belongs_not_together_is_refused_before_test_is_read(
     assert "differ in train.lr" in refused(first, tiny_checkpoint(graph, tmp_path / "faster", seed=1, train__lr=0.1))
     taught = tiny_checkpoint(graph, tmp_path / "taught", seed=1, metrics={"validation": {"mrr": 0.1}, "teacher": "x"})
     assert "differ in a teacher" in refused(first, taught)
-    assert "its test figures are known" in refused(tiny_checkpoint(graph, tmp_path / "won", metrics={"test": {}}))
+    assert "its test results are known" in refused(tiny_checkpoint(graph, tmp_path / "won", metrics={"test": {}}))
     assert "has no validation MRR" in refused(tiny_checkpoint(graph, tmp_path / "bare", metrics={}))
     (tmp_path / "out").mkdir()
     assert command(monkeypatch, "trained", tmp_path / "out", first) == 2
