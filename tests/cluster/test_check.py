@@ -84,13 +84,13 @@ def test_a_filled_file_passes(check: ModuleType, place: Path, capsys: pytest.Cap
     ("old", "new", "said"),
     [
         ("cluster_name: imf", "cluster_name: imf\nworkers: 3", "'workers' was unexpected"),
-        ("10.88.0.12", "10.88.0.10", "10.88.0.10 stands there twice"),
+        ("10.88.0.12", "10.88.0.10", "10.88.0.10 is listed twice"),
         ("cluster_name: imf", "cluster_name: imf\nmin_workers: 1", "min_workers is 1, but there are 2 worker_ips"),
         ("worker_ips: [10.88.0.11, 10.88.0.12]", "", "worker_ips"),
         ("/key", "/absent", "ssh-keygen"),
         ("~/imf: .\n", "~/imf: ./imf_core\n", "is not the repository"),
         ("auth_token: ~/.ray/auth_token", "auth_token: ~/.ray/none/auth_token", "ray get-auth-token --generate"),
-        ("  ssh_user", " ssh_user: [", "no YAML"),
+        ("  ssh_user", " ssh_user: [", "invalid YAML"),
         ("type: local", "type: lokal", "lokal"),
     ],
 )
@@ -98,24 +98,24 @@ def test_what_is_wrong_is_named(check: ModuleType, place: Path, old: str, new: s
     file = place / "cluster.yaml"
     assert old in file.read_text()
     file.write_text(file.read_text().replace(old, new))
-    found = check.problems(file, place)
+    found = check.check_file(file, place)
     assert any(said in problem for problem in found), found
     assert all(problem.startswith("cluster.yaml") for problem in found)
 
 
 def test_a_key_that_others_may_read_is_refused(check: ModuleType, place: Path) -> None:
     (place.parent / "key").chmod(0o644)
-    (found,) = check.problems(place / "cluster.yaml", place)
+    (found,) = check.check_file(place / "cluster.yaml", place)
     assert "chmod 600" in found
 
 
 def test_sub_5_a_state_file_of_another_user_is_named(check: ModuleType, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(check, "STATES", place.parent)
-    assert check.problems(place / "cluster.yaml", place) == []
+    assert check.check_file(place / "cluster.yaml", place) == []
     (place.parent / "cluster-imf.state").write_text("{}")
-    assert check.problems(place / "cluster.yaml", place) == []
+    assert check.check_file(place / "cluster.yaml", place) == []
     monkeypatch.setattr(check.os, "access", lambda path, mode: not str(path).endswith(".state"))
-    (found,) = check.problems(place / "cluster.yaml", place)
+    (found,) = check.check_file(place / "cluster.yaml", place)
     assert "cluster-imf.state belongs to another user" in found
 
 
@@ -134,7 +134,7 @@ def test_sub_4_an_upload_that_is_too_large_lists_the_largest(check: ModuleType, 
     for number in range(6):
         with (place / f"dump{number}").open("wb") as stream:
             stream.truncate((60 + number) * 2**20)  # sparse
-    (found,) = check.problems(place / "cluster.yaml", place)
+    (found,) = check.check_file(place / "cluster.yaml", place)
     lines = found.splitlines()
     assert "200 MiB" in lines[0]
     assert [line.split() for line in lines[1:]] == [[f"{65 - n}.0", "MiB", f"dump{5 - n}"] for n in range(5)]
@@ -177,7 +177,7 @@ def test_in_a_cloud_the_head_stays_and_the_workers_may_go(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["aws.yaml", "gcp.yaml", "kuberay.yaml", "slurm.sh"])
 def test_every_file_has_gaps_that_are_named_before_use(check: ModuleType, name: str) -> None:
-    found = check.problems(ROOT / "cluster" / name, ROOT)
+    found = check.check_file(ROOT / "cluster" / name, ROOT)
     assert any("is left to fill in" in problem for problem in found)
 
 
