@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 from typing import Any
 
 import mlflow
@@ -76,9 +75,7 @@ class FakePredictor:
 
 @pytest.fixture
 def fake_predictor(monkeypatch: pytest.MonkeyPatch) -> None:
-    module = ModuleType("imf_core.predict")
-    module.Predictor = FakePredictor  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "imf_core.predict", module)
+    monkeypatch.setattr("imf_core.tasks.link.Predictor", FakePredictor)
 
 
 @pytest.mark.usefixtures("fake_predictor")
