@@ -77,7 +77,7 @@ def test_sub_1_a_submitted_search_runs_on_all_hosts_with_the_client_s_code(facts
 def test_a_refused_argument_ends_with_a_status_and_its_message(facts: dict[str, Any]) -> None:
     status, log = facts["badly"]
     assert status == 1
-    assert "trials = 0 is refused" in log
+    assert "trials = 0 is invalid" in log
 
 
 def test_a_ray_job_runs_the_search_with_the_folder_it_brings(facts: dict[str, Any]) -> None:

@@ -244,6 +244,6 @@ def test_a_finished_study_is_gone_on_with_and_opens_test_no_second_time(study: t
     before = json.loads((place / "summary.json").read_text())
     again = search_here(place.parents[1], "--study", "small", "--resume", settings=())
     assert again.returncode == 0, again.stdout + again.stderr
-    assert "was finalised already" in again.stdout
+    assert "has already been finalised" in again.stdout
     after = json.loads((place / "summary.json").read_text())
     assert (after["test"], after["test_opened"]) == (before["test"], 1)
