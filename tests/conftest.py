@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import settings
+from xdist.scheduler import LoadScopeScheduling
 
 from tune.environment import environment
 
@@ -30,16 +32,26 @@ settings.register_profile("nightly", deadline=None)  # each test's own number of
 settings.load_profile("fast")
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Group the tests for `--dist loadgroup`: a group runs in one process.
+class Groups(LoadScopeScheduling):
+    """Tests of a file share a process, so that a module fixture is made once, and so do all files that start Ray.
 
-    Ray clusters on one machine disturb each other, so all tests that start Ray are one group. Other tests are grouped by file:
-    a fixture of a module is then made once.
+    Ray clusters on one machine disturb each other. The marks of `--dist loadgroup` would say the same, but xdist 3.8
+    ignores them under pytest 9.2 (https://github.com/pytest-dev/pytest-xdist/issues/1386).
     """
-    for item in items:
-        file = item.path.relative_to(REPOSITORY / "tests").with_suffix("").as_posix()
-        item.add_marker(pytest.mark.xdist_group("ray" if item.get_closest_marker("cluster") else file))
+
+    def _split_scope(self, nodeid: str) -> str:
+        return group_of(nodeid.partition("::")[0])
+
+
+@lru_cache
+def group_of(file: str) -> str:
+    """Name of the group whose tests run in one process."""
+    return "ray" if "mark.cluster" in (REPOSITORY / file).read_text(encoding="utf-8") else file
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Groups:
+    """Called by pytest-xdist."""
+    return Groups(config, log)
 
 
 @pytest.fixture(scope="session")
