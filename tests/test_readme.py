@@ -67,7 +67,7 @@ def help_of(program: str, arguments: list[str]) -> str:
     return out.getvalue()
 
 
-CASES = [pytest.param(command, id=f"{page.parent.name}: {command}") for page in PAGES for command in commands(page)]
+CASES = [pytest.param(command, id=f"{page.relative_to(ROOT)}: {command}") for page in PAGES for command in commands(page)]
 
 
 @pytest.mark.parametrize("command", CASES)
