@@ -41,8 +41,9 @@ MILLION = {
 def code_state(folder: Path = REPOSITORY, searches: bool = False) -> str:
     """Digest of the measured code and of the measuring one; that of the search is measured by `trial_start` alone."""
     digest = hashlib.sha256()
-    files = [*folder.glob("imf_core/model/*.py"), *folder.glob("imf_core/train/*.py"), folder / "imf_core/config.py"]
-    files += [*folder.glob("tune/*.py"), folder / "benchmarks/trial_start.py"] if searches else []
+    measured = [file for room in ("model", "train", "evaluate") for file in folder.glob(f"imf_core/{room}/**/*.py")]
+    files = [*measured, folder / "imf_core/config.py", folder / "imf_core/runtime.py"]
+    files += [*folder.glob("tune/**/*.py"), folder / "benchmarks/trial_start.py"] if searches else []
     for file in [*sorted(files), folder / "benchmarks/speed.py", folder / "benchmarks/textbook.py"]:
         digest.update(file.relative_to(folder).as_posix().encode() + b"\0" + file.read_bytes())
     return digest.hexdigest()[:12]
