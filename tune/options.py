@@ -59,7 +59,7 @@ OPTIONS = (
     Option("seeds", int, HOW), Option("objective", str, HOW), Option("sampler", str, HOW), Option("scheduler", str, HOW),
     Option("grace_epochs", int, HOW, "grace"), Option("reduction_factor", float, HOW, "reduction"),
     Option("max_failures", int, HOW),
-    Option("workers", int, WHERE), Option("cpus_per_worker", int, WHERE), Option("gpus_per_worker", float, WHERE),
+    Option("workers", int, WHERE), Option("cpus_per_worker", int, WHERE), Option("gpus_per_worker", str, WHERE),
     Option("concurrency", int, WHERE), Option("study", str, WHERE), Option("storage", Path, WHERE),
     Option("tracking_uri", str, WHERE), Option("save_seconds", float, WHERE), Option("track_seconds", float, WHERE),
     Option("keep", int, WHERE), Option("address", str, WHERE),

@@ -12,7 +12,7 @@ import shlex
 from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, model_validator
 
@@ -102,7 +102,10 @@ class SearchConfig(BaseModel):
     cpus_per_worker: int | None = Field(
         None, ge=1, description="CPUs per worker; default: divide the available CPUs evenly among concurrent trials"
     )
-    gpus_per_worker: float = Field(0.0, ge=0, description="GPUs per worker; a fraction lets trials share a GPU")
+    gpus_per_worker: Annotated[float, Field(ge=0)] | Literal["auto"] = Field(
+        "auto", description="GPUs per worker: auto uses all GPUs, and lets several trials share one where they fit; 0 trains "
+        "on CPUs; a fraction lets trials share a GPU"
+    )
     concurrency: int | None = Field(None, ge=1, description="maximum number of concurrent trials; default: as many as fit")
     seed: int = Field(0, ge=0, lt=2**31, description="random seed of the sampler and the trials")
     seeds: int = Field(3, ge=1, le=100, description="number of seeds with which the winner is retrained")
@@ -243,6 +246,11 @@ class SearchConfig(BaseModel):
     def joins(self) -> bool:
         """Whether the search joins a running Ray cluster instead of starting Ray on this machine."""
         return self.address not in (None, "local")
+
+    @property
+    def requested_gpus(self) -> float | None:
+        """GPUs per worker; None for `auto`."""
+        return None if self.gpus_per_worker == "auto" else float(self.gpus_per_worker)
 
     @property
     def resume_command(self) -> str:

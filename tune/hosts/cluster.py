@@ -35,8 +35,9 @@ def ray_cluster(settings: SearchConfig, resources: ResourcePlan, lost: Callable[
     root = str(Path(imf_core.__file__).resolve().parents[1])
     path = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
     variables = {**environment(settings.address), "PYTHONPATH": path}
+    machine = ClusterResources.local()
     ray.init(
-        address="local", num_cpus=int(ClusterResources.local().cpus), include_dashboard=settings.workers > 1,
+        address="local", num_cpus=int(machine.cpus), num_gpus=int(machine.gpus), include_dashboard=settings.workers > 1,
         resources=resources.custom_resources, runtime_env={"env_vars": variables}, log_to_driver=False,
         logging_level=logging.ERROR,
     )

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import math
 import os
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from imf_core.errors import ResourceError
+from tune.hosts.gpus import visible_gpus, why_unused
 
 TRIAL_SLOT = "trial"  # custom resource: the controller of a trial with several workers takes one of these and no CPU
 TRIAL_SLOTS = 100
+_MOST_SHARING = 4  # trials on a card: more gain nothing, as each is bound by the launching of kernels on its own CPU
+_USED = 0.8  # share of a card's memory that is planned with
 
 
 @dataclass(frozen=True)
@@ -20,6 +25,7 @@ class Node:
 
     cpus: float
     gpus: float = 0.0
+    gpu_bytes: int = 0  # memory of the smallest of them; 0 if it is not known
 
 
 @dataclass(frozen=True)
@@ -30,16 +36,22 @@ class ClusterResources:
         nodes: machines, including those that an autoscaler adds on demand.
         controllers: number of trials with several workers that the cluster can control; None: no limit, Ray is our own.
         to_come: number of machines that have not joined yet.
+        notes: messages about what there is, or is not.
     """
 
     nodes: tuple[Node, ...]
     controllers: float | None = None
     to_come: int = 0
+    notes: tuple[str, ...] = ()
 
     @classmethod
-    def local(cls, gpus: float = 0.0) -> ClusterResources:
-        """This machine, with the CPUs that this process may use: affinity and container quota count."""
-        return cls((Node(float(_usable_cpus()), gpus),))
+    def local(cls) -> ClusterResources:
+        """This machine, with the CPUs that this process may use (affinity and container quota count) and its visible GPUs."""
+        cards = visible_gpus()
+        names = Counter(f"{card.name} ({card.bytes / 2**30:.0f} GiB)" for card in cards)
+        notes = [f"GPU: {', '.join(f'{count} x {name}' for name, count in names.items())}"] if cards else []
+        node = Node(float(_usable_cpus()), float(len(cards)), min((card.bytes for card in cards), default=0))
+        return cls((node,), notes=(*notes, *filter(None, [why_unused()])))
 
     @classmethod
     def of_nodes(cls, nodes: Iterable[Mapping[str, Any]]) -> ClusterResources:
@@ -105,24 +117,27 @@ class ResourcePlan:
 
 
 def plan_resources(
-    workers: int, cpus_per_worker: int | None, gpus_per_worker: float, concurrency: int | None, trials: int,
-    cluster: ClusterResources,
+    workers: int, cpus_per_worker: int | None, gpus_per_worker: float | None, concurrency: int | None, trials: int,
+    cluster: ClusterResources, worker_bytes: int = 0,
 ) -> ResourcePlan:
     """Fit the request to the cluster.
 
     Args:
         workers: processes that train one trial, >= 1.
         cpus_per_worker: >= 1; None: divide the CPUs evenly among the concurrent trials.
-        gpus_per_worker: 0, a fraction (one worker only) or a whole number.
+        gpus_per_worker: 0, a fraction (one worker only) or a whole number; None: see `automatic_gpus`.
         concurrency: maximum number of concurrent trials; None: as many as fit. Never more than `trials`; lowered if it does
             not fit.
         trials: number of trials of the whole search.
         cluster: resources of the cluster.
+        worker_bytes: estimated memory of a worker; 0 if it is not known.
 
     Raises:
         ResourceError: not even one trial fits; with the facts `asked` and `available`.
     """
-    notes: list[str] = []
+    notes = list(cluster.notes)
+    if gpus_per_worker is None:
+        gpus_per_worker = automatic_gpus(workers, min(concurrency or trials, trials), cluster, worker_bytes)
     if gpus_per_worker % 1 and (workers > 1 or gpus_per_worker > 1):
         raise ResourceError(
             f"{workers} workers with {gpus_per_worker:g} GPU each: only a trial with one worker can share a GPU",
@@ -148,8 +163,34 @@ def plan_resources(
         while cluster.slots(cpus + 1, gpus_per_worker) // workers >= chosen:
             cpus += 1
     shape = "in the trial's own process" if workers == 1 else f"as {workers} workers"
-    notes.append(f"{chosen} trial{'s' if chosen > 1 else ''} at a time, each {shape} of {cpus} CPU and {cpus} threads")
+    gpu = f", {gpus_per_worker:.3g} GPU" if gpus_per_worker else ""
+    notes.append(f"{chosen} trial{'s' if chosen > 1 else ''} at a time, each {shape} of {cpus} CPU{gpu} and {cpus} threads")
     return ResourcePlan(chosen, workers, cpus, gpus_per_worker, tuple(notes))
+
+
+def automatic_gpus(workers: int, trials: int, cluster: ClusterResources, worker_bytes: int) -> float:
+    """GPUs of each worker where nobody says: all cards are used, and shared by several trials where that keeps them busy.
+
+    A worker of several has a card of its own. A trial in its own process gets a fraction if there are more trials at a time
+    than cards, and as many fit into the memory of the smallest card.
+
+    Args:
+        workers: processes of a trial.
+        trials: at most so many at a time.
+        cluster: resources of the cluster.
+        worker_bytes: estimated memory of a worker; 0 if it is not known: then no card is shared.
+
+    Returns:
+        0 without GPUs; 1; or 1/2, 1/3, 1/4.
+    """
+    if not cluster.gpus:
+        return 0.0
+    smallest = min(node.gpu_bytes for node in cluster.nodes if node.gpus)
+    if workers > 1 or not smallest or not worker_bytes:
+        return 1.0
+    fitting = int(_USED * smallest / worker_bytes)
+    needed = math.ceil(min(trials, cluster.cpus) / cluster.gpus)
+    return 1.0 / max(1, min(_MOST_SHARING, fitting, needed))
 
 
 def _controllers(available: float) -> int:

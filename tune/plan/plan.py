@@ -97,8 +97,9 @@ def make_plan(settings: SearchConfig, cluster: ClusterResources) -> Plan:
         space = SearchSpace.load(settings.space, base, branches, settings.overrides)
     else:
         space = SearchSpace.default(base, branches, settings.overrides)
-    resources = plan_resources(
-        settings.workers, settings.cpus_per_worker, settings.gpus_per_worker, settings.concurrency, settings.trials, cluster
-    )
     memory = task.estimate(space.base, data, settings.workers)
+    resources = plan_resources(
+        settings.workers, settings.cpus_per_worker, settings.requested_gpus, settings.concurrency, settings.trials, cluster,
+        memory.total,
+    )
     return Plan(settings, space.base, data, audit, branches, space, resources, memory)

@@ -133,7 +133,8 @@ def _run(
     """
     ledger, resources = callback.ledger, plan.resources
     folder, total = ledger.folders.path, len(ledger.records) + missing
-    live = LiveTable(console, ledger, total, _needs(plan))
+    needs = _needs(plan)
+    live = LiveTable(console, ledger, total, needs)
     tuner = ray_tune.Tuner(
         trainable(spec, resources.trial_bundle),
         tune_config=ray_tune.TuneConfig(
@@ -142,7 +143,7 @@ def _run(
         ),
         run_config=ray_tune.RunConfig(
             name=folder.name, storage_path=str(folder.parent), verbose=0, stop=ledger.deadline,
-            callbacks=[ledger, callback, TrialLines(console, ledger, total), live],
+            callbacks=[ledger, callback, TrialLines(console, ledger, total, needs.get("GPU", 0.0)), live],
             failure_config=ray_tune.FailureConfig(max_failures=plan.settings.max_failures),
         ),
     )

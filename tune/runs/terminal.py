@@ -117,11 +117,18 @@ class TrialLines(DriverOnly, ray_tune.Callback):
         console: where to print.
         ledger: knows how each trial ended; must come before this callback.
         total: trials of the run.
+        gpus: GPUs that a trial and its workers take together; with any, a line at its start says so.
     """
 
-    def __init__(self, console: Console, ledger: Ledger, total: int) -> None:
-        self.console, self.ledger, self.total = console, ledger, total
+    def __init__(self, console: Console, ledger: Ledger, total: int, gpus: float = 0.0) -> None:
+        self.console, self.ledger, self.total, self.gpus = console, ledger, total, gpus
         self._shown: set[str] = set()
+
+    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """Print what a trial trains on, where that is a GPU."""
+        if self.gpus:
+            share = f"{self.gpus:.3g} GPU" if self.gpus >= 1 else f"a GPU that up to {1 / self.gpus:.0f} trials share"
+            self.console.print(f"  {name_of(trial)} starts on {share}", highlight=False, soft_wrap=True)
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Print the trial's line."""

@@ -8,6 +8,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
 from rich.console import Console
 
 from tune.runs.budget import Deadline
@@ -117,3 +118,10 @@ def test_what_stays_in_the_driver_is_nothing_in_rays_snapshots(tmp_path: Path) -
     table = LiveTable(Console(file=io.StringIO()), ledger, 3, {}, dict)
     lines = TrialLines(Console(file=io.StringIO()), ledger, 3)
     assert [copy.copy(part) for part in (table, lines, ledger, ledger.history, ledger.deadline)] == [None] * 5
+
+
+@pytest.mark.parametrize(("gpus", "line"), [(0.0, ""), (0.25, "a GPU that up to 4 trials share"), (2.0, "2 GPU")])
+def test_a_trial_that_trains_on_a_gpu_says_so_first(tmp_path: Path, gpus: float, line: str) -> None:
+    file = io.StringIO()
+    TrialLines(Console(file=file), ledger_of(tmp_path), 3, gpus).on_trial_start(1, [], trial("trial-002", "RUNNING"))
+    assert file.getvalue().strip() == (f"trial-002 starts on {line}" if line else "")
