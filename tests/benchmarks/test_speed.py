@@ -164,12 +164,14 @@ def test_the_report_tells_ratio_and_raw_figures(tmp_path: Path) -> None:
 
 
 def test_the_code_state_follows_the_measured_code(tmp_path: Path) -> None:
-    for name in ("imf_core/model/a.py", "imf_core/train/b.py", "imf_core/config.py", "imf_core/data/c.py",
-                 "benchmarks/speed.py", "benchmarks/textbook.py"):
+    for name in ("imf_core/model/a.py", "imf_core/train/b.py", "imf_core/model/losses/d.py", "imf_core/config.py",
+                 "imf_core/runtime.py", "imf_core/data/c.py", "benchmarks/speed.py", "benchmarks/textbook.py"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text("1\n", encoding="utf-8")
     before = run_speed.code_state(tmp_path)
     (tmp_path / "imf_core/data/c.py").write_text("2\n", encoding="utf-8")
     assert run_speed.code_state(tmp_path) == before
-    (tmp_path / "imf_core/train/b.py").write_text("2\n", encoding="utf-8")
-    assert run_speed.code_state(tmp_path) != before
+    for name in ("imf_core/train/b.py", "imf_core/model/losses/d.py"):
+        (tmp_path / name).write_text("2\n", encoding="utf-8")
+        before, after = run_speed.code_state(tmp_path), before
+        assert after != before

@@ -18,7 +18,7 @@ from small_search import SMALL
 Trials = list[dict[str, Any]]
 ARGUMENTS = (
     "--data", "graph", "--trials", "6", "--seeds", "2", "--study", "s", "--grace", "1", "--reduction", "2", "--first", "base",
-    "--save-seconds", "0", "--concurrency", "1", "--set", "train.memory_budget_mb=64",
+    "--save-seconds", "0", "--concurrency", "1", "--cpus-per-worker", "1", "--set", "train.memory_budget_mb=64",
 )
 
 
