@@ -38,6 +38,11 @@ class EntityFiles:
         except DataError as error:
             return (error,)
 
+    @property
+    def texts(self) -> dict[str, str]:
+        """The usable lines of `descriptions.tsv` by entity; empty without such a file."""
+        return {row[1]: row[2] for row in self.descriptions if not isinstance(row, DataError)}
+
     @cached_property
     def features(self) -> dict[str, Features | DataError]:
         """The feature files by modality; one that cannot be used is an error in its place."""

@@ -28,7 +28,7 @@ class Reserve:
         concurrency: of them at a time.
         max_epochs: of a run, where the best trial was not left to its own end.
         budget: seconds of the search with its finalising.
-        trials_dir: folder of the trials, from which one of the seeds is taken over; None: all are trained again.
+        trials_dir: folder of the trials: the winner is reused as the run of its own seed; None: all seeds are trained again.
     """
 
     runs: int

@@ -98,7 +98,7 @@ def run_variants(
     callback = MlflowCallback(tracker, ledger, plan.settings.track_seconds)
     callback.settle()
     for name in reuse_trials(winners or {}, numbers, study.journal, plan.settings.trials_dir, ledger, callback):
-        console.print(f"  {name}: the trial itself is taken over", highlight=False)
+        console.print(f"  {name}: the winning trial is reused", highlight=False)
     recorded = {record.trial_id for record in ledger.records}
     left = {name: number for name, number in numbers.items() if name not in recorded}
     if left:

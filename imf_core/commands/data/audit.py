@@ -57,7 +57,11 @@ def audit_command(
     if repaired_copy is not None:
         check_place(repaired_copy, folder)  # before the work
     raw = read_raw(GraphFiles(folder, train, valid, test), test=True)
-    report = audit(raw, coverage=coverage(EntityFiles(folder), raw.entities.names) if folder is not None else ())
+    files = EntityFiles(folder) if folder is not None else None
+    report = audit(
+        raw, coverage=coverage(files, raw.entities.names) if files is not None else (),
+        texts=files.texts if files is not None else None,
+    )
     done: list[str] = []
     facts = report.to_json()
     if repaired_copy is not None:

@@ -6,11 +6,12 @@ the baseline without training only where it is asked to.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from imf_core.data.audit.baseline import BaselineMetrics, OneStepRules
+from imf_core.data.audit.leaks import text_leaks
 from imf_core.data.audit.relations import RelationPair, flipped, is_in, pair_codes, similar_relations
 from imf_core.data.audit.report import WORDS, AuditReport, Coverage, SplitCounts, certain_hits
 from imf_core.data.graph.graph import CATEGORY_NAMES, SPLITS, KnowledgeGraph, KnownAnswers, RawGraph
@@ -21,7 +22,8 @@ _REPAIR = "imf audit DIR --repair OUT writes a repaired copy"
 
 
 def audit(
-    raw: RawGraph, *, coverage: Sequence[Coverage] = (), baseline_splits: Sequence[str] = ("valid", "test")
+    raw: RawGraph, *, coverage: Sequence[Coverage] = (), baseline_splits: Sequence[str] = ("valid", "test"),
+    texts: Mapping[str, str] | None = None,
 ) -> AuditReport:
     """Look at every line of a graph.
 
@@ -34,6 +36,7 @@ def audit(
         coverage: of the modalities, if it was looked at.
         baseline_splits: which splits the baseline without training ranks; a search leaves test out, so that nobody sees a
             test score before its end. Validation ranks are filtered by train and valid, test ranks by all.
+        texts: of the entities, by name, in which the names of answers are looked for; None: there are none.
     """
     splits, size = raw.splits, (len(raw.entities), len(raw.relations))
     unique = {name: distinct(rows, *size) for name, rows in splits.items()}
@@ -54,6 +57,7 @@ def audit(
         single_triple_relations=tuple(raw.relations.names[relation] for relation in np.flatnonzero(uses == 1)),
         categories=_categories(raw, unique["train"]),
         coverage=tuple(coverage),
+        leaks=text_leaks(raw, texts) if texts else (),
         baseline=metrics,
         notes=raw.notes,
         problems=_problems(counts, coverage),

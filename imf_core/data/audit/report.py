@@ -8,6 +8,7 @@ from itertools import combinations
 from typing import Any, Protocol
 
 from imf_core.data.audit.baseline import BaselineMetrics
+from imf_core.data.audit.leaks import TextLeak
 from imf_core.data.audit.relations import DUPLICATE, INVERSE, SYMMETRIC, RelationPair
 from imf_core.data.graph.graph import SPLITS
 from imf_core.files.markdown import escaped, table
@@ -164,6 +165,7 @@ class AuditReport(Audit):
         single_triple_relations: names of relations with one training triple.
         categories: `1-1`, `1-N`, `N-1`, `N-N` -> number of `relations` (that train holds) and of lines per split.
         coverage: by modality.
+        leaks: texts that name the answers of held-out triples, see `text_leaks`.
         baseline: metrics of the baseline without training, by split.
         notes: what the reader said.
         problems: what `--strict` refuses: a search could not run on it, or its figures would not mean what they say.
@@ -179,6 +181,7 @@ class AuditReport(Audit):
     single_triple_relations: tuple[str, ...]
     categories: Mapping[str, Mapping[str, int]]
     coverage: tuple[Coverage, ...]
+    leaks: tuple[TextLeak, ...]
     baseline: Mapping[str, BaselineMetrics]
     notes: tuple[str, ...]
     problems: list[str]
@@ -209,6 +212,7 @@ class AuditReport(Audit):
             "symmetric_relations": described[SYMMETRIC],
             "categories": {name: dict(counts) for name, counts in self.categories.items()},
             "coverage": {entry.name: asdict(entry) for entry in self.coverage},
+            "text_leaks": [{**asdict(leak), "share": leak.share} for leak in self.leaks],
             "baseline": {name: metrics.as_dict() for name, metrics in self.baseline.items()},
             "notes": list(self.notes),
             "problems": list(self.problems),
@@ -267,6 +271,9 @@ class AuditReport(Audit):
         lines += self.relation_lines()
         if self.coverage:
             lines.append(self.coverage_line())
+        if self.leaks:
+            lines.append(f"texts give answers away in {_count(len(self.leaks), 'relation')} (compare a model without them):")
+            lines += [f"  {leak.describe()}" for leak in self.leaks[:_LISTED]]
         lines += self.baseline_lines()
         return lines + list(self.notes)
 
