@@ -96,14 +96,14 @@ def named(modalities: Sequence[Modality], names: Sequence[str] | None) -> tuple[
     """
     if names is None:
         return tuple(modalities)
-    found = {modality.name: modality for modality in modalities}
+    by_name = {modality.name: modality for modality in modalities}
     for name in names:
-        if name not in found:
+        if name not in by_name:
             raise DataError(
-                f"modality {name!r} is not there; found: {', '.join(found) or 'none'}",
+                f"modality {name!r} is not there; found: {', '.join(by_name) or 'none'}",
                 remedy="add modalities/<name>.safetensors, descriptions.tsv or images/, or leave it out", value=name,
             )
-    return tuple(found[name] for name in names)
+    return tuple(by_name[name] for name in names)
 
 
 def _agree(folder: Path, what: str, actual: str, expected: str) -> None:

@@ -87,13 +87,13 @@ def importances(study: optuna.Study) -> dict[str, float]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # that few trials have a conditional parameter is known here
-            found = get_param_importances(study, evaluator=evaluator, params=names, normalize=False, target=_mrr)
+            shares = get_param_importances(study, evaluator=evaluator, params=names, normalize=False, target=_mrr)
     except (ArithmeticError, AssertionError, ValueError):  # a range that cannot be cut into a grid, or Optuna's own checks
         return {}
-    total = sum(found.values())
+    total = sum(shares.values())
     if not (math.isfinite(total) and total > 0):
         return {}
-    return {name: found[name] / total for name in sorted(names, key=lambda name: (-found[name], name))}
+    return {name: shares[name] / total for name in sorted(names, key=lambda name: (-shares[name], name))}
 
 
 def export_study(study: optuna.Study, path: Path | str, outcomes: Mapping[str, str] | None = None) -> Path:

@@ -61,14 +61,14 @@ def text_leaks(raw: RawGraph, texts: Mapping[str, str], least: float = 0.05) -> 
     lowered = {name: f" {_words(text)} " for name, text in texts.items()}
     names = raw.entities.names
     counts: dict[tuple[int, str], Counter[str]] = {}
-    told: dict[tuple[int, str], Counter[str]] = {}
+    asked_of: dict[tuple[int, str], Counter[str]] = {}
     examples: dict[tuple[int, str], list[str]] = {}
     for split, head, relation, tail in _held_out(raw):
         for asked, text_of, answer in (("head", names[head], names[tail]), ("tail", names[tail], names[head])):
             if text_of not in lowered or head == tail:
                 continue
             key = relation, asked
-            told.setdefault(key, Counter())[split] += 1
+            asked_of.setdefault(key, Counter())[split] += 1
             phrase = next((phrase for phrase in _phrases(answer) if f" {phrase} " in lowered[text_of]), None)
             if phrase is not None:
                 counts.setdefault(key, Counter())[split] += 1
@@ -77,8 +77,8 @@ def text_leaks(raw: RawGraph, texts: Mapping[str, str], least: float = 0.05) -> 
                     shown.append(f'{names[head]}, {names[tail]}: "{_around(texts[text_of], phrase)}"')
     leaks = [
         TextLeak(
-            raw.relations.names[relation], asked, {split: found[split] for split in told[relation, asked]},
-            dict(told[relation, asked]), tuple(examples[relation, asked]),
+            raw.relations.names[relation], asked, {split: found[split] for split in asked_of[relation, asked]},
+            dict(asked_of[relation, asked]), tuple(examples[relation, asked]),
         )
         for (relation, asked), found in counts.items()
     ]
@@ -108,8 +108,8 @@ def _words(text: str) -> str:
 def _around(text: str, phrase: str) -> str:
     """The text around a phrase."""
     pattern = r"\W+".join(map(re.escape, phrase.split()))
-    found = re.search(pattern, text.replace("_", " ").casefold())
-    if found is None:
+    match = re.search(pattern, text.replace("_", " ").casefold())
+    if match is None:
         return text[: 2 * _AROUND]
-    start, stop = max(0, found.start() - _AROUND), min(len(text), found.end() + _AROUND)
+    start, stop = max(0, match.start() - _AROUND), min(len(text), match.end() + _AROUND)
     return ("..." if start else "") + text[start:stop] + ("..." if stop < len(text) else "")

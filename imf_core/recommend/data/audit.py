@@ -92,9 +92,9 @@ class InteractionAudit(Audit):
 
     def to_json(self) -> dict[str, Any]:
         """Everything as plain values."""
-        own = {name: value for name, value in vars(self).items() if name not in ("splits", "baseline")}
+        values = {name: value for name, value in vars(self).items() if name not in ("splits", "baseline")}
         return {
-            **own,
+            **values,
             "splits": {name: asdict(part) for name, part in self.splits.items()},
             "density": self.density,
             "baseline": {name: metrics.as_dict() for name, metrics in self.baseline.items()},
@@ -116,32 +116,32 @@ class InteractionAudit(Audit):
     def lines(self) -> list[str]:
         """Facts besides the table of the splits, one on each line."""
         low, middle, high = self.per_user
-        found = [
+        lines = [
             "the files give the split"
             if self.given
             else "the split is drawn for each user: 80 % train, the rest test and validation",
             f"{100 * self.density:.2f} % of the pairs are interactions; a user has {low:,} to {high:,}, the median {middle:g}",
         ]
         if self.interactions > self.distinct:
-            found.append(f"{self.interactions - self.distinct:,} repeats merged")
+            lines.append(f"{self.interactions - self.distinct:,} repeats merged")
         if self.few:
-            found.append(f"{self.few:,} users have fewer than 3 interactions: nothing to be tested on, left out of averages")
+            lines.append(f"{self.few:,} users have fewer than 3 interactions: nothing to be tested on, left out of averages")
         for count, what, then in (
             (self.without[0], "users", "they get what the mean user gets"),
             (self.without[1], "items", "only their features recommend them"),
         ):
             if count:
-                found.append(f"{count:,} {what} have no interaction: {then}")
+                lines.append(f"{count:,} {what} have no interaction: {then}")
         for name in SPLITS[1:]:
             part = self.splits[name]
             if part.cold:
-                found.append(
+                lines.append(
                     f"{part.cold:,} cold {WORDS[name]} interactions of {part.interactions:,}: {part.cold_items:,} items and "
                     f"{part.cold_users:,} users that train lacks"
                 )
         if self.featureless:
-            found.append(f"{self.featureless:,} items have no features")
-        return [*found, *self.coverage, *self.baseline_lines(), *self.notes]
+            lines.append(f"{self.featureless:,} items have no features")
+        return [*lines, *self.coverage, *self.baseline_lines(), *self.notes]
 
     @property
     def size(self) -> str:
@@ -167,12 +167,12 @@ def audit_interactions(
     """
     size = len(raw.users), len(raw.items)
     every = np.concatenate([*splits.values()])
-    own = np.bincount(distinct_pairs(every, size[1])[:, 0], minlength=size[0])
+    per_user = np.bincount(distinct_pairs(every, size[1])[:, 0], minlength=size[0])
     counts = _counts(splits, *size)
     has = np.any([modality.mask for modality in modalities], axis=0) if modalities else None
     given = "all" not in raw.splits
-    few = int(((own > 0) & (own < 3)).sum())
-    active = own[own > 0]
+    few = int(((per_user > 0) & (per_user < 3)).sum())
+    active = per_user[per_user > 0]
     return InteractionAudit(
         source=raw.source,
         users=size[0],
@@ -183,7 +183,7 @@ def audit_interactions(
         given=given,
         per_user=(int(active.min()), float(np.median(active)), int(active.max())) if len(active) else (0, 0.0, 0),
         few=few,
-        without=(int((own == 0).sum()), int((~raw.used).sum())),
+        without=(int((per_user == 0).sum()), int((~raw.used).sum())),
         featureless=int((~has).sum()) if has is not None else None,
         coverage=tuple(modality.describe().replace(" entities", " items") for modality in modalities),
         notes=raw.notes,
@@ -199,13 +199,13 @@ def _counts(splits: Mapping[str, np.ndarray], num_users: int, num_items: int) ->
         np.bincount(train[:, 0], minlength=num_users) > 0,
         np.bincount(train[:, 1], minlength=num_items) > 0,
     )
-    found = {}
+    counts = {}
     for name in SPLITS:
         users, items = splits[name][:, 0], splits[name][:, 1]
         inside = {other: np.isin(codes[name], codes[other]) for other in SPLITS}
         elsewhere = np.any([mask for other, mask in inside.items() if other != name], axis=0)
         cold_users, cold_items = ~seen_users[users], ~seen_items[items]
-        found[name] = PartCounts(
+        counts[name] = PartCounts(
             interactions=len(users),
             users=len(np.unique(users)),
             items=len(np.unique(items)),
@@ -217,29 +217,29 @@ def _counts(splits: Mapping[str, np.ndarray], num_users: int, num_items: int) ->
             cold_items=len(np.unique(items[cold_items])),
             cold=int((cold_users | cold_items).sum()),
         )
-    return found
+    return counts
 
 
 def _problems(counts: Mapping[str, PartCounts]) -> list[str]:
-    found = []
+    problems = []
     if not counts["train"].interactions:
-        found.append("there is no training interaction")
+        problems.append("there is no training interaction")
     if not counts["valid"].interactions:
-        found.append("there is nothing to validate on: no user has 8 interactions or more, or the validation file is empty")
+        problems.append("there is nothing to validate on: no user has 8 interactions or more, or the validation file is empty")
     for first, second in (("valid", "train"), ("valid", "test"), ("test", "train")):
         shared = getattr(counts[first], f"in_{second}")
         if shared:
-            found.append(
+            problems.append(
                 f"{shared:,} of {counts[first].interactions:,} {WORDS[first]} interactions stand in {second} too: what is "
                 "known is never recommended, so they cannot be found"
             )
-    return found
+    return problems
 
 
 def _warnings(counts: Mapping[str, PartCounts], num_items: int) -> list[str]:
-    found = []
+    warnings = []
     if num_items <= _FEW_ITEMS:
-        found.append(f"{num_items} items are ranked: recall at 10 is 1 by construction")
+        warnings.append(f"{num_items} items are ranked: recall at 10 is 1 by construction")
     if not counts["test"].interactions:
-        found.append("no test interactions: a search can choose, but has no test score to report")
-    return found
+        warnings.append("no test interactions: a search can choose, but has no test score to report")
+    return warnings

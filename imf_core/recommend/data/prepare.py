@@ -64,19 +64,19 @@ class RecommendData:
 
     def describe(self, names: tuple[str, ...] | None = None) -> list[str]:
         """What the user should know before training: notes, cold and featureless items, each modality's coverage."""
-        found = self.interactions
-        lines = [*found.notes]
-        if cold := int((~found.seen_items).sum()):
+        pairs = self.interactions
+        lines = [*pairs.notes]
+        if cold := int((~pairs.seen_items).sum()):
             lines.append(
-                f"{cold:,} of {found.num_items:,} items have no training interaction: only their features recommend them"
+                f"{cold:,} of {pairs.num_items:,} items have no training interaction: only their features recommend them"
             )
         if self.modalities:
             bare = int((~np.any([modality.mask for modality in self.modalities], axis=0)).sum())
             if bare:
-                lines.append(f"{bare:,} of {found.num_items:,} items have no features at all")
-        if idle := int((~found.seen_users).sum()):
+                lines.append(f"{bare:,} of {pairs.num_items:,} items have no features at all")
+        if idle := int((~pairs.seen_users).sum()):
             lines.append(
-                f"{idle:,} of {found.num_users:,} users have no training interaction: they get what the mean user gets"
+                f"{idle:,} of {pairs.num_users:,} users have no training interaction: they get what the mean user gets"
             )
         return [*lines, *(modality.describe("items") for modality in self.select(names)), *self.notes]
 
@@ -249,10 +249,10 @@ def _repeats(raw: RawInteractions) -> list[str]:
 
 def save_recommend(data: RecommendData, folder: Path) -> None:
     """Write the shared form: features standardised, so that no trial needs a copy. The test split is left out on purpose."""
-    found = data.interactions
-    save_shared(folder, {"train": found.train, "valid": found.valid}, data.modalities, {
-        "users": found.users.names, "items": found.items.names, "source": found.source, "notes": found.notes,
-        "data_notes": data.notes, "fingerprint": found.fingerprint,
+    pairs = data.interactions
+    save_shared(folder, {"train": pairs.train, "valid": pairs.valid}, data.modalities, {
+        "users": pairs.users.names, "items": pairs.items.names, "source": pairs.source, "notes": pairs.notes,
+        "data_notes": data.notes, "fingerprint": pairs.fingerprint,
     })
 
 
@@ -265,6 +265,6 @@ def load_recommend(folder: Path | str) -> RecommendData:
     folder = Path(folder)
     facts, arrays, modalities = load_shared(folder)
     users, items = Vocabulary(tuple(facts["users"]), "user"), Vocabulary(tuple(facts["items"]), "item")
-    found = Interactions(users, items, arrays["train"], arrays["valid"], None, tuple(facts["notes"]), facts["source"])
-    check_fingerprint(folder, found.fingerprint, facts)
-    return RecommendData(found, modalities, tuple(facts["data_notes"]))
+    pairs = Interactions(users, items, arrays["train"], arrays["valid"], None, tuple(facts["notes"]), facts["source"])
+    check_fingerprint(folder, pairs.fingerprint, facts)
+    return RecommendData(pairs, modalities, tuple(facts["data_notes"]))
