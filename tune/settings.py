@@ -222,7 +222,7 @@ class SearchConfig(BaseModel):
                     f"unknown search setting {name!r}{nearest(name, cls.model_fields)}",
                     remedy=f"choose one of: {', '.join(cls.model_fields)}", key=name, value=values[name],
                 )
-        given = {name: value for name, value in values.items() if not (value is None or value is False or value == {})}
+        given = given_settings(values)
         try:
             config = cls.model_validate(given)
         except ValidationError as error:
@@ -284,6 +284,11 @@ class SearchConfig(BaseModel):
         flat = {"train.seed": self.seed, **self.overrides, "data.path": self.data}
         config: Settings = base.updated(flat, source="--set")
         return config.model_copy(update={"data": config.data.absolute()}) if hasattr(config.data, "absolute") else config
+
+
+def given_settings(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Without those that stand for "not given": None, False and {}; but 0 is a value."""
+    return {name: value for name, value in values.items() if not (value is None or value is False or value == {})}
 
 
 def absolute(path: str | Path) -> str:

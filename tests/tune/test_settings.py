@@ -13,6 +13,7 @@ import pytest
 from imf_core.errors import ConfigError
 from tune.durations import parse_duration
 from tune.environment import environment
+from tune.plan.opening import search_config
 from tune.settings import SearchConfig
 
 
@@ -144,3 +145,11 @@ def test_settings_import_nothing_heavy(repository: Path) -> None:
     code = "import sys, tune.settings; print(sorted({'ray', 'optuna', 'mlflow', 'torch'} & set(sys.modules)))"
     run = subprocess.run([sys.executable, "-c", code], cwd=repository, capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "[]"
+
+
+def test_zero_is_given_on_the_command_line_too() -> None:
+    chosen = search_config({"keep": 0, "save_seconds": 0.0, "seed": 0, "resume": False, "overrides": {}, "trials": None})
+    assert (chosen.keep, chosen.save_seconds) == (0, 0.0)
+    assert chosen.given("seed") and not chosen.given("trials") and not chosen.given("overrides")
+    with pytest.raises(ConfigError, match="trials = 0"):
+        search_config({"trials": 0})

@@ -17,7 +17,7 @@ from imf_core.errors import ConfigError, DataError
 from imf_core.files.atomic import atomic_folder, atomic_write_text
 from tune.plan.plan import Plan
 from tune.plan.warm_start import warm_start
-from tune.settings import SearchConfig, absolute
+from tune.settings import SearchConfig, absolute, given_settings
 from tune.sources import code_digest
 from tune.study.journal import JOURNAL_FILE, Journal, read_events
 from tune.study.sampler import sampler_settings
@@ -74,7 +74,7 @@ def search_config(values: Mapping[str, Any]) -> SearchConfig:
         ConfigError: see `SearchConfig.build`; or the study does not exist.
         DataError: its journal is damaged.
     """
-    given = {name: value for name, value in values.items() if value not in (None, False, {})}
+    given = given_settings(values)
     return SearchConfig.build({**_earlier_settings(given), **given} if given.keys() & {"resume", "extend"} else given)
 
 
