@@ -14,6 +14,7 @@ _ENVIRONMENT = {
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
     "RAY_TRAIN_METRICS_ENABLED": "0",
     STALL: "1800",  # seconds after which workers that wait for a hanging worker fail, and with them the trial
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # `tune.runs.interrupts` has one
     "TUNE_GLOBAL_CHECKPOINT_S": "1",  # a killed search loses about a second of Ray Tune's state at most
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",

@@ -28,8 +28,10 @@ from tune.report.html import HTML_FILE, write_html
 from tune.report.plots import plots, save_picture
 from tune.report.result import StudyResult
 from tune.report.verdict import closing_table, write_report
-from tune.runs.finalise import Final, final_runs, finalise
+from tune.runs.finalise import Final, finalise
+from tune.runs.interrupts import Interrupts
 from tune.runs.runner import SearchInterrupted, run_search
+from tune.runs.within_budget import within_budget
 from tune.settings import SearchConfig
 from tune.sources import code_digest
 from tune.space.objectives import COSTS
@@ -52,6 +54,7 @@ class Exit(IntEnum):
     DONE = 0
     NO_RESULT = 3  # every trial failed or diverged, or the winner could not be retrained
     INTERRUPTED = 130  # the status that shells use for Ctrl-C
+    TERMINATED = 143  # and for SIGTERM
 
 
 @dataclass(frozen=True)
@@ -102,24 +105,25 @@ def run(plan: Plan, study: OpenStudy, console: Console) -> Study:
     if text := study.describe():
         console.print(escape(text), highlight=False)
     tracker = open_tracker(plan, study)
-    status = "FAILED"
+    status, interrupts = "FAILED", Interrupts(console, lambda: study.journal.failure is not None)
     try:
-        with ray_cluster(settings, plan.resources, study.journal.lost):
-            records = run_search(plan, study, search, tracker, console, finals=final_runs(plan))
-            final = finalised(plan, study, records, tracker, console)
+        with ray_cluster(settings, plan.resources, study.journal.lost), interrupts:
+            plan = within_budget(plan, study, console)
+            records = run_search(plan, study, search, tracker, console, interrupts)
+            final = finalised(plan, study, records, tracker, console, interrupts)
         export_study(search.study, settings.study_dir / "optuna.db", {record.trial_id: record.state for record in records})
         result = report(plan, study, search, records, final, tracker, console)
         status = "FINISHED" if final is not None else "FAILED"
     except SearchInterrupted as interruption:
         status = "KILLED"
         console.print(f"[bold yellow]interrupted[/]: {escape(str(interruption))}", highlight=False, soft_wrap=True)
-        return Study(settings.study_dir, Exit.INTERRUPTED)
+        return Study(settings.study_dir, Exit.TERMINATED if interrupts.terminated else Exit.INTERRUPTED)
     except KeyboardInterrupt:  # outside Ray Tune's loop, or a second Ctrl-C
         if study.journal.failure is not None:
             raise study.journal.failure from None
         status = "KILLED"
         console.print(f"[bold yellow]interrupted[/]: continue with {escape(settings.resume_command)}", highlight=False)
-        return Study(settings.study_dir, Exit.INTERRUPTED)
+        return Study(settings.study_dir, Exit.TERMINATED if interrupts.terminated else Exit.INTERRUPTED)
     finally:
         tracker.finish(status)
     status_code = Exit.DONE if final is not None else Exit.NO_RESULT
@@ -136,14 +140,14 @@ def searcher(plan: Plan, study: OpenStudy) -> StudySearch:
 
 
 def finalised(
-    plan: Plan, study: OpenStudy, records: Sequence[TrialRecord], tracker: Tracker, console: Console
+    plan: Plan, study: OpenStudy, records: Sequence[TrialRecord], tracker: Tracker, console: Console, interrupts: Interrupts
 ) -> Final | None:
     """Finalise the winner; None if there is none or finalising failed, so that the trials are still reported."""
     best = winner(records)
     if best is None:
         return None
     try:
-        return finalise(plan, study, best, tracker, console)
+        return finalise(plan, study, best, tracker, console, interrupts)
     except SearchInterrupted:
         raise
     except ImfError as error:

@@ -19,6 +19,7 @@ import torch.distributed as dist
 from imf_core.errors import DivergedError
 from imf_core.runtime import Shard
 from imf_core.train.optimizers import Optimizers
+from imf_core.train.pace import WATCH
 from imf_core.train.progress import EpochReport, M, RunProgress, TrainedModule
 from imf_core.train.state import load_training_state, save_training_state
 
@@ -98,6 +99,8 @@ class Loop(Generic[M]):
         run = RunProgress.from_json(*load_training_state(self.saving.folder, model, optimizers), unpack)
         if self.on_epoch is not None and run.last is not None:
             self.on_epoch(run.last)  # the interrupted process may have saved the report without delivering it
+        if run.curve:
+            run.end(self.patience, self.max_epochs)  # it may have been saved with more epochs ahead than there are now
         return run
 
     def run(
@@ -118,6 +121,8 @@ class Loop(Generic[M]):
             DivergedError: the loss became non-finite.
         """
         saved = time.monotonic()
+        if (watch := WATCH.get()) is not None:
+            watch.begin(steps)
         while run.reason is None:
             started = time.monotonic()
             run.trained(epoch(run.epoch + 1))

@@ -16,6 +16,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from imf_core.train.averaging import WeightAverage
+from imf_core.train.pace import WATCH
 
 _LARGE = 2**20  # numbers of a parameter with an optimizer of its own: the additional call costs nothing beside its update
 
@@ -79,6 +80,8 @@ class Optimizers:
             optimizer.step()
         if self.average is not None:
             self.average.update()
+        if (watch := WATCH.get()) is not None:
+            watch.step()
 
     def averaged(self) -> AbstractContextManager[None]:
         """Within the block the model holds the average of its weights, if there is one."""

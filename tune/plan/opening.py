@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -37,7 +38,7 @@ class OpenStudy:
         journal: the history of the study, open for writing.
         resumed: whether the study had an earlier session.
         trials: number of trials that the study shall have at the end of this session.
-        seconds_left: rest of the time budget; None without a budget, 0 if it is used up.
+        seconds_left: rest of the time budget at the beginning of the session; None without a budget, 0 if it is used up.
         points, known: the warm start with which the study began, see `WarmStart`.
     """
 
@@ -47,6 +48,17 @@ class OpenStudy:
     seconds_left: float | None
     points: tuple[dict[str, Any], ...]
     known: tuple[tuple[dict[str, Any], float], ...]
+
+    @property
+    def to_run(self) -> int:
+        """Number of trials that are interrupted or were never begun."""
+        return max(0, self.trials - len(self.journal.trials) + len(self.journal.interrupted))
+
+    def remaining(self) -> float | None:
+        """Seconds of the time budget that are left now, at least 0; None without a budget."""
+        if self.seconds_left is None:
+            return None
+        return max(0.0, float(self.journal.all("session")[-1]["at"]) + self.seconds_left - time.time())
 
     def describe(self) -> str:
         """A line on how far a resumed study is, or on the warm start of a new one."""

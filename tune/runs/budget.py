@@ -1,4 +1,4 @@
-"""A time budget that leaves time to finalise: the search ends while its winner can still be retrained within it."""
+"""The end of a search: when its time budget, less what finalising takes, has run out, or when the user asks for it."""
 
 from __future__ import annotations
 
@@ -10,12 +10,11 @@ from pathlib import Path
 
 import ray.tune as ray_tune
 
+from tune.runs.allotment import Pace, final_seconds
 from tune.study.history import DriverOnly
 from tune.study.outcome import TrialState
 from tune.study.records import TrialRecord, can_be_reused, winner
 
-_START_SECONDS = 3.0  # that a run takes besides its epochs
-_SLACK = 1.1  # runs are not equally long
 _MAX_SHARE = 0.5  # of the budget: a search that has no time at all finds nothing to finalise
 
 
@@ -24,10 +23,11 @@ class Reserve:
     """How long finalising will take, from what the best trial so far took.
 
     Args:
-        runs: of finalising: seeds and ablations.
+        runs: of finalising: seeds, control and ablations.
         concurrency: of them at a time.
         max_epochs: of a run, where the best trial was not left to its own end.
         budget: seconds of the search with its finalising.
+        pace: measured before the first trial; None: it could not be.
         trials_dir: folder of the trials: the winner is reused as the run of its own seed; None: all seeds are trained again.
     """
 
@@ -35,35 +35,55 @@ class Reserve:
     concurrency: int
     max_epochs: int
     budget: float
+    pace: Pace | None = None
     trials_dir: Path | None = None
 
     def __call__(self, records: Sequence[TrialRecord]) -> float:
-        """Seconds; 0 before the first usable trial, at most half the budget."""
+        """Seconds; the final runs take at most half the budget. Before the first usable trial the pace tells."""
         best = winner(records)
         if best is None or not best.epochs:
+            pace, epochs, reused = self.pace, self.max_epochs, True
+        else:
+            pace = pace_of(best, self.pace)
+            epochs = best.epochs if best.state is TrialState.COMPLETED else self.max_epochs
+            reused = self.trials_dir is not None and can_be_reused(best, self.trials_dir)
+        if pace is None:
             return 0.0
-        epochs = best.epochs if best.state is TrialState.COMPLETED else self.max_epochs
-        run_seconds = best.seconds / best.epochs * epochs * _SLACK + _START_SECONDS
-        reused = self.trials_dir is not None and can_be_reused(best, self.trials_dir)
-        return min(_MAX_SHARE * self.budget, math.ceil((self.runs - reused) / max(1, self.concurrency)) * run_seconds)
+        seconds = final_seconds(pace, epochs, self.runs - reused, self.concurrency)
+        return min(_MAX_SHARE * self.budget, seconds) + pace.closing(self.runs)
+
+
+def pace_of(trial: TrialRecord, measured: Pace | None) -> Pace:
+    """The pace of a trial that has trained for an epoch or more."""
+    return Pace(trial.seconds / trial.epochs, measured.start if measured is not None else _START_SECONDS)
+
+
+_START_SECONDS = 5.0
 
 
 class Deadline(DriverOnly, ray_tune.Stopper):
-    """Ends the search when its time budget, less what is reserved, has run out.
+    """Ends the search when its time budget, less what is reserved, has run out, or earlier when it is asked to.
 
     Args:
         seconds: of the budget, from now; None: there is none.
         reserve: seconds to leave of the budget, from the ended trials; None: none.
         clock: seconds since 1970.
+        has_result: whether a trial has a value; before, the time does not run out: a budget that buys nothing is wasted.
+
+    Attributes:
+        finishing: the user wants the search to end now, and its winner to be finalised.
+        stopping: the session is to end now; the search goes on in another one.
     """
 
     def __init__(
         self, seconds: float | None = None, reserve: Callable[[Sequence[TrialRecord]], float] | None = None,
-        clock: Callable[[], float] = time.time,
+        clock: Callable[[], float] = time.time, has_result: Callable[[], bool] = lambda: True,
     ) -> None:
-        self._clock, self._reserve = clock, reserve
+        self._clock, self._reserve, self._has_result = clock, reserve, has_result
         self._end = math.inf if seconds is None else clock() + seconds
-        self._reserved, self._over = 0.0, False
+        self._over, self.finishing, self.stopping = False, False, False
+        self._reserved = 0.0
+        self.update(())
 
     def update(self, records: Sequence[TrialRecord]) -> None:
         """A trial has ended. The reserve follows from the ended trials, and Ray asks for the time many times a second."""
@@ -72,8 +92,9 @@ class Deadline(DriverOnly, ray_tune.Stopper):
 
     @property
     def over(self) -> bool:
-        """Whether the time has run out; once it has, it stays so."""
-        self._over = self._over or self._clock() + self._reserved >= self._end
+        """Whether the time has run out, or the user has ended it; once it is so, it stays so."""
+        late = self._clock() + self._reserved >= self._end
+        self._over = self._over or self.finishing or (late and self._has_result())
         return self._over
 
     @property
@@ -87,4 +108,4 @@ class Deadline(DriverOnly, ray_tune.Stopper):
 
     def stop_all(self) -> bool:
         """Whether Ray is to end the search."""
-        return self.over
+        return self.stopping or self.over

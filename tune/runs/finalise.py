@@ -19,9 +19,14 @@ from imf_core.evaluate.test_once import RANKS_FILE
 from imf_core.tasks.protocols import Refined, TestResult
 from tune.plan.opening import OpenStudy
 from tune.plan.plan import Plan
+from tune.runs.final_runs import FinalRuns
+from tune.runs.interrupts import Interrupts
 from tune.runs.runner import run_variants
+from tune.runs.within_budget import EPOCHS, finals_within_budget
 from tune.study.records import TrialRecord
 from tune.tracking.tracker import Tracker
+
+_OVERRUN = 0.05  # of the time budget, by which final runs may be late before they are ended
 
 
 @dataclass(frozen=True)
@@ -50,7 +55,9 @@ class Final:
         return {name: value for name, value in vars(self).items() if name != "test_baseline"}
 
 
-def finalise(plan: Plan, study: OpenStudy, winner: TrialRecord, tracker: Tracker, console: Console) -> Final:
+def finalise(
+    plan: Plan, study: OpenStudy, winner: TrialRecord, tracker: Tracker, console: Console, interrupts: Interrupts
+) -> Final:
     """Retrain the winner and open the test split, without repeating what an earlier session has done.
 
     Args:
@@ -59,6 +66,7 @@ def finalise(plan: Plan, study: OpenStudy, winner: TrialRecord, tracker: Tracker
         winner: the trial with the best validation MRR.
         tracker: of the study's runs.
         console: for messages.
+        interrupts: may end it.
 
     Raises:
         ImfError: no seed could be trained to its end.
@@ -68,21 +76,21 @@ def finalise(plan: Plan, study: OpenStudy, winner: TrialRecord, tracker: Tracker
         if event["event"] == "final" and event["winner"] == winner.trial_id and event["asked"] == seeds:
             console.print(f"trial {winner.number} has already been finalised", highlight=False)
             return _final(plan, study, event)
-    task, chosen = plan.task, plan.space.config_for(winner.params)
-    names = {seed: f"{winner.trial_id}-seed-{seed}" for seed in seeds}
-    variants = {name: chosen.updated({"train.seed": seed}) for seed, name in names.items()}
-    control = task.control(chosen, plan.data, seeds[0])
-    ablations = task.ablations(chosen, plan.data, seeds[0])
-    control_run = f"{winner.trial_id}-{control.name.replace(' ', '-')}" if control is not None else ""
-    ablation_runs = {modality: f"{winner.trial_id}-without-{modality}" for modality in ablations}
-    variants |= {ablation_runs[modality]: config for modality, config in ablations.items()}
-    if control is not None:
-        variants[control_run] = control.config
-    others = f", and its settings {control.preposition} {control.name}" if control is not None else ""
-    others += " and without each modality" if ablations else ""
-    console.print(f"finalising: trial {winner.number} with {len(seeds)} seed(s){others}", highlight=False)
-    reusable = {name: winner for name in names.values() if variants[name] == chosen}  # the trial had this seed
-    runs = run_variants(plan, study, variants, plan.settings.study_dir / "final", tracker, console, reusable)
+    finals = FinalRuns.of(plan, winner, seeds)
+    allowed = finals_within_budget(plan, study, winner)
+    variants, seconds = finals.first(allowed.runs if allowed is not None else None), study.remaining()
+    console.print(f"finalising: trial {winner.number}: {', '.join(finals.titles[: len(variants)])}", highlight=False)
+    if left_out := finals.titles[len(variants) :]:
+        console.print(f"  for want of time without: {', '.join(left_out)}", highlight=False)
+    reused = {run: winner for run in finals.seed_runs.values() if variants.get(run) == finals.chosen}  # the trial had this seed
+    if allowed is not None and allowed.max_epochs is not None:
+        variants = {run: config.updated({EPOCHS: allowed.max_epochs}) for run, config in variants.items()}
+        seconds = None  # a result is worth some seconds more
+    if seconds is not None:
+        seconds += _OVERRUN * (plan.settings.budget_seconds or 0.0)
+    folder = plan.settings.study_dir / "final"
+    runs = run_variants(plan, study, variants, folder, tracker, console, interrupts, winners=reused, seconds=seconds)
+    names, task = finals.seed_runs, plan.task
     done = [seed for seed in seeds if _usable(runs.get(names[seed]))]
     if not done:
         reasons = "; ".join(f"{name}: {record.reason}" for name, (record, _) in runs.items())
@@ -97,15 +105,13 @@ def finalise(plan: Plan, study: OpenStudy, winner: TrialRecord, tracker: Tracker
     validation = [refined[names[seed]].mrr for seed in done]
     test = _open_test(plan, study, {seed: runs[names[seed]][1] for seed in done}, console)
     best = max(range(len(done)), key=lambda index: validation[index])
-    details = test.details[best] if test.details else None
-    task.publish(runs[names[done[best]]][1], plan.settings.study_dir / "best", details)
+    task.publish(runs[names[done[best]]][1], plan.settings.study_dir / "best", test.details[best] if test.details else None)
     event = study.journal.append(
         "final", winner=winner.trial_id, asked=seeds, seeds=done, validation=validation, test=list(test.runs),
         decisions=test.decisions, pooled=test.pooled,
-        structure_only=refined[control_run].mrr if control_run in refined else None,
-        without={modality: refined[run].mrr for modality, run in ablation_runs.items() if run in refined},
-        control=control.name if control is not None else "",
-        baseline=test.baseline.as_dict() if test.baseline is not None else None,
+        structure_only=refined[finals.control_run].mrr if finals.control_run in refined else None,
+        without={modality: refined[run].mrr for modality, run in finals.ablation_runs.items() if run in refined},
+        control=finals.control, baseline=test.baseline.as_dict() if test.baseline is not None else None,
     )
     return _final(plan, study, event)
 
@@ -120,12 +126,6 @@ def _final(plan: Plan, study: OpenStudy, event: Mapping[str, Any]) -> Final:
         test_decisions=event["decisions"], test_pooled=event["pooled"],
         test_baseline=plan.task.baseline(event["baseline"]) if event["baseline"] is not None else None,
     )
-
-
-def final_runs(plan: Plan) -> int:
-    """Number of runs that finalising takes for a winner with the base's settings: seeds, control and ablations."""
-    task, base, data, seed = plan.task, plan.base, plan.data, plan.settings.seed
-    return plan.settings.seeds + (task.control(base, data, seed) is not None) + len(task.ablations(base, data, seed))
 
 
 def _refined(plan: Plan, record: TrialRecord, checkpoint: Path) -> Refined:

@@ -1,6 +1,7 @@
 """Reuse the winning trial as the final run of its own seed.
 
-Training is determined by settings, seed and data: that run would be the same trial again.
+Training is determined by settings, seed and data: that run would be the same trial again. A trial that the time budget ended is
+continued instead, from its last saved state.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from imf_core.files.atomic import atomic_folder
 from tune.runs.ledger import Ledger
 from tune.runs.mlflow_callback import MlflowCallback
 from tune.study.history import History
+from tune.study.outcome import OUTCOME_FILE, TrialState
 from tune.study.records import TrialRecord, can_be_reused
 
 
@@ -44,4 +46,27 @@ def reuse_trials(
         record = replace(trial, trial_id=name, number=numbers[name], params={"run": name}, log_path=str(run_dir))
         callback.end(record, searched.trials[trial.trial_id])
         ledger.add(record)  # last: with a record it counts as done, and a killed session would leave its MLflow run open
+    return names
+
+
+def continue_stopped(winners: Mapping[str, TrialRecord], trials_dir: Path, folder: Path) -> list[str]:
+    """Let runs of finalising go on from where the search was ended: a copy of the trial's training state and reports.
+
+    Args:
+        winners: the searched trial by the name of the run; one that was not cut off, or whose run has begun, is left alone.
+        trials_dir: holds the folders of the searched trials.
+        folder: holds those of the runs.
+
+    Returns:
+        names of the runs that go on.
+    """
+    names = [
+        name for name, trial in winners.items()
+        if trial.state is TrialState.STOPPED and (trials_dir / trial.trial_id / "state").is_dir()
+        and not (folder / name).exists()
+    ]
+    for name in names:
+        with atomic_folder(folder / name) as run_dir:
+            left = shutil.ignore_patterns(OUTCOME_FILE, "lock", "best", "workers-*")
+            shutil.copytree(trials_dir / winners[name].trial_id, run_dir, ignore=left, dirs_exist_ok=True)
     return names

@@ -14,12 +14,15 @@ from imf_core.config_base import Settings
 from imf_core.errors import ImfError, ResourceError
 from tune.plan.opening import OpenStudy
 from tune.plan.plan import Plan
+from tune.runs.allotment import Pace
 from tune.runs.budget import Deadline, Reserve
+from tune.runs.interrupts import Interrupts
 from tune.runs.ledger import Ledger
 from tune.runs.mlflow_callback import MlflowCallback
-from tune.runs.reuse import reuse_trials
+from tune.runs.reuse import continue_stopped, reuse_trials
 from tune.runs.terminal import LiveTable, TrialLines
 from tune.runs.trial_folders import TrialFolders
+from tune.runs.within_budget import allotted, final_names
 from tune.sources import code_digest
 from tune.study.history import History
 from tune.study.journal import Journal
@@ -36,19 +39,19 @@ class SearchInterrupted(ImfError):
 
 
 def run_search(
-    plan: Plan, study: OpenStudy, search: StudySearch, tracker: Tracker, console: Console, *, finals: int = 0
+    plan: Plan, study: OpenStudy, search: StudySearch, tracker: Tracker, console: Console, interrupts: Interrupts
 ) -> list[TrialRecord]:
     """Run the searched trials that the study still lacks; returns one record a trial, whatever became of it.
-
-    Args:
-        finals: runs of finalising, for which time is left of the budget; 0: it is not finalised.
 
     Raises:
         SearchInterrupted: it was ended from outside.
         ImfError: the journal cannot be written, or Ray has ended.
     """
     settings, max_epochs, journal = plan.settings, plan.base.train.max_epochs, study.journal
-    deadline = Deadline(study.seconds_left, _reserve(plan, study, finals))
+    deadline = Deadline(
+        study.remaining(), reserve := _reserve(plan, study),
+        has_result=lambda: any(trial.value is not None for trial in journal.trials.values()),
+    )
     ledger = Ledger(
         settings.study_dir, journal, max_epochs, TrialFolders(settings.trials_dir, settings.keep), deadline,
         TrialsFile(settings.study_dir).read(),
@@ -61,9 +64,13 @@ def run_search(
             plan, settings.trials_dir, space=plan.space, keep=settings.keep > 0, scores=True,
             latency="latency" in settings.costs,
         )
+        if reserve is not None and reserve.pace is not None:
+            one_epoch = reserve.pace.run(1)
+            search.too_late = lambda: bool(journal.trials) and (deadline.seconds_left or 0.0) < one_epoch
         scheduler = make_scheduler(settings.scheduler, max_epochs, settings.grace_epochs, settings.reduction_factor, journal)
-        _run(plan, spec, search, scheduler, callback, journal, console, missing)
-        over = deadline.over or search.exhausted
+        with interrupts.end(deadline, finishes=True):
+            _run(plan, spec, search, scheduler, callback, journal, console, missing)
+        over = not deadline.stopping and (deadline.over or search.exhausted or search.closed)
         if not over and (search.open or len(ledger.records) < study.trials):
             raise SearchInterrupted(
                 f"the search was ended with {sum(record.state is not TrialState.STOPPED for record in ledger.records)} of "
@@ -71,19 +78,26 @@ def run_search(
                 remedy=f"go on with: {settings.resume_command}",
             )
     search.end_unfinished()
-    return ledger.end([])
+    records = ledger.end([])
+    if len(records) < study.trials and not search.exhausted:
+        why = "the search was ended" if deadline.finishing else "the budget was over"
+        never = f"{study.trials - len(records)} of {study.trials} trials never began: {why}"
+        console.print(f"[yellow]{never}[/]", highlight=False)
+    return records
 
 
 def run_variants(
     plan: Plan, study: OpenStudy, variants: Mapping[str, Settings], folder: Path, tracker: Tracker, console: Console,
-    winners: Mapping[str, TrialRecord] | None = None,
+    interrupts: Interrupts, *, winners: Mapping[str, TrialRecord] | None = None, seconds: float | None = None,
 ) -> dict[str, tuple[TrialRecord, Path]]:
     """Run whole configurations by name, each to its own end, and keep the best epoch's checkpoint of each.
 
     Those that an earlier session has run are not run again.
 
     Args:
-        winners: searched trials with the very settings of the run of that name; they are not run again either.
+        winners: searched trials with the very settings of the run of that name; they are not run again either, or go on
+            from where the time budget had ended them.
+        seconds: after which the runs are ended, and those that are not done left out; None: no limit.
 
     Returns:
         record and checkpoint folder (`<folder>/<name>/best`) by name; a failed run has no checkpoint there.
@@ -94,22 +108,32 @@ def run_variants(
     numbers = {name: number for number, name in enumerate(variants)}
     max_epochs = max(config.train.max_epochs for config in variants.values())
     done = [record for record in TrialsFile(folder).read() if record.trial_id in variants and _is_done(record, folder)]
-    ledger = Ledger(folder, History(), max_epochs, TrialFolders(folder), records=done)
+    deadline = Deadline(seconds)
+    ledger = Ledger(folder, History(), max_epochs, TrialFolders(folder), deadline, records=done)
     callback = MlflowCallback(tracker, ledger, plan.settings.track_seconds)
     callback.settle()
     for name in reuse_trials(winners or {}, numbers, study.journal, plan.settings.trials_dir, ledger, callback):
         console.print(f"  {name}: the winning trial is reused", highlight=False)
+    for name in continue_stopped(winners or {}, plan.settings.trials_dir, folder):
+        console.print(f"  {name}: the winning trial goes on", highlight=False)
     recorded = {record.trial_id for record in ledger.records}
     left = {name: number for name, number in numbers.items() if name not in recorded}
     if left:
         spec = _spec(plan, folder, variants={name: config.model_dump() for name, config in variants.items()}, keep=True)
         runs, scheduler = NamedRuns(ledger.history, left), make_scheduler("none", max_epochs)
-        _run(plan, spec, runs, scheduler, callback, study.journal, console, len(left))
-        if any(record.state is TrialState.STOPPED for record in ledger.records) or len(ledger.records) < len(variants):
+        with interrupts.end(deadline, finishes=False):
+            _run(plan, spec, runs, scheduler, callback, study.journal, console, len(left))
+        ended = not deadline.stopping and deadline.over
+        if not ended and (
+            any(record.state is TrialState.STOPPED for record in ledger.records) or len(ledger.records) < len(variants)
+        ):
             raise SearchInterrupted(
                 "finalising was ended before its runs; nothing is lost", remedy=f"go on with: {plan.settings.resume_command}",
             )
-    return {record.trial_id: (record, folder / record.trial_id / "best") for record in ledger.records}
+    return {
+        record.trial_id: (record, folder / record.trial_id / "best") for record in ledger.records
+        if record.state is not TrialState.STOPPED
+    }
 
 
 def _is_done(record: TrialRecord, folder: Path) -> bool:
@@ -166,13 +190,15 @@ def _needs(plan: Plan) -> dict[str, float]:
     return {name: plan.resources.workers * amount for name, amount in plan.resources.worker_bundle.items()}
 
 
-def _reserve(plan: Plan, study: OpenStudy, finals: int) -> Reserve | None:
+def _reserve(plan: Plan, study: OpenStudy) -> Reserve | None:
     """What finalising takes of the time budget; None where there is none."""
-    if study.seconds_left is None or not finals:
+    if study.seconds_left is None:
         return None
+    decided = allotted(study.journal)
     return Reserve(
-        finals, plan.resources.concurrency, plan.base.train.max_epochs,
-        plan.settings.budget_seconds or study.seconds_left, plan.settings.trials_dir,
+        decided["runs"] if decided is not None else len(final_names(plan)), plan.resources.concurrency,
+        plan.base.train.max_epochs, plan.settings.budget_seconds or study.seconds_left,
+        Pace(**decided["pace"]) if decided is not None else None, plan.settings.trials_dir,
     )
 
 

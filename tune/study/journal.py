@@ -11,6 +11,8 @@ its events in their order. Ray's own snapshots are a second or more behind and a
 | `report` | an epoch of a trial that goes on |
 | `retry` | a trial whose worker died is started again |
 | `tell` | a trial ended: its value (null: failed or diverged), whether it was stopped, its last report |
+| `budget` | what a time budget allows: pace, epochs of a trial, final runs |
+| `finals` | the final runs for which there was time |
 | `test` | the test split is about to be opened |
 | `final` | what finalising found |
 """

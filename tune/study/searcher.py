@@ -8,7 +8,7 @@ trials by outcome come from `tune.study.records`: Optuna does not know that Tune
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import optuna
@@ -99,6 +99,11 @@ class StudySearch(RecordingSearcher):
         known: points whose value is known already; they inform the sampler and are not trained.
         costs: numbers that a trial reports and that are minimised, besides the MRR that is maximised.
 
+    Attributes:
+        too_late: whether a trial that would begin now would end without a result; default: never.
+        closed: no further trial was begun because it was too late.
+        exhausted: no further trial was begun because every setting was tried.
+
     Raises:
         ConfigError: a point does not fit the space, with parameter, value and range; a known value is not finite; or the
             sampler draws another point than the history has.
@@ -111,7 +116,8 @@ class StudySearch(RecordingSearcher):
     ) -> None:
         super().__init__(history if history is not None else History(), costs)
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        self.space, self.exhausted = space, False
+        self.space, self.exhausted, self.closed = space, False, False
+        self.too_late: Callable[[], bool] = lambda: False
         self._running: dict[str, optuna.Trial] = {}
         self._known: list[dict[str, Any]] = []
         self.study = optuna.create_study(
@@ -156,6 +162,9 @@ class StudySearch(RecordingSearcher):
         A trial that goes on from an earlier session also has `known`: the last epoch that the history has of it.
         """
         if trial_id not in self._names:
+            if self.too_late():
+                self.closed = True
+                return Searcher.FINISHED
             name = self._waiting.pop(0) if self._waiting else trial_name(len(self.history.trials))
             if name not in self.history.trials:
                 point = self._draw(name)

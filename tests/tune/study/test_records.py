@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import os
-from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -155,26 +154,6 @@ def test_the_budget_leaves_time_to_finalise(tmp_path: Path) -> None:
     late = Deadline(20.0, reserve)
     calls(tmp_path, max_epochs=4, deadline=late, records=records_of(tune))
     assert late.over and late.stop_all()  # three rounds of 2 epochs, 2 s each, and their starts
-
-
-def test_what_finalising_takes() -> None:
-    reserve = Reserve(runs=5, concurrency=2, max_epochs=10, budget=1000.0)
-    own = TrialRecord(0, "a", TrialState.COMPLETED, {}, 0.3, 4, epochs=5, seconds=50.0)
-    assert reserve([]) == 0.0
-    assert reserve([own]) == pytest.approx(3 * (50 * 1.1 + 3))
-    stopped = replace(own, state=TrialState.PRUNED)  # it would have gone on for five epochs more
-    assert reserve([stopped]) == pytest.approx(3 * (100 * 1.1 + 3))
-    assert reserve([replace(own, seconds=5000.0)]) == 500.0  # never more than half
-
-
-def test_a_seed_that_the_search_has_trained_takes_no_time_again(tmp_path: Path) -> None:
-    reserve = Reserve(runs=5, concurrency=2, max_epochs=10, budget=1000.0, trials_dir=tmp_path)
-    own = TrialRecord(0, "a", TrialState.COMPLETED, {}, 0.3, 4, epochs=5, seconds=50.0)
-    assert reserve([own]) == pytest.approx(3 * (50 * 1.1 + 3))  # its checkpoint is gone
-    (tmp_path / "a" / "best").mkdir(parents=True)
-    assert reserve([own]) == pytest.approx(2 * (50 * 1.1 + 3))
-    stopped = replace(own, state=TrialState.PRUNED)
-    assert reserve([stopped]) == pytest.approx(3 * (100 * 1.1 + 3))  # not trained to its end
 
 
 def test_only_the_best_checkpoints_stay(tmp_path: Path) -> None:

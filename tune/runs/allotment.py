@@ -1,0 +1,166 @@
+"""How a time budget is divided: what of a study is given up, and in which order, where not everything fits.
+
+Given up first: the runs without one modality, the last named first; then the control; then the seeds beyond the second; then
+epochs of a trial, down to a quarter; then the second seed. What is left of the time goes to the trials.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+from tune.study.outcome import TrialState
+from tune.study.records import TrialRecord, can_be_reused
+
+SLACK = 1.1  # runs are not equally long
+_KEPT_SEEDS = 2  # as long as epochs can be given up instead
+_LEAST_SHARE = 4  # trials keep at least one in so many of their epochs
+_TEST_SHARE = 0.3  # of an epoch's seconds: testing and refining a final run
+_REPORT_SECONDS = 8.0  # pages, pictures, the model in MLflow
+
+
+@dataclass(frozen=True)
+class Pace:
+    """How fast a trial trains.
+
+    Args:
+        epoch: seconds of an epoch with its evaluation.
+        start: seconds from the start of a run to its first step.
+    """
+
+    epoch: float
+    start: float
+
+    def run(self, epochs: float) -> float:
+        """Seconds of a run."""
+        return self.start + epochs * self.epoch
+
+    def closing(self, runs: int) -> float:
+        """Seconds from the end of the last of so many final runs to the end of the command."""
+        return _REPORT_SECONDS + _TEST_SHARE * self.epoch * runs
+
+
+@dataclass(frozen=True)
+class Study:
+    """What is asked of a study, as far as its length goes.
+
+    Args:
+        trials: asked for.
+        given: of them, that are tried before the sampler draws.
+        concurrency: trials at a time.
+        max_epochs: of a trial.
+        grace: epochs before a trial may be stopped early; `max_epochs` where none is.
+        runs: of finalising: seeds, control, ablations.
+        seeds: of them.
+        fixed_epochs: the epochs must stay: they are searched, or trials of an earlier session ran so long.
+    """
+
+    trials: int
+    given: int
+    concurrency: int
+    max_epochs: int
+    grace: int
+    runs: int
+    seeds: int
+    fixed_epochs: bool = False
+
+
+@dataclass(frozen=True)
+class Allotment:
+    """What a budget allows.
+
+    Args:
+        max_epochs: of a trial.
+        runs: of finalising, the first of the list.
+        trials: that are likely to begin.
+    """
+
+    max_epochs: int
+    runs: int
+    trials: int
+
+
+def allot(seconds: float, pace: Pace, study: Study) -> Allotment:
+    """Divide a budget.
+
+    As many trials shall begin as the sampler needs to draw some itself; more begin where there is time.
+
+    Args:
+        seconds: of the budget that are left.
+        pace: of the base settings.
+        study: what is asked for.
+
+    Returns:
+        The most that fits. If nothing does: the least there is, with `trials` 0 where not even one trial would end in time.
+    """
+    wanted = min(study.trials, study.given + study.concurrency + 1)
+    runs = study.runs
+    while runs > _KEPT_SEEDS and _seconds(pace, study, wanted, study.max_epochs, runs) > seconds:
+        runs -= 1
+    epochs = study.max_epochs
+    if _seconds(pace, study, wanted, epochs, runs) > seconds and not study.fixed_epochs:
+        least = min(epochs, max(1, math.ceil(epochs / _LEAST_SHARE)))
+        while epochs > least and _seconds(pace, study, wanted, epochs, runs) > seconds:
+            epochs -= 1
+    while runs > 1 and _seconds(pace, study, wanted, epochs, runs) > seconds:
+        runs -= 1
+    trials = study.trials
+    while trials and _seconds(pace, study, trials, epochs, runs) > seconds:
+        trials -= 1
+    return Allotment(epochs, runs, trials)
+
+
+def _seconds(pace: Pace, study: Study, trials: int, epochs: int, runs: int) -> float:
+    """Seconds of a whole study. The winner's own seed is trained by its trial."""
+    grace = min(study.grace, epochs)
+    mean = grace + (epochs - grace) / 2  # early stopping ends about half of them soon
+    rounds = math.ceil(trials / study.concurrency)
+    search = max(pace.run(epochs), rounds * pace.run(mean)) if trials else 0.0
+    return search + final_seconds(pace, epochs, runs - 1, study.concurrency) + pace.closing(runs)
+
+
+def final_seconds(pace: Pace, epochs: int, runs: int, concurrency: int) -> float:
+    """Seconds of so many final runs."""
+    return math.ceil(max(0, runs) / max(1, concurrency)) * pace.run(epochs * SLACK)
+
+
+@dataclass(frozen=True)
+class FinalsAllowed:
+    """Which runs of finalising a budget still allows.
+
+    Args:
+        runs: how many, the first of the list; at least 1.
+        max_epochs: of the only one, where there is not even time for it; None: as planned.
+    """
+
+    runs: int
+    max_epochs: int | None = None
+
+
+def finals_allowed(
+    seconds: float, winner: TrialRecord, pace: Pace, *, runs: int, concurrency: int, max_epochs: int, trials_dir: Path
+) -> FinalsAllowed:
+    """Choose at the end of the search, when it is known how long the winner trained.
+
+    Args:
+        seconds: of the budget that are left.
+        winner: the best trial.
+        pace: of it.
+        runs: planned.
+        concurrency: runs at a time.
+        max_epochs: of a run, where the winner was not left to its own end.
+        trials_dir: of the searched trials: the winner's own seed is not run again if its checkpoint is there.
+    """
+    epochs = winner.epochs if winner.state is TrialState.COMPLETED else max_epochs
+    reused = can_be_reused(winner, trials_dir)
+    allowed = int(reused)
+    while allowed < runs and (
+        final_seconds(pace, epochs, allowed + 1 - reused, concurrency) + pace.closing(allowed + 1) <= seconds
+    ):
+        allowed += 1
+    if allowed:
+        return FinalsAllowed(allowed)
+    left = (seconds - pace.start - pace.closing(1)) / pace.epoch
+    resumed = winner.epochs if (trials_dir / winner.trial_id / "state").is_dir() else 0
+    return FinalsAllowed(1, max(1, winner.best_epoch or 1, min(epochs, resumed + int(max(0.0, left)))))
