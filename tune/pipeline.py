@@ -107,7 +107,7 @@ def run(plan: Plan, study: OpenStudy, console: Console) -> Study:
     tracker = open_tracker(plan, study)
     status, interrupts = "FAILED", Interrupts(console, lambda: study.journal.failure is not None)
     try:
-        with ray_cluster(settings, plan.resources, study.journal.lost), interrupts:
+        with ray_cluster(settings, plan.cluster, plan.resources, study.journal.lost), interrupts:
             plan = within_budget(plan, study, console)
             records = run_search(plan, study, search, tracker, console, interrupts)
             final = finalised(plan, study, records, tracker, console, interrupts)

@@ -19,13 +19,16 @@ from tune.settings import SearchConfig
 
 
 @contextmanager
-def ray_cluster(settings: SearchConfig, resources: ResourcePlan, lost: Callable[[ResourceError], None]) -> Iterator[None]:
+def ray_cluster(
+    settings: SearchConfig, machine: ClusterResources, resources: ResourcePlan, lost: Callable[[ResourceError], None]
+) -> Iterator[None]:
     """Ray for the length of the block: one of our own with the planned resources, unless a cluster has been joined.
 
     The dashboard runs with worker groups only, on loopback: Ray Train returns the resources of an early-stopped group through
     its state API, and without it the next trial would wait for ever.
 
     Args:
+        machine: what this one has, as it was planned with.
         lost: called when a cluster of our own has died; then the block is interrupted as by Ctrl-C.
     """
     if settings.joins:
@@ -35,7 +38,6 @@ def ray_cluster(settings: SearchConfig, resources: ResourcePlan, lost: Callable[
     root = str(Path(imf_core.__file__).resolve().parents[1])
     path = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
     variables = {**environment(settings.address), "PYTHONPATH": path}
-    machine = ClusterResources.local()
     ray.init(
         address="local", num_cpus=int(machine.cpus), num_gpus=int(machine.gpus), include_dashboard=settings.workers > 1,
         resources=resources.custom_resources, runtime_env={"env_vars": variables}, log_to_driver=False,

@@ -34,6 +34,7 @@ class Plan:
         space: the search space.
         resources: number of concurrent trials and the resources of each.
         memory: peak memory of one worker.
+        cluster: what the resources were taken from.
         interface: network interface of trials whose workers span nodes; None: determined by host name.
         without: graphs whose start points are left out, so that a benchmark on them is fair.
     """
@@ -46,6 +47,7 @@ class Plan:
     space: SearchSpace
     resources: ResourcePlan
     memory: MemoryEstimate
+    cluster: ClusterResources
     interface: str | None = None
     without: tuple[str, ...] = ()
 
@@ -102,4 +104,4 @@ def make_plan(settings: SearchConfig, cluster: ClusterResources) -> Plan:
         settings.workers, settings.cpus_per_worker, settings.requested_gpus, settings.concurrency, settings.trials, cluster,
         memory.total,
     )
-    return Plan(settings, space.base, data, audit, branches, space, resources, memory)
+    return Plan(settings, space.base, data, audit, branches, space, resources, memory, cluster)

@@ -53,7 +53,7 @@ class Study:
         grace: epochs before a trial may be stopped early; `max_epochs` where none is.
         runs: of finalising: seeds, control, ablations.
         seeds: of them.
-        fixed_epochs: the epochs must stay: they are searched, or trials of an earlier session ran so long.
+        fixed_epochs: the epochs must stay: trials of an earlier session ran so long.
     """
 
     trials: int

@@ -53,7 +53,7 @@ def within_budget(plan: Plan, study: OpenStudy, console: Console) -> Plan:
         given=0 if study.resumed else (settings.first != "drawn") + len(study.points) + len(plan.start_points),
         concurrency=plan.resources.concurrency, max_epochs=plan.base.train.max_epochs,
         grace=plan.base.train.max_epochs if settings.scheduler == "none" else plan.grace, runs=len(names), seeds=settings.seeds,
-        fixed_epochs=bool(study.journal.trials) or EPOCHS in {parameter.name for parameter in plan.space.parameters},
+        fixed_epochs=bool(study.journal.trials),
     )
     left = study.remaining() or 0.0
     if pace.epoch > left:

@@ -104,13 +104,14 @@ def test_ray_gives_each_trial_its_share_of_the_cards(cards, tmp_path: Path) -> N
 
     cards(2, cpus=2)
     settings = SearchConfig.build({"data": str(tmp_path), "storage": str(tmp_path)})
-    plan = plan_resources(1, None, None, None, 2, ClusterResources.local(), GIB)
+    machine = ClusterResources.local()
+    plan = plan_resources(1, None, None, None, 2, machine, GIB)
 
     def trial(config: dict) -> None:
         (tmp_path / f"seen-{config['number']}").write_text(os.environ["CUDA_VISIBLE_DEVICES"])
         ray_tune.report({"done": 1})
 
-    with ray_cluster(settings, plan, lambda failure: None):
+    with ray_cluster(settings, machine, plan, lambda failure: None):
         assert ray.cluster_resources()["GPU"] == 2
         ray_tune.Tuner(
             ray_tune.with_resources(trial, plan.trial_bundle), param_space={"number": ray_tune.grid_search([0, 1])},

@@ -118,13 +118,16 @@ def test_the_winners_own_seed_is_taken_over_and_a_second_training_says_the_same(
 
 
 @pytest.mark.slow
-def test_ctrl_c_stops_says_how_to_go_on_and_loses_nothing(unbroken: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_stops_says_how_to_go_on_and_loses_nothing(
+    unbroken: Path, tmp_path: Path, number: signal.Signals, status: int
+) -> None:
     write_graph(tmp_path / "graph")
     ready_database(tmp_path)
     search = start(REPOSITORY, tmp_path, *ARGUMENTS)
     assert run_until(search, tmp_path, 10)
-    search.send_signal(signal.SIGINT)
-    assert finish(search, tmp_path) == 130
+    search.send_signal(number)
+    assert finish(search, tmp_path) == status
     log = (tmp_path / "log").read_text()
     assert "interrupted" in log
     assert "--study s --resume" in log
