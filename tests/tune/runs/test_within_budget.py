@@ -80,7 +80,8 @@ def test_a_budget_that_does_not_hold_an_epoch_is_refused(
 ) -> None:
     monkeypatch.setattr(fitting, "measured_pace", lambda plan: Pace(90.0, 1.0))
     plan = plan_of(graph, tmp_path, "60s")
-    with open_study(plan) as study, pytest.raises(ResourceError, match=r"(?s)an epoch takes about 1m30s.*--budget 18m02s or more"):
+    refusal = r"(?s)an epoch takes about 1m30s.*--budget 18m02s or more"
+    with open_study(plan) as study, pytest.raises(ResourceError, match=refusal):
         within_budget(plan, study, Console(file=io.StringIO()))
 
 
