@@ -13,11 +13,11 @@ from rich.text import Text
 
 from imf_core.commands.terminal import terminal
 from imf_core.data.audit.audit import audit
-from imf_core.data.audit.repair import SEED, repair, write_repaired
+from imf_core.data.audit.repair import SEED, repair
 from imf_core.data.audit.report import AuditReport
 from imf_core.data.formats.layout import GraphFiles
 from imf_core.data.formats.readers import read_raw
-from imf_core.data.formats.writers import check_place
+from imf_core.data.formats.writers import REPAIR_RECORD, check_place, write_graph
 from imf_core.errors import ConfigError
 from imf_core.prepare.coverage import coverage
 from imf_core.prepare.entity_files import EntityFiles
@@ -66,7 +66,9 @@ def audit_command(
     facts = report.to_json()
     if repaired_copy is not None:
         mended = repair(raw, seed, size)
-        copied = write_repaired(raw, mended, repaired_copy, folder)
+        copied = write_graph(
+            repaired_copy, folder, raw.entities, raw.relations, mended.splits, REPAIR_RECORD, mended.facts
+        )
         done = [*mended.lines(), f"copied: {', '.join(copied) or 'nothing else'}", f"repaired copy: {repaired_copy}"]
         facts["repair"] = {**mended.facts, "copied": copied}
     if as_json:

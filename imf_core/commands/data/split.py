@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated
@@ -12,14 +11,12 @@ import typer
 
 from imf_core.commands.terminal import terminal
 from imf_core.data.formats.readers import read_raw
-from imf_core.data.formats.writers import Target, check_names, check_place, copy_beside, new_folder, write_lines, write_splits
+from imf_core.data.formats.writers import SPLIT_RECORD, Target, check_names, check_place, write_graph
 from imf_core.data.graph.graph import RawGraph, Vocabulary
 from imf_core.data.graph.partition import By, partition
 from imf_core.errors import ConfigError, DataError
 from imf_core.files.lines import read_lines
 from imf_core.prepare.link_data import resolve
-
-_RECORD = "split.json"
 
 
 def split(
@@ -52,11 +49,8 @@ def split(
     triples = np.concatenate(list(raw.splits.values()))
     result = partition(triples, len(raw.entities), len(raw.relations), shares, by=by, seed=seed, times=times)
     splits = {name: rows for name in ("train", "valid", "test") if len(rows := getattr(result, name))}
-    with new_folder(out) as scratch:
-        write_splits(scratch, Target.TSV, raw.entities, raw.relations, splits)
-        copied = copy_beside(folder, scratch)
-        record = {"source": raw.source, **result.facts, "copied": copied}
-        write_lines(scratch / _RECORD, [json.dumps(record, indent=1)])
+    facts = {"source": raw.source, **result.facts}
+    copied = write_graph(out, folder, raw.entities, raw.relations, splits, SPLIT_RECORD, facts)
     console = terminal()
     console.print(f"{raw.source}: {len(raw.entities):,} entities, {len(raw.relations):,} relations", soft_wrap=True)
     for line in (*result.lines(), f"copied: {', '.join(copied) or 'nothing else'}", f"written: {out}"):

@@ -6,23 +6,22 @@ In this order:
 2. Validation triples that are in train or test are left out.
 3. Training triples that are in test are left out: test itself never loses a triple.
 4. Without a validation split, or with fewer than half of the wanted triples left after step 2, triples are moved from train to
-   validation until there are enough, such that no entity or relation loses its last training triple. The default size is that
+   validation until there are enough: each relation's share, all triples between the same two entities together (none whose
+   entities test links), and such that no entity or relation loses its last training triple. The default size is that
    of test (a tenth of train if there is no test), at most 10,000; and never more than a fifth of train, as moved triples are
    not trained on. A small validation split that has lost nothing is its owner's choice and is kept.
 """
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from imf_core.data.formats.writers import Target, check_place, copy_beside, new_folder, write_lines, write_splits
-from imf_core.data.graph.graph import SPLITS, RawGraph
-from imf_core.data.graph.splits import carve, codes, distinct
+from imf_core.data.graph.graph import RawGraph
+from imf_core.data.graph.partition import carve
+from imf_core.data.graph.splits import codes, distinct
 from imf_core.errors import DataError
 
 SEED = 0
@@ -43,6 +42,11 @@ class Repaired:
     valid: np.ndarray
     test: np.ndarray | None
     facts: dict[str, Any]
+
+    @property
+    def splits(self) -> dict[str, np.ndarray]:
+        """By name, those that the graph has."""
+        return {"train": self.train, "valid": self.valid, **({"test": self.test} if self.test is not None else {})}
 
     def lines(self) -> list[str]:
         """What was done, one fact a line."""
@@ -98,7 +102,7 @@ def repair(raw: RawGraph, seed: int = SEED, valid_size: int | None = None) -> Re
     too_little = (raw.valid is None or len(kept) < len(valid)) and len(kept) < enough
     aside = empty
     if too_little:
-        rest, aside = carve(rest, wanted - len(kept), *size, seed)
+        rest, aside = carve(rest, wanted - len(kept), *size, seed, apart=test)
     written = np.concatenate([kept, aside])
     facts: dict[str, Any] = {
         "source": raw.source,
@@ -111,33 +115,6 @@ def repair(raw: RawGraph, seed: int = SEED, valid_size: int | None = None) -> Re
         "test": _facts(raw.test, test, test) if raw.test is not None else None,
     }
     return Repaired(rest, written, test if raw.test is not None else None, facts)
-
-
-def write_repaired(raw: RawGraph, repaired: Repaired, out: Path, beside: Path | None = None) -> list[str]:
-    """Write a graph folder: tab-separated names, lists of names in id order, `repair.json`, and copies of what lay beside.
-
-    The folder appears complete or not at all. Links are followed: the copy needs nothing of the original.
-
-    Args:
-        raw: whose names are written.
-        repaired: its splits.
-        out: must not exist, or be an empty folder.
-        beside: the folder whose `descriptions.tsv`, `images/`, `modalities/` and `literals.nt` are copied.
-
-    Returns:
-        What was copied.
-
-    Raises:
-        DataError: the folder is taken or cannot be written, or a name does not fit into tab-separated lines.
-    """
-    check_place(out, beside)
-    splits = {name: rows for name in SPLITS if (rows := getattr(repaired, name)) is not None}
-    with new_folder(out) as scratch:
-        write_splits(scratch, Target.TSV, raw.entities, raw.relations, splits)
-        copied = copy_beside(beside, scratch)
-        facts = json.dumps({**repaired.facts, "copied": copied}, indent=1)  # ASCII: odd bytes of a path are escaped
-        write_lines(scratch / "repair.json", [facts])
-    return copied
 
 
 def _facts(lines: np.ndarray, lone: np.ndarray, written: np.ndarray) -> dict[str, int]:

@@ -6,12 +6,14 @@ refused before anything is written: nothing is dropped, replaced or renamed.
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from enum import StrEnum
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -22,6 +24,7 @@ from imf_core.data.graph.graph import SPLITS, Vocabulary
 from imf_core.errors import DataError
 from imf_core.files.atomic import atomic_folder
 
+RECORDS = REPAIR_RECORD, SPLIT_RECORD = "repair.json", "split.json"  # how the splits of a written graph were made
 COPIED = ("descriptions.tsv", "images", "modalities", LITERALS_FILE)
 _BREAKS = "\t\r\n"
 _MARK = "\ufeff"
@@ -30,7 +33,7 @@ _SUFFIXES = (".tsv", ".txt", ".nt", "2id.txt")
 # What a folder may hold to be replaced on request: the files of a graph, nothing that somebody might miss.
 _PARTS = {
     *(f"{split}{suffix}" for split in SPLITS for suffix in _SUFFIXES), *list_files("entity"), *list_files("relation"),
-    *COPIED, "repair.json",
+    *COPIED, *RECORDS,
 }
 
 
@@ -40,6 +43,36 @@ class Target(StrEnum):
     TSV = "tsv"
     OPENKE = "openke"
     NT = "nt"
+
+
+def write_graph(
+    out: Path, beside: Path | None, entities: Vocabulary, relations: Vocabulary, splits: Mapping[str, np.ndarray], record: str,
+    facts: Mapping[str, Any],
+) -> list[str]:
+    """Write a graph folder: tab-separated names, lists of names in id order, a record, and copies of what lay beside.
+
+    The folder appears complete or not at all. Links are followed: the copy needs nothing of the original.
+
+    Args:
+        out: must not exist, or be an empty folder.
+        beside: the folder from which `copy_beside` copies.
+        entities, relations, splits: see `write_splits`.
+        record: name of a JSON file that tells how the splits were made.
+        facts: its content.
+
+    Returns:
+        What was copied.
+
+    Raises:
+        DataError: the folder is taken or cannot be written, or a name does not fit into tab-separated lines.
+    """
+    check_place(out, beside)
+    with new_folder(out) as scratch:
+        write_splits(scratch, Target.TSV, entities, relations, splits)
+        copied = copy_beside(beside, scratch)
+        # ASCII: odd bytes of a path are escaped
+        write_lines(scratch / record, [json.dumps({**facts, "copied": copied}, indent=1)])
+    return copied
 
 
 def write_splits(

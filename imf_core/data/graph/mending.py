@@ -8,7 +8,8 @@ from typing import Protocol
 import numpy as np
 
 from imf_core.data.graph.graph import KnowledgeGraph, RawGraph, Vocabulary
-from imf_core.data.graph.splits import carve, codes, distinct
+from imf_core.data.graph.partition import carve
+from imf_core.data.graph.splits import codes, distinct
 from imf_core.data.graph.unseen import Policy, find_unseen, seen_in
 from imf_core.errors import DataError
 

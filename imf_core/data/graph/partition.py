@@ -1,12 +1,7 @@
-"""Splitting a graph into train, validation and test without links across the splits.
-
-The unit that moves is a *bundle*: all triples between the same two entities, whichever the relations and directions. Reversed,
-inverse and near-duplicate links therefore stay together, and no held-out triple has a training triple between its two ends.
-"""
+"""Splitting a graph into train, validation and test without links across the splits: what moves is a bundle, see `bundles`."""
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
@@ -14,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from imf_core.data.graph.bundles import Bundles, pair_of
 from imf_core.data.graph.splits import codes, distinct, mixed
 from imf_core.errors import DataError
 
@@ -81,8 +77,7 @@ def partition(
     if by is By.ENTITY:
         split = _by_entity(kept, num_entities, num_relations, shares, seed)
     else:
-        times = np.zeros(len(triples)) if times is None else times
-        latest = _latest(triples, kept, times, num_entities, num_relations)
+        latest = None if times is None else _latest(triples, kept, times, num_entities, num_relations)
         split = _by_bundle(kept, num_entities, num_relations, shares, latest, seed)
     parts = {name: kept[split == place] for place, name in enumerate(("train", *HELD_OUT))}
     facts: dict[str, Any] = {
@@ -102,47 +97,62 @@ def partition(
     return Partition(parts["train"], parts["valid"], parts["test"], facts)
 
 
-def _by_bundle(
-    triples: np.ndarray, num_entities: int, num_relations: int, shares: Mapping[str, float], times: np.ndarray, seed: int
-) -> np.ndarray:
-    """(T,) 0 train, 1 test, 2 valid: bundles leave train while every entity and relation keeps a training triple.
+def carve(
+    triples: np.ndarray, count: int, num_entities: int, num_relations: int, seed: int = 0, *, apart: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Set bundles of triples aside such that no entity and no relation loses its last training triple.
+
+    Each relation gives up its share first; what is then missing comes from any relation. Where every bundle is larger than
+    `count`, one is set aside all the same.
 
     Args:
-        times: (T,) of each triple; all 0: by hash and quotas alone.
+        triples: (T, 3) distinct training triples.
+        count: how many to set aside; fewer if the others cannot be spared.
+        num_entities, num_relations: N and R.
+        seed: another seed sets other triples aside.
+        apart: (S, 3) held-out triples; bundles between the ends of one stay in train.
+
+    Returns:
+        The kept and the set-aside triples, each in the order of `triples`.
     """
-    low, high = np.minimum(triples[:, 0], triples[:, 2]), np.maximum(triples[:, 0], triples[:, 2])
-    bundle = np.unique(low * num_entities + high, return_inverse=True)[1]
-    members = np.split(np.argsort(bundle, kind="stable"), np.cumsum(np.bincount(bundle))[:-1])
-    hashed = mixed(codes(triples[[rows[0] for rows in members]], num_entities, num_relations), seed)
-    sequence = np.lexsort((hashed, [-times[rows].min() for rows in members])).tolist()
-    uses = np.bincount(triples[:, 1], minlength=num_relations)
-    quotas = {name: _quotas(uses, round(shares[name] * len(triples)), seed).tolist() for name in HELD_OUT}
-    links, trained = np.bincount(triples[:, [0, 2]].ravel(), minlength=num_entities).tolist(), uses.tolist()
-    rows_of, split = triples.tolist(), np.zeros(len(triples), dtype=np.int8)
-    timed, start = bool(times.any()), 0
+    if count <= 0 or not len(triples):
+        return triples, triples[:0]
+    bundles = Bundles(triples, num_entities, num_relations)
+    sequence = bundles.sequence(seed)
+    if apart is not None:
+        held = np.isin(bundles.pairs, pair_of(apart, num_entities))
+        sequence = sequence[~held[sequence]]
+    aside = np.zeros(len(triples), dtype=bool)
+    aside[bundles.move(sequence, _quotas(bundles.uses, count, seed), count)] = True
+    anything = np.full(num_relations, len(triples))
+    aside[bundles.move(sequence, anything, count - int(aside.sum()))] = True
+    if not aside.any():
+        spare = sequence[bundles.movable(sequence, anything, len(triples))]
+        smallest = spare[np.argsort(bundles.counts[spare], kind="stable")[:1]]
+        aside[bundles.move(smallest, anything, len(triples))] = True
+    return triples[~aside], triples[aside]
+
+
+def _by_bundle(
+    triples: np.ndarray, num_entities: int, num_relations: int, shares: Mapping[str, float], times: np.ndarray | None, seed: int
+) -> np.ndarray:
+    """(T,) 0 train, 1 test, 2 valid.
+
+    Args:
+        times: (T,) of each triple; None: by hash and quotas alone.
+    """
+    bundles = Bundles(triples, num_entities, num_relations)
+    sequence, split = bundles.sequence(seed, times), np.zeros(len(triples), dtype=np.int8)
+    uses, start = bundles.uses.copy(), 0
     for place, name in enumerate(HELD_OUT, start=1):
-        left = quotas[name]
-        window = sequence
-        if timed:  # so many of the latest, whatever their relations; those that cannot be spared are not replaced by older ones
-            sizes = np.cumsum([len(members[number]) for number in sequence[start:]])
-            stop = start + int(np.searchsorted(sizes, round(shares[name] * len(triples)), side="right"))
-            window, start, left = sequence[start:stop], stop, [len(triples)] * num_relations
-        for number in window:
-            rows = members[number]
-            if split[rows[0]]:
-                continue
-            relations = Counter(rows_of[row][1] for row in rows)
-            ends = Counter(entity for row in rows for entity in (rows_of[row][0], rows_of[row][2]))
-            if not all(left[relation] >= count and trained[relation] > count for relation, count in relations.items()):
-                continue
-            if not all(links[entity] > count for entity, count in ends.items()):
-                continue
-            split[rows] = place
-            for relation, count in relations.items():
-                left[relation] -= count
-                trained[relation] -= count
-            for entity, count in ends.items():
-                links[entity] -= count
+        wanted = round(shares[name] * len(triples))
+        if times is None:
+            split[bundles.move(sequence, _quotas(uses, wanted, seed), wanted)] = place
+            continue
+        # So many of the latest, whatever their relations; those that cannot be spared are not replaced by older ones.
+        stop = start + int(np.searchsorted(np.cumsum(bundles.counts[sequence[start:]]), wanted, side="right"))
+        split[bundles.move(sequence[start:stop], np.full(num_relations, len(triples)), len(triples))] = place
+        start = stop
     return split
 
 

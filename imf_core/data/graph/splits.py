@@ -1,4 +1,4 @@
-"""Splitting triples: distinct rows, rows of another split, a validation split carved from train."""
+"""What splitting triples needs: a number for each, distinct rows, a hash."""
 
 from __future__ import annotations
 
@@ -23,44 +23,6 @@ def distinct(triples: np.ndarray, num_entities: int, num_relations: int) -> np.n
     """Without repeats, in order of first appearance."""
     _, first = np.unique(codes(triples, num_entities, num_relations), return_index=True)
     return triples if len(first) == len(triples) else triples[np.sort(first)]
-
-
-def carve(
-    triples: np.ndarray, count: int, num_entities: int, num_relations: int, seed: int = 0
-) -> tuple[np.ndarray, np.ndarray]:
-    """Set triples aside such that no entity and no relation loses its last one.
-
-    Which ones is decided by a hash of ids and seed, not by a random generator: the same with every version of NumPy.
-
-    Args:
-        triples: (T, 3) distinct training triples.
-        count: how many to set aside; fewer if the others cannot be spared.
-        seed: another seed sets other triples aside.
-
-    Returns:
-        The kept and the set-aside triples, each in the order of `triples`.
-    """
-    links = np.bincount(triples[:, [0, 2]].ravel(), minlength=num_entities)
-    loops = triples[:, 0] == triples[:, 2]
-    links -= np.bincount(triples[loops, 0], minlength=num_entities)  # a self-loop is one triple of its entity, not two
-    uses = np.bincount(triples[:, 1], minlength=num_relations)
-    spare = (links[triples[:, 0]] > 1) & (links[triples[:, 2]] > 1) & (uses[triples[:, 1]] > 1)
-    rows = np.flatnonzero(spare)
-    rows = rows[np.argsort(mixed(codes(triples[rows], num_entities, num_relations), seed), kind="stable")]
-    aside = np.zeros(len(triples), dtype=bool)
-    left = count
-    for row in rows.tolist():
-        if left <= 0:
-            break
-        head, relation, tail = triples[row].tolist()
-        if links[head] > 1 and links[tail] > 1 and uses[relation] > 1:
-            aside[row] = True
-            links[head] -= 1
-            if tail != head:
-                links[tail] -= 1
-            uses[relation] -= 1
-            left -= 1
-    return triples[~aside], triples[aside]
 
 
 def mixed(values: np.ndarray, seed: int) -> np.ndarray:

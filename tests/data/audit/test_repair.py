@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from imf_core.data.audit.audit import audit
-from imf_core.data.audit.repair import repair, write_repaired
+from imf_core.data.audit.repair import Repaired, repair
 from imf_core.data.formats.readers import read_raw
-from imf_core.data.formats.writers import check_place
+from imf_core.data.formats.writers import REPAIR_RECORD, check_place, write_graph
 from imf_core.data.graph.graph import RawGraph, Vocabulary
 from imf_core.errors import DataError
 
@@ -94,6 +95,32 @@ def test_training_triples_of_test_leave_train_and_test_stays() -> None:
     assert "train: 1 triples that stand in test left out" in found.lines()
 
 
+def borders() -> list[Triple]:
+    """A symmetric relation told in both directions, and `capital_of` (r1) with its inverse (r2)."""
+    border = [(i, 0, j) for i in range(20) for j in range(20) if i != j and (i * j) % 5 == 1]
+    capital = [(20 + i % 10, 1, i) for i in range(20)]
+    return [*border, *capital, *((tail, 2, head) for head, _, tail in capital)]
+
+
+def test_no_reversed_or_inverse_link_stays_in_train() -> None:
+    graph = raw(borders(), None, [(0, 0, 15), (1, 0, 17)])
+    repaired = repair(graph, valid_size=12)
+    assert len(repaired.valid) == 12
+    uses = np.bincount(graph.train[:, 1])
+    assert np.abs(np.bincount(repaired.valid[:, 1]) - 12 * uses / len(graph.train)).max() <= 1
+    report = audit(replace(graph, **repaired.splits), baseline_splits=())
+    assert report.splits["valid"].linked == 0
+    assert [report.splits[name].cold for name in ("valid", "test")] == [0, 0]
+    assert not any(pair.valid for pair in report.similar)
+
+
+def test_what_links_the_ends_of_a_test_triple_stays_in_train() -> None:
+    test = [(tail, 0, head) for head, relation, tail in borders() if relation == 0][:10]
+    repaired = repair(raw([row for row in borders() if row not in test], None, test))
+    ends = {frozenset((head, tail)) for head, _, tail in test}
+    assert len(repaired.valid) and not ends & {frozenset((head, tail)) for head, _, tail in triples(repaired.valid)}
+
+
 @pytest.mark.parametrize("train", [[], HELD[:2]])
 def test_nothing_left_to_train_on(train: list[Triple]) -> None:
     with pytest.raises(DataError, match=r"drawn has no training triple"):
@@ -122,6 +149,10 @@ def test_a_repaired_graph_has_no_overlap_and_loses_nothing_it_need_not(
     assert set(left) | set(held) == own | (set(valid or ()) - set(test or ()))
     assert {e for h, _, t in left for e in (h, t)} == {e for h, _, t in own for e in (h, t)}
     assert {r for _, r, _ in left} == {r for _, r, _ in own}
+
+
+def write_repaired(graph: RawGraph, repaired: Repaired, out: Path, beside: Path | None = None) -> list[str]:
+    return write_graph(out, beside, graph.entities, graph.relations, repaired.splits, REPAIR_RECORD, repaired.facts)
 
 
 # --- the folder -----------------------------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ from imf_core.config import DataConfig
 from imf_core.data.audit.audit import audit
 from imf_core.data.formats.ntriples import literal_texts
 from imf_core.data.formats.readers import read_graph, read_raw
-from imf_core.data.graph.splits import carve
+from imf_core.data.graph.partition import carve
 from imf_core.errors import DataError
 from imf_core.prepare.link_data import prepare
 

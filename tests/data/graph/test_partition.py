@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from examples import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from imf_core.data.audit.audit import audit
 from imf_core.data.graph.graph import RawGraph, Vocabulary
-from imf_core.data.graph.partition import By, Partition, partition
+from imf_core.data.graph.partition import By, Partition, carve, partition
 from imf_core.errors import DataError
 
 TENTHS = {"valid": 0.1, "test": 0.1}
@@ -93,3 +94,80 @@ def test_by_entity_training_never_sees_those_of_test() -> None:
 def test_a_graph_that_can_spare_nothing_is_refused() -> None:
     with pytest.raises(DataError, match="none of the 2 triples can be spared for test"):
         partition(np.array([(0, 0, 1), (2, 1, 3)]), 4, 2, TENTHS)
+
+
+# --- setting aside ----------------------------------------------------------------------------------------------------
+
+
+TRIPLES = st.lists(st.tuples(st.integers(0, 6), st.integers(0, 3), st.integers(0, 6)), max_size=40, unique=True)
+Triple = tuple[int, int, int]
+
+
+def rows(*triples: Triple) -> np.ndarray:
+    return np.array(triples, dtype=np.int64).reshape(-1, 3)
+
+
+def names(triples: list[Triple] | list[list[int]]) -> tuple[set[int], set[int], set[frozenset[int]]]:
+    """Entities, relations and pairs of entities."""
+    ends = {entity for head, _, tail in triples for entity in (head, tail)}
+    return ends, {relation for _, relation, _ in triples}, {frozenset((head, tail)) for head, _, tail in triples}
+
+
+@examples(200)
+@given(triples=TRIPLES, count=st.integers(0, 45), seed=st.integers(0, 3), apart=TRIPLES)
+def test_carving_moves_whole_bundles_and_keeps_every_entity_and_relation(
+    triples: list[Triple], count: int, seed: int, apart: list[Triple]
+) -> None:
+    kept, aside = carve(rows(*triples), count, 7, 4, seed, apart=rows(*apart))
+    left, taken = ([tuple(row) for row in part.tolist()] for part in (kept, aside))
+    assert sorted(left + taken) == sorted(triples)
+    assert [row for row in triples if row in set(left)] == left
+    assert [row for row in triples if row in set(taken)] == taken
+    assert names(left)[:2] == names(triples)[:2]
+    assert not names(left)[2] & names(taken)[2]
+    assert not names(apart)[2] & names(taken)[2]
+    assert len(taken) <= count or len(names(taken)[2]) == 1  # every bundle is larger: then the smallest
+
+
+@examples(100)
+@given(triples=TRIPLES, count=st.integers(0, 45), seed=st.integers(0, 3))
+def test_carving_takes_as_many_as_it_can(triples: list[Triple], count: int, seed: int) -> None:
+    kept, aside = carve(rows(*triples), count, 7, 4, seed)
+    left = [tuple(row) for row in kept.tolist()]
+    for pair in names(left)[2]:
+        bundle = [row for row in left if frozenset((row[0], row[2])) == pair]
+        fits = len(aside) + len(bundle) <= count or (count > 0 and not len(aside))
+        others = [row for row in left if row not in bundle]
+        assert not (fits and names(others)[:2] == names(left)[:2])  # each of the kept ones is needed or too large
+
+
+def test_carving_is_fixed_by_the_seed_and_in_proportion() -> None:
+    triples = rows(*((i, r, (i * 3 + r) % 20) for i in range(20) for r in range(4)))
+    first, again, other = (carve(triples, 10, 20, 4, seed)[1].tolist() for seed in (0, 0, 1))
+    assert first == again
+    assert first != other
+    assert len(first) == len(other) == 10
+    assert np.ptp(np.bincount(np.array(first)[:, 1], minlength=4)) <= 1
+
+
+def test_carving_is_the_same_everywhere() -> None:
+    triples = rows(*((i, 0, (i + 1) % 8) for i in range(8)), *((i, 0, (i + 3) % 8) for i in range(8)))
+    assert carve(triples, 3, 8, 1)[1].tolist() == [[1, 0, 2], [0, 0, 3], [2, 0, 5]]  # by splitmix64 in plain integers
+
+
+@pytest.mark.parametrize(
+    ("triples", "spared"),
+    [
+        ([(0, 0, 1), (0, 1, 2), (1, 0, 2), (2, 2, 0)], 1),  # r1 and r2 are used once; the others need each other's ends
+        ([(0, 0, 0), (0, 0, 1), (1, 0, 0)], 1),  # the self-loop: entity 1 has the other bundle alone
+        ([(0, 0, 0), (1, 0, 2)], 0),
+    ],
+)
+def test_carving_by_hand(triples: list[Triple], spared: int) -> None:
+    assert len(carve(rows(*triples), 9, 3, 3)[1]) == spared
+
+
+def test_a_bundle_larger_than_what_is_wanted_is_set_aside_if_there_is_no_other() -> None:
+    ring = [(i, 0, (i + 1) % 6) for i in range(6)]
+    kept, aside = carve(rows(*ring, *((tail, 0, head) for head, _, tail in ring)), 1, 6, 1)
+    assert (len(kept), len(aside)) == (10, 2)
