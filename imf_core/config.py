@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from imf_core.config_base import Section, Settings, Tunable
+from imf_core.config_base import Section, Settings, Share, Tunable
 from imf_core.errors import ConfigError
 
 MissingPolicy = Literal["learned", "mean", "neutral"]
@@ -29,6 +29,9 @@ class DataConfig(Section):
     train: str | None = Field(None, description="file of training triples, instead of the one in the folder")
     valid: str | None = Field(None, description="file of validation triples, instead of the one in the folder")
     test: str | None = Field(None, description="file of test triples, instead of the one in the folder")
+    test_size: Share = Field(
+        0.0, description="share of the triples, for example 10%, set aside from train as test where there is no test file"
+    )
     unseen: Literal["keep", "drop"] = Field(
         "keep", description="valid and test triples with an entity or relation that train lacks: rank them, or leave them out"
     )
@@ -58,8 +61,8 @@ class DataConfig(Section):
         return values
 
     def elsewhere(self, path: str) -> DataConfig:
-        """These settings for the graph in another folder, without the explicit files."""
-        return self.model_copy(update={"path": path, "train": None, "valid": None, "test": None})
+        """These settings for the graph in another folder, without the explicit files and with its own splits."""
+        return self.model_copy(update={"path": path, "train": None, "valid": None, "test": None, "test_size": 0.0})
 
     def absolute(self) -> DataConfig:
         """These settings with absolute paths of the explicit files."""

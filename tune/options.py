@@ -51,7 +51,7 @@ class Option:
 
 
 OPTIONS = (
-    Option("task", str, WHAT), Option("data", str, WHAT),
+    Option("task", str, WHAT), Option("data", str, WHAT), Option("test_size", str, WHAT),
     Option("space", Path, WHAT), Option("overrides", list[str], WHAT, "set"),
     Option("config", Path, WHAT), Option("preset", str, WHAT), Option("warm_start", Path, WHAT),
     Option("first", str, WHAT), Option("resume", bool, HOW), Option("extend", int, HOW),

@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, model_validator
 
-from imf_core.config_base import Settings, nearest
+from imf_core.config_base import Settings, Share, nearest
 from imf_core.errors import ConfigError
 from imf_core.tasks.registry import DEFAULT_TASK, task_named
 from tune.durations import parse_duration
@@ -88,6 +88,10 @@ class SearchConfig(BaseModel):
     data: str = Field(
         "", description="data folder or bundled data set; default: the one set by --config or --set, else unicode (recommend: "
         "codepages)"
+    )
+    test_size: Share | None = Field(
+        None, gt=0, description="share of the triples, for example 10%, set aside as test where the data has no test split; "
+        "default: none, and no test figure"
     )
     study: str = Field(
         "", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$",
@@ -282,6 +286,11 @@ class SearchConfig(BaseModel):
         base = task.presets[self.preset]() if self.preset is not None else task.config()
         base = task.config.load(self.config) if self.config is not None else base
         flat = {"train.seed": self.seed, **self.overrides, "data.path": self.data}
+        if self.test_size is not None:
+            if "test_size" not in type(base.data).model_fields:
+                problem = f"the task {task.name} cannot set a test split aside"
+                raise ConfigError(problem, remedy="leave out --test-size", key="test_size", value=self.test_size)
+            flat["data.test_size"] = self.test_size
         config: Settings = base.updated(flat, source="--set")
         return config.model_copy(update={"data": config.data.absolute()}) if hasattr(config.data, "absolute") else config
 

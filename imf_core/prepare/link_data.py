@@ -107,6 +107,8 @@ class GraphSource:
         files = GraphFiles.of(config, folder)
         keep_literals = config.text == "literals"
         reading = read_files(GraphFiles.at(files), test=test, keep_literals=keep_literals)
+        if config.test_size:
+            reading = reading.with_test(config.test_size, keep=test)
         train_literals = reading.texts if keep_literals and files.splits["train"].format == "ntriples" else None
         return cls(config, folder, reading, EntityFiles(folder, files, train_literals))
 
@@ -198,7 +200,7 @@ def save_prepared(data: LinkData, folder: Path) -> None:
         arrays["structure"] = data.structure
     save_shared(folder, arrays, data.modalities, {
         "entities": graph.entities.names, "relations": graph.relations.names, "source": graph.source, "notes": graph.notes,
-        "data_notes": data.notes, "fingerprint": graph.fingerprint,
+        "data_notes": data.notes, "fingerprint": graph.fingerprint, "made": graph.made,
     })
 
 
@@ -212,7 +214,7 @@ def load_prepared(folder: Path | str) -> LinkData:
     facts, arrays, modalities = load_shared(folder)
     graph = KnowledgeGraph(
         Vocabulary(tuple(facts["entities"])), Vocabulary(tuple(facts["relations"]), "relation"),
-        arrays["train"], arrays["valid"], None, tuple(facts["notes"]), facts["source"],
+        arrays["train"], arrays["valid"], None, tuple(facts["notes"]), facts["source"], facts["made"],
     )
     check_fingerprint(folder, graph.fingerprint, facts)
     return LinkData(graph, modalities, tuple(facts["data_notes"]), arrays.get("structure"))

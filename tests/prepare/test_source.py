@@ -16,7 +16,7 @@ from imf_core.data.features import feature_files
 from imf_core.data.features.modality import Modality
 from imf_core.data.formats import layout
 from imf_core.data.formats.readers import read_graph, read_raw
-from imf_core.errors import DataError
+from imf_core.errors import ConfigError, DataError
 from imf_core.prepare.link_data import GraphSource, graph_of, load_prepared, prepare, save_prepared
 
 RING = [(f"e{i}", f"r{i % 2}", f"e{(i + step) % 8}") for i in range(8) for step in (1, 2)]
@@ -65,7 +65,7 @@ LAYOUTS = pytest.mark.parametrize("written", [names, listed_names, ids, ntriples
 
 @pytest.fixture
 def graph_folder(tmp_path: Path) -> Callable[[Callable[[Path], dict[str, str]]], DataConfig]:
-    def write(written: Callable[[Path], dict[str, str]], **settings: str) -> DataConfig:
+    def write(written: Callable[[Path], dict[str, str]], **settings: object) -> DataConfig:
         folder = tmp_path / "graph"
         (folder / "modalities").mkdir(parents=True)
         for name, content in written(folder).items():
@@ -200,3 +200,37 @@ def test_a_damaged_feature_file_is_a_problem_of_the_audit_and_an_error_of_traini
         source.prepare()
     assert caught.value.problem == entry.problem
     assert "sound.safetensors" in entry.problem
+
+
+# --- a test split that no file holds ------------------------------------------------------------------------------------
+
+
+def alone(folder: Path) -> dict[str, str]:
+    return {"train.tsv": "".join("\t".join(row) + "\n" for row in RING)}
+
+
+def test_a_test_split_is_set_aside_alike_whoever_reads_and_no_trial_sees_it(
+    graph_folder: Callable[..., DataConfig], tmp_path: Path
+) -> None:
+    config = graph_folder(alone, test_size="20%")
+    audited, trained = (GraphSource.open(config, test=test) for test in (True, False))
+    assert audited.raw.test is not None and trained.raw.test is None
+    graph = trained.graph()
+    assert graph.fingerprint == audited.graph().fingerprint
+    test = graph.open_test()
+    assert np.array_equal(test, audited.graph().open_test()) and np.array_equal(test, audited.raw.test)
+    assert len(test) == 3 and len(graph.train) + len(graph.valid) + len(test) == len(RING)
+    assert f"no test file: {len(test)} triples set aside from train as test (data.test_size=0.2, seed 0)" in graph.notes
+    save_prepared(prepare(config), tmp_path / "prepared")
+    shared = load_prepared(tmp_path / "prepared")
+    assert not shared.has_test
+    assert shared.graph.made["test"] == {"by": "bundle", "share": 0.2, "wanted": 3, "written": 3, "seed": 0}
+    rows = {tuple(row) for row in np.concatenate([shared.graph.train, shared.graph.valid]).tolist()}
+    assert not rows & {tuple(row) for row in test.tolist()}
+    assert prepare(config.elsewhere(config.path)).has_test is False
+
+
+def test_no_second_test_split_is_set_aside(graph_folder: Callable[..., DataConfig]) -> None:
+    with pytest.raises(ConfigError, match="has a test split") as caught:
+        graph_of(graph_folder(names, test_size=0.1))
+    assert "--test-size" in caught.value.remedy

@@ -10,6 +10,7 @@ import numpy as np
 import typer
 
 from imf_core.commands.terminal import terminal
+from imf_core.config_base import parse_share
 from imf_core.data.formats.readers import read_raw
 from imf_core.data.formats.writers import SPLIT_RECORD, Target, check_names, check_place, write_graph
 from imf_core.data.graph.graph import RawGraph, Vocabulary
@@ -64,7 +65,7 @@ def _share(text: str, key: str) -> float:
         ConfigError: not a share below 1.
     """
     try:
-        share = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
+        share = float(parse_share(text))
     except ValueError:
         share = -1.0
     if not 0 <= share < 1:

@@ -182,7 +182,10 @@ def _warnings(counts: dict[str, SplitCounts], similar: Sequence[RelationPair], n
             "copy that has one"
         )
     if not counts["test"].present:
-        warnings.append("no test split: a search can choose, but has no test score to report")
+        warnings.append(
+            "no test split: a search can choose, but has no test score to report (--test-size 10% sets one aside; imf split "
+            "DIR OUT writes a copy that has one)"
+        )
     for name in SPLITS[1:]:
         part = counts[name]
         if part.cold:

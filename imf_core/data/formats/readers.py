@@ -20,9 +20,9 @@ from imf_core.data.formats.parts import Part, merged
 from imf_core.data.formats.tsv import name_rows, read_names
 from imf_core.data.formats.vocabularies import find_list, read_list
 from imf_core.data.graph.graph import KnowledgeGraph, RawGraph, Vocabulary
-from imf_core.data.graph.mending import LazySplit, mended
+from imf_core.data.graph.mending import LazySplit, mended, with_test
 from imf_core.data.graph.unseen import Policy
-from imf_core.errors import DataError
+from imf_core.errors import ConfigError, DataError
 
 
 def read_graph(source: Path | str | GraphFiles, *, unseen: Policy = "keep") -> KnowledgeGraph:
@@ -83,6 +83,29 @@ class GraphReading:
     def mended(self, unseen: Policy = "keep") -> KnowledgeGraph:
         """The graph to train on; arguments and errors as those of `read_graph`."""
         return mended(replace(self.raw, notes=self.notes), self.test, unseen, self.validation_name)
+
+    def with_test(self, share: float, *, keep: bool) -> GraphReading:
+        """The reading with a test split set aside from train; arguments and errors as those of `mending.with_test`.
+
+        Args:
+            share: of the triples.
+            keep: as if the lines of test had been asked for: they are in `raw` too.
+
+        Raises:
+            ConfigError: the graph has a test split.
+        """
+        if self.test is not None:
+            raise ConfigError(
+                f"{self.raw.source} has a test split: none is set aside",
+                remedy="leave out data.test_size (--test-size), or split anew: imf split DIR OUT", key="data.test_size",
+                value=share,
+            )
+        split = with_test(self.raw, share)
+        note, test = split.notes[-1], split.test
+        assert test is not None
+        return replace(
+            self, raw=split if keep else replace(split, test=None), notes=(*self.notes, note), test=_InMemory(test),
+        )
 
 
 def read_files(files: GraphFiles, *, test: bool = False, keep_literals: bool = False) -> GraphReading:

@@ -6,9 +6,10 @@ A query is a pair (entity, relation id below 2R): `(h, r)` asks for tails, `(t, 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 
@@ -143,6 +144,8 @@ class KnowledgeGraph:
         train, valid: (T, 3) int64 arrays of head, relation, tail ids; train without repeats.
         test_reader: reads the test split; None if the graph has none, or it must not be reachable.
         notes: what the reader mended or wants the user to know (merged duplicates, unseen entities, ...).
+        source: where it is from.
+        made: splits that no file holds, by name, and how they were set aside: `share`, `wanted`, `written`, `seed`.
     """
 
     entities: Vocabulary
@@ -152,6 +155,7 @@ class KnowledgeGraph:
     test_reader: Callable[[], np.ndarray] | None = field(default=None, compare=False, repr=False)
     notes: tuple[str, ...] = ()
     source: str = ""
+    made: Mapping[str, Any] = field(default_factory=dict, compare=False)
 
     def __post_init__(self) -> None:
         if len(self.train) == 0:
@@ -236,6 +240,7 @@ class RawGraph:
         test: the same; None if there is no such file, or it was not asked for.
         notes: what the reader wants the user to know (skipped literals, names that look alike, ...).
         source: where it is from.
+        made: see `KnowledgeGraph`.
     """
 
     entities: Vocabulary
@@ -245,6 +250,7 @@ class RawGraph:
     test: np.ndarray | None = None
     notes: tuple[str, ...] = ()
     source: str = ""
+    made: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def splits(self) -> dict[str, np.ndarray]:

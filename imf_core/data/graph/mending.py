@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Protocol
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -14,7 +14,7 @@ from imf_core.data.graph.unseen import Policy, find_unseen, seen_in
 from imf_core.errors import DataError
 
 CARVE_SEED = 0
-_MOST_CARVED = 10_000
+_VALIDATION_SHARE, _MOST_CARVED = 0.1, 10_000
 
 
 class LazySplit(Protocol):
@@ -78,8 +78,11 @@ def mended(raw: RawGraph, test: LazySplit | None, policy: Policy, validation_nam
     train = distinct(raw.train, num_entities, num_relations)
     if len(train) < len(raw.train):
         notes.append(f"{len(raw.train) - len(train):,} repeated training lines merged")
+    made = dict(raw.made)
     if raw.valid is None:
-        train, valid = _carved(train, num_entities, num_relations, raw.source, validation_name)
+        count = min(_MOST_CARVED, max(1, len(train) // 10))
+        train, valid = _carved(train, count, num_entities, num_relations, raw.source, validation_name)
+        made["valid"] = _record(_VALIDATION_SHARE, count, valid)
         notes.append(f"no {validation_name}: {len(valid):,} triples set aside from train as validation (seed {CARVE_SEED})")
     else:
         valid = _validation(raw.valid, train, num_entities, num_relations, raw.source, notes)
@@ -93,7 +96,28 @@ def mended(raw: RawGraph, test: LazySplit | None, policy: Policy, validation_nam
         train = _renumbered(train, seen_entities, seen_relations)
         entities, relations = _only(entities, seen_entities), _only(relations, seen_relations)
     reader = TestSplit(test, policy, seen_entities, seen_relations, raw.source) if test is not None else None
-    return KnowledgeGraph(entities, relations, train, valid, reader, tuple(notes), raw.source)
+    return KnowledgeGraph(entities, relations, train, valid, reader, tuple(notes), raw.source, made)
+
+
+def with_test(raw: RawGraph, share: float) -> RawGraph:
+    """The graph with a test split from its training triples, in bundles (see `carve`); its notes and `made` say so.
+
+    Args:
+        raw: all lines of a graph without a test split. No triple between the ends of a validation triple is taken.
+        share: of the distinct training and validation triples, 0..1.
+
+    Raises:
+        DataError: none can be spared.
+    """
+    size = len(raw.entities), len(raw.relations)
+    train = distinct(raw.train, *size)
+    held_out = distinct(raw.valid, *size) if raw.valid is not None else train[:0]
+    count = max(1, round(share * (len(train) + len(held_out))))
+    _, test = _carved(train, count, *size, raw.source, "test split", apart=held_out)
+    left = raw.train[~np.isin(codes(raw.train, *size), codes(test, *size))]
+    note = f"no test file: {len(test):,} triples set aside from train as test (data.test_size={share:g}, seed {CARVE_SEED})"
+    made = {**raw.made, "test": _record(share, count, test)}
+    return replace(raw, train=left, test=test, notes=(*raw.notes, note), made=made)
 
 
 def apply_policy(
@@ -127,16 +151,21 @@ def apply_policy(
 
 
 def _carved(
-    train: np.ndarray, num_entities: int, num_relations: int, source: str, validation_name: str
+    train: np.ndarray, count: int, num_entities: int, num_relations: int, source: str, missing: str,
+    apart: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    count = min(_MOST_CARVED, max(1, len(train) // 10))
-    kept, aside = carve(train, count, num_entities, num_relations, CARVE_SEED)
+    kept, aside = carve(train, count, num_entities, num_relations, CARVE_SEED, apart=apart)
     if not len(aside):
+        use = "figures are taken from it" if apart is not None else "epochs and settings are chosen on it"
         raise DataError(
-            f"{source} has no {validation_name}, and no training triple can be spared for it: each holds the only mention of "
-            "an entity or a relation", remedy=f"add {validation_name}: epochs and settings are chosen on it", path=source,
+            f"{source} has no {missing}, and no training triple can be spared for it: each holds the only mention of "
+            "an entity or a relation", remedy=f"add {missing}: {use}", path=source,
         )
     return kept, aside
+
+
+def _record(share: float, wanted: int, triples: np.ndarray) -> dict[str, Any]:
+    return {"by": "bundle", "share": share, "wanted": wanted, "written": len(triples), "seed": CARVE_SEED}
 
 
 def _validation(

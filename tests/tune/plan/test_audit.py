@@ -11,9 +11,9 @@ from rich.console import Console
 from small_search import search_here, write_graph
 
 from imf_core.commands.data.audit import audit_command
-from imf_core.errors import DataError
+from imf_core.errors import ConfigError, DataError
 from tune.hosts.resources import ClusterResources, Node
-from tune.plan.opening import AUDIT_FILE, open_study
+from tune.plan.opening import AUDIT_FILE, open_study, search_config
 from tune.plan.plan import Plan, make_plan
 from tune.plan.show import show_plan
 from tune.settings import SearchConfig
@@ -127,3 +127,30 @@ def test_unseen_entities_are_left_out_on_request(graph: Path) -> None:
     assert (dropped.data.graph.num_entities, len(dropped.data.graph.valid)) == (128, 40)
     assert "1 of 41 left out (data.unseen=drop)" in shown(dropped)
     assert dropped.audit.baseline["valid"].count == 80
+
+
+def test_a_test_split_is_set_aside_on_request_and_read_again_on_resume(graph: Path, tmp_path: Path) -> None:
+    (graph / "test.tsv").unlink()
+    assert "no test split" in (text := shown(planned(graph))) and "--test-size 10%" in text
+    plan = planned(graph, test_size="10%", storage=tmp_path / "results", study="x")
+    assert "triples set aside from train as test (data.test_size=0.1, seed 0)" in (text := shown(plan))
+    assert "no test split" not in text
+    with open_study(plan):
+        pass
+    shared = plan.task.load(plan.prepared)
+    test = {tuple(row) for row in plan.data.graph.open_test().tolist()}
+    assert len(test) == plan.audit.splits["test"].lines == shared.graph.made["test"]["written"] == 32
+    assert not test & {tuple(row) for split in (shared.graph.train, shared.graph.valid) for row in split.tolist()}
+    assert not shared.has_test
+    again = make_plan(search_config({"storage": tmp_path / "results", "study": "x", "resume": True}), HERE)
+    assert {tuple(row) for row in again.data.graph.open_test().tolist()} == test
+    with open_study(again) as study:
+        assert study.resumed
+
+
+def test_what_cannot_be_set_aside_is_refused(graph: Path) -> None:
+    with pytest.raises(ConfigError, match="has a test split") as caught:
+        planned(graph, test_size=0.1)
+    assert "imf split" in caught.value.remedy
+    with pytest.raises(ConfigError, match="recommend cannot set a test split aside"):
+        planned(None, task="recommend", test_size=0.1)

@@ -48,6 +48,7 @@ def searched(home: Path) -> tuple[Path, str]:
     )
     small = ("train.max_epochs=3", "model.dim=16", "model.relation_dim=8")
     arguments = ("--trials", "5", "--seeds", "1", "--study", "mine", "--space", "space.yaml", "--max-failures", "0")
+    arguments += ("--test-size", "10%")
     done = search_here(home, "--data", "mygraph", *arguments, settings=small)
     assert done.returncode == 0, done.stdout + done.stderr
     return home / "results" / "mine", done.stdout
@@ -67,8 +68,11 @@ def test_four_commands_from_a_folder_to_an_answer(home: Path, searched: tuple[Pa
     assert written == ["image.safetensors", "text.safetensors"]
     study, printed = searched
     assert "set aside from train" in printed  # the validation split that the folder lacks
-    assert "no test split" in printed
+    assert "triples set aside from train as test" in printed  # on request
+    assert [event["event"] for event in map(json.loads, (study / "journal.jsonl").read_text().splitlines())].count("test") == 1
     summary = json.loads((study / "summary.json").read_text())
+    tested = json.loads(run(home, "evaluate", "results/mine/best", "--split", "test", "--json"))
+    assert tested["mrr"] == pytest.approx(summary["test"]["mrr"]["mean"], abs=1e-6)
     assert summary["best_validation_mrr"] > 0
     asked = run(home, "predict", "results/mine/best", "--head", "LATIN SMALL LETTER E WITH ACUTE", "-r", BASE, "--json")
     answers = json.loads(asked)
