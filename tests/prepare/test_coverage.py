@@ -18,7 +18,7 @@ ENTITIES = ("e0", "e1", "e2", "e3", "e4")
 def pictures(folder: Path, *names: str) -> None:
     (folder / "images").mkdir()
     for name in names:
-        (folder / "images" / name).write_bytes(b"never opened")
+        (folder / "images" / name).write_bytes(f"no picture {name}".encode())
 
 
 def features(path: Path, *names: str) -> None:
@@ -71,3 +71,16 @@ def test_what_is_wrong_with_texts(tmp_path: Path, text: str, problem: str) -> No
     (entry,) = coverage(EntityFiles(tmp_path), ENTITIES)
     assert entry.present == 1
     assert entry.problem.endswith(problem) if problem else entry.problem == ""
+
+
+def test_pictures_and_rows_that_several_entities_share(tmp_path: Path) -> None:
+    pictures(tmp_path, "e0.png", "e0.jpg", "e1.png", "e2.png", "e3.png", "e4.png")
+    for name, content in (("e0.png", b"x"), ("e0.jpg", b"x"), ("e1.png", b"flag"), ("e2.png", b"gulf"), ("e3.png", b"flag")):
+        (tmp_path / "images" / name).write_bytes(content)
+    (entry,) = coverage(EntityFiles(tmp_path), ENTITIES)
+    assert entry.alike == (("e1", "e3"),)  # e0 shares its pictures with itself alone
+    matrix = np.arange(50, dtype=np.float32).reshape(5, 10)
+    matrix[4], matrix[2, :9] = matrix[1], matrix[1, :9]
+    Modality("image", matrix, np.ones(5, bool)).save(tmp_path / "modalities" / "image.safetensors", ENTITIES)
+    (entry,) = coverage(EntityFiles(tmp_path), ENTITIES)
+    assert entry.alike == (("e1", "e4"),)

@@ -12,6 +12,8 @@ import numpy as np
 
 from imf_core.data.audit.baseline import BaselineMetrics, OneStepRules
 from imf_core.data.audit.leaks import text_leaks
+from imf_core.data.audit.links import link_leaks
+from imf_core.data.audit.names import colliding, self_loops
 from imf_core.data.audit.relations import RelationPair, flipped, is_in, pair_codes, similar_relations
 from imf_core.data.audit.report import WORDS, AuditReport, Coverage, SplitCounts, certain_hits
 from imf_core.data.graph.graph import CATEGORY_NAMES, SPLITS, KnowledgeGraph, KnownAnswers, RawGraph
@@ -58,6 +60,9 @@ def audit(
         categories=_categories(raw, unique["train"]),
         coverage=tuple(coverage),
         leaks=text_leaks(raw, texts) if texts else (),
+        links=link_leaks(unique, raw.entities, raw.relations),
+        collisions=colliding(raw.entities.names),
+        loops={name: self_loops(rows, raw.entities, raw.relations) for name, rows in unique.items()},
         baseline=metrics,
         notes=raw.notes,
         problems=_problems(counts, coverage),

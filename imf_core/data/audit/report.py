@@ -9,11 +9,13 @@ from typing import Any, Protocol
 
 from imf_core.data.audit.baseline import BaselineMetrics
 from imf_core.data.audit.leaks import TextLeak
+from imf_core.data.audit.links import LinkLeak
 from imf_core.data.audit.relations import DUPLICATE, INVERSE, SYMMETRIC, RelationPair
 from imf_core.data.graph.graph import SPLITS
 from imf_core.files.markdown import escaped, table
 
 WORDS = {"train": "training", "valid": "validation", "test": "test"}
+_NAMED = 3  # groups, and members of one, named in text
 _LISTED = 10  # relation pairs of a kind named in text; JSON has all
 _LOOKS = {INVERSE: "{a} looks like inverse of {b}", DUPLICATE: "{a} looks like {b}", SYMMETRIC: "{a} looks symmetric"}
 
@@ -133,6 +135,7 @@ class Coverage:
         empty: entities with a blank text, which counts as none.
         unknown: ids that are no entity of the graph.
         several: entities with several pictures (their features are averaged).
+        alike: groups of entities with the same picture, byte for byte, or the same row of image features.
         problem: what makes it unusable, in one sentence; empty where nothing does.
     """
 
@@ -142,6 +145,7 @@ class Coverage:
     empty: int = 0
     unknown: int = 0
     several: int = 0
+    alike: tuple[tuple[str, ...], ...] = ()
     problem: str = ""
 
     def describe(self) -> str:
@@ -166,6 +170,9 @@ class AuditReport(Audit):
         categories: `1-1`, `1-N`, `N-1`, `N-N` -> number of `relations` (that train holds) and of lines per split.
         coverage: by modality.
         leaks: texts that name the answers of held-out triples, see `text_leaks`.
+        links: training triples between the ends of held-out triples, see `link_leaks`.
+        collisions: groups of entity names that a reader cannot tell apart.
+        loops: by split, up to three triples of an entity with itself.
         baseline: metrics of the baseline without training, by split.
         notes: what the reader said.
         problems: what `--strict` refuses: a search could not run on it, or its figures would not mean what they say.
@@ -182,6 +189,9 @@ class AuditReport(Audit):
     categories: Mapping[str, Mapping[str, int]]
     coverage: tuple[Coverage, ...]
     leaks: tuple[TextLeak, ...]
+    links: tuple[LinkLeak, ...]
+    collisions: tuple[tuple[str, ...], ...]
+    loops: Mapping[str, tuple[str, ...]]
     baseline: Mapping[str, BaselineMetrics]
     notes: tuple[str, ...]
     problems: list[str]
@@ -213,6 +223,9 @@ class AuditReport(Audit):
             "categories": {name: dict(counts) for name, counts in self.categories.items()},
             "coverage": {entry.name: asdict(entry) for entry in self.coverage},
             "text_leaks": [{**asdict(leak), "share": leak.share} for leak in self.leaks],
+            "link_leaks": [{**asdict(leak), "share": leak.share} for leak in self.links],
+            "colliding_names": [list(group) for group in self.collisions],
+            "self_loop_examples": {name: list(shown) for name, shown in self.loops.items()},
             "baseline": {name: metrics.as_dict() for name, metrics in self.baseline.items()},
             "notes": list(self.notes),
             "problems": list(self.problems),
@@ -256,7 +269,7 @@ class AuditReport(Audit):
             if repeats:
                 lines.append(f"{name}: {_count(repeats, 'duplicate')} removed ({part.distinct:,} left)")
             if part.self_loops:
-                lines.append(f"{name}: {_count(part.self_loops, 'self-loop')} kept")
+                lines.append(f"{name}: {_count(part.self_loops, 'self-loop')} kept ({', '.join(self.loops[name])})")
             if part.unseen:
                 lines.append(part.unseen)
             if part.linked:
@@ -271,9 +284,15 @@ class AuditReport(Audit):
         lines += self.relation_lines()
         if self.coverage:
             lines.append(self.coverage_line())
-        if self.leaks:
-            lines.append(f"texts give answers away in {_count(len(self.leaks), 'relation')} (compare a model without them):")
-            lines += [f"  {leak.describe()}" for leak in self.leaks[:_LISTED]]
+        for entry in self.coverage:
+            if entry.alike:
+                entities = sum(map(len, entry.alike))
+                groups = _groups(entry.alike, "group")
+                lines.append(f"{entry.name}: {entities:,} entities share theirs with others, byte for byte: {groups}")
+        if self.collisions:
+            lines.append(f"names that differ in case, blanks or address alone: {_groups(self.collisions, 'group')}")
+        lines += _leak_lines("texts give answers away (compare a model without them)", self.leaks)
+        lines += _leak_lines("links of train give answers of held-out triples away", self.links)
         lines += self.baseline_lines()
         return lines + list(self.notes)
 
@@ -314,6 +333,17 @@ class AuditReport(Audit):
 def certain_hits(num_entities: int) -> str:
     """The warning that no rank can be above 10; empty if one can."""
     return f"{num_entities} entities are ranked: Hits@10 is 1 by construction" if num_entities <= 10 else ""
+
+
+def _leak_lines(title: str, leaks: Sequence[TextLeak] | Sequence[LinkLeak]) -> list[str]:
+    more = [f"  ... and {len(leaks) - _LISTED:,} more (all of them: --json)"] if len(leaks) > _LISTED else []
+    return [f"{title}:", *(f"  {leak.describe()}" for leak in leaks[:_LISTED]), *more] if leaks else []
+
+
+def _groups(groups: Sequence[Sequence[str]], noun: str) -> str:
+    """`12 groups (a = b; c = d = e; f = g; ...)`."""
+    shown = "; ".join(" = ".join(group[:_NAMED]) + (" = ..." if len(group) > _NAMED else "") for group in groups[:_NAMED])
+    return f"{_count(len(groups), noun)} ({shown}{'; ...' if len(groups) > _NAMED else ''})"
 
 
 def _count(number: int, noun: str) -> str:

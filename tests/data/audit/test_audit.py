@@ -53,7 +53,9 @@ def test_a_leaking_graph() -> None:
     assert (test.lines, test.in_train, test.clean, test.linked_reversed) == (4, 1, 3, 3)
     said = "\n".join(report.lines())
     assert "train: 2 duplicates removed (8 left)" in said
-    assert "train: 1 self-loop kept" in said
+    assert "train: 1 self-loop kept (g r1 g)" in said
+    assert "r2: train tells the answer as r1 reversed in 3 of 3 test triples, 100% (b r2 a)" in said
+    assert report.to_json()["link_leaks"][0]["share"] == 1.0
     assert "1 single-triple relation: r3" in said
     assert "r2 looks like inverse of r1: 3 of 4 test triples" in said
     assert [problem[:50] for problem in report.problems] == ["1 overlap of test with train: 1 of 4 test lines st"]
@@ -218,3 +220,11 @@ def test_clean_graphs(shared_dir: Path, name: str, cold: int, mrr: float) -> Non
     assert not report.contaminated
     assert report.problems == []
     assert round(100 * report.baseline["test"].mrr, 1) == mrr
+
+
+def test_names_that_collide_and_pictures_that_are_shared_are_named() -> None:
+    graph = raw([("Berlin", "r", "berlin"), ("a", "r", "b"), ("A", "r", "b")])
+    shared = (("a", "b", "c", "d"), ("e", "f"), ("g", "h"), ("i", "j"))
+    said = "\n".join(audit(graph, coverage=[Coverage("image", 5, 5, alike=shared)]).lines())
+    assert "names that differ in case, blanks or address alone: 2 groups (Berlin = berlin; a = A)" in said
+    assert "image: 10 entities share theirs with others, byte for byte: 4 groups (a = b = c = ...; e = f; g = h; ...)" in said
