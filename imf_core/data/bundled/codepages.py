@@ -12,7 +12,7 @@ import encodings.aliases
 from collections.abc import Iterator
 from pathlib import Path
 
-from imf_core.data.bundled.glyphs import characters, describe_character, pictures, write_lines
+from imf_core.data.bundled.glyphs import characters, pictures, write_lines
 
 
 def write_codepages(folder: Path) -> None:
@@ -25,9 +25,16 @@ def write_codepages(folder: Path) -> None:
     (folder / "images").mkdir(parents=True, exist_ok=True)
     write_lines(folder / "interactions.tsv", ["user\titem", *(f"{user}\t{drawn[point]}" for user, point in _contents(drawn))])
     write_lines(folder / "items.txt", drawn.values())
-    write_lines(folder / "descriptions.tsv", (f"{name}\t{describe_character(point, name)}" for point, name in drawn.items()))
+    write_lines(folder / "descriptions.tsv", (f"{name}\t{_describe(point, name)}" for point, name in drawn.items()))
     for name, picture in pictures({name: point for point, name in drawn.items()}):
         picture.save(folder / "images" / f"{name}.png", compress_level=1)
+
+
+def _describe(point: int, name: str) -> str:
+    """The text of a character: Unicode name and block."""
+    from fontTools import unicodedata as database
+
+    return f"{name.lower()}, block {database.block(chr(point))}"
 
 
 def text_encodings() -> list[str]:

@@ -20,13 +20,6 @@ def characters() -> dict[int, str]:
     return {point: name for point in points if (name := unicodedata.name(chr(point), ""))}
 
 
-def describe_character(point: int, name: str) -> str:
-    """The text of a character: Unicode name and block."""
-    from fontTools import unicodedata as database
-
-    return f"{name.lower()}, block {database.block(chr(point))}"
-
-
 def pictures(points: dict[str, int]) -> Iterator[tuple[str, Image.Image]]:
     """Dark glyphs on white; characters without ink (spaces, controls) have no picture."""
     # The basic layout draws code points as they are: no shaping library, hence the same glyph on each machine.

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from imf_core.data.bundled.codepages import write_codepages
-from imf_core.data.bundled.glyphs import characters, describe_character, font_file, pictures, write_lines
+from imf_core.data.bundled.glyphs import characters, font_file, pictures, write_lines
 from imf_core.errors import DataError
 from imf_core.files.atomic import atomic_folder
 from imf_core.files.cache import REMEDY, cache_root
@@ -25,7 +25,7 @@ from imf_core.files.digest import sha256_of, sha256_of_file
 BUNDLED = ("unicode",)  # graphs
 BUNDLED_INTERACTIONS = ("codepages",)  # see codepages.py
 
-_GENERATOR = 1  # raise it whenever the generated files change
+_GENERATOR = 2  # raise it whenever the generated files change
 _SEED = 0
 _HELD_OUT = 0.1  # share of the triples in each of valid and test
 _FILES = {
@@ -203,9 +203,9 @@ def _case(sign: str) -> Iterator[tuple[str, int]]:
 
 
 def _describe(name: str, point: int | None) -> str:
-    """The text of an entity: Unicode name and block of a character, a readable phrase for an attribute."""
+    """The text of an entity: of a character its Unicode name and nothing that a relation asks for, of an attribute a phrase."""
     if point is not None:
-        return describe_character(point, name)
+        return name.lower()
     kind, _, value = name.partition(": ")
     phrase, meanings = _PHRASES[kind]
     return phrase.format(meanings.get(value, value))

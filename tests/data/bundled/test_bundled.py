@@ -13,8 +13,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from imf_core.data.audit.leaks import text_leaks
 from imf_core.data.bundled import unicode as bundled
 from imf_core.data.bundled.unicode import BUNDLED, bundled_path, generator_version, write_unicode
+from imf_core.data.formats.readers import read_raw
 from imf_core.errors import DataError
 from imf_core.files import cache
 
@@ -23,7 +25,7 @@ TEXT_FILES = ("train.tsv", "valid.tsv", "test.tsv", "entities.txt", "relations.t
 # The content depends on the versions of Unicode and of the font: it is compared where a fingerprint of these is known.
 FINGERPRINTS = {
     # Unicode 14.0.0 (Python 3.11), DejaVu Sans 2.37, fontTools 4.68.0
-    "c0bb98c19d0f": "1f9b6ca5d796bc0bc1b95f2c474f1b784e009814842cefcb5056e893a2c9a4a7",
+    "d083d4fab19a": "f620842d13d5a5d28df00787af4344ebe39d7d208d92ddccc4abf79739a3666f",
 }
 
 
@@ -131,8 +133,18 @@ def test_each_entity_has_a_text(folder):
     assert [name for name, _ in rows] == lines(folder / "entities.txt")
     texts = dict(rows)
     assert all(text.strip() for text in texts.values())
-    assert texts["LATIN SMALL LETTER E WITH ACUTE"] == "latin small letter e with acute, block Latin-1 Supplement"
+    assert texts["LATIN SMALL LETTER E WITH ACUTE"] == "latin small letter e with acute"
     assert texts["category: Lu"] == "general category uppercase letter"
+
+
+def test_the_text_of_a_character_is_its_name_alone(folder):
+    """Of a block only the names themselves tell, where it is called as their script: CYRILLIC SMALL LETTER A."""
+    texts = dict(line.split("\t") for line in lines(folder / "descriptions.tsv"))
+    characters = {name: text for name, text in texts.items() if ": " not in name}
+    assert characters == {name: name.lower() for name in characters}
+    leaks = text_leaks(read_raw(folder, test=True), texts)
+    assert all(leak.share < 0.2 for leak in leaks if leak.relation == "block")
+    assert not {"category", "bidirectional_class", "combining_class", "numeric_value"} & {leak.relation for leak in leaks}
 
 
 def test_characters_with_ink_have_a_picture_and_attributes_have_none(folder):
