@@ -58,7 +58,8 @@ class LinkTask(Task[Config, LinkData, Imf]):
 
     def read(self, config: Config, *, strict: bool) -> tuple[LinkData, Audit]:
         source = GraphSource.open(config.data, test=True)
-        report = audit(source.raw, coverage=source.coverage(), baseline_splits=(), texts=source.files.texts)
+        texts = source.files.texts if config.data.text in ("auto", "descriptions") else None
+        report = audit(source.raw, coverage=source.coverage(), baseline_splits=(), texts=texts)
         if strict:  # before features are extracted, which may take long
             refuse_problems(report, "mend them (imf audit DIR --repair OUT writes a repaired copy), or search without --strict")
         data = source.prepare(config.structure, progress=True)

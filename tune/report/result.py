@@ -113,6 +113,26 @@ class StudyResult:
             return None
         return 100 * (fused - alone)
 
+    def points_over(self, mrr: float) -> float | None:
+        """Validation MRR of the retrained winner minus another, in points; None if unknown."""
+        mean = self.winner_validation()["mean"]
+        return None if mean is None or not math.isfinite(mrr) else 100 * (mean - mrr)
+
+    @property
+    def without_named(self) -> dict[str, tuple[float, str]]:
+        """Rows without a modality that names answers: name of the row -> validation MRR, and of how many answers, in words.
+
+        A model with that modality alone is compared with the control, which lacks it.
+        """
+        named = self.audit.named_answers if self.audit is not None else {}
+        rows = {f"without {name}": (mrr, named[name]) for name, mrr in self.without.items() if name in named}
+        used = self.settings.get("model.modalities")
+        alone = not self.without and self.structure_only_mrr is not None
+        for name in named if alone else ():
+            if used is None or name in used:
+                rows[self.control] = (float(self.structure_only_mrr or 0.0), f"without {name}: {named[name]}")
+        return rows
+
     def points_over_baseline(self, split: str) -> float | None:
         """MRR of the retrained winner minus that of the baseline without training, in points; None if either is unknown.
 

@@ -123,6 +123,10 @@ def _verdict(result: StudyResult) -> Iterable[Text]:
             seeds = f"mean of {count} seeds" if count > 1 else "1 seed"
             comparison += f"; retrained winner {plus_minus(result.winner_validation())}, {seeds}"
         yield Text(f"validation: {comparison}", style="green" if points > 0 else "yellow")
+    for name, (mrr, told) in result.without_named.items():
+        points = result.points_over(mrr)
+        behind = f", {_difference(-points)} the retrained winner" if points is not None else ""
+        yield Text(f"validation {name}: {mrr:.4f}{behind} ({told})")
     test = {name: value for name, value in result.test().items() if value["mean"] is not None}
     if test:
         numbers = ", ".join(f"{name} {plus_minus(value)}" for name, value in test.items())

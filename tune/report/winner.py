@@ -108,12 +108,13 @@ def comparison(result: StudyResult) -> tuple[Table, str] | None:
     if result.baseline:
         valid, test = (result.baseline[split].mrr if split in result.baseline else None for split in _SPLITS)
         models.append((untrained, valid, test))
-    rows = []
+    rows, named = [], result.without_named
     for index, (name, valid, test) in enumerate(models):
         gains = [_difference(own["mean"], valid) if index else None, None]
         if name == untrained:
             gains = [result.points_over_baseline(split) for split in _SPLITS]
-        rows.append([name, mrr(valid), points(gains[0]), mrr(test), points(gains[1])])
+        told = f" ({named[name][1]})" if name in named else ""
+        rows.append([f"{name}{told}", mrr(valid), points(gains[0]), mrr(test), points(gains[1])])
     columns = (
         Column("model"), Column("validation MRR", "number"), Column("winner ahead, points", "points"),
         Column("test MRR", "number"), Column("winner ahead, points", "points"),

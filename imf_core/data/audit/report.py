@@ -57,6 +57,11 @@ class Audit:
         """How large the data is, in words."""
         raise NotImplementedError  # abstract
 
+    @property
+    def named_answers(self) -> Mapping[str, str]:
+        """Modalities that name the answers of held-out examples, and of how many, in words: to compare with a model without."""
+        return {}
+
     def lines(self) -> list[str]:
         """What the tables do not say, one fact a line."""
         return self.baseline_lines()
@@ -201,6 +206,19 @@ class AuditReport(Audit):
     def contaminated(self) -> bool:
         """Whether a split holds triples of another one."""
         return any(part.clean < part.lines for part in self.splits.values())
+
+    @property
+    def named_answers(self) -> Mapping[str, str]:
+        """Of the text: `it names the answer in at least 412 of 2,726 test triples`; empty where it names few."""
+        most: dict[str, dict[str, int]] = {split: {} for split in SPLITS[1:]}  # a triple may be told from both sides
+        for leak in self.leaks:
+            for split, count in leak.counts.items():
+                most[split][leak.relation] = max(count, most[split].get(leak.relation, 0))
+        told = [
+            f"{sum(counts.values()):,} of {self.splits[split].lines:,} {WORDS[split]}"
+            for split, counts in most.items() if any(counts.values())
+        ]
+        return {"text": f"it names the answer in at least {' and '.join(told)} triples"} if told else {}
 
     def to_json(self) -> dict[str, Any]:
         """Everything as plain values; each of `train`, `valid` and `test` has all counts even where it has no file."""

@@ -6,11 +6,13 @@ import io
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 from rich.console import Console
 from small_search import search_here, write_graph
 
 from imf_core.commands.data.audit import audit_command
+from imf_core.data.features.modality import Modality
 from imf_core.errors import ConfigError, DataError
 from tune.hosts.resources import ClusterResources, Node
 from tune.plan.opening import AUDIT_FILE, open_study, search_config
@@ -154,3 +156,20 @@ def test_what_cannot_be_set_aside_is_refused(graph: Path) -> None:
     assert "imf split" in caught.value.remedy
     with pytest.raises(ConfigError, match="recommend cannot set a test split aside"):
         planned(None, task="recommend", test_size=0.1)
+
+
+def test_a_text_that_names_answers_is_compared_with_a_model_without_it(graph: Path) -> None:
+    told = [line.split("\t") for split in ("valid", "test") for line in (graph / f"{split}.tsv").read_text().splitlines()]
+    (graph / "descriptions.tsv").write_text("".join(f"{head}\tit {relation} {tail}\n" for head, relation, tail in
+                                                    {row[0]: row for row in told}.values()))
+    plan = planned(graph)
+    assert plan.audit.named_answers["text"].startswith("it names the answer in at least ")
+    assert plan.task.control(plan.base, plan.data, 0).config.model.modalities == ()  # text is its only modality
+    (graph / "modalities").mkdir()
+    names = plan.data.graph.entities.names
+    Modality("sound", np.ones((len(names), 2), np.float32), np.ones(len(names), bool)).save(
+        graph / "modalities" / "sound.safetensors", names
+    )
+    plan = planned(graph)
+    assert set(plan.audit.named_answers) <= set(plan.task.ablations(plan.base, plan.data, 0)) == {"sound", "text"}
+    assert planned(graph, overrides={"data.text": "names"}).audit.named_answers == {}

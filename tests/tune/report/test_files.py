@@ -15,11 +15,13 @@ from rich.console import Console
 
 from imf_core.data.audit.audit import audit
 from imf_core.data.audit.baseline import BaselineMetrics
+from imf_core.data.audit.report import AuditReport
 from imf_core.data.graph.graph import RawGraph, Vocabulary
 from tune.report.files import machine, summary, write_leaderboard, write_summary
 from tune.report.plots import plots, save_picture
 from tune.report.result import StudyResult
 from tune.report.verdict import closing_table, next_commands, write_report
+from tune.report.winner import comparison
 from tune.study.outcome import TrialState
 from tune.study.records import TrialRecord
 
@@ -116,6 +118,32 @@ def test_structure_alone_is_compared_with_the_retrained_winner(result: StudyResu
     assert "retrained winner 0.4200, 1 seed" in closing(replace(result, winner_seed_mrr=(0.42,)))
     assert "2.0 points below structure alone" in closing(replace(result, winner_seed_mrr=(0.42,)))
     assert summary(result)["winner_validation_mrr"] == {"by_seed": [], "mean": None, "std": None}
+
+
+def telling() -> AuditReport:
+    """The audit of a graph in which the text of `a` names the answers of a validation and of two test triples."""
+    names = ("a", "Berlin", "Paris", "Rome")
+    splits = (np.array(rows) for rows in ([(0, 0, 0)], [(0, 0, 1)], [(0, 0, 2), (0, 0, 3), (1, 0, 2)]))
+    raw = RawGraph(Vocabulary(names), Vocabulary(("near",), "relation"), *splits, source="drawn")
+    return audit(raw, baseline_splits=(), texts={"a": "near Berlin, Paris and Rome", "Berlin": "far off"})
+
+
+def test_the_model_without_a_text_that_names_answers_is_marked(result: StudyResult) -> None:
+    told = "(it names the answer in at least 1 of 1 validation and 2 of 3 test triples)"
+    seeded = replace(result, winner_seed_mrr=(0.48, 0.50, 0.49), audit=telling())
+    both = replace(seeded, without={"text": 0.47, "image": 0.515})
+    line = f"validation without text: 0.4700, 2.0 points below the retrained winner {told}"
+    assert line in closing(both)
+    assert "validation without image" not in closing(both)
+    write_report(both)
+    assert "validation without text: 0.4700, 2.0 points below" in (result.folder / "report.md").read_text()
+    (table, _) = comparison(both) or pytest.fail("no comparison")
+    assert [str(row[0]) for row in table.rows][1:] == ["structure alone", f"without text {told}", "without image"]
+    single = replace(seeded, settings={"model.modalities": ("text",)})
+    line = "validation structure alone: 0.4400, 5.0 points below the retrained winner (without text: it names the answer"
+    assert line in closing(single)
+    assert "it names" not in closing(replace(seeded, settings={"model.modalities": ("image",)}))
+    assert "it names" not in closing(replace(both, audit=replace(telling(), leaks=())))
 
 
 def test_no_comparison_with_what_is_not_a_number(result: StudyResult) -> None:
