@@ -23,19 +23,22 @@ class Bundles:
     Args:
         triples: (T, 3) distinct head, relation, tail ids; all are in train at first.
         num_entities, num_relations: N and R.
+        rows: (T',) rows of whole bundles; the others never move. Default: all.
     """
 
-    def __init__(self, triples: np.ndarray, num_entities: int, num_relations: int) -> None:
+    def __init__(self, triples: np.ndarray, num_entities: int, num_relations: int, rows: np.ndarray | None = None) -> None:
         self.triples, self.num_entities = triples, num_entities
-        pairs = pair_of(triples, num_entities)
-        self.order = np.lexsort((triples[:, 1], pairs))  # rows of a bundle stand side by side, and in it those of a relation
-        pairs, relations = pairs[self.order], triples[self.order, 1]
+        rows = np.arange(len(triples)) if rows is None else rows
+        pairs = pair_of(triples[rows], num_entities)
+        by_bundle = np.lexsort((triples[rows, 1], pairs))  # rows of a bundle stand side by side, and in it those of a relation
+        self.order, pairs = rows[by_bundle], pairs[by_bundle]
+        relations = triples[self.order, 1]
         other = np.diff(pairs, prepend=-1) != 0
-        self.starts = np.append(np.flatnonzero(other), len(triples))  # (B + 1,) positions in `order`
+        self.starts = np.append(np.flatnonzero(other), len(rows))  # (B + 1,) positions in `order`
         self.pairs = pairs[self.starts[:-1]]  # (B,)
         self.counts = np.diff(self.starts)  # (B,) triples
         twins = np.flatnonzero(~other & (np.diff(relations, prepend=-1) == 0))
-        self._needs = np.ones(len(triples), dtype=np.int8)  # (T,) triples of the relation in the bundle; 2: both directions
+        self._needs = np.ones(len(rows), dtype=np.int8)  # (T',) triples of the relation in the bundle; 2: both directions
         self._needs[twins] = self._needs[twins - 1] = 2
         self.links = np.bincount(triples[:, [0, 2]].ravel(), minlength=num_entities)  # (N,) ends left in train
         self.uses = np.bincount(triples[:, 1], minlength=num_relations)  # (R,) triples left in train

@@ -150,6 +150,20 @@ def test_carving_is_fixed_by_the_seed_and_in_proportion() -> None:
     assert np.ptp(np.bincount(np.array(first)[:, 1], minlength=4)) <= 1
 
 
+def test_a_few_of_many_are_set_aside_alike() -> None:
+    """Where few are wanted, not every bundle is looked at; where too few of those can be spared, all are."""
+    rng = np.random.default_rng(0)
+    drawn = np.stack([rng.integers(size, size=4000) for size in (200, 3, 200)], axis=1)
+    both = np.unique(np.concatenate([drawn, drawn[:, [2, 1, 0]]]), axis=0)
+    kept, aside = carve(both, 60, 200, 3)
+    assert len(aside) == 60 and len(kept) + len(aside) == len(both)
+    assert np.bincount(aside[:, 1]).tolist() == [20, 20, 20]
+    assert not names(kept.tolist())[2] & names(aside.tolist())[2]
+    assert np.array_equal(aside, carve(both, 60, 200, 3, every=True)[1])
+    star = np.array([(0, 0, tail) for tail in range(1, 400)] + [(1, 0, 2), (2, 0, 3), (3, 0, 1)])
+    assert len(carve(star, 3, 400, 1)[1]) == 3
+
+
 def test_carving_is_the_same_everywhere() -> None:
     triples = rows(*((i, 0, (i + 1) % 8) for i in range(8)), *((i, 0, (i + 3) % 8) for i in range(8)))
     assert carve(triples, 3, 8, 1)[1].tolist() == [[1, 0, 2], [0, 0, 3], [2, 0, 5]]  # by splitmix64 in plain integers
