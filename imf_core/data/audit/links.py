@@ -68,17 +68,18 @@ def link_leaks(
             trivial = rows[row, 0] == rows[row, 2] if reverse else rows[row, 1] == by  # its own reverse; a training triple
             row, by = row[~trivial], by[~trivial]
             keys = rows[row, 1] * len(relations) + by
-            for key in np.unique(keys).tolist():
-                cells.setdefault(divmod(key, len(relations)), {})[name] = rows[row[keys == key]]
-        for (relation, by), told in cells.items():
+            order = np.argsort(keys, kind="stable")
+            found, starts = np.unique(keys[order], return_index=True)
+            for key, part in zip(found.tolist(), np.split(order, starts[1:]), strict=False):  # of nothing, one empty part
+                cells.setdefault(divmod(key, len(relations)), {})[name] = rows[row[part]]
+        for (relation, other), told in cells.items():
             totals = {name: int(count[relation]) for name, count in uses.items()}
             counts = {name: len(told.get(name, ())) for name in held_out}
             if sum(counts.values()) >= max(MIN_SHARED, least * sum(totals.values())):
                 shown = np.concatenate([rows[:MOST_EXAMPLES] for rows in told.values()])[:MOST_EXAMPLES].tolist()
                 examples = tuple(f"{entities.names[h]} {relations.names[r]} {entities.names[t]}" for h, r, t in shown)
-                leaks.append(
-                    LinkLeak(relations.names[relation], relations.names[by], reverse, counts, totals, examples)
-                )
+                names = relations.names[relation], relations.names[other]
+                leaks.append(LinkLeak(*names, reverse, counts, totals, examples))
     return tuple(sorted(leaks, key=lambda leak: (-sum(leak.counts.values()), leak.relation, leak.by, leak.reverse)))
 
 

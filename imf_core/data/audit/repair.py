@@ -106,6 +106,7 @@ def repair(raw: RawGraph, seed: int = SEED, valid_size: int | None = None) -> Re
     written = np.concatenate([kept, aside])
     facts: dict[str, Any] = {
         "source": raw.source,
+        "by": "bundle",
         "seed": seed,
         "train": _facts(raw.train, train, rest) | {"in_test": int(leaked.sum()), "moved_to_valid": len(aside)},
         "valid": _facts(raw.valid if raw.valid is not None else empty, valid, written) | {
