@@ -61,8 +61,9 @@ class DataConfig(Section):
         return values
 
     def elsewhere(self, path: str) -> DataConfig:
-        """These settings for the graph in another folder, without the explicit files and with its own splits."""
-        return self.model_copy(update={"path": path, "train": None, "valid": None, "test": None, "test_size": 0.0})
+        """These settings for the graph in another folder, without the explicit files and with its own test split."""
+        test_size = self.test_size if os.path.realpath(path) == os.path.realpath(self.path) else 0.0
+        return self.model_copy(update={"path": path, "train": None, "valid": None, "test": None, "test_size": test_size})
 
     def absolute(self) -> DataConfig:
         """These settings with absolute paths of the explicit files."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import shutil
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -227,7 +228,8 @@ def test_a_test_split_is_set_aside_alike_whoever_reads_and_no_trial_sees_it(
     assert shared.graph.made["test"] == {"by": "bundle", "share": 0.2, "wanted": 3, "written": 3, "seed": 0}
     rows = {tuple(row) for row in np.concatenate([shared.graph.train, shared.graph.valid]).tolist()}
     assert not rows & {tuple(row) for row in test.tolist()}
-    assert prepare(config.elsewhere(config.path)).has_test is False
+    shutil.copytree(config.path, tmp_path / "copy")
+    assert [prepare(config.elsewhere(str(path))).has_test for path in (config.path, tmp_path / "copy")] == [True, False]
 
 
 def test_no_second_test_split_is_set_aside(graph_folder: Callable[..., DataConfig]) -> None:
