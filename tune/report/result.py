@@ -126,7 +126,7 @@ class StudyResult:
         """
         named = self.audit.named_answers if self.audit is not None else {}
         rows = {f"without {name}": (mrr, named[name]) for name, mrr in self.without.items() if name in named}
-        used = self.settings.get("model.modalities")
+        used = (self.winner.params if self.winner else {}).get("model.modalities", self.settings.get("model.modalities"))
         alone = not self.without and self.structure_only_mrr is not None
         for name in named if alone else ():
             if used is None or name in used:

@@ -139,10 +139,13 @@ def test_the_model_without_a_text_that_names_answers_is_marked(result: StudyResu
     assert "validation without text: 0.4700, 2.0 points below" in (result.folder / "report.md").read_text()
     (table, _) = comparison(both) or pytest.fail("no comparison")
     assert [str(row[0]) for row in table.rows][1:] == ["structure alone", f"without text {told}", "without image"]
+    seeded = replace(seeded, records=(replace(RECORDS[3], params={}),))
     single = replace(seeded, settings={"model.modalities": ("text",)})
     line = "validation structure alone: 0.4400, 5.0 points below the retrained winner (without text: it names the answer"
     assert line in closing(single)
     assert "it names" not in closing(replace(seeded, settings={"model.modalities": ("image",)}))
+    searched = replace(RECORDS[3], params={"model.modalities": ["image"]})  # the winner
+    assert "it names" not in closing(replace(seeded, records=(searched,)))
     assert "it names" not in closing(replace(both, audit=replace(telling(), leaks=())))
 
 
