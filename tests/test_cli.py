@@ -237,7 +237,7 @@ def test_predict_answers_a_file(checkpoint: Path, tmp_path: Path) -> None:
         ("e3\tnext\t?\n\ne99\tnext\t?\n", "line 3: 'e99' is no entity"),
         ("e3\tnxt\t?\n", "line 1: 'nxt' is no relation of this graph (2 known); did you mean 'next'?"),
         ("e3\tnext\te4\n", "line 1: (e3, next, e4) leaves not exactly one end open"),
-        ("\n", "holds no question"),
+        ("\n", "holds no line"),
     ],
 )
 def test_a_wrong_question_is_named_and_nothing_is_written(checkpoint: Path, tmp_path: Path, text: str, problem: str) -> None:

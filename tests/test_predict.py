@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import json
+import math
 import re
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from command_line import fails, run
 
+from imf_core.answers import Question
 from imf_core.checkpoint.checkpoint import save_checkpoint
 from imf_core.config import Config
+from imf_core.data.graph.domains import Domains
+from imf_core.ensemble.ensemble import open_model, open_predictor, rank_with, save_ensemble
 from imf_core.errors import CheckpointError, ImfError, VocabularyError
 from imf_core.evaluate.ranking import ModelScores
-from imf_core.predict import Predictor, Question
+from imf_core.predict import Predictor
 from imf_core.prepare.link_data import LinkData
 from imf_core.train.fit import build_model, fit
 
@@ -23,7 +31,7 @@ def trained(toy: LinkData, folder: Path, **more: object) -> Predictor:
     config = Config().updated({**SETTINGS, **{key.replace("__", "."): value for key, value in more.items()}})
     model = build_model(config, toy)
     fit(model, toy, config)
-    save_checkpoint(folder, model, config, toy.graph.entities, toy.graph.relations)
+    save_checkpoint(folder, model, config, toy.graph)
     return Predictor.load(folder)
 
 
@@ -43,7 +51,7 @@ def test_answers_are_names_sorted_by_score(predictor: Predictor, toy: LinkData) 
 
 def test_weights_and_probabilities_add_up(predictor: Predictor) -> None:
     branches = ("structure", "image", "text", "fused")
-    answers = predictor.heads("entity 4", "rest", k=30)
+    answers = predictor.heads("entity 4", "rest", k=30, known="mark")
     for answer in answers:
         assert tuple(answer.weights) == tuple(answer.branch_scores) == branches
         assert sum(answer.weights.values()) == pytest.approx(1.0, abs=1e-5)
@@ -62,9 +70,10 @@ def test_a_head_without_image_gives_it_no_weight(predictor: Predictor, toy: Link
 
 
 def test_more_than_all_are_all(predictor: Predictor, toy: LinkData) -> None:
-    answers = predictor.tails("entity 0", "half", k=1000)
+    answers = predictor.tails("entity 0", "half", k=1000, known="mark")
     assert sorted(answer.entity for answer in answers) == sorted(toy.graph.entities.names)
-    assert [answer.entity for answer in predictor.tails("entity 0", "half", k=4)] == [answer.entity for answer in answers[:4]]
+    few = predictor.tails("entity 0", "half", k=4, known="mark")
+    assert [answer.entity for answer in few] == [answer.entity for answer in answers[:4]]
 
 
 @pytest.mark.parametrize("inverse", [False, True])
@@ -74,7 +83,7 @@ def test_the_order_is_that_of_the_ranking(predictor: Predictor, toy: LinkData, i
     with torch.no_grad():
         (scores,) = ModelScores(model, 2**20).blocks(torch.tensor([6]), asked, 1)
         row = scores[0, 0]
-    answers = (predictor.heads if inverse else predictor.tails)("entity 6", "jump", k=30)
+    answers = (predictor.heads if inverse else predictor.tails)("entity 6", "jump", k=30, known="mark")
     places = [toy.graph.entities.index[answer.entity] for answer in answers]
     assert torch.allclose(row[places], row.sort(descending=True).values, atol=1e-5)
 
@@ -111,7 +120,7 @@ def test_it_has_learned_something(toy: LinkData, tmp_path: Path) -> None:
     answers = trained(toy, tmp_path / "best", model__modalities=[], train__max_epochs=30, train__patience=30, **off)
     triples = toy.graph.train[:40].tolist()
     names, relations = toy.graph.entities.names, toy.graph.relations.names
-    hits = [names[t] in [a.entity for a in answers.tails(names[h], relations[r], k=3)] for h, r, t in triples]
+    hits = [names[t] in [a.entity for a in answers.tails(names[h], relations[r], 3, "mark")] for h, r, t in triples]
     assert sum(hits) > 30
 
 
@@ -158,3 +167,118 @@ def test_embeddings_are_the_vectors_that_are_scored(predictor: Predictor, toy: L
         assert (found == model.tables().entities[branch].detach().numpy()).all()
     with pytest.raises(ImfError, match="no branch 'audio'"):
         predictor.embeddings("audio")
+
+
+# --- scores of triples --------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module", params=["ce", "bce", "pool"])
+def judge(request: pytest.FixtureRequest, toy: LinkData, tmp_path_factory: pytest.TempPathFactory) -> Predictor:
+    folder = tmp_path_factory.mktemp("judge")
+    settings = {"train__loss": "ce" if request.param == "pool" else request.param, "train__max_epochs": 20}
+    first = trained(toy, folder / "one", **settings)
+    if request.param != "pool":
+        return first
+    trained(toy, folder / "two", **settings, train__seed=1)
+    save_ensemble(folder / "pool", [folder / "one", folder / "two"], [1, 1], {})
+    return open_predictor(folder / "pool")
+
+
+def named(toy: LinkData, triples: np.ndarray) -> list[tuple[str, str, str]]:
+    names, relations = toy.graph.entities.names, toy.graph.relations.names
+    return [(names[h], relations[r], names[t]) for h, r, t in triples.tolist()]
+
+
+def some_triples(toy: LinkData) -> np.ndarray:
+    other = np.random.default_rng(0).integers(0, [30, 4, 30], (40, 3))
+    return np.concatenate([toy.graph.valid, toy.graph.train[:30], other])
+
+
+def test_ranks_are_those_of_an_evaluation(judge: Predictor, toy: LinkData) -> None:
+    triples = some_triples(toy)
+    scored = judge.score(named(toy, triples))
+    ranked = rank_with(open_model(judge.checkpoint.path), toy.graph, triples, toy.graph.known())
+    assert [one.tail_rank for one in scored] == ranked.tail_ranks.tolist()
+    assert [one.head_rank for one in scored] == ranked.head_ranks.tolist()
+    facts = {tuple(row) for row in np.concatenate([toy.graph.train, toy.graph.valid]).tolist()}
+    assert [one.known for one in scored] == [tuple(row) in facts for row in triples.tolist()]
+    assert [(one.head, one.relation, one.tail) for one in scored] == named(toy, triples)
+    assert judge.score([]) == []
+
+
+def test_the_score_is_that_of_the_surer_question(judge: Predictor, toy: LinkData) -> None:
+    """By the shares that the answers to both questions say; a question that makes no sense does not count."""
+    triples, domains = some_triples(toy), Domains.of(toy.graph)
+    scored = judge.score(named(toy, triples))
+    for (head, relation, tail), row, one in zip(named(toy, triples), triples.tolist(), scored, strict=True):
+        shares = {
+            "tail": {a.entity: a.score for a in judge.tails(head, relation, 30, "mark")}[tail],
+            "head": {a.entity: a.score for a in judge.heads(tail, relation, 30, "mark")}[head],
+        }
+        asked = np.array([row[0], row[2]]), np.array([row[1], row[1] + toy.graph.num_relations])
+        counts = dict(zip(shares, domains.make_sense(*asked), strict=True))
+        used = [shares[end] for end in shares if counts[end]] or list(shares.values())
+        assert one.score == pytest.approx(max(math.log(share / (1 - share)) for share in used), abs=2e-3)
+
+
+def test_the_probability_is_fitted_and_rises_with_the_score(judge: Predictor, toy: LinkData) -> None:
+    scored = judge.score(named(toy, some_triples(toy)))
+    chances = [one.probability for one in sorted(scored, key=lambda one: one.score)]
+    assert all(chance is not None for chance in chances)
+    calibration = judge.calibration
+    assert chances == sorted(chances) and (chances[0] < chances[-1]) == (calibration.slope > 0)
+    assert calibration.facts == len(toy.graph.valid) == 20
+    assert 0 < calibration.brier < 0.5 and 0 <= calibration.error < 1
+
+
+def test_the_command_scores_a_file(
+    judge: Predictor, toy: LinkData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    triples = named(toy, toy.graph.valid[:3])
+    (tmp_path / "t.tsv").write_text("".join("\t".join(triple) + "\n" for triple in triples))
+    ask = ("predict", str(judge.checkpoint.path), "--score", str(tmp_path / "t.tsv"))
+    wanted = judge.score(triples)
+    said = run(*ask, "--out", str(tmp_path / "out.tsv"))
+    assert judge.calibration.describe() in said
+    rows = [line.split("\t") for line in (tmp_path / "out.tsv").read_text().splitlines()]
+    assert rows[0] == ["head", "relation", "tail", "score", "tail_rank", "head_rank", "probability", "known"]
+    assert [tuple(row[:3]) for row in rows[1:]] == triples
+    assert [float(row[6]) for row in rows[1:]] == pytest.approx([one.probability for one in wanted], abs=1e-4)
+    assert [float(row[4]) for row in rows[1:]] == [one.tail_rank for one in wanted]
+    assert {row[7] for row in rows[1:]} == {"yes"}
+    assert json.loads(run(*ask, "--json")) == [vars(one) for one in wanted]
+    monkeypatch.setenv("COLUMNS", "200")
+    shown = run(*ask)
+    assert "tail_rank" in shown and all(f"{one.score:.4f}" in shown for one in wanted)
+
+
+@pytest.mark.parametrize(
+    ("text", "problem", "remedy"),
+    [
+        ("entity 1\tnext\tentity 2\nentity 1\tnxt\tentity 3\n", "line 2: 'nxt' is no relation", "use a relation name"),
+        ("entity 1\tnext\tentty 2\n", "line 1: 'entty 2' is no entity of this graph (30 known); did you mean 'ent", "exactly"),
+        ("entity 1\tnext\n", "line 1: 2 columns instead of 3", "head<TAB>relation<TAB>tail"),
+        ("", "holds no line", "head<TAB>relation<TAB>tail"),
+    ],
+)
+def test_a_wrong_triple_is_named(judge: Predictor, tmp_path: Path, text: str, problem: str, remedy: str) -> None:
+    file, out = tmp_path / "t.tsv", tmp_path / "out.tsv"
+    file.write_text(text)
+    error = fails("predict", str(judge.checkpoint.path), "--score", str(file), "--out", str(out))
+    assert str(file) in error.problem and problem in error.problem and remedy in error.remedy
+    assert not out.exists()
+    file.write_text("entity 1\tnext\tentity 2\n")
+    wrong = fails("predict", str(judge.checkpoint.path), "--score", str(file), "--out", str(tmp_path / "out.csv"))
+    assert "scored triples are .tsv" in wrong.problem
+    assert "nothing else to ask" in fails("predict", str(judge.checkpoint.path), "--score", str(file), "-r", "next").problem
+
+
+def test_without_enough_validation_there_is_no_probability(toy: LinkData, tmp_path: Path) -> None:
+    few = replace(toy, graph=replace(toy.graph, valid=toy.graph.valid[:19]))
+    predictor = trained(few, tmp_path / "few", model__modalities=[], train__max_epochs=1)
+    triple = named(toy, toy.graph.valid[:1])
+    assert predictor.score(triple)[0].probability is None
+    (tmp_path / "t.tsv").write_text("\t".join(triple[0]) + "\n")
+    said = run("predict", str(tmp_path / "few"), "--score", str(tmp_path / "t.tsv"), "--out", str(tmp_path / "o.tsv"))
+    assert "19 validation facts are too few" in said and "at least 20" in said
+    assert (tmp_path / "o.tsv").read_text().splitlines()[1].split("\t")[6] == ""

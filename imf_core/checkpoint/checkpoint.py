@@ -1,8 +1,11 @@
 """Checkpoints: folders of safetensors and JSON, written atomically, loaded without running any code.
 
     model.safetensors   weights, frozen features and masks
+    facts.safetensors   training and validation triples: answers that are known already, and facts to calibrate on
     config.json         configuration, sizes, vocabulary hashes, metrics, versions
     vocabulary.json     entity and relation names in id order
+
+Shapes: `T` triples of a split.
 
 The recommender's checkpoints (`imf_core/recommend/checkpoint.py`) have the same form and use the functions here.
 """
@@ -25,12 +28,13 @@ import imf_core
 from imf_core.config import Config
 from imf_core.config_base import Settings
 from imf_core.data.features.modality import Modality
-from imf_core.data.graph.graph import Vocabulary
+from imf_core.data.graph.graph import KnowledgeGraph, Vocabulary
 from imf_core.errors import CheckpointError
 from imf_core.files.atomic import atomic_folder
 from imf_core.model.imf import Imf
 
 FORMAT = 1
+FACTS_FILE = "facts.safetensors"
 RESTORE = "restore the folder from a copy"
 
 
@@ -45,6 +49,7 @@ class Checkpoint:
         metrics: its figures, as they were saved.
         path: its folder.
         description: the values of its `config.json`.
+        graph: the facts that it was trained and validated on, without test; None in checkpoints of versions that kept none.
     """
 
     model: Imf
@@ -54,15 +59,11 @@ class Checkpoint:
     metrics: dict[str, Any]
     path: Path
     description: dict[str, Any]
+    graph: KnowledgeGraph | None = None
 
 
 def save_checkpoint(
-    folder: Path,
-    model: Imf,
-    config: Config,
-    entities: Vocabulary,
-    relations: Vocabulary,
-    metrics: Mapping[str, Any] | None = None,
+    folder: Path, model: Imf, config: Config, graph: KnowledgeGraph, metrics: Mapping[str, Any] | None = None
 ) -> None:
     """Write a checkpoint folder.
 
@@ -70,15 +71,17 @@ def save_checkpoint(
         folder: replaced if it exists.
         model: its weights, features and masks are stored.
         config: what it was trained with.
-        entities, relations: vocabularies in id order.
+        graph: its names, training and validation triples are stored.
         metrics: any JSON values.
     """
-    facts = {
+    sizes = {
         "modalities": list(model.modality_names),
         "num_entities": model.num_entities, "num_relations": model.num_relations,
     }
-    names = {"entities": entities, "relations": relations}
-    write_checkpoint(folder, config, facts, names, metrics or {}, {"model.safetensors": model.state_dict()})
+    names = {"entities": graph.entities, "relations": graph.relations}
+    facts = {split: torch.from_numpy(getattr(graph, split).astype(np.int32)) for split in ("train", "valid")}  # (T, 3)
+    tensors = {"model.safetensors": model.state_dict(), FACTS_FILE: facts}
+    write_checkpoint(folder, config, sizes, names, metrics or {}, tensors)
 
 
 def write_checkpoint(
@@ -126,7 +129,29 @@ def load_checkpoint(folder: Path | str) -> Checkpoint:
     modalities = [_placeholder(name, state) for name in description["modalities"]]
     model = Imf(config.model, len(entities), len(relations), modalities, config.train.loss)
     load_state(model, state, folder)
-    return Checkpoint(model.eval(), config, entities, relations, description["metrics"], folder, description)
+    graph = _read_facts(folder, entities, relations)
+    return Checkpoint(model.eval(), config, entities, relations, description["metrics"], folder, description, graph)
+
+
+def _read_facts(folder: Path, entities: Vocabulary, relations: Vocabulary) -> KnowledgeGraph | None:
+    """The graph of `facts.safetensors`; None without that file.
+
+    Raises:
+        CheckpointError: it is damaged, or names other entities or relations.
+    """
+    file = folder / FACTS_FILE
+    if not file.exists():
+        return None
+    facts = read_tensors(file, RESTORE)
+    most = torch.tensor([len(entities), len(relations), len(entities)])
+    for split in ("train", "valid"):
+        rows = facts.get(split)
+        if rows is None or rows.dtype != torch.int32 or rows.dim() != 2 or rows.shape[1] != 3:
+            raise CheckpointError(f"{file} is damaged: {split} is no table of triples", remedy=RESTORE)
+        if bool((rows < 0).any()) or bool((rows >= most).any()):
+            raise CheckpointError(f"{file} names other entities or relations", remedy=RESTORE)
+    train, valid = (facts[split].numpy().astype(np.int64) for split in ("train", "valid"))
+    return KnowledgeGraph(entities, relations, train, valid, source=str(folder))
 
 
 def read_names(folder: Path, description: Mapping[str, Any], kinds: tuple[str, str]) -> dict[str, Any]:

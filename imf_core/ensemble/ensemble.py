@@ -18,7 +18,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from imf_core.checkpoint.checkpoint import Checkpoint, load_checkpoint
+from imf_core.answers import Answer, Choice
+from imf_core.checkpoint.checkpoint import FACTS_FILE, Checkpoint, load_checkpoint
 from imf_core.data.graph.graph import KnowledgeGraph, KnownAnswers
 from imf_core.ensemble.teacher import teach
 from imf_core.errors import CheckpointError, ConfigError, VocabularyError
@@ -26,7 +27,7 @@ from imf_core.evaluate.pooled import PooledScores, evaluate_pooled
 from imf_core.evaluate.ranking import Ranked, evaluate
 from imf_core.files.atomic import atomic_folder
 from imf_core.model.losses.distillation import SoftTargets
-from imf_core.predict import BUDGET, MOST, Answer, Predictor
+from imf_core.predict import BUDGET, MOST, Predictor
 from imf_core.runtime import MemoryBudget
 
 ENSEMBLE_FILE = "ensemble.json"
@@ -62,10 +63,13 @@ class EnsemblePredictor(Predictor):
     An answer's `branch_scores` and `weights` are those of the members, which are named `1`, `2` ... as in the folder.
     """
 
-    def __init__(self, ensemble: Ensemble) -> None:
-        self.ensemble = ensemble
-        self.checkpoint = replace(ensemble.members[0], path=ensemble.path)  # its names are those of all
-        self._scores = PooledScores([member.model for member in ensemble.members], ensemble.weights, BUDGET)
+    def __init__(self, ensemble: Ensemble, data: str | None = None) -> None:
+        self.ensemble, self.data = ensemble, data
+        graph = next((member.graph for member in ensemble.members if member.graph is not None), None)
+        self.checkpoint = replace(ensemble.members[0], path=ensemble.path, graph=graph)  # its names are those of all
+        self.loss = "ce"  # the pooled scores are a distribution
+        self._pooled = PooledScores([member.model for member in ensemble.members], ensemble.weights, BUDGET)
+        self.scores = self._pooled
 
     def about(self) -> dict[str, Any]:
         """See `Predictor.about`; the members are the branches."""
@@ -86,25 +90,20 @@ class EnsemblePredictor(Predictor):
             "an ensemble has no vectors of its own", remedy=f"export those of a member: {members / '1'}", value=branch
         )
 
+    @property
+    def _size(self) -> int:
+        return min(self.scores.block, MOST)
+
     @torch.no_grad()
-    def _block(self, heads: torch.Tensor, relations: torch.Tensor, k: int) -> list[list[Answer]]:
+    def _block(self, heads: torch.Tensor, relations: torch.Tensor, choose: Choice) -> list[list[Answer]]:
         """See `Predictor._block`."""
-        names, numbers = self.checkpoint.entities.names, [str(index + 1) for index in range(len(self.ensemble.members))]
+        numbers = [str(index + 1) for index in range(len(self.ensemble.members))]
         shares = dict(zip(numbers, self.ensemble.weights, strict=True))
-        answers: list[list[Answer]] = []
-        for members in self._scores.each(heads, relations, min(self._scores.block, MOST)):
-            pooled = self._scores.pool(members)  # (B, N)
-            best = torch.topk(pooled, min(k, len(names)), dim=1).indices  # (B, k)
-            parts = torch.stack([member.gather(1, best) for member in members], dim=2).exp().tolist()  # (B, k, K)
-            rows = zip(best.tolist(), pooled.gather(1, best).exp().tolist(), parts, strict=True)
-            answers += [
-                [
-                    Answer(names[entity], probability, dict(zip(numbers, part, strict=True)), shares)
-                    for entity, probability, part in zip(*row, strict=True)
-                ]
-                for row in rows
-            ]
-        return answers
+        members = next(self._pooled.each(heads, relations, len(heads)))  # K x (B, N)
+        pooled = self._pooled.pool(members)  # (B, N)
+        picks = choose(heads, relations, pooled)
+        parts = torch.stack([member.gather(1, picks.entities) for member in members], dim=2).exp()  # (B, k, K)
+        return self._named(picks, pooled.gather(1, picks.entities).exp(), parts, [shares] * len(heads))
 
 
 def is_ensemble(path: Path | str) -> bool:
@@ -112,13 +111,9 @@ def is_ensemble(path: Path | str) -> bool:
     return (Path(path) / ENSEMBLE_FILE).is_file()
 
 
-def open_predictor(path: Path | str) -> Predictor:
-    """The predictor of a folder that holds a checkpoint or an ensemble.
-
-    Raises:
-        CheckpointError: it is missing, damaged, or of another version.
-    """
-    return EnsemblePredictor(load_ensemble(path)) if is_ensemble(path) else Predictor.load(path)
+def open_predictor(path: Path | str, data: str | None = None) -> Predictor:
+    """The predictor of a folder that holds a checkpoint or an ensemble; arguments and errors as of `Predictor.load`."""
+    return EnsemblePredictor(load_ensemble(path), data) if is_ensemble(path) else Predictor.load(path, data)
 
 
 def open_model(path: Path | str) -> Checkpoint | Ensemble:
@@ -200,6 +195,8 @@ def save_ensemble(folder: Path, members: Sequence[Path], weights: Sequence[float
             member.mkdir(parents=True)
             for name in ("model.safetensors", "config.json", "vocabulary.json"):
                 shutil.copyfile(source / name, member / name)
+            if (source / FACTS_FILE).exists():
+                shutil.copyfile(source / FACTS_FILE, member / FACTS_FILE)
         (fresh / ENSEMBLE_FILE).write_text(json.dumps(description, indent=1), encoding="utf-8")
 
 

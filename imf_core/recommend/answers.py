@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 
+from imf_core.answers import Known
 from imf_core.errors import ImfError
 from imf_core.recommend.checkpoint import RecommenderCheckpoint, load_recommender
 from imf_core.recommend.data.interactions import Owned
@@ -26,11 +27,13 @@ class Recommendation:
         item: its name, as in the data.
         score: dot product of the user's and the item's vector; only the order of scores is meaningful.
         cold: the item has no training interaction, so only its features recommend it.
+        known: the user has the item already, in train or validation.
     """
 
     item: str
     score: float
     cold: bool
+    known: bool = False
 
 
 class ItemRecommender:
@@ -66,44 +69,49 @@ class ItemRecommender:
         """
         return bool(self.checkpoint.model.seen_users[self.checkpoint.interactions.users.id(user)])
 
-    def recommend(self, user: str, k: int = 10, *, known: bool = False) -> list[Recommendation]:
+    def recommend(self, user: str, k: int = 10, *, known: str = "drop") -> list[Recommendation]:
         """The k items with the highest scores for a user; fewer where there are not so many.
 
         Args:
             user: name, as in the data.
             k: at least 1.
-            known: include items that the user has already (in train or validation).
+            known: items that the user has already (in train or validation) are left out (`drop`), stand among the others with
+                their mark (`mark`), or stand alone (`only`).
 
         Raises:
             VocabularyError: unknown name; the nearest known one is proposed.
             ImfError: k below 1.
+            ConfigError: another word for `known`.
         """
         return self.recommend_all([user], k, known=known)[0]
 
     @torch.no_grad()
-    def recommend_all(self, users: Sequence[str], k: int = 10, *, known: bool = False) -> list[list[Recommendation]]:
+    def recommend_all(self, users: Sequence[str], k: int = 10, *, known: str = "drop") -> list[list[Recommendation]]:
         """As `recommend`, for many users; all names are looked up before anything is scored."""
         if k < 1:
             raise ImfError(f"k must be at least 1, found {k}", remedy="ask for one item or more", value=k)
-        data = self.checkpoint.interactions
+        choice, data = Known.of(known), self.checkpoint.interactions
         ids = torch.tensor([data.users.id(user) for user in users], dtype=torch.long)
         block = max(1, _BUDGET // (4 * data.num_items))
         answers: list[list[Recommendation]] = []
         for low in range(0, len(ids), block):
             part = ids[low : low + block]
             scores = self._users[part] @ self._items.T  # (B, I)
-            if not known:
-                rows, items = self._known.of(part.numpy())
-                scores[torch.from_numpy(rows), torch.from_numpy(items)] = -torch.inf
+            rows, items = self._known.of(part.numpy())
+            owned = torch.zeros_like(scores, dtype=torch.bool)  # (B, I)
+            owned[torch.from_numpy(rows), torch.from_numpy(items)] = True
+            if choice is not Known.MARK:
+                scores.masked_fill_(owned if choice is Known.DROP else ~owned, -torch.inf)
             # A stable sort: of equal scores the item with the smaller id comes first, on every machine.
             order = torch.sort(scores, dim=1, descending=True, stable=True).indices[:, :k]  # (B, k)
             best = scores.gather(1, order)
-            answers += [self._named(*row) for row in zip(order.tolist(), best.tolist(), strict=True)]
+            columns = (order.tolist(), best.tolist(), owned.gather(1, order).tolist())
+            answers += [self._named(*row) for row in zip(*columns, strict=True)]
         return answers
 
-    def _named(self, items: list[int], scores: list[float]) -> list[Recommendation]:
+    def _named(self, items: list[int], scores: list[float], owned: list[bool]) -> list[Recommendation]:
         names, seen = self.checkpoint.interactions.items.names, self.checkpoint.model.seen_items
         return [
-            Recommendation(names[item], score, not bool(seen[item]))
-            for item, score in zip(items, scores, strict=True) if score != -torch.inf
+            Recommendation(names[item], score, not bool(seen[item]), known)
+            for item, score, known in zip(items, scores, owned, strict=True) if score != -torch.inf
         ]

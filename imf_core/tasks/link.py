@@ -49,11 +49,11 @@ class LinkTask(Task[Config, LinkData, Imf]):
     has_latency = True
     questions = (
         Column("relation", "string"), Column("k", "long", required=False), Column("head", "string", required=False),
-        Column("tail", "string", required=False),
+        Column("tail", "string", required=False), Column("known", "string", required=False),
     )
     answers = (
         Column("head", "string"), Column("relation", "string"), Column("tail", "string"), Column("rank", "long"),
-        Column("score", "double"),
+        Column("score", "double"), Column("known", "boolean"),
     )
 
     def read(self, config: Config, *, strict: bool) -> tuple[LinkData, Audit]:
@@ -106,7 +106,7 @@ class LinkTask(Task[Config, LinkData, Imf]):
         return fit(model, data, config, on_epoch, shard=shard, saving=saving, device=device)
 
     def keep(self, folder: Path, model: Imf, config: Config, data: LinkData, metrics: Mapping[str, Any]) -> None:
-        save_checkpoint(folder, model, config, data.graph.entities, data.graph.relations, metrics)
+        save_checkpoint(folder, model, config, data.graph, metrics)
 
     def cache_scores(self, folder: Path, model: Imf, config: Config, data: LinkData, device: torch.device) -> None:
         if len(model.branches) > 1:
@@ -133,7 +133,7 @@ class LinkTask(Task[Config, LinkData, Imf]):
                 return Refined(best_mrr)
             decision = tuned.as_dict()
             save_checkpoint(
-                checkpoint, loaded.model, tuned.apply(loaded.model, loaded.config), loaded.entities, loaded.relations,
+                checkpoint, loaded.model, tuned.apply(loaded.model, loaded.config), data.graph,
                 {**loaded.metrics, "decision": decision},
             )
         kept, mrr = str(decision["kept"]), decision["held_back_mrr"]
@@ -156,14 +156,17 @@ class LinkTask(Task[Config, LinkData, Imf]):
     def open_predictor(self, checkpoint: Path | str) -> Predictor:
         return Predictor.load(checkpoint)
 
-    def answer(self, predictor: Predictor, questions: Sequence[Mapping[str, Any]], k: int) -> list[tuple[Any, ...]]:
-        """One row an answer: head, relation, tail, rank (from 1), score.
+    def answer(
+        self, predictor: Predictor, questions: Sequence[Mapping[str, Any]], k: int, known: str = "drop"
+    ) -> list[tuple[Any, ...]]:
+        """One row an answer: head, relation, tail, rank (from 1), score, and whether it is a known fact.
 
         Args:
             predictor: of this task.
-            questions: rows with `relation` and either `head` (asks for tails) or `tail` (asks for heads); `k` of a row, where
-                there is one, goes before `k`.
+            questions: rows with `relation` and either `head` (asks for tails) or `tail` (asks for heads); `k` and `known` of a
+                row, where there are such, go before the arguments.
             k: answers for each question.
+            known: see `Predictor.answers`.
         """
         rows: list[tuple[Any, ...]] = []
         for number, row in enumerate(questions, start=1):
@@ -173,10 +176,13 @@ class LinkTask(Task[Config, LinkData, Imf]):
                 raise DataError(f"question {number} is not a query: {row!r}", remedy=remedy, line=number, value=row)
             limit = row.get("k")
             limit = k if limit is None or (isinstance(limit, float) and math.isnan(limit)) else int(limit)
-            answers = predictor.tails(head, relation, limit) if head else predictor.heads(str(tail), relation, limit)
+            choice = _text(row.get("known")) or known
+            answers = (
+                predictor.tails(head, relation, limit, choice) if head else predictor.heads(str(tail), relation, limit, choice)
+            )
             for rank, answer in enumerate(answers, start=1):
                 triple = (head, relation, answer.entity) if head else (answer.entity, relation, tail)
-                rows.append((*triple, rank, float(answer.score)))
+                rows.append((*triple, rank, float(answer.score), answer.known))
         return rows
 
     def ask_command(self, checkpoint: Path, example: tuple[str, ...]) -> list[str]:

@@ -132,7 +132,7 @@ class Inspection:
 
 @dataclass(frozen=True)
 class Column:
-    """A column of the questions or answers of a registered model; `kind` is `string`, `long` or `double`."""
+    """A column of the questions or answers of a registered model; `kind` is `string`, `long`, `double` or `boolean`."""
 
     name: str
     kind: str

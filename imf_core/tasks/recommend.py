@@ -35,7 +35,10 @@ class RecommendTask(Task[RecommendConfig, RecommendData, Recommender]):
     test_metrics = ("mrr", "precision_at_10", "recall_at_10", "hit_ratio_at_10", "ndcg_at_10")
     baseline_name = "what most users have"
     questions = (Column("user", "string"),)
-    answers = (Column("user", "string"), Column("rank", "long"), Column("item", "string"), Column("score", "double"))
+    answers = (
+        Column("user", "string"), Column("rank", "long"), Column("item", "string"), Column("score", "double"),
+        Column("known", "boolean"),
+    )
 
     def read(self, config: RecommendConfig, *, strict: bool) -> tuple[RecommendData, Audit]:
         source = InteractionSource.open(config.data)
@@ -110,12 +113,14 @@ class RecommendTask(Task[RecommendConfig, RecommendData, Recommender]):
     def open_predictor(self, checkpoint: Path | str) -> ItemRecommender:
         return ItemRecommender.load(checkpoint)
 
-    def answer(self, predictor: ItemRecommender, questions: Sequence[Mapping[str, Any]], k: int) -> list[tuple[Any, ...]]:
-        """One row an item: user, rank (from 1), item, score."""
+    def answer(
+        self, predictor: ItemRecommender, questions: Sequence[Mapping[str, Any]], k: int, known: str = "drop"
+    ) -> list[tuple[Any, ...]]:
+        """One row an item: user, rank (from 1), item, score, and whether the user has it already."""
         users = [str(row["user"]) for row in questions]
         return [
-            (user, rank, answer.item, float(answer.score))
-            for user, answers in zip(users, predictor.recommend_all(users, k), strict=True)
+            (user, rank, answer.item, float(answer.score), answer.known)
+            for user, answers in zip(users, predictor.recommend_all(users, k, known=known), strict=True)
             for rank, answer in enumerate(answers, start=1)
         ]
 

@@ -198,11 +198,20 @@ class Task(ABC, Generic[ConfigT, DataT, ModelT]):
         """What answers questions by name."""
 
     @abstractmethod
-    def answer(self, predictor: Any, questions: Sequence[Mapping[str, Any]], k: int) -> list[tuple[Any, ...]]:
+    def answer(
+        self, predictor: Any, questions: Sequence[Mapping[str, Any]], k: int, known: str = "drop"
+    ) -> list[tuple[Any, ...]]:
         """Rows of `answers` for rows of `questions`, the best first.
+
+        Args:
+            predictor: from `open_predictor`.
+            questions: by name.
+            k: answers to each.
+            known: what training and validation say already is left out (`drop`), marked (`mark`), or given alone (`only`).
 
         Raises:
             DataError: a row is no question.
+            ConfigError: another word for `known`.
         """
 
     def ask_command(self, checkpoint: Path, example: tuple[str, ...]) -> list[str]:

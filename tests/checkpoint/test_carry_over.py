@@ -53,7 +53,7 @@ def settings(**more: object) -> Config:
 
 
 def saved(model: Imf, config: Config, data: LinkData, folder: Path) -> Checkpoint:
-    save_checkpoint(folder, model, config, data.graph.entities, data.graph.relations)
+    save_checkpoint(folder, model, config, data.graph)
     return load_checkpoint(folder)
 
 

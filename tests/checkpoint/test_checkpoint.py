@@ -11,9 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from imf_core.checkpoint.checkpoint import check_vocabulary, load_checkpoint, read_description, save_checkpoint
+from imf_core.checkpoint.checkpoint import FACTS_FILE, check_vocabulary, load_checkpoint, read_description, save_checkpoint
 from imf_core.config import Config
 from imf_core.data.features.modality import Modality
 from imf_core.data.graph.graph import Vocabulary
@@ -53,7 +54,7 @@ def decided(model: Imf) -> Tensor:
 
 def save(folder: Path, config: Config, data: LinkData, model: Imf | None = None, **metrics: object) -> Imf:
     model = model or shaken(config, data)
-    save_checkpoint(folder, model, config, data.graph.entities, data.graph.relations, metrics)
+    save_checkpoint(folder, model, config, data.graph, metrics)
     return model
 
 
@@ -99,7 +100,7 @@ def test_odd_names_survive(toy: LinkData, tmp_path: Path) -> None:
 def test_the_folder_holds_safetensors_and_json_alone(toy: LinkData, tmp_path: Path) -> None:
     save(tmp_path / "best", Config().updated(SMALL), toy)
     parts = {path.name: path.read_bytes() for path in (tmp_path / "best").iterdir()}
-    assert sorted(parts) == ["config.json", "model.safetensors", "vocabulary.json"]
+    assert sorted(parts) == ["config.json", "facts.safetensors", "model.safetensors", "vocabulary.json"]
     for name in ("config.json", "vocabulary.json"):
         json.loads(parts[name])
     length = int.from_bytes(parts["model.safetensors"][:8], "little")
@@ -335,3 +336,42 @@ def test_training_state_of_another_model(toy: LinkData, tmp_path: Path, settings
     other = build_model(Config().updated({**SMALL, **settings}), toy)
     with pytest.raises(CheckpointError, match="is the state of another model"):
         load_training_state(tmp_path / "state", other, Optimizers(other, "adam", 1e-3, 0.0))
+
+
+# --- facts --------------------------------------------------------------------------------------------------------------
+
+
+def test_the_facts_come_back_without_test(toy: LinkData, tmp_path: Path) -> None:
+    data = replace(toy, graph=replace(toy.graph, test_reader=lambda: toy.graph.valid))
+    save(tmp_path / "best", Config().updated(SMALL), data)
+    graph = load_checkpoint(tmp_path / "best").graph
+    assert graph is not None and graph.test_reader is None
+    assert (graph.train == toy.graph.train).all() and (graph.valid == toy.graph.valid).all()
+    assert graph.fingerprint == toy.graph.fingerprint
+
+
+def test_a_checkpoint_without_facts_is_read(toy: LinkData, tmp_path: Path) -> None:
+    save(tmp_path / "best", Config().updated(SMALL), toy)
+    (tmp_path / "best" / FACTS_FILE).unlink()
+    assert load_checkpoint(tmp_path / "best").graph is None
+
+
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        ({"train": torch.tensor([[0, 4, 1]], dtype=torch.int32)}, "names other entities or relations"),
+        ({"valid": torch.tensor([[30, 0, 1]], dtype=torch.int32)}, "names other entities or relations"),
+        ({"valid": torch.tensor([[-1, 0, 1]], dtype=torch.int32)}, "names other entities or relations"),
+        ({"valid": torch.tensor([[1, 0]], dtype=torch.int32)}, "valid is no table of triples"),
+        ({"train": torch.tensor([[1.0, 0.0, 1.0]])}, "train is no table of triples"),
+    ],
+)
+def test_damaged_facts_are_refused(toy: LinkData, tmp_path: Path, changes: dict[str, Tensor], problem: str) -> None:
+    save(tmp_path / "best", Config().updated(SMALL), toy)
+    file = tmp_path / "best" / FACTS_FILE
+    save_file({**load_file(file), **changes}, file)
+    with pytest.raises(CheckpointError, match=problem):
+        load_checkpoint(tmp_path / "best")
+    file.write_bytes(file.read_bytes()[:20])
+    with pytest.raises(CheckpointError, match="cannot be read"):
+        load_checkpoint(tmp_path / "best")

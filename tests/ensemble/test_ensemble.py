@@ -158,10 +158,10 @@ def test_the_folder_works_alone(place: Path, pool: Path, tmp_path: Path) -> None
     assert loaded.weights == again.weights and sum(loaded.weights) == pytest.approx(1.0)
     predictor = open_predictor(moved)
     assert isinstance(predictor, EnsemblePredictor)
-    answers = predictor.tails("e3", "next", k=24)
+    answers = predictor.tails("e3", "next", k=24, known="mark")
     assert sum(answer.score for answer in answers) == pytest.approx(1.0, abs=1e-4)
     alone = [
-        {answer.entity: answer.score for answer in Predictor.load(member.path).tails("e3", "next", k=24)}
+        {answer.entity: answer.score for answer in Predictor.load(member.path).tails("e3", "next", 24, "mark")}
         for member in loaded.members
     ]
     whole = {
@@ -178,7 +178,7 @@ def test_commands_take_it_as_they_take_a_checkpoint(place: Path, pool: Path, tmp
     found = json.loads(run("evaluate", str(pool), "--json"))
     described = json.loads((pool / "ensemble.json").read_text())
     assert found["mrr"] == pytest.approx(described["metrics"]["validation"]["mrr"], abs=1e-9)
-    assert "e4" in run("predict", str(pool), "--head", "e3", "-r", "next", "-k", "24")
+    assert "e4" in run("predict", str(pool), "--head", "e3", "-r", "next", "-k", "24", "--known", "mark")
     compared = json.loads(run("compare", str(pool), str(place / "m0"), "--json"))
     assert compared["mrr"][0] == pytest.approx(found["mrr"])
     about = open_predictor(pool).about()

@@ -37,8 +37,7 @@ def seeds(toy: LinkData, tmp_path: Path) -> dict[int, Path]:
         found = redecide(model, toy.graph, MEMORY, 100)
         assert found is not None
         folders[seed] = tmp_path / str(seed)
-        names = toy.graph.entities, toy.graph.relations
-        save_checkpoint(folders[seed], model, found.apply(model, config), *names, {"decision": found.as_dict()})
+        save_checkpoint(folders[seed], model, found.apply(model, config), toy.graph, {"decision": found.as_dict()})
     return folders
 
 
@@ -78,7 +77,7 @@ def test_where_the_others_would_take_long_the_own_decision_is_ranked_alone(
 def test_a_single_seed_of_one_branch_has_nothing_beside_it(toy: LinkData, tmp_path: Path) -> None:
     config = Config.build({"model": {"dim": 16, "relation_dim": 8, "modalities": []}})
     model = build_model(config, toy)
-    save_checkpoint(tmp_path / "one", model, config, toy.graph.entities, toy.graph.relations, {})
+    save_checkpoint(tmp_path / "one", model, config, toy.graph, {})
     found = rank_test({0: tmp_path / "one"}, toy.graph, toy.graph.valid, toy.graph.known(), MEMORY, None)
     assert (len(found.own), found.decisions, found.pooled) == (1, {}, None)
     assert [path.name for path in tmp_path.iterdir()] == ["one"]

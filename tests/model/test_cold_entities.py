@@ -79,7 +79,7 @@ def test_rows_that_come_from_elsewhere_stay(world: LinkData, tmp_path: Path) -> 
     assert torch.equal(kept.structure, before)
     config = settings(train__max_epochs=1)
     model = build_model(config, world)
-    save_checkpoint(tmp_path / "start", model, config, world.graph.entities, world.graph.relations)
+    save_checkpoint(tmp_path / "start", model, config, world.graph)
     fresh = build_model(config, world)
     carry_over(fresh, load_checkpoint(tmp_path / "start"), world)
     assert fresh.cold_entities is None

@@ -12,7 +12,7 @@ import torch
 from imf_core.checkpoint.checkpoint import load_checkpoint
 from imf_core.data.features.modality import Modality
 from imf_core.data.graph.graph import Vocabulary
-from imf_core.errors import CheckpointError, DataError, DivergedError, ImfError, VocabularyError
+from imf_core.errors import CheckpointError, ConfigError, DataError, DivergedError, ImfError, VocabularyError
 from imf_core.recommend.answers import ItemRecommender
 from imf_core.recommend.checkpoint import is_recommender, load_recommender, save_recommender
 from imf_core.recommend.config import InteractionConfig, RecommendConfig
@@ -201,7 +201,11 @@ def test_recommendations_are_new_ordered_and_of_the_users_kind(checkpoint: Path,
     everything = recommender.recommend("user 5", k=1000)
     assert {answer.item for answer in everything} == set(found.items.names) - own
     assert [answer.item for answer in everything if answer.cold] == ["item 59"]
-    assert len(recommender.recommend("user 5", k=1000, known=True)) == ITEMS
+    marked = recommender.recommend("user 5", k=1000, known="mark")
+    assert len(marked) == ITEMS and {answer.item for answer in marked if answer.known} == own
+    assert {answer.item for answer in recommender.recommend("user 5", k=1000, known="only")} == own
+    with pytest.raises(ConfigError, match="known is 'yes'"):
+        recommender.recommend("user 5", known="yes")
 
 
 def test_rec_2_a_user_without_interactions_gets_what_the_mean_user_gets(checkpoint: Path) -> None:

@@ -143,7 +143,7 @@ class LabelTask(Task[LabelConfig, LabelData, Classifier]):
         model.load_state_dict(weights)
         return model
 
-    def answer(self, predictor: Classifier, questions: Sequence[Mapping[str, Any]], k: int) -> list[tuple[Any, ...]]:
+    def answer(self, predictor: Classifier, questions: Sequence[Mapping[str, Any]], k: int, known: str = "drop") -> list[Any]:
         return [(row["node"], str(predictor.out_features)) for row in questions]
 
 

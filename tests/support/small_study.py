@@ -129,7 +129,7 @@ def checkpoint(folder: Path, data: LinkData, **settings: object) -> Path:
     ranks, tails = np.array([1.0, 2.0, 4.0, 8.0]), np.array([True, True, False, False])
     parts = {"tail": tails, "head": ~tails, "1-1": tails, "N-N": ~tails, "cold": np.zeros(4, bool), "warm": np.ones(4, bool)}
     metrics = {"validation": RankingMetrics.of(ranks, parts).as_dict(), "test": RankingMetrics.of(ranks[::-1], parts).as_dict()}
-    save_checkpoint(folder, model, config, data.graph.entities, data.graph.relations, metrics)
+    save_checkpoint(folder, model, config, data.graph, metrics)
     return folder
 
 

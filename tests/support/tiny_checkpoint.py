@@ -61,5 +61,5 @@ def tiny_checkpoint(graph: Path, out: Path, *, seed: int = 0, metrics: dict[str,
     if metrics is None:
         ranked = evaluate(model, data.graph, data.graph.valid, data.graph.known())
         metrics = {"validation": ranked.metrics.as_dict(), "best_epoch": 2, "fingerprint": data.graph.fingerprint}
-    save_checkpoint(out, model, config, data.graph.entities, data.graph.relations, metrics)
+    save_checkpoint(out, model, config, data.graph, metrics)
     return out

@@ -9,6 +9,7 @@ from mlflow.models import ModelSignature
 from mlflow.pyfunc import PythonModel
 from mlflow.types import ColSpec, ParamSchema, ParamSpec, Schema
 
+from imf_core.answers import Known
 from imf_core.tasks.protocols import Column
 from imf_core.tasks.registry import task_of
 from imf_core.tasks.task import AnyTask
@@ -26,11 +27,14 @@ class ImfPyfunc(PythonModel):
         self.predictor = self.task.open_predictor(checkpoint)
 
     def predict(self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None) -> pd.DataFrame:
-        """Answer questions, see `answer_table`; `params` may set `k`, the number of answers to each."""
-        return answer_table(self.task, self.predictor, model_input, int((params or {}).get("k", _ANSWERS)))
+        """Answer questions, see `answer_table`; `params` may set `k`, the number of answers to each, and `known`."""
+        given = {"k": _ANSWERS, "known": Known.DROP, **(params or {})}
+        return answer_table(self.task, self.predictor, model_input, int(given["k"]), str(given["known"]))
 
 
-def answer_table(task: AnyTask, predictor: Any, questions: pd.DataFrame, k: int) -> pd.DataFrame:
+def answer_table(
+    task: AnyTask, predictor: Any, questions: pd.DataFrame, k: int, known: str = Known.DROP
+) -> pd.DataFrame:
     """Answer questions in a table with one row per answer and the columns `task.answers`.
 
     Args:
@@ -38,17 +42,19 @@ def answer_table(task: AnyTask, predictor: Any, questions: pd.DataFrame, k: int)
         predictor: from `task.open_predictor`.
         questions: one per row.
         k: number of answers to each, >= 1.
+        known: what becomes of known facts, see `Task.answer`.
 
     Raises:
         DataError: a row is not a valid question.
     """
-    rows = task.answer(predictor, questions.to_dict("records"), k)
+    rows = task.answer(predictor, questions.to_dict("records"), k, known)
     return pd.DataFrame(rows, columns=[column.name for column in task.answers])
 
 
 def signature(task: AnyTask) -> ModelSignature:
-    """The columns of questions and answers, and the parameter `k`."""
-    return ModelSignature(_schema(task.questions), _schema(task.answers), ParamSchema([ParamSpec("k", "long", _ANSWERS)]))
+    """The columns of questions and answers, and the parameters `k` and `known`."""
+    params = ParamSchema([ParamSpec("k", "long", _ANSWERS), ParamSpec("known", "string", Known.DROP.value)])
+    return ModelSignature(_schema(task.questions), _schema(task.answers), params)
 
 
 def _schema(columns: tuple[Column, ...]) -> Schema:

@@ -78,7 +78,7 @@ def train(
     metrics = {"validation": result.metrics.as_dict(), "best_epoch": result.best_epoch, "fingerprint": ready.graph.fingerprint}
     if distil is not None:
         metrics["teacher"] = str(distil.resolve())
-    save_checkpoint(out, model, chosen, ready.graph.entities, ready.graph.relations, metrics)
+    save_checkpoint(out, model, chosen, ready.graph, metrics)
     console.print(
         f"best validation MRR {result.best_mrr:.4f} in epoch {result.best_epoch} ({result.reason}); checkpoint: {out}"
     )

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
+from imf_core.answers import Known
 from imf_core.commands.outputs import new_file
 from imf_core.commands.terminal import terminal
 from imf_core.errors import ConfigError, DataError, VocabularyError
@@ -20,7 +21,9 @@ def recommend(
     checkpoint: Annotated[Path, typer.Argument(help="Checkpoint of a recommender, for example results/<study>/best.")],
     user: Annotated[str | None, typer.Option("--user", "-u", help="Name of the user, as in the data.")] = None,
     k: Annotated[int, typer.Option("-k", "--top", min=1, help="Number of items.")] = 10,
-    known: Annotated[bool, typer.Option("--known", help="Also items that the user has already.")] = False,
+    known: Annotated[
+        Known, typer.Option(help="Items that the user has already, in train or validation: leave out, mark, or show alone.")
+    ] = Known.DROP,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     file: Annotated[Path | None, typer.Option("--file", help="Users, one a line.")] = None,
     out: Annotated[Path | None, typer.Option("--out", help="Answers to --file, OUT.tsv: user, rank, item, score.")] = None,
@@ -47,13 +50,14 @@ def recommend(
     table.add_column("item")
     table.add_column("score", justify="right")
     for rank, answer in enumerate(answers, start=1):
-        table.add_row(str(rank), answer.item + (" (cold)" if answer.cold else ""), f"{answer.score:.4f}")
+        marks = " (cold)" * answer.cold + " (known)" * (answer.known and known is Known.MARK)
+        table.add_row(str(rank), answer.item + marks, f"{answer.score:.4f}")
     terminal().print(table)
     if fallback:
         terminal().print(f"{user} has no training interaction: these are the items of the mean user")
 
 
-def _write(recommender: ItemRecommender, file: Path, out: Path, k: int, known: bool) -> int:
+def _write(recommender: ItemRecommender, file: Path, out: Path, k: int, known: Known) -> int:
     """Answer a file of users; all lines are checked before the first one is answered. Returns the number of users.
 
     Raises:
@@ -70,7 +74,10 @@ def _write(recommender: ItemRecommender, file: Path, out: Path, k: int, known: b
         raise DataError.at(file, None, "holds no user", remedy="write a name a line")
     answers = recommender.recommend_all(users, k, known=known)
     with new_file(out) as path, path.open("w", encoding="utf-8", errors="surrogateescape", newline="\n") as stream:
-        stream.write("user\trank\titem\tscore\n")
+        marked = known is Known.MARK
+        stream.write("user\trank\titem\tscore" + "\tknown" * marked + "\n")
         for user, items in zip(users, answers, strict=True):
-            stream.writelines(f"{user}\t{rank}\t{part.item}\t{part.score:.6g}\n" for rank, part in enumerate(items, start=1))
+            for rank, part in enumerate(items, start=1):
+                mark = f"\t{'yes' if part.known else 'no'}" if marked else ""
+                stream.write(f"{user}\t{rank}\t{part.item}\t{part.score:.6g}{mark}\n")
     return len(users)

@@ -7,12 +7,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from imf_core.answers import Known, Question
 from imf_core.config_base import nearest
 from imf_core.errors import ImfError
-from imf_core.predict import Question
 
 _K = 10
-_EXAMPLE = '{"questions": [{"head": "NAME", "relation": "RELATION", "tail": null}], "k": 10}'
+_EXAMPLE = '{"questions": [{"head": "NAME", "relation": "RELATION", "tail": null}], "k": 10, "known": "drop"}'
 _ENDS = ("head", "relation", "tail")
 
 
@@ -35,10 +35,13 @@ class Limits:
 
 @dataclass(frozen=True)
 class Asked:
-    """A checked request: questions, whose names may still be unknown, and the number of answers to each."""
+    """A checked request: questions, whose names may still be unknown, the number of answers to each, and what becomes of known
+    facts.
+    """
 
     questions: tuple[Question, ...]
     k: int
+    known: Known = Known.DROP
 
 
 def read_request(body: bytes, limits: Limits) -> Asked:
@@ -53,7 +56,7 @@ def read_request(body: bytes, limits: Limits) -> Asked:
         raise ImfError(f"the body is no JSON: {error}", remedy=f"write {_EXAMPLE}", status=400) from error
     if not isinstance(values, dict):
         raise ImfError(f"the body is {_kind(values)}, not an object", remedy=f"write {_EXAMPLE}")
-    _known_keys(values, ("questions", "k"), "the body")
+    _known_keys(values, ("questions", "k", "known"), "the body")
     questions, k = values.get("questions"), values.get("k", _K)
     if not isinstance(questions, list):
         raise ImfError(f"questions is {_kind(questions)}, not a list", remedy=f"write {_EXAMPLE}")
@@ -64,7 +67,11 @@ def read_request(body: bytes, limits: Limits) -> Asked:
         whole = isinstance(k, int) and not isinstance(k, bool)
         shown = _kind(k) if not whole else str(k) if abs(k) < 10**9 else "a very large number"
         raise ImfError(f"k is {shown}", remedy=f"ask for 1 to {limits.k:,} answers to a question")
-    return Asked(tuple(_question(entry, f"questions[{number}]") for number, entry in enumerate(questions)), k)
+    known = values.get("known", Known.DROP)
+    if not isinstance(known, str):
+        raise ImfError(f"known is {_kind(known)}", remedy=f"choose one of: {', '.join(Known)}")
+    asked = tuple(_question(entry, f"questions[{number}]") for number, entry in enumerate(questions))
+    return Asked(asked, k, Known.of(known))
 
 
 def _question(values: Any, path: str) -> Question:
@@ -106,6 +113,10 @@ SCHEMA: dict[str, Any] = {
                     "properties": {"head": _NAME, "relation": {"type": "string"}, "tail": _NAME},
                 }},
                 "k": {"type": "integer", "minimum": 1, "default": _K, "description": "answers to each question"},
+                "known": {
+                    "type": "string", "enum": list(Known), "default": Known.DROP,
+                    "description": "known facts (train and validation) are left out, marked, or given alone",
+                },
             },
         }}},
     }

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from imf_core.commands.model.graph import DataOption
 from imf_core.commands.terminal import terminal
 from imf_core.ensemble.ensemble import open_predictor
 from imf_core.errors import ConfigError, ResourceError
@@ -33,6 +34,7 @@ def serve(
     allow_host: Annotated[
         list[str] | None, typer.Option("--allow-host", help="Another name of this machine, or * for any. Repeatable.")
     ] = None,
+    data: DataOption = None,
 ) -> None:
     """Answer questions by name over HTTP: POST /predict; GET /health, /about, /entities?prefix=, /relations.
 
@@ -48,7 +50,8 @@ def serve(
 
     hosts = allowed_hosts(host, allow_host or [])
     with listening(host, port) as listener:
-        predictor = open_predictor(checkpoint)
+        predictor = open_predictor(checkpoint, data)
+        _ = predictor.known  # known facts that are not at hand are missed here, not by the first question
         address = listener.getsockname()
         if warning := exposure(address[0], hosts):
             terminal(stderr=True).print(warning, style="yellow", soft_wrap=True)

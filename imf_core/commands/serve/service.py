@@ -24,6 +24,7 @@ from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import ClientDisconnect
 
 import imf_core
+from imf_core.answers import Known
 from imf_core.commands.serve.request import SCHEMA, Asked, Limits, read_request
 from imf_core.errors import ImfError
 from imf_core.predict import Predictor
@@ -68,7 +69,7 @@ def build_app(predictor: Predictor, limits: Limits, hosts: Sequence[str]) -> Fas
 
     @app.post("/predict", openapi_extra=SCHEMA)
     async def predict(request: Request) -> Response:
-        """The k most plausible answers to each question, in the order of the questions."""
+        """The k most plausible answers to each question, in order, and the number of known facts left out."""
         try:
             body = await _body(request, limits.body)
         except ClientDisconnect:
@@ -123,9 +124,14 @@ class _Desk:
                 self._predictor.ids(question)
             except ImfError as error:
                 raise type(error)(f"questions[{number}]: {error.problem}", remedy=error.remedy) from error
+        counts = self._predictor.num_known(asked.questions)
+        answered = self._predictor.answers(asked.questions, asked.k, asked.known)
         results = [
-            {**vars(question), "answers": [vars(answer) for answer in answers]}
-            for question, answers in zip(asked.questions, self._predictor.answers(asked.questions, asked.k), strict=True)
+            {
+                **vars(question), "answers": [vars(answer) for answer in answers],
+                "left_out": count if asked.known is Known.DROP else 0,
+            }
+            for question, answers, count in zip(asked.questions, answered, counts, strict=True)
         ]
         return _encoded({"results": results})
 

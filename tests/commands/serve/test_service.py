@@ -12,11 +12,12 @@ import pytest
 from starlette.testclient import TestClient
 from tiny_checkpoint import COUNT, tiny_checkpoint, tiny_graph
 
+from imf_core.answers import Answer, Question
 from imf_core.commands.serve.request import Limits
 from imf_core.commands.serve.serve import allowed_hosts
 from imf_core.commands.serve.service import build_app
 from imf_core.errors import ConfigError
-from imf_core.predict import Answer, Predictor, Question
+from imf_core.predict import Predictor
 
 ODD = "\udcff\udcfe[b]"  # bytes that are no UTF-8
 LIMITS = Limits(questions=4, body=2_000, k=20, names=10)
@@ -61,7 +62,7 @@ def test_answers_are_those_of_the_predictor(client: TestClient, predictor: Predi
     wanted = as_json(predictor, [Question(**entry) for entry in asked], 5)
     assert [result["answers"] for result in found["results"]] == wanted
     assert [{key: result[key] for key in ("head", "relation", "tail")} for result in found["results"]] == asked
-    assert set(found["results"][0]["answers"][0]) == {"entity", "score", "branch_scores", "weights"}
+    assert set(found["results"][0]["answers"][0]) == {"entity", "score", "branch_scores", "weights", "known"}
     assert all(len(result["answers"]) == 5 for result in found["results"])
 
 
@@ -73,7 +74,7 @@ def test_what_is_left_out_has_a_default(client: TestClient) -> None:
 
 def test_a_large_k_gives_every_entity_once(predictor: Predictor) -> None:
     with TestClient(build_app(predictor, Limits(), ["*"])) as client:
-        status, found = ask(client, {"questions": [question("e3")], "k": 1000})
+        status, found = ask(client, {"questions": [question("e3")], "k": 1000, "known": "mark"})
     assert status == 200
     assert sorted(answer["entity"] for answer in found["results"][0]["answers"]) == sorted(predictor.checkpoint.entities.names)
 
@@ -133,6 +134,8 @@ def test_the_interface_describes_itself(client: TestClient) -> None:
         ({"questions": [], "k": 2.0}, 422, ["k is a decimal number"]),
         ({"questions": [], "k": "5"}, 422, ["k is a text"]),
         ({"questions": [], "k": None}, 422, ["k is null"]),
+        ({"questions": [], "known": "dorp"}, 422, ["known is 'dorp'", "did you mean 'drop'", "mark"]),
+        ({"questions": [], "known": None}, 422, ["known is null", "drop, mark, only"]),
         ('{"questions": [], "k": NaN}', 422, ["k is a decimal number"]),
         ('{"questions": [], "k": 1e999}', 422, ["k is a decimal number"]),
         ('{"questions": [], "k": ' + "9" * 1000 + "}", 422, ["k is a very large number"]),
@@ -231,12 +234,12 @@ def test_the_model_answers_one_request_at_a_time(predictor: Predictor, monkeypat
     started, go, threads, inside = threading.Event(), threading.Event(), set(), []
     real = predictor.answers
 
-    def slow(questions: Any, k: int = 10) -> Any:
+    def slow(questions: Any, k: int, known: str) -> Any:
         threads.add(threading.get_ident())
         inside.append(len(inside))
         started.set()
         assert go.wait(60)
-        return real(questions, k)
+        return real(questions, k, known)
 
     monkeypatch.setattr(predictor, "answers", slow)
     with TestClient(build_app(predictor, LIMITS, ["*"])) as client:
@@ -258,9 +261,9 @@ def test_the_model_answers_one_request_at_a_time(predictor: Predictor, monkeypat
 
 def test_a_score_that_is_no_number_is_null(predictor: Predictor, monkeypatch: pytest.MonkeyPatch) -> None:
     broken = Answer("e3", math.nan, {"fused": math.inf}, {"fused": 1.0})
-    monkeypatch.setattr(predictor, "answers", lambda questions, k: iter([[broken]]))
+    monkeypatch.setattr(predictor, "answers", lambda questions, k, known: iter([[broken]]))
     with TestClient(build_app(predictor, LIMITS, ["*"])) as client:
         status, found = ask(client, {"questions": [question("e3")]})
     assert status == 200
     assert found["results"][0]["answers"] == [{"entity": "e3", "score": None, "branch_scores": {"fused": None},
-                                               "weights": {"fused": 1.0}}]
+                                               "weights": {"fused": 1.0}, "known": False}]

@@ -168,7 +168,7 @@ def test_a_checkpoint_needs_no_table(toy: LinkData, tmp_path: Path) -> None:
     config = small(data).updated({"structure.init": "gat", "structure.epochs": 1})
     model = build_model(config, data)
     fit(model, data, config)
-    save_checkpoint(tmp_path / "one", model, config, data.graph.entities, data.graph.relations)
+    save_checkpoint(tmp_path / "one", model, config, data.graph)
     loaded = load_checkpoint(tmp_path / "one")
     assert loaded.config.structure.init == "gat"
     assert torch.equal(loaded.model.structure, model.structure)
@@ -178,7 +178,7 @@ def test_a_checkpoint_needs_no_table(toy: LinkData, tmp_path: Path) -> None:
 def test_a_checkpoint_from_before_the_section_loads_with_its_defaults(toy: LinkData, tmp_path: Path) -> None:
     config = small(toy)
     model = build_model(config, toy)
-    save_checkpoint(tmp_path / "old", model, config, toy.graph.entities, toy.graph.relations)
+    save_checkpoint(tmp_path / "old", model, config, toy.graph)
     described = json.loads((tmp_path / "old" / "config.json").read_text())
     del described["config"]["structure"]
     (tmp_path / "old" / "config.json").write_text(json.dumps(described))

@@ -229,7 +229,7 @@ def test_a_checkpoint_answers_as_the_model_did(
     before = {name: part.clone() for name, part in model.named_parameters() if name.startswith("fuse_")}
     assert len(fit(model, toy, config).curve) == 2
     assert all(not torch.equal(part, before[name]) for name, part in model.named_parameters() if name in before)
-    save_checkpoint(tmp_path / "best", model, config, toy.graph.entities, toy.graph.relations, {})
+    save_checkpoint(tmp_path / "best", model, config, toy.graph, {})
     answers = Predictor.load(tmp_path / "best").tails("entity 4", "next", k=30)
     with torch.no_grad():
         model.eval()

@@ -146,7 +146,7 @@ def test_the_better_on_held_back_triples_is_kept_and_survives_saving(
         assert sum(weights.values()) == pytest.approx(1.0, abs=1e-4) and tuple(weights) == model.branches
     changed = found.apply(model, config)
     assert (found.kept == TRAINED) == (changed == config)
-    save_checkpoint(tmp_path / "best", model, changed, toy.graph.entities, toy.graph.relations, {"decision": found.as_dict()})
+    save_checkpoint(tmp_path / "best", model, changed, toy.graph, {"decision": found.as_dict()})
     again = load_checkpoint(tmp_path / "best")
     assert again.metrics["decision"]["kept"] == found.kept
     heads, relations = torch.arange(8), torch.arange(8)

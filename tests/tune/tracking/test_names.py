@@ -34,10 +34,10 @@ class Fixed:
     def __init__(self, *entities: str) -> None:
         self.entities = entities
 
-    def tails(self, head: str, relation: str, k: int) -> list[SimpleNamespace]:
-        return [SimpleNamespace(entity=entity, score=0.5) for entity in self.entities[:k]]
+    def tails(self, head: str, relation: str, k: int, known: str = "drop") -> list[SimpleNamespace]:
+        return [SimpleNamespace(entity=entity, score=0.5, known=False) for entity in self.entities[:k]]
 
-    def heads(self, tail: str, relation: str, k: int) -> list[SimpleNamespace]:
+    def heads(self, tail: str, relation: str, k: int, known: str = "drop") -> list[SimpleNamespace]:
         return self.tails(tail, relation, k)[::-1]
 
 

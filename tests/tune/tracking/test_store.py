@@ -66,10 +66,11 @@ class FakePredictor:
     def load(cls, path: str) -> FakePredictor:
         return cls(json.loads((Path(path) / "entities.json").read_text()))
 
-    def tails(self, head: str, relation: str, k: int) -> list[Any]:
-        return [SimpleNamespace(entity=entity, score=1.0 / rank) for rank, entity in enumerate(self.entities[:k], start=1)]
+    def tails(self, head: str, relation: str, k: int, known: str = "drop") -> list[Any]:
+        best = enumerate(self.entities[:k], start=1)
+        return [SimpleNamespace(entity=entity, score=1.0 / rank, known=False) for rank, entity in best]
 
-    def heads(self, tail: str, relation: str, k: int) -> list[Any]:
+    def heads(self, tail: str, relation: str, k: int, known: str = "drop") -> list[Any]:
         return self.tails(tail, relation, k)[::-1]
 
 
@@ -97,11 +98,11 @@ def test_the_winner_is_a_registered_model_that_answers_by_name(
     assert (str(version.version), version.tags["study"], version.run_id) == ("2", "winner", tracker.parent_id)
     model = mlflow.pyfunc.load_model("models:/imf-cities@champion")
     answers = model.predict(pd.DataFrame({"head": ["Germany", "Italy"], "relation": ["capital"] * 2}), params={"k": 2})
-    assert list(answers.columns) == ["head", "relation", "tail", "rank", "score"]
+    assert list(answers.columns) == ["head", "relation", "tail", "rank", "score", "known"]
     assert answers["tail"].tolist() == ["Berlin", "Rome"] * 2
     assert answers["rank"].tolist() == [1, 2, 1, 2]
     heads = model.predict(pd.DataFrame({"tail": ["Germany"], "relation": ["capital_of"], "k": [1]}))
-    assert heads.values.tolist() == [["Berlin", "capital_of", "Germany", 1, 1.0]]
+    assert heads.values.tolist() == [["Berlin", "capital_of", "Germany", 1, 1.0, False]]
     stored = [path for path in place.rglob("*") if path.is_file()]
     assert any(path.name == "entities.json" for path in stored)
     assert not [path for path in stored if path.suffix in (".pkl", ".pickle", ".pt", ".pth")]
