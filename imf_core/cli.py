@@ -14,6 +14,7 @@ from imf_core.commands.data.convert_features import convert_features
 from imf_core.commands.data.encode import encode
 from imf_core.commands.data.split import split
 from imf_core.commands.model.compare import compare
+from imf_core.commands.model.complete import complete_command
 from imf_core.commands.model.ensemble import ensemble
 from imf_core.commands.model.evaluate import evaluate_command
 from imf_core.commands.model.export import export
@@ -33,6 +34,7 @@ app = typer.Typer(
 app.command("train")(train)
 app.command("evaluate")(evaluate_command)
 app.command("predict")(predict)
+app.command("complete")(complete_command)
 app.command("compare")(compare)
 app.command("ensemble")(ensemble)
 app.command("export")(export)

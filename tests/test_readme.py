@@ -96,7 +96,9 @@ def test_the_commands_are_found() -> None:
 
 # --- run ----------------------------------------------------------------------------------------------------------------
 
-RUN = ("audit ", "card ", "compare ", "config", "convert ", "evaluate ", "predict ", "recommender audit ", "split ")
+RUN = (
+    "audit ", "card ", "compare ", "complete ", "config", "convert ", "evaluate ", "predict ", "recommender audit ", "split ",
+)
 COMMANDS = [command for command in commands(PAGES[0]) if command.removeprefix("imf ").startswith(RUN)]
 SNIPPETS = [block for page in PAGES for language, block in FENCE.findall(page.read_text()) if language == "python"]
 
@@ -113,6 +115,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         tiny_checkpoint(graph, results / study / "best", seed=seed)
     write_interactions(tmp_path / "mydata")
     (tmp_path / "questions.tsv").write_text(f"{HEAD}\t{RELATION}\t?\n?\tRELATION\tNAME\n")
+    (tmp_path / "triples.tsv").write_text(f"{HEAD}\t{RELATION}\tNAME\n")
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
