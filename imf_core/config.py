@@ -77,7 +77,9 @@ class ModelConfig(Section):
     modalities: tuple[str, ...] | None = Field(
         None, description="feature modalities in use; null = all found, [] = structure only"
     )
-    dim: Annotated[int, Tunable(choices=(64, 96, 128))] = Field(128, ge=2, le=4096, description="entity dimension d")
+    dim: Annotated[int, Tunable(choices=(64, 96, 128))] = Field(
+        128, ge=2, le=4096, description="entity dimension d (embedding, or hidden, size)"
+    )
     relation_dim: Annotated[int, Tunable(choices=(32, 64, 96), when={"model.scoring": ("contextual",)})] = Field(
         64, ge=1, le=4096, description="relation dimension r of the contextual model; the other scorers use d"
     )

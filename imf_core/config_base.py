@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Self
 
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic.fields import FieldInfo
 
 from imf_core.errors import ConfigError
 
@@ -155,10 +156,47 @@ def parse_overrides(assignments: Iterable[str]) -> dict[str, Any]:
     return flat
 
 
-def nearest(name: str, known: Iterable[str], prefix: str = "") -> str:
-    """`; did you mean 'lr'?` or nothing; the prefix is shown before the proposal and not compared."""
+def nearest(name: str, known: Iterable[str]) -> str:
+    """`; did you mean 'lr'?` or nothing."""
     close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
-    return f"; did you mean {prefix + close[0]!r}?" if close else ""
+    return f"; did you mean {close[0]!r}?" if close else ""
+
+
+def nearest_setting(key: str, section: str, root: type[BaseModel]) -> str:
+    """`; did you mean 'train.lr'?` or nothing: the setting whose name or description is nearest to an unknown one.
+
+    Args:
+        key: the last part of the unknown name, for example `learning_rate`.
+        section: what stands before it, with its dot; other sections are looked at where nothing in it is near.
+        root: all settings.
+    """
+    asked = _words(key)
+
+    def likeness(name: str) -> float:
+        leaf, told = name.rpartition(".")[2], _words(fields[name].description or "")
+        by_name = 0.9 if _words(leaf) <= asked else difflib.SequenceMatcher(None, key, leaf).ratio()
+        by_description = 0.6 + 0.3 * len(asked) / len(told) if asked <= told else 0.0
+        searched = any(isinstance(mark, Tunable) for mark in fields[name].metadata)
+        return max(by_name, by_description) + 0.01 * searched
+
+    fields = dict(_fields(root, ""))
+    for names in ([name for name in fields if name.startswith(section)], fields):
+        best = max(names, key=likeness, default="")
+        if best and likeness(best) >= 0.6:
+            return f"; did you mean {best!r}?"
+    return ""
+
+
+def _words(text: str) -> set[str]:
+    return set(re.findall(r"[a-z0-9]+", text.lower()))
+
+
+def _fields(kind: type[BaseModel], prefix: str) -> Iterable[tuple[str, FieldInfo]]:
+    for name, info in kind.model_fields.items():
+        if isinstance(info.annotation, type) and issubclass(info.annotation, BaseModel):
+            yield from _fields(info.annotation, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", info
 
 
 def _leaves(values: Mapping[str, Any], prefix: str) -> Iterable[tuple[str, Any]]:
@@ -169,14 +207,18 @@ def _leaves(values: Mapping[str, Any], prefix: str) -> Iterable[tuple[str, Any]]
             yield f"{prefix}{key}", value
 
 
-def _refuse_unknown(values: Mapping[str, Any], kind: type[BaseModel], source: str, prefix: str = "") -> None:
+def _refuse_unknown(
+    values: Mapping[str, Any], kind: type[BaseModel], source: str, prefix: str = "", root: type[BaseModel] | None = None
+) -> None:
+    root = root or kind
     for key, value in values.items():
         if key not in kind.model_fields:
             known = [f"{prefix}{name}" for name in kind.model_fields]
+            near = nearest(key, kind.model_fields) if isinstance(value, Mapping) else nearest_setting(str(key), prefix, root)
             raise ConfigError(
-                f"{source}: unknown setting {prefix}{key!s}{nearest(str(key), kind.model_fields, prefix)}",
+                f"{source}: unknown setting {prefix}{key!s}{near}",
                 remedy=f"known here: {', '.join(known)}", key=f"{prefix}{key}", value=value,
             )
         child = kind.model_fields[key].annotation
         if isinstance(child, type) and issubclass(child, BaseModel) and isinstance(value, Mapping):
-            _refuse_unknown(value, child, source, f"{prefix}{key}.")
+            _refuse_unknown(value, child, source, f"{prefix}{key}.", root)

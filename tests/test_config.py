@@ -21,6 +21,15 @@ from imf_core.errors import ConfigError
         ({"model": {"fusion_rnk": 2}}, "model.fusion_rnk", "'model.fusion_rank'"),
         ({"data": {"pth": "x"}}, "data.pth", "'data.path'"),
         ({"trian": {}}, "trian", "'train'"),
+        ({"train": {"learning_rate": 0.1}}, "train.learning_rate", "'train.lr'"),
+        ({"structure": {"learning_rate": 0.1}}, "structure.learning_rate", "'structure.lr'"),
+        ({"lr": 0.1}, "lr", "'train.lr'"),
+        ({"model": {"lr": 0.1}}, "model.lr", "'train.lr'"),
+        ({"model": {"embedding_dim": 64}}, "model.embedding_dim", "'model.dim'"),
+        ({"model": {"hidden_size": 64}}, "model.hidden_size", "'model.dim'"),
+        ({"train": {"batchsize": 64}}, "train.batchsize", "'train.batch_size'"),
+        ({"train": {"epochs": 9}}, "train.epochs", "'train.max_epochs'"),
+        ({"train": {"num_epochs": 9}}, "train.num_epochs", "'train.max_epochs'"),
     ],
 )
 def test_an_unknown_key_names_the_nearest(values: dict[str, Any], key: str, near: str) -> None:

@@ -7,17 +7,17 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 import typer
 from rich.console import Console
 
-from imf_core.commands.terminal import show_error
+from imf_core.commands.terminal import VersionOption, show_error
 from imf_core.config_base import parse_overrides
 from imf_core.errors import ImfError
 from tune.pipeline import Study
 from tune.plan.opening import search_config
-from tune.settings import SearchConfig
+from tune.settings import SearchConfig, given_settings
 
 WHAT, HOW, WHERE, PLAN = "What to search", "How to search", "Resources and storage", "Checks before the search"
 
@@ -44,10 +44,25 @@ class Option:
         if self.field == "overrides":
             help_text = "fix a setting, for example train.lr=0.001 (repeatable); `imf config` lists all settings"
         flag = f"--{(self.flag or self.field).replace('_', '-')}"
-        info = typer.Option(flag, help=help_text, rich_help_panel=self.panel, show_default=False)
+        info = typer.Option(
+            flag, help=f"{help_text}{self._default()}", rich_help_panel=self.panel, show_default=False, metavar=self._choices()
+        )
         default = False if self.kind is bool else None
         kind = bool if self.kind is bool else self.kind | None
         return inspect.Parameter(self.field, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[kind, info])
+
+    def _default(self) -> str:
+        """`; default: 12`; nothing where the field has none, or its description tells it."""
+        field = SearchConfig.model_fields[self.field]
+        value = field.get_default(call_default_factory=True)
+        if value == "" or not given_settings({self.field: value}) or "default:" in str(field.description):
+            return ""
+        return f"; default: {value:g}" if isinstance(value, float) else f"; default: {value}"
+
+    def _choices(self) -> str | None:
+        """The values that the field takes, as a metavar; None: it takes others too."""
+        kind = SearchConfig.model_fields[self.field].annotation
+        return "|".join(get_args(kind)) if get_origin(kind) is Literal else None
 
 
 OPTIONS = (
@@ -77,11 +92,12 @@ def run(search: Callable[[SearchConfig, Console], Study]) -> None:
     """
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
-    def command(**given: Any) -> None:
+    def command(version: bool = False, **given: Any) -> None:
         given["overrides"] = parse_overrides(given["overrides"] or [])
         raise typer.Exit(search(search_config(given), Console(record=True)).exit)
 
-    parameters = [option.parameter() for option in OPTIONS]
+    shown = inspect.Parameter("version", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=VersionOption)
+    parameters = [*(option.parameter() for option in OPTIONS), shown]
     command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     command.__doc__ = (

@@ -11,7 +11,9 @@ from imf_core.config import preset
 from imf_core.config_base import Settings
 
 
-def show_config(preset_name: Annotated[str, typer.Option("--preset", help="paper or published.")] = "paper") -> None:
+def show_config(
+    preset_name: Annotated[str, typer.Option("--preset", metavar="paper|published", help="Built-in settings.")] = "paper",
+) -> None:
     """Print every setting with its default, as YAML that --config reads."""
     print_settings(preset(preset_name))
 

@@ -1,14 +1,28 @@
-"""The terminal of all commands: output that shows names unchanged, and error messages."""
+"""The terminal of all commands: output that shows names unchanged, error messages, the version."""
 
 from __future__ import annotations
 
 import io
 import sys
+from typing import Annotated
 
+import typer
 from rich.console import Console
 from rich.text import Text
 
+from imf_core import __version__
 from imf_core.errors import ImfError
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        print(f"imf-search {__version__}")
+        raise typer.Exit
+
+
+VersionOption = Annotated[
+    bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version and exit.")
+]
 
 
 def terminal(stderr: bool = False) -> Console:

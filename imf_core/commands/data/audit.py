@@ -40,7 +40,7 @@ def audit_command(
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Which triples --repair moves to validation.")] = SEED,
     size: Annotated[
-        int | None, typer.Option("--valid-size", min=1, help="Validation triples that --repair fills up to [as many as test].")
+        int | None, typer.Option("--valid-size", min=1, help="Validation triples after --repair; default: as many as test.")
     ] = None,
 ) -> None:
     """Count, compare the splits, find relations that say the same, and rank a baseline without training.

@@ -33,7 +33,9 @@ def encode(
         str,
         typer.Option(help="auto, none, bitmap, efficientnet-lite0, vgg16[:FILE], timm:NAME[:FILE], or a transformers model."),
     ] = AUTO,
-    text_pooling: Annotated[str, typer.Option(help="auto, mean, cls or pooler.")] = AUTO,
+    text_pooling: Annotated[
+        str, typer.Option(metavar="auto|mean|cls|pooler", help="How a text model's tokens become one vector.")
+    ] = AUTO,
     out: Annotated[Path | None, typer.Option(help="Folder for the feature files; default: DIR/modalities.")] = None,
     strict: Annotated[bool, typer.Option("--strict", help="End with status 1 where a picture cannot be read.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace feature files that no encoder of ours wrote.")] = False,

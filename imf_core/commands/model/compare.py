@@ -11,7 +11,7 @@ import typer
 from rich.table import Table
 
 from imf_core.checkpoint.checkpoint import Checkpoint
-from imf_core.commands.model.graph import graph_for
+from imf_core.commands.model.graph import SplitOption, graph_for
 from imf_core.commands.terminal import terminal
 from imf_core.data.graph.graph import TEST_WORDS, KnowledgeGraph, KnownAnswers, Vocabulary, open_split
 from imf_core.ensemble.ensemble import Ensemble, names_of, open_model, rank_with
@@ -30,7 +30,7 @@ def compare(
     first: Annotated[Path, typer.Argument(metavar="A", help="Checkpoint or ensemble.")],
     second: Annotated[Path, typer.Argument(metavar="B", help="Another, of the same entities and relations.")],
     data: Annotated[str | None, typer.Option("--data", help="Graph folder, or a bundled data set; default: that of A.")] = None,
-    split: Annotated[str, typer.Option(help=f"valid or test. {TEST_WORDS}")] = "valid",
+    split: SplitOption = "valid",
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Rank the same triples with two checkpoints and test whether the difference in MRR is real.

@@ -10,10 +10,10 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from imf_core.commands.model.graph import DataOption, graph_for
+from imf_core.commands.model.graph import DataOption, SplitOption, graph_for
 from imf_core.commands.terminal import terminal
 from imf_core.data.audit.report import certain_hits
-from imf_core.data.graph.graph import TEST_WORDS, open_split
+from imf_core.data.graph.graph import open_split
 from imf_core.ensemble.ensemble import Ensemble, names_of, open_model, rank_with
 from imf_core.errors import ConfigError
 from imf_core.evaluate.metrics import RankingMetrics
@@ -25,7 +25,7 @@ from imf_core.runtime import MemoryBudget
 def evaluate_command(
     checkpoint: Annotated[Path, typer.Argument(help="Checkpoint or ensemble.")],
     data: DataOption = None,
-    split: Annotated[str, typer.Option(help=f"valid or test. {TEST_WORDS}")] = "valid",
+    split: SplitOption = "valid",
     decisions: Annotated[
         bool, typer.Option("--decisions", help="Also the plain mean, each branch alone and all but one, from the same scores.")
     ] = False,

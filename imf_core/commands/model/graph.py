@@ -8,10 +8,14 @@ from typing import Annotated
 import typer
 
 from imf_core.checkpoint.checkpoint import Checkpoint, check_vocabulary
-from imf_core.data.graph.graph import KnowledgeGraph
+from imf_core.data.graph.graph import TEST_WORDS, KnowledgeGraph
 from imf_core.prepare.link_data import graph_of
 
-DataOption = Annotated[str | None, typer.Option("--data", help="Graph folder, or the bundled data set `unicode`.")]
+DataOption = Annotated[
+    str | None,
+    typer.Option("--data", help="Graph folder, or the bundled data set `unicode`; default: as the settings say."),
+]
+SplitOption = Annotated[str, typer.Option(metavar="valid|test", help=TEST_WORDS)]
 
 
 def graph_for(checkpoint: Checkpoint, data: str | None, folder: Path) -> KnowledgeGraph:

@@ -27,8 +27,10 @@ SetOption = Annotated[list[str] | None, typer.Option("--set", help="A setting, f
 def train(
     out: Annotated[Path, typer.Argument(help="Where the checkpoint goes.")],
     data: DataOption = None,
-    config: Annotated[Path | None, typer.Option("--config", help="YAML settings.")] = None,
-    preset_name: Annotated[str, typer.Option("--preset", help="paper (default) or published.")] = "",
+    config: Annotated[Path | None, typer.Option("--config", help="YAML settings; default: those of --preset.")] = None,
+    preset_name: Annotated[
+        str, typer.Option("--preset", metavar="paper|published", help="Built-in settings; default: paper, or --distil's own.")
+    ] = "",
     start: Annotated[Path | None, typer.Option("--from", help="Continue this checkpoint; the graph may have changed.")] = None,
     distil: Annotated[Path | None, typer.Option("--distil", help="Learn from this checkpoint or ensemble too.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Tell what would be trained and its memory, and stop.")] = False,

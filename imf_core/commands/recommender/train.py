@@ -14,9 +14,9 @@ from rich.text import Text
 
 from imf_core.checkpoint.checkpoint import check_vocabulary
 from imf_core.commands.config import print_settings
+from imf_core.commands.model.graph import SplitOption
 from imf_core.commands.terminal import terminal
 from imf_core.config_base import parse_overrides
-from imf_core.data.graph.graph import TEST_WORDS
 from imf_core.errors import ConfigError
 from imf_core.recommend.checkpoint import load_recommender, save_recommender
 from imf_core.recommend.config import InteractionConfig, RecommendConfig, model_name
@@ -32,7 +32,8 @@ app = typer.Typer(
     help="MetaMMF recommender: users, items, features of the items. For a search: tune/search.py --task recommend.",
 )
 DataOption = Annotated[
-    str | None, typer.Option("--data", help="Folder or file of interactions, or the bundled data set `codepages`.")
+    str | None,
+    typer.Option("--data", help="Folder or file of interactions, or the bundled `codepages`; default: as the settings say."),
 ]
 SetOption = Annotated[list[str] | None, typer.Option("--set", help="A setting, for example model.fusion=mlp. Repeatable.")]
 
@@ -41,7 +42,7 @@ SetOption = Annotated[list[str] | None, typer.Option("--set", help="A setting, f
 def train(
     out: Annotated[Path, typer.Argument(help="Where the checkpoint goes.")],
     data: DataOption = None,
-    config: Annotated[Path | None, typer.Option("--config", help="YAML settings.")] = None,
+    config: Annotated[Path | None, typer.Option("--config", help="YAML settings; default: as `config` prints.")] = None,
     settings: SetOption = None,
 ) -> None:
     """Train one recommender; the best validation epoch is kept.
@@ -80,7 +81,7 @@ def train(
 def evaluate(
     checkpoint: Annotated[Path, typer.Argument(help="Checkpoint of a recommender.")],
     data: DataOption = None,
-    split: Annotated[str, typer.Option(help=f"valid or test. {TEST_WORDS}")] = "valid",
+    split: SplitOption = "valid",
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Precision, recall, hit ratio and NDCG at 10 and MRR of a split, beside recommending the most popular items."""
@@ -106,7 +107,7 @@ def evaluate(
 @app.command("audit")
 def audit_command(
     data: Annotated[str, typer.Argument(help="Folder or file of interactions, or `codepages`.")],
-    min_rating: Annotated[float | None, typer.Option(help="Leave out interactions with a lower rating.")] = None,
+    min_rating: Annotated[float | None, typer.Option(help="Leave out interactions rated lower; default: none.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of the split, where the files give none.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     strict: Annotated[bool, typer.Option("--strict", help="End with status 1 where there is a problem.")] = False,
