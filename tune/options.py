@@ -94,7 +94,7 @@ def run(search: Callable[[SearchConfig, Console], Study]) -> None:
 
     def command(version: bool = False, **given: Any) -> None:
         given["overrides"] = parse_overrides(given["overrides"] or [])
-        raise typer.Exit(search(search_config(given), Console(record=True)).exit)
+        raise typer.Exit(search(search_config(given), Console()).exit)
 
     shown = inspect.Parameter("version", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=VersionOption)
     parameters = [*(option.parameter() for option in OPTIONS), shown]

@@ -8,6 +8,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import IntEnum
+from functools import partial
 from pathlib import Path
 
 from rich.console import Console
@@ -191,17 +192,14 @@ def report(
         study=settings.study, folder=folder, data=settings.data, data_fingerprint=plan.data.fingerprint,
         records=tuple(records), wall_seconds=seconds_so_far(study), command=shlex.join(["python", *sys.argv]),
         tracking_uri=settings.tracking_uri, budget_seconds=settings.budget_seconds, settings=flat_settings(plan), audit=audit,
-        task=settings.task, **(final.for_report() if final is not None else {}),
+        task=settings.task, importance=importances(search.study), **(final.for_report() if final is not None else {}),
     )
     write_leaderboard(records, folder)
     plots(records, folder)
     write_summary(result)
     write_audit(audit, folder)
     write_report(result)
-    write_html(
-        result, space=plan.space.describe(), importance=importances(search.study),
-        relation_counts=plan.task.training_counts(plan.data),
-    )
+    write_html(result, space=plan.space.describe(), relation_counts=plan.task.training_counts(plan.data))
     if final is not None and (card := plan.task.card(final.checkpoint)) is not None:
         atomic_write_text(folder / CARD_FILE, card)
     for file in (folder / name for name in ARTIFACTS):
@@ -210,7 +208,7 @@ def report(
     if final is not None:
         tracker.register_model(final.checkpoint, settings.study)
     closing_table(console, result)
-    save_picture(console, folder / "terminal.svg", result.command)
+    save_picture(partial(closing_table, result=result), console.width, folder / "terminal.svg", result.command)
     return result
 
 

@@ -141,12 +141,13 @@ def small_study(folder: Path, best: Path | None) -> StudyResult:
         test_runs=tuple({"mrr": mrr, **SHARES} for mrr in (0.50, 0.52, 0.54)), seeds=(0, 1, 2), checkpoint=best,
         tracking_uri="http://tracker:5000", example=("LATIN SMALL LETTER E", "base"), winner_seed_mrr=(0.50, 0.51, 0.52),
         test_opened=1, budget_seconds=1200.0, settings={"trials": 6, "sampler.seed": 0}, audit=audited(),
+        importance={"train.lr": 0.75, "model.fusion_rank": 0.25},
     )
 
 
 def drawn(result: StudyResult, **more: object) -> Page:
     """The page of a study, written and read."""
-    return Page(write_html(result, **{"space": SPACE, "importance": {"train.lr": 0.75, "model.fusion_rank": 0.25}, **more}))
+    return Page(write_html(result, **{"space": SPACE, **more}))
 
 
 def sound(page: Page) -> bool:

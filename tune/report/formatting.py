@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeGuard
+
+from rich.console import Console
+from rich.table import Table
 
 from tune.space.objectives import COSTS
 from tune.study.records import TrialRecord
 
 NONE = "–"  # stands for a missing value
+LEARNING_RATE = "train.lr"
 
 
 def cell(value: Any) -> str:
@@ -33,6 +38,44 @@ def setting(value: Any) -> str:
 def settings_text(params: Mapping[str, Any]) -> str:
     """All settings of a trial on one line, separated by two blanks."""
     return "  ".join(f"{name}={setting(value)}" for name, value in sorted(params.items()))
+
+
+def differing(trials: Iterable[Mapping[str, Any]], importance: Mapping[str, float] | None = None) -> dict[str, str]:
+    """The settings that tell trials apart: name -> short name, its last part where no other setting ends like it.
+
+    The learning rate goes first wherever it is searched; then the others, the most important first.
+
+    Args:
+        trials: settings of each trial, by name.
+        importance: share of each setting, 0..1; settings without one go last, by name.
+    """
+    trials, importance = list(trials), importance or {}
+    names = sorted({name for params in trials for name in params})
+    values = {name: {cell(params.get(name, ...)) for params in trials} for name in names}
+    shown = [name for name in names if len(values[name]) > 1 or name == LEARNING_RATE]
+    shown.sort(key=lambda name: (name != LEARNING_RATE, -importance.get(name, 0.0)))
+    ends = Counter(name.rpartition(".")[2] for name in names)
+    return {name: last if ends[last := name.rpartition(".")[2]] == 1 else name for name in shown}
+
+
+def fitting(build: Callable[[int], Table], most: int, console: Console, room: int) -> tuple[Table, int]:
+    """The table with as many of its last columns as have room, no cell cut.
+
+    Args:
+        build: makes the table with so many of them.
+        most: all of them.
+        console: where it is printed.
+        room: characters.
+
+    Returns:
+        the table and the number of those columns.
+    """
+    wide = console.options.update(max_width=10**6)  # a table is never measured as wider than this
+    for count in range(most, 0, -1):
+        table = build(count)
+        if console.measure(table, options=wide).maximum <= room:
+            return table, count
+    return build(0), 0
 
 
 def usable(value: Any) -> TypeGuard[float]:

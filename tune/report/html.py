@@ -19,8 +19,20 @@ from imf_core.files.atomic import atomic_write_text
 from imf_core.tasks.protocols import Inspection
 from tune.durations import duration
 from tune.report.files import machine
-from tune.report.formatting import NONE, cost_of, listed, mrr, plural, plus_minus, points, printable, setting
-from tune.report.result import StudyResult, setting_names, with_ranks
+from tune.report.formatting import (
+    NONE,
+    cost_of,
+    differing,
+    listed,
+    mrr,
+    plural,
+    plus_minus,
+    points,
+    printable,
+    setting,
+    settings_text,
+)
+from tune.report.result import StudyResult, with_ranks
 from tune.report.svg import curves, history
 from tune.report.tables import Column, Share, Table, codes, numbers
 from tune.report.verdict import next_commands
@@ -44,7 +56,6 @@ def write_html(
     result: StudyResult,
     *,
     space: Sequence[Row] = (),
-    importance: Mapping[str, float] | None = None,
     relation_counts: Mapping[str, int] | None = None,
 ) -> Path:
     """Write `report.html` into the study's folder. Identical results give identical files.
@@ -52,18 +63,15 @@ def write_html(
     Args:
         result: results of the study.
         space: all parameters that can be searched, see `SearchSpace.describe`; empty if unknown.
-        importance: share of each parameter, 0..1, largest first (`tune.study.sampler.importances`).
         relation_counts: number of training triples by relation, to list the most frequent relations first.
     """
     page = Environment(
         loader=FileSystemLoader(_TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    ).get_template(HTML_FILE).render(_content(result, space, importance or {}, relation_counts or {}))
+    ).get_template(HTML_FILE).render(_content(result, space, relation_counts or {}))
     return atomic_write_text(result.folder / HTML_FILE, printable(page))
 
 
-def _content(
-    result: StudyResult, space: Sequence[Row], importance: Mapping[str, float], relation_counts: Mapping[str, int]
-) -> dict[str, Any]:
+def _content(result: StudyResult, space: Sequence[Row], relation_counts: Mapping[str, int]) -> dict[str, Any]:
     """The variables of the template."""
     records, retrained = result.records, result.winner_validation()
     comparison_table, comparison_plot = comparison(result) or (None, "")
@@ -73,13 +81,13 @@ def _content(
         "audit_tables": _audit_tables(result), "settings": _settings_table(result),
         "winner": result.winner, "winner_settings": settings_table(result), "test": test_table(result),
         "decisions": decisions_table(result), "retrained": plus_minus(retrained) if retrained["mean"] is not None else "",
-        "comparison": comparison_table, "comparison_plot": comparison_plot, "importance": _importance_table(importance),
+        "comparison": comparison_table, "comparison_plot": comparison_plot, "importance": _importance_table(result.importance),
         "plots": {
             "time": history(records, timed=True) if all(record.ended is not None for record in records) else "",
             "trials": history(records, timed=False), "curves": curves(records),
         },
         "counts": {state: number for state, number in count_states(records).items() if number},
-        "pruned": _pruned(records), "leaderboard": _leaderboard(records),
+        "pruned": _pruned(records), "leaderboard": _leaderboard(result),
         "front": _front(result),
         "inside": look_inside(_inspection(result), relation_counts),
         "failures": _failures(records), "recovered": _recovered(records),
@@ -169,8 +177,9 @@ def _pruned(records: Sequence[TrialRecord]) -> list[str]:
     return [f"at epoch {epoch}: trial{'s' * (len(of) > 1)} {listed(of)}" for epoch, of in sorted(trials.items())]
 
 
-def _leaderboard(records: Sequence[TrialRecord]) -> Table:
-    names, ranking = setting_names(records), with_ranks(records)
+def _leaderboard(result: StudyResult) -> Table:
+    records = result.records
+    names, ranking = differing([record.params for record in records], result.importance), with_ranks(records)
     rows = [
         [
             setting(rank), str(record.number), str(record.state), mrr(record.best_mrr), setting(record.best_epoch) or NONE,
@@ -181,20 +190,24 @@ def _leaderboard(records: Sequence[TrialRecord]) -> Table:
     ]
     columns = (
         *numbers("rank", "trial"), Column("state", "state"),
-        *numbers("validation MRR", "best epoch", "epochs", "time", "retries"), *codes(*names), Column("reason"),
+        *numbers("validation MRR", "best epoch", "epochs", "time", "retries"), *codes(*names.values()), Column("reason"),
     )
-    return Table("leaderboard", "all trials, best first", columns, rows, marked=0 if ranking and ranking[0][0] else None)
+    same = {name: value for record in records for name, value in record.params.items() if name not in names}
+    note = f"The same in all trials: {settings_text(same)}" if same else ""
+    marked = 0 if ranking and ranking[0][0] else None
+    return Table("leaderboard", "all trials, best first", columns, rows, marked=marked, note=note)
 
 
 def _front(result: StudyResult) -> Table:
     front = result.pareto_front
-    names = setting_names(front)
+    names = differing([record.params for record in front], result.importance)
     rows = [
         [str(record.number), mrr(record.best_mrr), *(cost_of(record, name) for name in result.costs),
          *(setting(record.params.get(name)) for name in names)]
         for record in front
     ]
-    columns = (*numbers("trial", "validation MRR"), *(Column(COSTS[name].title) for name in result.costs), *codes(*names))
+    costs = [Column(COSTS[name].title) for name in result.costs]
+    columns = (*numbers("trial", "validation MRR"), *costs, *codes(*names.values()))
     return Table("front", "Pareto front: trials that no other trial dominates in MRR and costs", columns, rows)
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -38,15 +39,20 @@ def plots(records: Sequence[TrialRecord], folder: Path | str) -> tuple[Path, Pat
     return history, curves
 
 
-def save_picture(console: Console, path: Path, title: str) -> Path:
-    """Write the output of a console as an SVG that loads nothing: the web font that rich refers to is replaced.
+def save_picture(show: Callable[[Console], None], width: int, path: Path, title: str) -> Path:
+    """Write what a function prints as an SVG that loads nothing: the web font that rich refers to is replaced.
+
+    It prints once more, on a terminal of its own: a recording of the real one would hold every frame of a live table.
 
     Args:
-        console: created with `record=True`; its record is kept.
+        show: prints on a terminal.
+        width: of the terminal, characters.
         path: of the SVG file.
         title: title of the window.
     """
-    picture = console.export_svg(title=title, clear=False)
+    console = Console(record=True, file=io.StringIO(), width=width)
+    show(console)
+    picture = console.export_svg(title=title)
     plain = re.sub(r"@font-face \{.*?\}\s*", "", picture, flags=re.DOTALL).replace("Fira Code", "DejaVu Sans Mono")
     path.write_text(plain, encoding="utf-8")
     return path

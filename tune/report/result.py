@@ -48,6 +48,7 @@ class StudyResult:
         control: name of the control of `structure_only_mrr`.
         test_decisions: test metrics of each seed under other decision weights, by the name of the decision.
         test_pooled: test metrics of the ensemble of all seeds; None for a single seed.
+        importance: share of each searched setting, 0..1, the largest first (`tune.study.sampler.importances`).
     """
 
     study: str
@@ -73,6 +74,7 @@ class StudyResult:
     control: str = "structure alone"
     test_decisions: Mapping[str, Sequence[Mapping[str, float]]] = field(default_factory=dict)
     test_pooled: Mapping[str, float] | None = None
+    importance: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def kind(self) -> AnyTask:

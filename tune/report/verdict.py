@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 import statistics
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from rich.console import Console, Group
@@ -16,12 +16,13 @@ from imf_core.files.atomic import atomic_write_text
 from imf_core.files.markdown import escaped
 from imf_core.tasks.registry import task_flags
 from tune.durations import duration
-from tune.report.formatting import cost_of, plural, plus_minus, settings_text
+from tune.report.formatting import cost_of, differing, fitting, plural, plus_minus, setting, settings_text
 from tune.report.result import StudyResult, with_ranks
 from tune.study.outcome import TrialState
-from tune.study.records import count_states
+from tune.study.records import TrialRecord, count_states
 
 _SHOWN = 10  # trials and failures on the terminal; the leaderboard has all
+_FRAME = 4  # columns that the panel takes
 _MORE = 10  # trials, in the printed command that extends a study
 _TITLES = {"valid": "validation", "test": "test"}
 
@@ -55,7 +56,7 @@ def closing_table(console: Console, result: StudyResult) -> None:
     """Print the best trials, failures with their reasons, the winner compared with controls, and the next commands."""
     counts = ", ".join(f"{number} {state}" for state, number in count_states(result.records).items() if number)
     title = f"{result.study}: {len(result.records)} trials ({counts or 'none'}) in {duration(result.wall_seconds)}"
-    console.print(Panel(Group(*_closing_parts(result)), title=Text(title), title_align="left"))
+    console.print(Panel(Group(*_closing_parts(result, console)), title=Text(title), title_align="left"))
     for purpose, command in next_commands(result):
         console.print(Text(f"{purpose}:", style="bold"), Text(command), soft_wrap=True)
 
@@ -78,17 +79,11 @@ def _lines(result: StudyResult) -> list[str]:
     return [escaped(line.strip()) for text in _verdict(result) for line in text.plain.strip().split("\n")]
 
 
-def _closing_parts(result: StudyResult) -> Iterable[Table | Text]:
-    table = Table(box=None, header_style="bold", expand=True)
-    for name in ("rank", "trial", "state", "valid MRR", "epochs", "time"):
-        table.add_column(name, justify="left" if name == "state" else "right", no_wrap=True)
-    table.add_column("settings", no_wrap=True, overflow="ellipsis", ratio=1)
+def _closing_parts(result: StudyResult, console: Console) -> Iterable[Table | Text]:
     placed = [(rank, record) for rank, record in with_ranks(result.records) if rank is not None]
-    for rank, record in placed[:_SHOWN]:
-        row = [str(rank), str(record.number), str(record.state), f"{record.best_mrr:.4f}", str(record.epochs)]
-        table.add_row(*row, duration(record.seconds), Text(settings_text(record.params)), style="bold" if rank == 1 else None)
     if placed:
-        yield table
+        names = differing([record.params for record in result.records], result.importance)
+        yield from _leaderboard(placed[:_SHOWN], names, console)
     if len(placed) > _SHOWN:
         yield Text(f"and {len(placed) - _SHOWN} more in leaderboard.md", style="dim")
     lost = [record for record in result.records if not record.state.usable]
@@ -101,6 +96,27 @@ def _closing_parts(result: StudyResult) -> Iterable[Table | Text]:
         epochs = statistics.mean(record.epochs for record in pruned)
         yield Text(f"{plural(len(pruned), 'trial')} stopped early, after {epochs:.1f} epochs on average: others were ahead")
     yield from _verdict(result)
+
+
+def _leaderboard(
+    placed: Sequence[tuple[int, TrialRecord]], names: Mapping[str, str], console: Console
+) -> Iterable[Table | Text]:
+    """The best trials with as many of the settings `names` as the terminal has room for, and the names of the others."""
+
+    def build(count: int) -> Table:
+        table = Table(box=None, header_style="bold", pad_edge=False)
+        for name in ("rank", "trial", "state", "valid MRR", "epochs", "time", *list(names.values())[:count]):
+            table.add_column(name, justify="left" if name == "state" else "right", no_wrap=True)
+        for rank, record in placed:
+            row = [str(rank), str(record.number), str(record.state), f"{record.best_mrr:.4f}", str(record.epochs)]
+            params = [Text(setting(record.params.get(name))) for name in list(names)[:count]]
+            table.add_row(*row, duration(record.seconds), *params, style="bold" if rank == 1 else None)
+        return table
+
+    table, count = fitting(build, len(names), console, console.width - _FRAME)
+    yield table
+    if rest := list(names.values())[count:]:
+        yield Text(f"leaderboard.md also has {', '.join(rest)}", style="dim")
 
 
 def _verdict(result: StudyResult) -> Iterable[Text]:

@@ -158,7 +158,7 @@ def _run(
     ledger, resources = callback.ledger, plan.resources
     folder, total = ledger.folders.path, len(ledger.records) + missing
     needs = _needs(plan)
-    live = LiveTable(console, ledger, total, needs)
+    live = LiveTable(console, ledger, total, needs, finals=isinstance(searcher, NamedRuns))
     tuner = ray_tune.Tuner(
         trainable(spec, resources.trial_bundle),
         tune_config=ray_tune.TuneConfig(

@@ -16,6 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from tune.durations import duration
+from tune.report.formatting import differing, fitting, setting
 from tune.runs.ledger import Ledger
 from tune.study.history import DriverOnly
 from tune.study.outcome import name_of
@@ -36,15 +37,16 @@ class LiveTable(DriverOnly, ray_tune.Callback):
         ledger: knows the trials and when the time is over.
         total: trials of the run.
         bundle: resources that a trial reserves.
+        finals: these are the runs of finalising.
         free: resources of the cluster that nothing holds; None: asks Ray.
         clock: seconds since 1970.
     """
 
     def __init__(
         self, console: Console, ledger: Ledger, total: int, bundle: Mapping[str, float],
-        free: Callable[[], Mapping[str, float]] | None = None, clock: Callable[[], float] = time.time,
+        free: Callable[[], Mapping[str, float]] | None = None, clock: Callable[[], float] = time.time, *, finals: bool = False,
     ) -> None:
-        self.ledger, self.total, self.bundle = ledger, total, dict(bundle)
+        self.console, self.ledger, self.total, self.bundle, self.finals = console, ledger, total, dict(bundle), finals
         self._free, self._clock = free or ray.available_resources, clock
         self._live = Live(console=console, auto_refresh=False, transient=True) if console.is_terminal else None
         self._drawn, self._began = 0.0, clock()
@@ -71,28 +73,36 @@ class LiveTable(DriverOnly, ray_tune.Callback):
         now = self._clock()
         active = [trial for trial in trials if trial.status in ("RUNNING", "PENDING", "PAUSED")]
         running = [trial for trial in active if trial.status == "RUNNING"]
+        names = list(differing([trial.params for trial in self.ledger.history.trials.values()]).items())
+        most = 0 if self.finals else len(names)
+        table, _ = fitting(lambda count: self._table(active, dict(names[:count])), most, self.console, self.console.width)
+        why = self._why_waiting(active, running, now)
+        return Group(Text(self._head(now), style="bold"), table, *([Text(why, style="yellow")] if why else []))
+
+    def _table(self, active: Sequence[Any], names: Mapping[str, str]) -> Table:
+        """Trials that have not ended, each with its settings `names`."""
         table = Table(box=None, header_style="bold", pad_edge=False)
-        for column in ("trial", "", "epoch", "best MRR", "time"):
-            table.add_column(column, justify="left" if column in ("trial", "") else "right", no_wrap=True)
+        for column in ("run" if self.finals else "trial", "", "epoch", "best MRR", "time", *names.values()):
+            table.add_column(column, justify="left" if column in ("run", "trial", "") else "right", no_wrap=True)
         for trial in active[:_SHOWN]:
             known = self.ledger.history.trials[name_of(trial)]
             best = f"{known.value:.4f}" if known.value is not None else ""
-            table.add_row(known.name, trial.status.lower(), str(known.last_epoch), best, duration(known.seconds))
+            epoch = f"{known.last_epoch}/{self.ledger.max_epochs}"
+            params = [Text(setting(known.params.get(name))) for name in names]
+            table.add_row(known.name, trial.status.lower(), epoch, best, duration(known.seconds), *params)
         if len(active) > _SHOWN:
-            table.add_row(f"and {len(active) - _SHOWN} more", "", "", "", "")
-        why = self._why_waiting(active, running, now)
-        return Group(Text(self._head(now), style="bold"), table, *([Text(why, style="yellow")] if why else []))
+            table.add_row(f"and {len(active) - _SHOWN} more")
+        return table
 
     def _head(self, now: float) -> str:
         ended = self.ledger.records
         best = max((record.best_mrr for record in ended if record.best_mrr is not None), default=None)
         parts = [f"{len(ended)} of {self.total} trials ended", f"{duration(now - self._began)} so far"]
-        if best is not None:
+        if self.finals:
+            parts[0] = f"finalising: run {min(len(ended) + 1, self.total)} of {self.total}"
+        elif best is not None:
             parts.insert(1, f"best MRR {best:.4f}")
-        of_session = sum((record.ended or 0.0) >= self._began for record in ended)
-        at_this_pace = (now - self._began) / of_session * (self.total - len(ended)) if of_session else None
-        left = [seconds for seconds in (self.ledger.deadline.seconds_left, at_this_pace) if seconds is not None]
-        return ", ".join([*parts, f"about {duration(max(0.0, min(left)))} left" if left else "time left not known yet"])
+        return ", ".join([*parts, time_left(self.ledger, self.total, self._began, now, self.finals)])
 
     def _why_waiting(self, active: Sequence[Any], running: Sequence[Any], now: float) -> str:
         """Why a trial waits, once it has waited for some seconds; empty where none does."""
@@ -110,6 +120,25 @@ class LiveTable(DriverOnly, ray_tune.Callback):
         return f"{late[0]} waits for its process to start"
 
 
+def time_left(ledger: Ledger, total: int, began: float, now: float, finals: bool = False) -> str:
+    """`about 4m00s left`: until the budget is over, or at the pace so far where that is sooner.
+
+    Args:
+        ledger: of the trials.
+        total: trials of the run.
+        began: when this session began, seconds since 1970.
+        now: seconds since 1970.
+        finals: the trials all run to their own end, so that the epochs of those that run count as a part of one.
+    """
+    ended = ledger.records
+    begun = [trial for trial in ledger.history.trials.values() if trial.end is None] if finals else []
+    part = sum(min(1.0, trial.last_epoch / ledger.max_epochs) for trial in begun)
+    done = sum((record.ended or 0.0) >= began for record in ended) + part
+    at_this_pace = (now - began) / done * (total - len(ended) - part) if done else None
+    left = [seconds for seconds in (ledger.deadline.seconds_left, at_this_pace) if seconds is not None]
+    return f"about {duration(max(0.0, min(left)))} left" if left else "time left not known yet"
+
+
 class TrialLines(DriverOnly, ray_tune.Callback):
     """One line on the terminal for each trial that ends; also readable in a log file.
 
@@ -118,11 +147,15 @@ class TrialLines(DriverOnly, ray_tune.Callback):
         ledger: knows how each trial ended; must come before this callback.
         total: trials of the run.
         gpus: GPUs that a trial and its workers take together; with any, a line at its start says so.
+        clock: seconds since 1970.
     """
 
-    def __init__(self, console: Console, ledger: Ledger, total: int, gpus: float = 0.0) -> None:
+    def __init__(
+        self, console: Console, ledger: Ledger, total: int, gpus: float = 0.0, clock: Callable[[], float] = time.time
+    ) -> None:
         self.console, self.ledger, self.total, self.gpus = console, ledger, total, gpus
         self._shown: set[str] = set()
+        self._clock, self._began = clock, clock()
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Print what a trial trains on, where that is a GPU."""
@@ -156,4 +189,5 @@ class TrialLines(DriverOnly, ray_tune.Callback):
         why = f" ({record.reason})" if not record.state.usable else ""
         done = f"{len(self._shown)} of {self.total}"
         spent = f"{record.epochs} epoch{'s' if record.epochs != 1 else ''}, {record.seconds:.0f} s"
-        return f"  {done}: {name} {record.state} after {spent}: {score}{ahead}{escape(why)}"
+        left = "" if len(self._shown) == self.total else f"; {time_left(self.ledger, self.total, self._began, self._clock())}"
+        return f"  {done}: {name} {record.state} after {spent}: {score}{ahead}{escape(why)}{left}"

@@ -229,14 +229,40 @@ def test_plots(given: tuple[TrialRecord, ...], tmp_path: Path) -> None:
 
 
 def test_picture_of_the_terminal_fetches_nothing(tmp_path):
-    console = Console(record=True, file=io.StringIO(), width=80)
-    console.print("validation MRR [bold]0.4643[/]")
-    picture = save_picture(console, tmp_path / "terminal.svg", "python tune/search.py").read_text(encoding="utf-8")
+    def show(console: Console) -> None:
+        console.print("validation MRR [bold]0.4643[/]")
+
+    picture = save_picture(show, 80, tmp_path / "terminal.svg", "python tune/search.py").read_text(encoding="utf-8")
     assert "0.4643" in picture
     assert "python" in picture
     assert "@font-face" not in picture
     assert "url(http" not in picture
-    assert "0.4643" in console.export_text()  # the record is kept
+
+
+def test_the_leaderboard_has_what_tells_trials_apart_and_no_name_is_cut(result: StudyResult) -> None:
+    """Ten settings with long names: as many as there is room for, the important ones first, the learning rate always."""
+    names = [f"model.a_long_name_of_a_setting_{number}" for number in range(10)]
+    records = tuple(
+        replace(RECORDS[0], number=number, trial_id=f"t{number}", best_mrr=0.4 + number / 100, params={
+            "train.lr": 0.001 * (number + 1), "model.same": 7, "model.lr_decay": 0.5 + number / 10,
+            **dict.fromkeys(names, number),
+        })
+        for number in range(3)
+    )
+    study = replace(result, records=records, importance={names[4]: 0.5, "model.lr_decay": 0.3, "train.lr": 0.01})
+    for width in (80, 120):
+        lines = closing(study, width).splitlines()
+        head = next(line for line in lines if "rank" in line)
+        assert "…" not in "".join(lines[: lines.index(head) + 5])
+        assert head.split()[:9] == ["│", "rank", "trial", "state", "valid", "MRR", "epochs", "time", "lr"]
+        assert "same" not in head and ("a_long_name_of_a_setting_4" in head) is (width == 120)
+    rest = "leaderboard.md also has a_long_name_of_a_setting_4, lr_decay, a_long_name_of_a_setting_0"
+    assert rest in one_line(closing(study, 80))
+
+
+def one_line(text: str) -> str:
+    """Without the panel's frame and line breaks."""
+    return " ".join(text.replace("│", " ").split())
 
 
 def audited(result: StudyResult, *, valid: float, test: float | None = None) -> StudyResult:

@@ -63,10 +63,10 @@ def test_what_is_markup_in_data_stays_text(result: StudyResult, toy: LinkData, t
     hostile = replace(
         result, study=SCRIPT, data=SCRIPT, command=SCRIPT, records=records, settings={SCRIPT: SCRIPT}, audit=audited(SCRIPT),
         checkpoint=checkpoint(tmp_path / "best", data, decision="relation"), without={SCRIPT: 0.3, '"$\\x$ \udc80': 0.2},
-        example=(SCRIPT, '"><img src=x>'), tracking_uri=f"http://{SCRIPT}", data_fingerprint=SCRIPT,
+        example=(SCRIPT, '"><img src=x>'), tracking_uri=f"http://{SCRIPT}", data_fingerprint=SCRIPT, importance={SCRIPT: 1.0},
     )
     rows = (Row(SCRIPT, SCRIPT, SCRIPT, SCRIPT, SCRIPT, True, True), Row(SCRIPT, "int", SCRIPT, SCRIPT, "", True, False))
-    page = drawn(hostile, space=rows, importance={SCRIPT: 1.0}, relation_counts={SCRIPT: 7})
+    page = drawn(hostile, space=rows, relation_counts={SCRIPT: 7})
     assert sound(page)
     assert SCRIPT not in page.source
     assert "<img" not in page.source
@@ -122,7 +122,7 @@ def test_what_was_searched_on_what(result: StudyResult) -> None:
     assert page.text.index("Problem:") < page.text.index("Warning:") < page.text.index("the splits")
     for word in (torch.__version__, optuna.__version__, "20m00s", "1970-01-01 00:16:40 UTC"):
         assert word in page.text
-    bare = drawn(replace(result, audit=None, settings={}), space=(), importance={})
+    bare = drawn(replace(result, audit=None, settings={}, importance={}), space=())
     assert sound(bare)
     assert "The data was not audited" in bare.text
     assert "No importances" in bare.text
@@ -135,7 +135,8 @@ def test_the_history_and_the_leaderboard(result: StudyResult) -> None:
     assert "6 trials: 2 completed , 1 pruned , 1 stopped , 1 failed , 1 diverged ." in page.text
     table = page.tables["leaderboard"]
     assert table[0][:4] == ["rank", "trial", "state", "validation MRR"]
-    assert table[0][-3:] == ["model.decision", "train.lr", "reason"]
+    assert table[0][-2:] == ["lr", "reason"]
+    assert "The same in all trials: model.decision=relation" in page.text
     assert [row[:4] for row in table[1:]] == [
         ["1", "3", "completed", "0.5200"], ["2", "0", "completed", "0.4100"], ["3", "1", "pruned", "0.1200"],
         ["", "5", "stopped", "–"], ["", "2", "failed", "0.9000"], ["", "4", "diverged", "–"],

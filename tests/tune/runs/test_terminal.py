@@ -68,6 +68,46 @@ def test_it_says_what_runs_what_is_best_and_what_time_is_left(tmp_path: Path) ->
     assert "trial-001" not in text
 
 
+def test_a_running_trial_shows_its_epoch_of_how_many_and_what_sets_it_apart(tmp_path: Path) -> None:
+    history = History()
+    for number in range(3):
+        params = {"train.lr": 0.001 * (number + 1), "model.contrastive_weight": 0.1 * (number + 1), "train.loss": "ce"}
+        history.ask(f"trial-{number:03d}", params)
+    history.report("trial-001", {"epoch": 3, "best_mrr": 0.25, "time_total_s": 75.0})
+    ledger = Ledger(tmp_path, history, 30, TrialFolders(tmp_path))
+    for width, columns in ((110, ["lr", "contrastive_weight"]), (55, ["lr"]), (45, [])):
+        table = LiveTable(Console(file=io.StringIO(), width=width), ledger, 3, {}, dict)
+        _, head, line, *_ = shown(table, [trial("trial-001", "RUNNING")]).splitlines()
+        assert head.split() == ["trial", "epoch", "best", "MRR", "time", *columns]
+        assert line.split() == ["trial-001", "running", "3/30", "0.2500", "1m15s", *["0.002", "0.2"][: len(columns)]]
+
+
+def test_finalising_shows_which_run_it_is_at_and_the_time_left(tmp_path: Path) -> None:
+    clock = Clock()
+    history = History()
+    for number, name in enumerate(("t-seed-0", "t-seed-1", "t-without-text")):
+        history.ask(name, {"run": name}, number=number)
+    ledger = Ledger(tmp_path, history, 10, TrialFolders(tmp_path))
+    table = LiveTable(Console(file=io.StringIO()), ledger, 3, {}, dict, clock, finals=True)
+    lines = TrialLines(Console(file=io.StringIO()), ledger, 3, clock=clock)
+    running = [trial("t-seed-0", "RUNNING")]
+    assert "finalising: run 1 of 3, 0s so far, time left not known yet" in shown(table, running)
+    history.report("t-seed-0", {"epoch": 5, "best_mrr": 0.25, "time_total_s": 20.0})
+    clock.now += 20
+    assert "finalising: run 1 of 3, 20s so far, about 1m40s left" in shown(table, running)  # 2.5 runs of 40 seconds
+    history.tell("t-seed-0", {"epoch": 10, "best_mrr": 0.3, "time_total_s": 40.0})
+    clock.now += 20
+    ledger.add(TrialRecord(0, "t-seed-0", TrialState.COMPLETED, {"run": "t-seed-0"}, 0.3, 1, 10, 40.0, ended=clock.now))
+    assert "finalising: run 2 of 3, 40s so far, about 1m20s left" in shown(table, [trial("t-seed-1", "RUNNING")])
+    lines.on_trial_complete(1, [], running[0])
+    assert "1 of 3: t-seed-0 completed after 10 epochs, 40 s: MRR 0.3000 in epoch 1; about 1m20s left" in written(lines.console)
+
+
+def written(console: Console) -> str:
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue()
+
+
 def test_the_budget_counts_where_it_is_nearer(tmp_path: Path) -> None:
     clock = Clock()
     ledger = ledger_of(tmp_path, deadline=Deadline(90.0, clock=clock))
