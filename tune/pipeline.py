@@ -199,7 +199,10 @@ def report(
     write_summary(result)
     write_audit(audit, folder)
     write_report(result)
-    write_html(result, space=plan.space.describe(), relation_counts=plan.task.training_counts(plan.data))
+    write_html(
+        result, space=plan.space.describe(), relation_counts=plan.task.training_counts(plan.data),
+        examples=plan.task.examples(final.checkpoint, plan.base, plan.data) if final is not None else None,
+    )
     if final is not None and (card := plan.task.card(final.checkpoint)) is not None:
         atomic_write_text(folder / CARD_FILE, card)
     for file in (folder / name for name in ARTIFACTS):

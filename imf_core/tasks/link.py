@@ -27,7 +27,17 @@ from imf_core.predict import Predictor
 from imf_core.prepare.link_data import GraphSource, LinkData, load_prepared, save_prepared
 from imf_core.prepare.shared_form import arrays_digest
 from imf_core.runtime import WHOLE, MemoryBudget, Shard
-from imf_core.tasks.protocols import Column, Control, Inspection, Refined, TestResult, refuse_problems, with_baseline
+from imf_core.tasks.examples import examples, ranks
+from imf_core.tasks.protocols import (
+    Column,
+    Control,
+    Examples,
+    Inspection,
+    Refined,
+    TestResult,
+    refuse_problems,
+    with_baseline,
+)
 from imf_core.tasks.task import OnEpoch, Task
 from imf_core.train.batches import TrainingQueries
 from imf_core.train.estimate import MemoryEstimate, estimate_of
@@ -45,6 +55,10 @@ class LinkTask(Task[Config, LinkData, Imf]):
     config = Config
     test_metrics = ("mrr", "hits_at_1", "hits_at_3", "hits_at_10", "mean_rank", "mrr_cold", "mrr_warm")
     baseline_name = "one-step rules"
+    split_note = (
+        "Validation ranks are filtered by train and validation only, so that true test answers compete there; test ranks are "
+        "filtered by all three. Settings, epoch and decision weights were chosen on validation, nothing on test."
+    )
     presets = PRESETS
     has_latency = True
     questions = (
@@ -141,6 +155,10 @@ class LinkTask(Task[Config, LinkData, Imf]):
         note = f"decision weights {_DECISIONS[kept]}: held-back validation MRR {mrr[kept]:.4f} ({others})"
         return Refined(float(mrr[kept]), note)
 
+    def validation_ranks(self, checkpoint: Path, config: Config, data: LinkData) -> np.ndarray | None:
+        model = load_checkpoint(checkpoint).model
+        return ranks(model, data.graph, MemoryBudget.of(config.train.memory_budget_mb))
+
     def test(self, checkpoints: Mapping[int, Path], config: Config, data: LinkData, ranks_file: Path) -> TestResult:
         """Open the test split: each seed's checkpoint under its own and other decisions, and the seeds together."""
         graph = data.graph
@@ -188,6 +206,10 @@ class LinkTask(Task[Config, LinkData, Imf]):
     def ask_command(self, checkpoint: Path, example: tuple[str, ...]) -> list[str]:
         head, relation = example or ("NAME", "RELATION")
         return ["imf", "predict", str(checkpoint), "--head", head, "--relation", relation]
+
+    def examples(self, checkpoint: Path, config: Config, data: LinkData) -> Examples | None:
+        model = load_checkpoint(checkpoint).model
+        return examples(model, data.graph, config.data, MemoryBudget.of(config.train.memory_budget_mb))
 
     def inspect(self, checkpoint: Path) -> Inspection:
         """Slices of both splits, and the decision weights of each relation."""

@@ -131,6 +131,64 @@ class Inspection:
 
 
 @dataclass(frozen=True)
+class Entity:
+    """An entity as a report shows it; text and picture (a data URI) are empty where it has none."""
+
+    name: str
+    text: str = ""
+    picture: str = ""
+
+
+@dataclass(frozen=True)
+class Answered:
+    """A question of validation, and how the model answered it.
+
+    Args:
+        given: the entity that the question names.
+        relation: name of the relation.
+        asks_tail: whether the tail is asked for; else the head.
+        answer: the right one.
+        rank: of the right answer, 1 is best.
+        proposed: what the model ranks highest, the best first; empty where that is the right answer.
+    """
+
+    given: Entity
+    relation: str
+    asks_tail: bool
+    answer: Entity
+    rank: float
+    proposed: tuple[Entity, ...] = ()
+
+
+@dataclass(frozen=True)
+class RelationScore:
+    """Metrics of a relation on validation, over `count` ranks."""
+
+    name: str
+    count: int
+    mrr: float
+    hits_at_10: float
+
+
+@dataclass(frozen=True)
+class Examples:
+    """How the finished model answers validation.
+
+    Args:
+        relations: the most frequent first.
+        right, wrong: answers drawn at random, spread over the relations.
+        ranked: number of validation triples that were ranked for it.
+        triples: number of validation triples.
+    """
+
+    relations: tuple[RelationScore, ...]
+    right: tuple[Answered, ...]
+    wrong: tuple[Answered, ...]
+    ranked: int
+    triples: int
+
+
+@dataclass(frozen=True)
 class Column:
     """A column of the questions or answers of a registered model; `kind` is `string`, `long`, `double` or `boolean`."""
 

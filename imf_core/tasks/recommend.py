@@ -34,6 +34,10 @@ class RecommendTask(Task[RecommendConfig, RecommendData, Recommender]):
     config = RecommendConfig
     test_metrics = ("mrr", "precision_at_10", "recall_at_10", "hit_ratio_at_10", "ndcg_at_10")
     baseline_name = "what most users have"
+    split_note = (
+        "Validation ranks hide the items of training, test ranks those of training and validation. Settings and epoch were "
+        "chosen on validation, nothing on test."
+    )
     questions = (Column("user", "string"),)
     answers = (
         Column("user", "string"), Column("rank", "long"), Column("item", "string"), Column("score", "double"),

@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
+import numpy as np
 import torch
 
 from imf_core.checkpoint.checkpoint import read_description
@@ -22,7 +23,7 @@ from imf_core.data.audit.baseline import BaselineMetrics
 from imf_core.data.audit.report import Audit, Baseline
 from imf_core.files.atomic import atomic_folder
 from imf_core.runtime import WHOLE, Shard
-from imf_core.tasks.protocols import Column, Control, Inspection, Refined, StudyData, TestResult
+from imf_core.tasks.protocols import Column, Control, Examples, Inspection, Refined, StudyData, TestResult
 from imf_core.tasks.registry import DEFAULT_TASK
 from imf_core.train.estimate import MemoryEstimate
 from imf_core.train.loop import FitResult, Saving
@@ -50,6 +51,7 @@ class Task(ABC, Generic[ConfigT, DataT, ModelT]):
         config: class of its settings.
         test_metrics: the metrics of its reports, MRR first.
         baseline_name: what the baseline without training goes by.
+        split_note: why a figure of validation and one of test differ, beyond chance, in a sentence.
         presets: built-in settings by name.
         has_latency: whether `latency_ms` can be weighed by a search.
         questions, answers: columns of a registered model's input and output.
@@ -59,6 +61,7 @@ class Task(ABC, Generic[ConfigT, DataT, ModelT]):
     config: type[ConfigT]
     test_metrics: tuple[str, ...]
     baseline_name: str
+    split_note: str = ""
     presets: Mapping[str, Callable[[], ConfigT]] = {}
     has_latency = False
     questions: tuple[Column, ...] = ()
@@ -159,6 +162,12 @@ class Task(ABC, Generic[ConfigT, DataT, ModelT]):
         """Improve a final run on validation without training; what an earlier session did stays as it is."""
         return Refined(best_mrr)
 
+    def validation_ranks(self, checkpoint: Path, config: ConfigT, data: DataT) -> np.ndarray | None:
+        """Ranks of validation queries, for paired comparisons: (2T,), of the same T triples for every checkpoint, in both
+        directions one after the other; None where the task has none.
+        """
+        return None
+
     @abstractmethod
     def test(self, checkpoints: Mapping[int, Path], config: ConfigT, data: DataT, ranks_file: Path) -> TestResult:
         """Open the test split: metrics of each seed's checkpoint, and without training.
@@ -221,6 +230,10 @@ class Task(ABC, Generic[ConfigT, DataT, ModelT]):
     def inspect(self, checkpoint: Path) -> Inspection:
         """Slices and decision weights of a checkpoint, for the report."""
         return Inspection(f"a model of the task {self.name} has neither slices by relation nor branches to weigh")
+
+    def examples(self, checkpoint: Path, config: ConfigT, data: DataT) -> Examples | None:
+        """Metrics by relation and single answers on validation, for the report; None where the task has none."""
+        return None
 
     def card(self, checkpoint: Path) -> str | None:
         """The model card of a checkpoint; None where the task has none."""

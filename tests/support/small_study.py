@@ -26,7 +26,7 @@ from tune.space.space import Row
 from tune.study.outcome import TrialState
 from tune.study.records import TrialRecord
 
-SECTIONS = ["searched", "winner", "importance", "history", "slices", "failures", "commands"]
+SECTIONS = ["winner", "answers", "importance", "history", "searched", "slices", "failures", "commands"]
 VOID = {"meta", "br", "img", "input", "link", "hr"}
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import re
 import sqlite3
 from pathlib import Path
 
@@ -70,6 +71,26 @@ def test_the_page_tells_of_space_slices_and_weights(searched: Searched) -> None:
         assert f'<table id="{name}">' in page
     metrics = json.loads((searched.folder / "best" / "config.json").read_text())["metrics"]
     assert metrics["test"]["slices"].keys() == metrics["validation"]["slices"].keys()
+
+
+def test_the_page_judges_the_parts_with_intervals(searched: Searched) -> None:
+    """Of this study's parts the intervals come from paired ranks: the journal has them."""
+    page = (searched.folder / "report.html").read_text(encoding="utf-8")
+    events = [json.loads(line) for line in (searched.folder / "journal.jsonl").read_text(encoding="utf-8").splitlines()]
+    (final,) = [event for event in events if event["event"] == "final"]
+    assert set(final["margins"]) == {"structure alone", *final["without"]}
+    judged = re.findall(r'<li class="(good|bad|open)"><strong>([^<]*):</strong> ([^<]*)</li>', page)
+    assert len(judged) >= 3
+    assert sum(bool(re.search(r"[+-][\d.]+ points \[-?[\d.]+, -?[\d.]+\]", text)) for _, _, text in judged) >= 2
+    assert {"relations", "leaderboard"} <= set(re.findall(r'<table id="([^"]*)"', page))
+    assert page.count('<div class="entity">') >= 20
+
+
+def test_the_picture_of_the_terminal_holds_the_end_alone(searched: Searched) -> None:
+    picture = (searched.folder / "terminal.svg").read_text(encoding="utf-8")
+    assert "best&#160;so&#160;far" in searched.stdout.replace(" ", "&#160;")
+    assert "winner:" in picture and "best&#160;so&#160;far" not in picture
+    assert len(picture) < 150_000
 
 
 def test_closing_table_names_winner_worth_and_next_commands(searched: Searched) -> None:

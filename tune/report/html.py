@@ -16,7 +16,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 import imf_core
 from imf_core.files.atomic import atomic_write_text
-from imf_core.tasks.protocols import Inspection
+from imf_core.tasks.protocols import Examples, Inspection
 from tune.durations import duration
 from tune.report.files import machine
 from tune.report.formatting import (
@@ -32,11 +32,13 @@ from tune.report.formatting import (
     setting,
     settings_text,
 )
+from tune.report.judgement import NOTE, judgements
+from tune.report.parameters import panels, parallel
 from tune.report.result import StudyResult, with_ranks
 from tune.report.svg import curves, history
 from tune.report.tables import Column, Share, Table, codes, numbers
 from tune.report.verdict import next_commands
-from tune.report.winner import comparison, decisions_table, look_inside, settings_table, test_table
+from tune.report.winner import comparison, decisions_table, look_inside, relations_table, settings_table, test_table
 from tune.space.objectives import COSTS
 from tune.space.space import Row
 from tune.study.outcome import TrialState
@@ -56,6 +58,7 @@ def write_html(
     result: StudyResult,
     *,
     space: Sequence[Row] = (),
+    examples: Examples | None = None,
     relation_counts: Mapping[str, int] | None = None,
 ) -> Path:
     """Write `report.html` into the study's folder. Identical results give identical files.
@@ -63,18 +66,22 @@ def write_html(
     Args:
         result: results of the study.
         space: all parameters that can be searched, see `SearchSpace.describe`; empty if unknown.
+        examples: how the winner answers validation; None if the task has none, or without a winner.
         relation_counts: number of training triples by relation, to list the most frequent relations first.
     """
     page = Environment(
         loader=FileSystemLoader(_TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    ).get_template(HTML_FILE).render(_content(result, space, relation_counts or {}))
+    ).get_template(HTML_FILE).render(_content(result, space, examples, relation_counts or {}))
     return atomic_write_text(result.folder / HTML_FILE, printable(page))
 
 
-def _content(result: StudyResult, space: Sequence[Row], relation_counts: Mapping[str, int]) -> dict[str, Any]:
+def _content(
+    result: StudyResult, space: Sequence[Row], examples: Examples | None, relation_counts: Mapping[str, int]
+) -> dict[str, Any]:
     """The variables of the template."""
     records, retrained = result.records, result.winner_validation()
     comparison_table, comparison_plot = comparison(result) or (None, "")
+    names = differing([record.params for record in records], result.importance)
     return {
         "result": result, "cards": _cards(result), "time": _times(result), "machine": _machine(),
         "space": _space_table(space), "unsearched": _unsearched_table(space), "audit": result.audit,
@@ -82,7 +89,11 @@ def _content(result: StudyResult, space: Sequence[Row], relation_counts: Mapping
         "winner": result.winner, "winner_settings": settings_table(result), "test": test_table(result),
         "decisions": decisions_table(result), "retrained": plus_minus(retrained) if retrained["mean"] is not None else "",
         "comparison": comparison_table, "comparison_plot": comparison_plot, "importance": _importance_table(result.importance),
+        "judgements": judgements(result), "judgement_note": NOTE,
+        "split_note": result.kind.split_note if result.test()["mrr"]["mean"] is not None else "",
+        "examples": examples, "relations": relations_table(examples),
         "plots": {
+            "parallel": parallel(records, names), "panels": panels(records, names),
             "time": history(records, timed=True) if all(record.ended is not None for record in records) else "",
             "trials": history(records, timed=False), "curves": curves(records),
         },

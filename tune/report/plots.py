@@ -59,20 +59,47 @@ def save_picture(show: Callable[[Console], None], width: int, path: Path, title:
 
 
 def draw_history(axes: Axes, records: Sequence[TrialRecord], timed: bool = True) -> None:
-    """Draw the best validation MRR of each trial and the best so far, over minutes (if they are known) or over trials."""
+    """Draw the best validation MRR of each trial and the best so far, over time (if it is known) or over trials.
+
+    A trial without a value is a cross on the lower edge: at 0 it would squeeze all others.
+    """
     timed = timed and all(record.ended is not None for record in records)
     begin = min((record.started or record.ended or 0.0 for record in records), default=0.0)
-    points = sorted(((record.ended or 0.0) - begin) / 60 if timed else record.number for record in records)
+    unit, seconds = time_unit(max((record.ended or 0.0 for record in records), default=0.0) - begin)
+    points = sorted(((record.ended or 0.0) - begin) / seconds if timed else record.number for record in records)
     order = sorted(records, key=lambda record: ((record.ended or 0.0) if timed else record.number, record.number))
     best, line = -math.inf, []
+    edge = axes.get_xaxis_transform()  # x in data, y from 0 (bottom) to 1 (top)
     for at, record in zip(points, order):
         value, usable = record.best_mrr, record.state.usable
         best = max(best, value if usable and value is not None else -math.inf)
         line.append(best if math.isfinite(best) else math.nan)
-        marker = "o" if usable and value is not None else "x"
-        axes.plot([at], [value or 0.0], marker, color=COLOURS[record.state], label=str(record.state))
+        colour, name = COLOURS[record.state], str(record.state)
+        if value is None:
+            axes.plot([at], [0.02], "x", color=colour, label=f"{name}, no value", transform=edge)
+        else:
+            axes.plot([at], [value], "o" if usable else "x", color=colour, label=name)
     axes.step(points, line, where="post", color=BEST, label="best so far", zorder=0)
-    axes.set(xlabel="minutes" if timed else "trial", ylabel="best validation MRR", title="Search history")
+    if math.isfinite(best):
+        axes.annotate(f"{best:.4f}", (points[-1], best), (0, 4), textcoords="offset points", ha="right", color=BEST)
+    axes.set(xlabel=unit if timed else "trial", ylabel="best validation MRR", title="Search history")
+    axes.margins(y=0.1)
+    if timed and points:
+        axes.set_xlim(0, 1.03 * points[-1] or 1.0)
+    ticks(axes, whole=not timed)
+
+
+def time_unit(seconds: float) -> tuple[str, float]:
+    """The unit in which a time axis of this length has handy numbers, and its seconds."""
+    units = (("days", 86400.0), ("hours", 3600.0), ("minutes", 60.0))
+    return next(((name, length) for name, length in units if seconds >= 2 * length), ("seconds", 1.0))
+
+
+def ticks(axes: Axes, *, whole: bool) -> None:
+    """Ticks of the x axis at round numbers; at whole ones only if it counts trials or epochs."""
+    from matplotlib.ticker import MaxNLocator
+
+    axes.xaxis.set_major_locator(MaxNLocator(nbins="auto", steps=[1, 2, 5, 10], integer=whole))
 
 
 def draw_curves(axes: Axes, records: Sequence[TrialRecord]) -> None:
@@ -89,6 +116,7 @@ def draw_curves(axes: Axes, records: Sequence[TrialRecord]) -> None:
     if best and best.curve:
         axes.plot(*zip(*best.curve), "-o", color=BEST, linewidth=2, markersize=3, label=f"winner (trial {best.number})")
     axes.set(xlabel="epoch", ylabel="validation MRR", title="Learning curves")
+    ticks(axes, whole=True)
 
 
 def finish(axes: Axes) -> None:

@@ -48,6 +48,8 @@ class StudyResult:
         control: name of the control of `structure_only_mrr`.
         test_decisions: test metrics of each seed under other decision weights, by the name of the decision.
         test_pooled: test metrics of the ensemble of all seeds; None for a single seed.
+        margins: by how much the 95 % interval of the winner's lead over the control, and over the run without a modality,
+            reaches below and above it, in MRR; by the name of either. Without ranks of a task it has none.
         importance: share of each searched setting, 0..1, the largest first (`tune.study.sampler.importances`).
     """
 
@@ -74,6 +76,7 @@ class StudyResult:
     control: str = "structure alone"
     test_decisions: Mapping[str, Sequence[Mapping[str, float]]] = field(default_factory=dict)
     test_pooled: Mapping[str, float] | None = None
+    margins: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     importance: Mapping[str, float] = field(default_factory=dict)
 
     @property

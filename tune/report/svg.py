@@ -21,10 +21,11 @@ from tune.study.records import TrialRecord
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
-_INK, _GROUND, _REST = "#010203", "#fdfefd", "#7a8190"  # unique, so that they can be replaced in the SVG text
+_INK, _GROUND, REST = "#010203", "#fdfefd", "#7a8190"  # unique, so that they can be replaced in the SVG text
 _PAINT = {colour: f"var(--{state})" for state, colour in COLOURS.items()} | {
-    BEST: "var(--best)", _INK: "var(--ink)", _GROUND: "var(--ground)", _REST: "var(--rest)",
+    BEST: "var(--best)", _INK: "var(--ink)", _GROUND: "var(--ground)", REST: "var(--rest)",
 }
 _WIDTH = 6.4  # inches; narrow enough that 10 pt text is readable on a phone
 _LETTERS = 36  # maximum length of a bar's name; the table beside it has the full names
@@ -61,7 +62,8 @@ def history(records: Sequence[TrialRecord], *, timed: bool) -> str:
 
     def draw(axes: Axes) -> None:
         draw_history(axes, records, timed)
-        _finish(axes, whole=not timed)
+        axes.set_title("")  # the page has one
+        finish(axes)
 
     return as_svg(f"history-{over}", f"best validation MRR so far, over {over}", draw)
 
@@ -71,7 +73,8 @@ def curves(records: Sequence[TrialRecord]) -> str:
 
     def draw(axes: Axes) -> None:
         draw_curves(axes, records)
-        _finish(axes, whole=True)
+        axes.set_title("")
+        finish(axes)
 
     return as_svg("curves", "validation MRR of each trial over its epochs", draw)
 
@@ -88,12 +91,17 @@ def bars(name: str, label: str, entries: Sequence[Bar]) -> str:
 
 
 def as_svg(name: str, label: str, draw: Callable[[Axes], None], height: float = 3.5) -> str:
+    """As `figure_svg`, of a plot with one pair of axes: `draw` draws on them."""
+    return figure_svg(name, label, lambda figure: draw(figure.subplots()), height)
+
+
+def figure_svg(name: str, label: str, draw: Callable[[Figure], None], height: float) -> str:
     """Draw a plot and return it as an `<svg>` element without a fixed size.
 
     Args:
         name: prefix of all ids, since several plots share a page.
         label: description for screen readers.
-        draw: draws on the axes.
+        draw: draws on the figure.
         height: inches; the width is 6.4.
     """
     import matplotlib
@@ -104,7 +112,7 @@ def as_svg(name: str, label: str, draw: Callable[[Axes], None], height: float = 
         warnings.filterwarnings("ignore", "Glyph .* missing")  # matplotlib only measures text; the browser has other fonts
         figure = Figure(figsize=(_WIDTH, height), layout="constrained")
         FigureCanvasSVG(figure)
-        draw(figure.subplots())
+        draw(figure)
         text = io.StringIO()
         figure.savefig(text, format="svg", metadata={"Date": None, "Creator": None})
     return _inlined(text.getvalue(), name, label)
@@ -128,18 +136,9 @@ def _inlined(drawn: str, name: str, label: str) -> str:
     return f'<svg viewBox="{box.group(1)}" role="img" aria-label="{escape(label)}">{inner.strip()}'
 
 
-def _finish(axes: Axes, *, whole: bool) -> None:
-    """Remove the title, which the page has, and put ticks at whole numbers only if the axis counts trials or epochs."""
-    from matplotlib.ticker import MaxNLocator
-
-    axes.set_title("")
-    axes.xaxis.set_major_locator(MaxNLocator(nbins="auto", steps=[1, 2, 5, 10], integer=whole))
-    finish(axes)
-
-
 def _bars(axes: Axes, entries: Sequence[Bar]) -> None:
     rows = range(len(entries))
-    axes.barh(rows, [bar.value for bar in entries], color=[BEST if bar.best else _REST for bar in entries], height=0.6)
+    axes.barh(rows, [bar.value for bar in entries], color=[BEST if bar.best else REST for bar in entries], height=0.6)
     longest = 0.0
     for row, bar in zip(rows, entries):
         end = bar.value + (bar.spread or 0.0)

@@ -17,6 +17,7 @@ from imf_core.files.markdown import escaped
 from imf_core.tasks.registry import task_flags
 from tune.durations import duration
 from tune.report.formatting import cost_of, differing, fitting, plural, plus_minus, setting, settings_text
+from tune.report.judgement import STYLES, judgements
 from tune.report.result import StudyResult, with_ranks
 from tune.study.outcome import TrialState
 from tune.study.records import TrialRecord, count_states
@@ -138,7 +139,7 @@ def _verdict(result: StudyResult) -> Iterable[Text]:
         if count := len(result.winner_seed_mrr):
             seeds = f"mean of {count} seeds" if count > 1 else "1 seed"
             comparison += f"; retrained winner {plus_minus(result.winner_validation())}, {seeds}"
-        yield Text(f"validation: {comparison}", style="green" if points > 0 else "yellow")
+        yield Text(f"validation: {comparison}", style="green" if points > 0 else "bold red")
     for name, (mrr, told) in result.without_named.items():
         points = result.points_over(mrr)
         behind = f", {_difference(-points)} the retrained winner" if points is not None else ""
@@ -148,6 +149,7 @@ def _verdict(result: StudyResult) -> Iterable[Text]:
         numbers = ", ".join(f"{name} {plus_minus(value)}" for name, value in test.items())
         count = len(result.test_runs)
         yield Text(f"test ({plural(count, 'seed')}{'' if count > 1 else ', so no deviation'}): {numbers}")
+        yield Text(result.kind.split_note, style="dim")
         if result.test_pooled is not None and test.get("mrr"):
             pooled = result.test_pooled["mrr"]
             gain = 100 * (pooled - float(test["mrr"]["mean"] or 0.0))
@@ -162,6 +164,8 @@ def _verdict(result: StudyResult) -> Iterable[Text]:
         else:
             below = f"{line}; the winner is {-ahead:.1f} points below: it has learned less than a table of counts"
             yield Text(below, style="bold red")
+    for judgement in judgements(result):
+        yield Text(f"{judgement.subject}: {judgement.text}", style=STYLES[judgement.kind])
 
 
 def _difference(points: float) -> str:

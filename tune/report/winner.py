@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from imf_core.tasks.protocols import Inspection
+from imf_core.tasks.protocols import Examples, Inspection
 from tune.report.formatting import NONE, cell, metric, mrr, plural, points, usable
 from tune.report.result import StudyResult
 from tune.report.svg import Bar, bars
@@ -120,6 +120,8 @@ def comparison(result: StudyResult) -> tuple[Table, str] | None:
         Column("test MRR", "number"), Column("winner ahead, points", "points"),
     )
     note = "Same settings, retrained without the part. Only the winner and the baseline are scored on test."
+    if result.test()["mrr"]["mean"] is not None:
+        note += f" {result.kind.split_note}"
     if len(models) == 1:
         note = "There is nothing to compare with: no control, no run without a modality, and no baseline."
     entries = [
@@ -128,6 +130,23 @@ def comparison(result: StudyResult) -> tuple[Table, str] | None:
     ]
     plot = bars("comparison", "validation MRR of the winner and the models to compare it with", entries) if entries else ""
     return Table("comparison", "contribution of each part", columns, rows, marked=0, note=note), plot
+
+
+def relations_table(examples: Examples | None) -> Table | None:
+    """Metrics of the most frequent relations on validation; None without any."""
+    if examples is None or not examples.relations:
+        return None
+    rows = [
+        [score.name, f"{score.count:,}", Share(mrr(score.mrr), score.mrr), mrr(score.hits_at_10)]
+        for score in examples.relations[:MOST_RELATIONS]
+    ]
+    note = "Each triple is ranked twice: its tail among all entities, and its head."
+    if (rest := len(examples.relations) - len(rows)) > 0:
+        note += f" {plural(rest, 'rarer relation')} left out."
+    if examples.ranked < examples.triples:
+        note += f" A sample of {examples.ranked:,} of {examples.triples:,} validation triples."
+    columns = (Column("relation"), *numbers("ranks"), Column("MRR", "share"), *numbers("Hits@10"))
+    return Table("relations", "the winner on each relation of validation, the most frequent first", columns, rows, note=note)
 
 
 def look_inside(inspection: Inspection | None, counts: Mapping[str, int]) -> Inside:

@@ -21,6 +21,7 @@ from tune.plan.opening import OpenStudy
 from tune.plan.plan import Plan
 from tune.runs.final_runs import FinalRuns
 from tune.runs.interrupts import Interrupts
+from tune.runs.margins import margins
 from tune.runs.runner import run_variants
 from tune.runs.within_budget import EPOCHS, finals_within_budget
 from tune.study.records import TrialRecord
@@ -48,6 +49,7 @@ class Final:
     control: str
     test_decisions: Mapping[str, Sequence[Mapping[str, float]]]
     test_pooled: Mapping[str, float] | None
+    margins: Mapping[str, tuple[float, float]]
     test_baseline: Baseline | None
 
     def for_report(self) -> dict[str, Any]:
@@ -103,6 +105,9 @@ def finalise(
         if note := refined[names[seed]].note:
             console.print(f"  seed {seed}: {note}", highlight=False)
     validation = [refined[names[seed]].mrr for seed in done]
+    others = ({finals.control: finals.control_run} if finals.control else {}) | finals.ablation_runs
+    others = {name: runs[run][1] for name, run in others.items() if run in refined}
+    sure = margins(plan, [runs[names[seed]][1] for seed in done], others)
     test = _open_test(plan, study, {seed: runs[names[seed]][1] for seed in done}, console)
     best = max(range(len(done)), key=lambda index: validation[index])
     task.publish(runs[names[done[best]]][1], plan.settings.study_dir / "best", test.details[best] if test.details else None)
@@ -111,7 +116,8 @@ def finalise(
         decisions=test.decisions, pooled=test.pooled,
         structure_only=refined[finals.control_run].mrr if finals.control_run in refined else None,
         without={modality: refined[run].mrr for modality, run in finals.ablation_runs.items() if run in refined},
-        control=finals.control, baseline=test.baseline.as_dict() if test.baseline is not None else None,
+        control=finals.control, margins=sure,
+        baseline=test.baseline.as_dict() if test.baseline is not None else None,
     )
     return _final(plan, study, event)
 
@@ -124,6 +130,7 @@ def _final(plan: Plan, study: OpenStudy, event: Mapping[str, Any]) -> Final:
         checkpoint=plan.settings.study_dir / "best", example=plan.task.example(plan.data),
         test_opened=sum(item["event"] == "test" for item in study.journal.events), control=event["control"],
         test_decisions=event["decisions"], test_pooled=event["pooled"],
+        margins={name: (low, high) for name, (low, high) in event.get("margins", {}).items()},
         test_baseline=plan.task.baseline(event["baseline"]) if event["baseline"] is not None else None,
     )
 

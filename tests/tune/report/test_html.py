@@ -12,11 +12,13 @@ from small_study import RECORDS, SECTIONS, SPACE, audited, checkpoint, drawn, re
 
 from imf_core.data.graph.graph import Vocabulary
 from imf_core.prepare.link_data import LinkData
+from imf_core.tasks.protocols import Answered, Entity, Examples, RelationScore
 from tune.pipeline import ARTIFACTS
 from tune.report.files import summary
 from tune.report.html import write_html
 from tune.report.result import StudyResult
 from tune.report.verdict import next_commands
+from tune.report.winner import MOST_RELATIONS
 from tune.space.space import Row
 from tune.study.outcome import TrialState
 
@@ -40,7 +42,7 @@ def test_every_section_is_there_and_nothing_is_fetched(result: StudyResult) -> N
     page = drawn(result)
     assert sound(page)
     assert [value for tag, _, value in page.links if tag == "a"] == [f"#{name}" for name in SECTIONS]
-    assert page.tags["svg"] == 4
+    assert page.tags["svg"] == 5  # one searched setting only: there are no lines through several
     assert "prefers-color-scheme: dark" in page.source
     assert 'name="viewport"' in page.source
     assert "<dc:" not in page.source
@@ -66,7 +68,10 @@ def test_what_is_markup_in_data_stays_text(result: StudyResult, toy: LinkData, t
         example=(SCRIPT, '"><img src=x>'), tracking_uri=f"http://{SCRIPT}", data_fingerprint=SCRIPT, importance={SCRIPT: 1.0},
     )
     rows = (Row(SCRIPT, SCRIPT, SCRIPT, SCRIPT, SCRIPT, True, True), Row(SCRIPT, "int", SCRIPT, SCRIPT, "", True, False))
-    page = drawn(hostile, space=rows, relation_counts={SCRIPT: 7})
+    odd = Entity(SCRIPT, f'"{SCRIPT} \udc80')
+    answered = Answered(odd, SCRIPT, True, odd, 7.0, (odd,))
+    examples = Examples((RelationScore(SCRIPT, 2, 0.5, 0.5),), (answered,), (answered,), 1, 1)
+    page = drawn(hostile, space=rows, relation_counts={SCRIPT: 7}, examples=examples)
     assert sound(page)
     assert SCRIPT not in page.source
     assert "<img" not in page.source
@@ -178,6 +183,26 @@ def test_every_command_is_there(result: StudyResult) -> None:
     assert "mlflow ui --backend-store-uri sqlite:////x/mlflow.db" in local.text
 
 
+def test_relations_and_answers(result: StudyResult) -> None:
+    picture = "data:image/png;base64,AAAA"
+    e, o = Entity("LATIN E", "a letter", picture), Entity("LATIN O", "another letter")
+    scores = tuple(RelationScore(f"r{number}", 40 - number, 0.25, 0.5) for number in range(MOST_RELATIONS + 2))
+    right = Answered(e, "base", True, o, 1.0)
+    wrong = Answered(e, "base", False, o, 12.5, (Entity("LATIN A"), e))
+    page = drawn(result, examples=Examples(scores, (right,), (wrong,), 500, 2000))
+    assert sound(page)
+    rows = page.tables["relations"]
+    assert rows[:2] == [["relation", "ranks", "MRR", "Hits@10"], ["r0", "40", "0.2500", "0.5000"]]
+    assert len(rows) == MOST_RELATIONS + 1
+    assert "2 rarer relations left out." in page.text
+    assert "A sample of 500 of 2,000 validation triples." in page.text
+    assert "LATIN E a letter base LATIN O another letter Asked for the tail: the right answer has rank 1." in page.text
+    told = "Asked for the head: the right answer has rank 12.5, the model ranks highest: LATIN A LATIN E a letter"
+    assert f"LATIN O another letter base LATIN E a letter {told}" in page.text
+    assert [value for tag, _, value in page.links if tag == "img"] == [picture] * 3
+    assert "There are no answers to show" in drawn(result).text
+
+
 # --- studies that found little --------------------------------------------------------------------------------------
 
 
@@ -211,7 +236,7 @@ def test_one_trial_that_was_not_trained_again(result: StudyResult) -> None:
     )
     page = drawn(single)
     assert sound(page)
-    assert page.tags["svg"] == 3  # no times, hence no history over time
+    assert page.tags["svg"] == 4  # no times, hence the history over trials alone
     assert "It was not retrained" in page.text
     assert page.tables["comparison"][1:] == [["winner (the trial itself, not retrained)", "0.3000", "–", "–", "–"]]
     assert "There is nothing to compare with" in page.text

@@ -1,0 +1,153 @@
+"""How a trained link predictor answers validation, for the report: its MRR on each relation, right and wrong answers.
+
+Shapes: `T` validation triples that are ranked, `Q` = 2T queries (tails first, then heads), `N` entities.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from imf_core.config import DataConfig
+from imf_core.data.formats.layout import GraphFiles
+from imf_core.data.graph.graph import KnowledgeGraph, KnownAnswers, with_inverses
+from imf_core.encode.image.pictures import PictureError, find_images, open_picture
+from imf_core.errors import DataError
+from imf_core.evaluate.ranking import ModelScores, evaluate
+from imf_core.model.imf import Imf
+from imf_core.prepare.entity_files import IMAGES, EntityFiles
+from imf_core.prepare.link_data import resolve
+from imf_core.prepare.views import text_source
+from imf_core.runtime import MemoryBudget
+from imf_core.tasks.protocols import Answered, Entity, Examples, RelationScore
+
+_MOST = 4 * 10**8  # scores, some seconds on two cores: of a larger validation split a sample is ranked
+_EACH = 10  # right answers, and wrong ones
+_PROPOSED = 3  # answers of the model beside a wrong one
+_TEXT, _SIDE = 160, 64  # characters of a text; pixels of a picture
+
+
+def sample(graph: KnowledgeGraph) -> np.ndarray:
+    """(T, 3) validation triples to rank: all, or the same random ones for every model if ranking all would take long."""
+    most = max(1, _MOST // (2 * graph.num_entities))
+    if len(graph.valid) <= most:
+        return graph.valid
+    return graph.valid[np.sort(np.random.default_rng(0).choice(len(graph.valid), most, replace=False))]
+
+
+def ranks(model: Imf, graph: KnowledgeGraph, memory: MemoryBudget) -> np.ndarray:
+    """(Q,) filtered ranks of the `sample`, tails first, then heads."""
+    ranked = evaluate(model, graph, sample(graph), graph.known(), memory=memory)
+    return np.concatenate([ranked.tail_ranks, ranked.head_ranks])
+
+
+def examples(model: Imf, graph: KnowledgeGraph, data: DataConfig, memory: MemoryBudget) -> Examples:
+    """Each relation's metrics on validation, and answers drawn at random, spread over the relations.
+
+    Args:
+        model: left in evaluation mode.
+        graph: train and valid are read.
+        data: where texts and pictures of the entities are.
+        memory: for scores.
+    """
+    triples, known = sample(graph), graph.known()
+    heads, relations, targets = with_inverses(triples, graph.num_relations).T
+    found = ranks(model, graph, memory)
+    right, wrong = (_spread(np.flatnonzero(mask), relations) for mask in (found <= 1, found > 1))
+    chosen = np.array([*right, *wrong], dtype=np.int64)
+    best = _best(model, heads[chosen], relations[chosen], targets[chosen], known)
+    names = {*heads[chosen].tolist(), *targets[chosen].tolist(), *(entity for row in best for entity in row)}
+    entities = _entities(graph, data, sorted(names))
+    answered = [
+        Answered(
+            entities[int(heads[query])], graph.relations.names[relations[query] % graph.num_relations],
+            bool(relations[query] < graph.num_relations), entities[int(targets[query])], float(found[query]),
+            tuple(entities[entity] for entity in row) if found[query] > 1 else (),
+        )
+        for query, row in zip(chosen.tolist(), best, strict=True)
+    ]
+    return Examples(
+        _relation_scores(graph, triples, found), tuple(answered[: len(right)]), tuple(answered[len(right) :]),
+        len(triples), len(graph.valid),
+    )
+
+
+def _relation_scores(graph: KnowledgeGraph, triples: np.ndarray, found: np.ndarray) -> tuple[RelationScore, ...]:
+    """Metrics of each relation that validation has, the most frequent first."""
+    of = np.tile(triples[:, 1], 2)
+    counts = np.bincount(of, minlength=graph.num_relations)
+    sums = np.bincount(of, weights=1 / found, minlength=graph.num_relations)
+    hits = np.bincount(of, weights=found <= 10, minlength=graph.num_relations)
+    means = (sums / np.maximum(counts, 1)).tolist(), (hits / np.maximum(counts, 1)).tolist()
+    return tuple(
+        RelationScore(graph.relations.names[row], int(counts[row]), means[0][row], means[1][row])
+        for row in np.argsort(-counts, kind="stable").tolist() if counts[row]
+    )
+
+
+def _spread(queries: np.ndarray, relations: np.ndarray) -> list[int]:
+    """Up to ten of the queries: one of each relation and direction at random, then a second of each, and so on."""
+    shuffled = np.random.default_rng(0).permutation(queries)
+    turn: dict[int, int] = {}
+    order = []
+    for query in shuffled.tolist():
+        relation = int(relations[query])
+        turn[relation] = turn.get(relation, 0) + 1
+        order.append((turn[relation], query))
+    return [query for _, query in sorted(order, key=lambda pair: pair[0])[:_EACH]]
+
+
+@torch.no_grad()
+def _best(
+    model: Imf, heads: np.ndarray, relations: np.ndarray, targets: np.ndarray, known: KnownAnswers
+) -> list[list[int]]:
+    """The entities that the model ranks highest for each query, other known answers left out, as in its rank."""
+    scores = ModelScores(model, 2**26)
+    rows, answers = known.lookup(heads, relations)
+    others = answers != targets[rows]
+    best: list[list[int]] = []
+    asked = [torch.from_numpy(ids).to(scores.device) for ids in (heads, relations)]
+    for (table,) in scores.blocks(*asked, 1):
+        hidden = answers[others & (rows == len(best))]
+        table[:, torch.from_numpy(hidden).to(scores.device)] = -torch.inf
+        best.append(torch.topk(table[0], min(_PROPOSED, table.shape[1])).indices.tolist())
+    return best
+
+
+def _entities(graph: KnowledgeGraph, data: DataConfig, ids: Sequence[int]) -> Mapping[int, Entity]:
+    """Entities with their texts and pictures, as far as the graph's folder has them."""
+    names = [graph.entities.names[entity] for entity in ids]
+    folder = resolve(data.path)
+    files = EntityFiles(folder, GraphFiles.of(data, folder))
+    texts = files.literals if text_source(data, folder) == "literals" else files.texts
+    pictures: list[tuple[Path, ...]] = [()] * len(names)
+    if (folder / IMAGES).is_dir():
+        pictures = find_images(folder / IMAGES, names).paths
+    return {
+        entity: Entity(name, _shortened(texts.get(name, "")), _thumbnail(paths))
+        for entity, name, paths in zip(ids, names, pictures, strict=True)
+    }
+
+
+def _shortened(text: str) -> str:
+    text = " ".join(text.split())
+    return text if len(text) <= _TEXT else f"{text[: _TEXT - 1]}…"
+
+
+def _thumbnail(paths: Sequence[Path]) -> str:
+    """The first picture that can be read as a small PNG in a data URI; empty without one."""
+    for path in paths:
+        try:
+            picture = open_picture(path, _SIDE)
+        except (PictureError, DataError):
+            continue
+        picture.thumbnail((_SIDE, _SIDE))
+        file = io.BytesIO()
+        picture.save(file, format="PNG")
+        return f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode('ascii')}"
+    return ""

@@ -1,0 +1,40 @@
+"""How sure the winner's lead over its controls is: intervals from the paired ranks of the final runs on validation."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from imf_core.evaluate.paired import bootstrap_interval
+from tune.plan.plan import Plan
+
+
+def margins(plan: Plan, winners: Sequence[Path], others: Mapping[str, Path]) -> dict[str, list[float]]:
+    """By how much the 95 % interval of the winner's lead reaches below and above it, in MRR, by the name of the other run.
+
+    Triples are resampled; each counts with the mean of its reciprocal ranks over the winner's seeds. The lead itself is
+    measured with decision weights that saw none of the triples (`Task.refine`), the ranks here are of the finished checkpoints.
+
+    Args:
+        plan: of the study.
+        winners: checkpoint of each seed, at least one.
+        others: checkpoints by name.
+
+    Returns:
+        empty where the task has no ranks.
+    """
+    ranks = [plan.task.validation_ranks(checkpoint, plan.base, plan.data) for checkpoint in winners] if others else []
+    known = [values for values in ranks if values is not None]
+    if not known:
+        return {}
+    winner = np.mean([1.0 / values for values in known], axis=0)  # (2T,)
+    found = {}
+    for name, checkpoint in others.items():
+        other = plan.task.validation_ranks(checkpoint, plan.base, plan.data)
+        assert other is not None  # a task has ranks of all its checkpoints or of none
+        leads = (winner - 1.0 / other).reshape(2, -1).mean(axis=0)  # (T,)
+        low, high = bootstrap_interval(leads)
+        found[name] = [low - float(leads.mean()), high - float(leads.mean())]
+    return found
