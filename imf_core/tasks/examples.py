@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import io
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -25,6 +26,8 @@ from imf_core.prepare.link_data import resolve
 from imf_core.prepare.views import text_source
 from imf_core.runtime import MemoryBudget
 from imf_core.tasks.protocols import Answered, Entity, Examples, RelationScore
+
+logger = logging.getLogger(__name__)
 
 _MOST = 4 * 10**8  # scores, some seconds on two cores: of a larger validation split a sample is ranked
 _EACH = 10  # right answers, and wrong ones
@@ -111,7 +114,7 @@ def _best(
     rows, answers = known.lookup(heads, relations)
     others = answers != targets[rows]
     best: list[list[int]] = []
-    asked = [torch.from_numpy(ids).to(scores.device) for ids in (heads, relations)]
+    asked = torch.from_numpy(heads).to(scores.device), torch.from_numpy(relations).to(scores.device)
     for (table,) in scores.blocks(*asked, 1):
         hidden = answers[others & (rows == len(best))]
         table[:, torch.from_numpy(hidden).to(scores.device)] = -torch.inf
@@ -120,14 +123,18 @@ def _best(
 
 
 def _entities(graph: KnowledgeGraph, data: DataConfig, ids: Sequence[int]) -> Mapping[int, Entity]:
-    """Entities with their texts and pictures, as far as the graph's folder has them."""
+    """Entities with their texts and pictures, as far as the graph's folder still has them."""
     names = [graph.entities.names[entity] for entity in ids]
-    folder = resolve(data.path)
-    files = EntityFiles(folder, GraphFiles.of(data, folder))
-    texts = files.literals if text_source(data, folder) == "literals" else files.texts
+    texts: Mapping[str, str] = {}
     pictures: list[tuple[Path, ...]] = [()] * len(names)
-    if (folder / IMAGES).is_dir():
-        pictures = find_images(folder / IMAGES, names).paths
+    try:
+        folder = resolve(data.path)
+        files = EntityFiles(folder, GraphFiles.of(data, folder))
+        texts = files.literals if text_source(data, folder) == "literals" else files.texts
+        if (folder / IMAGES).is_dir():
+            pictures = find_images(folder / IMAGES, names).paths
+    except DataError as error:  # the answers are worth showing without
+        logger.warning("the report shows entities by their names alone: %s", error.problem)
     return {
         entity: Entity(name, _shortened(texts.get(name, "")), _thumbnail(paths))
         for entity, name, paths in zip(ids, names, pictures, strict=True)
@@ -144,7 +151,7 @@ def _thumbnail(paths: Sequence[Path]) -> str:
     for path in paths:
         try:
             picture = open_picture(path, _SIDE)
-        except (PictureError, DataError):
+        except PictureError:
             continue
         picture.thumbnail((_SIDE, _SIDE))
         file = io.BytesIO()

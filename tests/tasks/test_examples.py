@@ -99,3 +99,11 @@ def test_ranks_are_paired_and_those_of_a_large_graph_a_sample(
     assert few is not None and few.shape == (10,)
     assert np.array_equal(few, LINK.validation_ranks(best, config, data))  # type: ignore[arg-type]
     assert (examples(study).ranked, examples(study).triples) == (5, 8)
+
+
+def test_a_folder_that_has_gone_leaves_the_names(study: tuple[Path, Config, LinkData], tmp_path: Path) -> None:
+    best, config, data = study
+    gone = LINK.examples(best, config.updated({"data.path": str(tmp_path / "gone")}), data)
+    assert gone is not None
+    assert [it.answer.name for it in gone.wrong] == [it.answer.name for it in examples(study).wrong]
+    assert all(not it.answer.text and not it.answer.picture for it in gone.wrong)

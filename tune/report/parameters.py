@@ -99,8 +99,10 @@ def _parallel(axes: Axes, scored: Sequence[TrialRecord], shown: Sequence[tuple[s
     for rank, record in reversed(list(enumerate(scored))):  # the best on top
         line = [scale(record.params[name]) if name in record.params else math.nan for scale, (name, _) in zip(scales, shown)]
         best = rank < quarter
-        style = {"color": BEST if best else REST, "alpha": 1.0 if best else 0.45, "linewidth": 2.2 if rank == 0 else 1.0}
-        axes.plot(range(len(shown) + 1), [*line, score(record.best_mrr)], ".-", markersize=4, **style)
+        axes.plot(
+            range(len(shown) + 1), [*line, score(record.best_mrr)], ".-", color=BEST if best else REST, markersize=4,
+            alpha=1.0 if best else 0.45, linewidth=2.2 if rank == 0 else 1.0,
+        )
     for place, scale in enumerate([*scales, score]):
         axes.axvline(place, color=REST, linewidth=0.8, zorder=0)
         for at, name in scale.ticks:
@@ -118,7 +120,7 @@ def _panel(axes: Axes, records: Sequence[TrialRecord], name: str, title: str) ->
         winner = record.number == best
         colour = BEST if winner else COLOURS[record.state]
         at, marker = value if scale.numeric else scale(value), "D" if winner else "o"
-        axes.plot([at], [record.best_mrr], marker, color=colour, markersize=4)
+        axes.plot([at], [record.best_mrr or 0.0], marker, color=colour, markersize=4)
     if not scale.numeric:
         places = scale.ticks
         axes.set_xticks([at for at, _ in places], [_cut(text, 10) for _, text in places], rotation=20, ha="right")

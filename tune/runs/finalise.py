@@ -105,8 +105,8 @@ def finalise(
         if note := refined[names[seed]].note:
             console.print(f"  seed {seed}: {note}", highlight=False)
     validation = [refined[names[seed]].mrr for seed in done]
-    others = ({finals.control: finals.control_run} if finals.control else {}) | finals.ablation_runs
-    others = {name: runs[run][1] for name, run in others.items() if run in refined}
+    parts = finals.ablation_runs | ({finals.control: finals.control_run} if finals.control else {})
+    others = {name: runs[run][1] for name, run in parts.items() if run in refined}
     sure = margins(plan, [runs[names[seed]][1] for seed in done], others)
     test = _open_test(plan, study, {seed: runs[names[seed]][1] for seed in done}, console)
     best = max(range(len(done)), key=lambda index: validation[index])
