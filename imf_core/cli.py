@@ -90,9 +90,7 @@ for _name, (_, _text) in COMMANDS.items():
 
 
 @app.callback()
-def imf(
-    version: VersionOption = False,
-) -> None:
+def imf(version: VersionOption = False) -> None:
     """Multimodal link prediction: train one model, evaluate it, ask it. For a search see tune/search.py."""
 
 

@@ -213,10 +213,11 @@ def _refuse_unknown(
     root = root or kind
     for key, value in values.items():
         if key not in kind.model_fields:
-            known = [f"{prefix}{name}" for name in kind.model_fields]
-            near = nearest(key, kind.model_fields) if isinstance(value, Mapping) else nearest_setting(str(key), prefix, root)
+            known = [f"{prefix}{field}" for field in kind.model_fields]
+            name = str(key)
+            near = nearest(name, kind.model_fields) if isinstance(value, Mapping) else nearest_setting(name, prefix, root)
             raise ConfigError(
-                f"{source}: unknown setting {prefix}{key!s}{near}",
+                f"{source}: unknown setting {prefix}{name}{near}",
                 remedy=f"known here: {', '.join(known)}", key=f"{prefix}{key}", value=value,
             )
         child = kind.model_fields[key].annotation

@@ -60,8 +60,8 @@ def examples(model: Imf, graph: KnowledgeGraph, data: DataConfig, memory: Memory
     """
     triples, known = sample(graph), graph.known()
     heads, relations, targets = with_inverses(triples, graph.num_relations).T
-    found = ranks(model, graph, memory)
-    right, wrong = (_spread(np.flatnonzero(mask), relations) for mask in (found <= 1, found > 1))
+    query_ranks = ranks(model, graph, memory)
+    right, wrong = (_spread(np.flatnonzero(mask), relations) for mask in (query_ranks <= 1, query_ranks > 1))
     chosen = np.array([*right, *wrong], dtype=np.int64)
     best = _best(model, heads[chosen], relations[chosen], targets[chosen], known)
     names = {*heads[chosen].tolist(), *targets[chosen].tolist(), *(entity for row in best for entity in row)}
@@ -69,23 +69,23 @@ def examples(model: Imf, graph: KnowledgeGraph, data: DataConfig, memory: Memory
     answered = [
         Answered(
             entities[int(heads[query])], graph.relations.names[relations[query] % graph.num_relations],
-            bool(relations[query] < graph.num_relations), entities[int(targets[query])], float(found[query]),
-            tuple(entities[entity] for entity in row) if found[query] > 1 else (),
+            bool(relations[query] < graph.num_relations), entities[int(targets[query])], float(query_ranks[query]),
+            tuple(entities[entity] for entity in row) if query_ranks[query] > 1 else (),
         )
         for query, row in zip(chosen.tolist(), best, strict=True)
     ]
     return Examples(
-        _relation_scores(graph, triples, found), tuple(answered[: len(right)]), tuple(answered[len(right) :]),
+        _relation_scores(graph, triples, query_ranks), tuple(answered[: len(right)]), tuple(answered[len(right) :]),
         len(triples), len(graph.valid),
     )
 
 
-def _relation_scores(graph: KnowledgeGraph, triples: np.ndarray, found: np.ndarray) -> tuple[RelationScore, ...]:
+def _relation_scores(graph: KnowledgeGraph, triples: np.ndarray, query_ranks: np.ndarray) -> tuple[RelationScore, ...]:
     """Metrics of each relation that validation has, the most frequent first."""
     of = np.tile(triples[:, 1], 2)
     counts = np.bincount(of, minlength=graph.num_relations)
-    sums = np.bincount(of, weights=1 / found, minlength=graph.num_relations)
-    hits = np.bincount(of, weights=found <= 10, minlength=graph.num_relations)
+    sums = np.bincount(of, weights=1 / query_ranks, minlength=graph.num_relations)
+    hits = np.bincount(of, weights=query_ranks <= 10, minlength=graph.num_relations)
     means = (sums / np.maximum(counts, 1)).tolist(), (hits / np.maximum(counts, 1)).tolist()
     return tuple(
         RelationScore(graph.relations.names[row], int(counts[row]), means[0][row], means[1][row])

@@ -78,7 +78,7 @@ def test_the_page_judges_the_parts_with_intervals(searched: Searched) -> None:
     page = (searched.folder / "report.html").read_text(encoding="utf-8")
     events = [json.loads(line) for line in (searched.folder / "journal.jsonl").read_text(encoding="utf-8").splitlines()]
     (final,) = [event for event in events if event["event"] == "final"]
-    assert set(final["margins"]) == {"structure alone", *final["without"]}
+    assert set(final["margins"]) == {"structure alone", "one-step rules", *final["without"]}
     judged = re.findall(r'<li class="(good|bad|open)"><strong>([^<]*):</strong> ([^<]*)</li>', page)
     assert len(judged) >= 3
     assert sum(bool(re.search(r"[+-][\d.]+ points \[-?[\d.]+, -?[\d.]+\]", text)) for _, _, text in judged) >= 2

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from tune.report.formatting import points
@@ -12,8 +12,8 @@ from tune.report.result import StudyResult
 GOOD, BAD, OPEN = "good", "bad", "open"
 STYLES = {GOOD: "green", BAD: "bold red", OPEN: "bold yellow"}  # on the terminal
 NOTE = (
-    "Gains in points (hundredths of MRR) with 95 % intervals: parts by resampling the validation triples, figures against the "
-    "baseline and the first trial by Student's t over the seeds."
+    "Gains in points (hundredths of MRR) with 95 % intervals: by resampling the triples that were ranked, or by Student's t "
+    "over the seeds where there are no ranks to compare."
 )
 _LITTLE = 1.0  # points: a part that brings no more can go
 _T = (12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26)  # 97.5 % quantiles of Student's t, 1 to 9 degrees of freedom
@@ -47,8 +47,9 @@ def _model(result: StudyResult) -> Iterator[Judgement]:
     tested = [run["mrr"] for run in result.test_runs if "mrr" in run]
     for split, title, runs in (("test", "test", tested), ("valid", "validation", list(result.winner_seed_mrr))):
         if (gain := result.points_over_baseline(split)) is not None:
-            subject = f"the model against {result.kind.baseline_name}, on {title}"
-            yield _judged(subject, gain, _around(gain, _half_width(runs, single=False)), texts)
+            name = result.kind.baseline_name
+            subject = f"the model against {name}, on {title}"
+            yield _part(result, name if split == "test" else "", subject, gain, texts, runs, single=False)
             return
 
 
@@ -80,11 +81,22 @@ def _search(result: StudyResult) -> Iterator[Judgement]:
     yield _judged(subject, gain, _around(gain, _half_width(list(result.winner_seed_mrr), single=True)), texts)
 
 
-def _part(result: StudyResult, name: str, subject: str, gain: float, texts: tuple[str, str, str]) -> Judgement:
-    """A run against which there are paired ranks, or else the deviation over the seeds."""
-    seeds = result.winner_seed_mrr
+def _part(
+    result: StudyResult, name: str, subject: str, gain: float, texts: tuple[str, str, str], runs: Sequence[float] = (), *,
+    single: bool = True,
+) -> Judgement:
+    """A lead of which there is a margin, or else the deviation over the seeds.
+
+    Args:
+        result: of the study.
+        name: of what is led over, a key of `margins`.
+        subject, gain, texts: see `_judged`.
+        runs: the winner's figure for each seed; default: on validation.
+        single: the other figure is of a single run with a deviation of its own.
+    """
+    seeds = list(runs or result.winner_seed_mrr)
     if name not in result.margins:
-        return _judged(subject, gain, _around(gain, _half_width(list(seeds), single=True)), texts)
+        return _judged(subject, gain, _around(gain, _half_width(seeds, single=single)), texts)
     below, above = result.margins[name]
     spread = 100 * (max(seeds) - min(seeds))
     interval = gain + 100 * below, gain + 100 * above

@@ -48,8 +48,8 @@ class StudyResult:
         control: name of the control of `structure_only_mrr`.
         test_decisions: test metrics of each seed under other decision weights, by the name of the decision.
         test_pooled: test metrics of the ensemble of all seeds; None for a single seed.
-        margins: by how much the 95 % interval of the winner's lead over the control, and over the run without a modality,
-            reaches below and above it, in MRR; by the name of either. Without ranks of a task it has none.
+        margins: by how much the 95 % interval of the winner's lead reaches below and above it, in MRR; by the name of the
+            control, of the modality that is left out, and of the baseline (on test). Empty where the task keeps no ranks.
         importance: share of each searched setting, 0..1, the largest first (`tune.study.sampler.importances`).
     """
 

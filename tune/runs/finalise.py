@@ -21,7 +21,7 @@ from tune.plan.opening import OpenStudy
 from tune.plan.plan import Plan
 from tune.runs.final_runs import FinalRuns
 from tune.runs.interrupts import Interrupts
-from tune.runs.margins import margins
+from tune.runs.margins import margin_on_test, margins
 from tune.runs.runner import run_variants
 from tune.runs.within_budget import EPOCHS, finals_within_budget
 from tune.study.records import TrialRecord
@@ -107,8 +107,10 @@ def finalise(
     validation = [refined[names[seed]].mrr for seed in done]
     parts = finals.ablation_runs | ({finals.control: finals.control_run} if finals.control else {})
     others = {name: runs[run][1] for name, run in parts.items() if run in refined}
-    sure = margins(plan, [runs[names[seed]][1] for seed in done], others)
+    lead_margins = margins(plan, [runs[names[seed]][1] for seed in done], others)
     test = _open_test(plan, study, {seed: runs[names[seed]][1] for seed in done}, console)
+    if test.runs and (margin := margin_on_test(plan.settings.study_dir / "final" / RANKS_FILE)) is not None:
+        lead_margins[task.baseline_name] = margin
     best = max(range(len(done)), key=lambda index: validation[index])
     task.publish(runs[names[done[best]]][1], plan.settings.study_dir / "best", test.details[best] if test.details else None)
     event = study.journal.append(
@@ -116,7 +118,7 @@ def finalise(
         decisions=test.decisions, pooled=test.pooled,
         structure_only=refined[finals.control_run].mrr if finals.control_run in refined else None,
         without={modality: refined[run].mrr for modality, run in finals.ablation_runs.items() if run in refined},
-        control=finals.control, margins=sure,
+        control=finals.control, margins=lead_margins,
         baseline=test.baseline.as_dict() if test.baseline is not None else None,
     )
     return _final(plan, study, event)

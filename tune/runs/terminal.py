@@ -50,6 +50,7 @@ class LiveTable(DriverOnly, ray_tune.Callback):
         self._free, self._clock = free or ray.available_resources, clock
         self._live = Live(console=console, auto_refresh=False, transient=True) if console.is_terminal else None
         self._drawn, self._began = 0.0, clock()
+        self._compared, self._names = 0, dict[str, str]()  # trials that were compared, and the settings in which they differ
         self._waits: dict[str, float] = {}  # trial that waits -> since when
 
     def __enter__(self) -> LiveTable:
@@ -73,11 +74,18 @@ class LiveTable(DriverOnly, ray_tune.Callback):
         now = self._clock()
         active = [trial for trial in trials if trial.status in ("RUNNING", "PENDING", "PAUSED")]
         running = [trial for trial in active if trial.status == "RUNNING"]
-        names = list(differing([trial.params for trial in self.ledger.history.trials.values()]).items())
+        names = list(self._differing().items())
         most = 0 if self.finals else len(names)
         table, _ = fitting(lambda count: self._table(active, dict(names[:count])), most, self.console, self.console.width)
         why = self._why_waiting(active, running, now)
         return Group(Text(self._head(now), style="bold"), table, *([Text(why, style="yellow")] if why else []))
+
+    def _differing(self) -> dict[str, str]:
+        """The settings that tell the trials apart; looked for anew when there is another trial."""
+        trials = self.ledger.history.trials
+        if len(trials) != self._compared:
+            self._compared, self._names = len(trials), differing([trial.params for trial in trials.values()])
+        return self._names
 
     def _table(self, active: Sequence[Any], names: Mapping[str, str]) -> Table:
         """Trials that have not ended, each with its settings `names`."""

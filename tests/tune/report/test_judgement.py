@@ -38,6 +38,14 @@ def test_each_part_is_judged_by_its_interval(result: StudyResult) -> None:
     assert sentences["the search against its first trial"] == ("+10.0 points [5.0, 15.0]: searching paid off", GOOD)
 
 
+def test_the_lead_over_the_baseline_has_the_margin_of_the_test_ranks(result: StudyResult) -> None:
+    subject = "the model against one-step rules, on test"
+    ranked = replace(result, margins={**MARGINS, "one-step rules": (-0.03, 0.03)})
+    assert said(ranked)[subject] == ("+20.0 points [17.0, 23.0]: training pays off", GOOD)
+    untested = said(replace(ranked, test_runs=()))["the model against one-step rules, on validation"]
+    assert untested == ("+30.0 points [27.5, 32.5]: training pays off", GOOD)  # the margin is of test: 4.30 * 0.01 / sqrt(3)
+
+
 def test_a_loss_is_told_as_loudly_as_a_gain(result: StudyResult) -> None:
     harmed = replace(result, without={"text": 0.47, "image": 0.55}, structure_only_mrr=0.56)
     assert said(harmed)["image"] == ("-4.0 points [-4.6, -3.5]: it does harm, leave it out", BAD)
