@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,6 +31,14 @@ environment("local")  # what Ray and MLflow read when they are imported
 settings.register_profile("fast", max_examples=25, deadline=None)
 settings.register_profile("nightly", deadline=None)  # each test's own number of examples, see `tests/support/examples.py`
 settings.load_profile("fast")
+
+
+@pytest.fixture(autouse=True)
+def _local_tracking() -> Iterator[None]:
+    """Searches log beside their studies, whatever the shell says or `mlflow.set_tracking_uri` has put into the environment."""
+    os.environ.pop("MLFLOW_TRACKING_URI", None)
+    yield
+    os.environ.pop("MLFLOW_TRACKING_URI", None)
 
 
 class Groups(LoadScopeScheduling):

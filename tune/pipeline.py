@@ -16,6 +16,7 @@ from rich.markup import escape
 
 from imf_core.errors import ImfError
 from imf_core.files.atomic import atomic_write_text
+from imf_core.files.markdown import escaped
 from imf_core.tasks.protocols import with_baseline
 from tune.hosts.cluster import ray_cluster
 from tune.hosts.joining import joined
@@ -26,6 +27,7 @@ from tune.plan.plan import Plan, make_plan
 from tune.plan.show import show_plan, show_space
 from tune.report.files import write_leaderboard, write_summary
 from tune.report.html import HTML_FILE, write_html
+from tune.report.metrics import description, study_metrics
 from tune.report.plots import plots, save_picture
 from tune.report.result import StudyResult
 from tune.report.verdict import closing_table, write_report
@@ -40,6 +42,7 @@ from tune.study.history import History
 from tune.study.records import TrialRecord, winner
 from tune.study.sampler import export_study, importances, make_sampler, sampler_settings
 from tune.study.searcher import StudySearch
+from tune.tracking.registry import DATA, METRIC, SCORE, Registered
 from tune.tracking.tracker import Tracker
 
 CARD_FILE = "model_card.md"
@@ -173,11 +176,14 @@ def flat_settings(plan: Plan) -> dict[str, object]:
 
 def open_tracker(plan: Plan, study: OpenStudy) -> Tracker:
     """Open the study's parent run in MLflow, before any trial runs."""
-    settings = plan.settings
-    return Tracker.open(
+    settings, size = plan.settings, plan.audit.size
+    note = escaped(f"Search of {study.trials} trials on {settings.data} ({size}), without results so far.")
+    tracker = Tracker.open(
         settings.tracking_uri, "imf-search", settings.storage / "mlartifacts", settings.study, flat_settings(plan),
-        resume=study.resumed,
+        {"mlflow.note.content": note}, resume=study.resumed,
     )
+    tracker.log_data(settings.data, plan.data.fingerprint, plan.audit.counts or {"size": size})
+    return tracker
 
 
 def report(
@@ -208,11 +214,22 @@ def report(
     for file in (folder / name for name in ARTIFACTS):
         if file.exists():
             tracker.log_artifact(file)
-    if final is not None:
-        tracker.register_model(final.checkpoint, settings.study)
+    tracker.log_results(study_metrics(result), description(result))
+    if (model := register(result, settings.model_name, tracker)) is not None:
+        console.print(escape(model.champion), highlight=False, soft_wrap=True)
     closing_table(console, result)
     save_picture(partial(closing_table, result=result), console.width, folder / "terminal.svg", result.command)
     return result
+
+
+def register(result: StudyResult, name: str, tracker: Tracker) -> Registered | None:
+    """Register the winner's best checkpoint as a version of the data set's model; None without one, or if MLflow failed."""
+    if result.checkpoint is None or result.winner is None:
+        return None
+    scores = {SCORE: result.winner_validation()["mean"], "test_mrr": result.test()["mrr"]["mean"]}
+    tags = {METRIC: f"validation MRR, task {result.task}", DATA: result.data_fingerprint, "winner": result.winner.trial_id}
+    tags |= {tag: str(value) for tag, value in scores.items() if value is not None}
+    return tracker.register_model(result.checkpoint, name, tags)
 
 
 def seconds_so_far(study: OpenStudy) -> float:

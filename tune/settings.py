@@ -30,28 +30,36 @@ _SESSION_FIELDS = {  # apply to one session or machine; a resumed study does not
     "fewer_nodes", "grows_to", "track_seconds",
 }
 _CLUSTER_RETRIES, _CLUSTER_TRACKING = 4, 60.0
+TRACKING_VARIABLE = "MLFLOW_TRACKING_URI"
 _SERVER_SCHEMES = ("http", "https", "databricks", "databricks-uc", "postgresql", "mysql", "mssql")
 
 
-def absolute_tracking_uri(uri: str | None, storage: Path) -> str:
+def local_tracking_uri(storage: Path) -> str:
+    """The MLflow store beside the studies."""
+    return f"sqlite:///{storage / 'mlflow.db'}"
+
+
+def absolute_tracking_uri(uri: str | None, storage: Path, source: str = "--tracking-uri") -> str:
     """Make the URI of the MLflow store independent of the working directory.
 
     Args:
         uri: None or empty for `sqlite:///<storage>/mlflow.db`; a relative SQLite path starts at the current directory.
         storage: absolute folder of the studies.
+        source: the option or environment variable that it was given with, for errors.
 
     Raises:
         ConfigError: a file store (`./mlruns`, `file:...`), an in-memory database or an unknown scheme.
     """
-    default = f"sqlite:///{storage / 'mlflow.db'}"
+    default = local_tracking_uri(storage)
     if not uri:
         return default
+    leave_out = f"unset {source}" if source == TRACKING_VARIABLE else f"leave {source} out"
     if uri.startswith("sqlite:"):
         path, mark, query = uri.removeprefix("sqlite:///").partition("?")
         if path.startswith("sqlite:") or path in ("", ":memory:"):
             raise ConfigError(
-                f"tracking URI {uri!r} names no database file", remedy=f"write sqlite:///path/mlflow.db, for example {default}",
-                key="tracking_uri", value=uri,
+                f"tracking URI {uri!r} ({source}) names no database file",
+                remedy=f"write sqlite:///path/mlflow.db, for example {default}", key="tracking_uri", value=uri,
             )
         return f"sqlite:///{absolute(path)}{mark}{query}"
     scheme = uri.partition("://")[0] if "://" in uri or uri.startswith("databricks") else ""
@@ -63,12 +71,12 @@ def absolute_tracking_uri(uri: str | None, storage: Path) -> str:
             remedy = f"write sqlite:///{absolute(folder)}"
         else:
             remedy = (
-                f"leave --tracking-uri out or write {default}; to keep the runs that are already there: "
+                f"{leave_out} or write {default}; to keep the runs that are already there: "
                 f"`mlflow migrate-filestore --source {absolute(folder)} --target {default}`"
             )
-        problem = f"tracking URI {uri!r} is a file store, which MLflow 3 no longer accepts"
+        problem = f"tracking URI {uri!r} ({source}) is a file store, which MLflow 3 no longer accepts"
         raise ConfigError(problem, remedy=remedy, key="tracking_uri", value=uri)
-    problem = f"tracking URI {uri!r} has the unknown scheme {scheme!r}"
+    problem = f"tracking URI {uri!r} ({source}) has the unknown scheme {scheme!r}"
     raise ConfigError(problem, remedy=f"write {default} or http://host:port", key="tracking_uri", value=uri)
 
 
@@ -115,7 +123,12 @@ class SearchConfig(BaseModel):
     seeds: int = Field(3, ge=1, le=100, description="number of seeds with which the winner is retrained")
     storage: Path = Field(Path("results"), description="folder that holds the studies; default: $IMF_STORAGE, else ./results")
     tracking_uri: str = Field(
-        "", description="MLflow tracking URI; default: sqlite:///<storage>/mlflow.db, on a cluster $MLFLOW_TRACKING_URI if set"
+        "", description="MLflow tracking URI; default: $MLFLOW_TRACKING_URI if set, else sqlite:///<storage>/mlflow.db; a "
+        "resumed study keeps its own"
+    )
+    model_name: str = Field(
+        "", pattern=r"^[^/:\s]([^/:]{0,198}[^/:\s])?$",
+        description="name of the registered model in MLflow, which gets a version for each study; default: imf-<data set>"
     )
     space: Path | None = Field(None, description="YAML file with the search space; default: the built-in space")
     config: Path | None = Field(None, description="YAML file with the settings that are not searched")
@@ -187,7 +200,6 @@ class SearchConfig(BaseModel):
             if address != "local":
                 values.setdefault("max_failures", _CLUSTER_RETRIES)
                 values.setdefault("track_seconds", _CLUSTER_TRACKING)
-                values.setdefault("tracking_uri", os.environ.get("MLFLOW_TRACKING_URI") or "")
                 if grown := os.environ.get("IMF_GROWS_TO"):
                     values.setdefault("grows_to", int(grown))
         storage = str(values.get("storage") or os.environ.get("IMF_STORAGE") or "results")
@@ -205,7 +217,11 @@ class SearchConfig(BaseModel):
             raise ConfigError(problem, remedy="use --objective mrr,params", key="objective")
         if costs:
             values.setdefault("scheduler", "none")  # ASHA compares MRR only: it would stop the small models
-        values["tracking_uri"] = absolute_tracking_uri(values.get("tracking_uri"), values["storage"])
+        source = "--tracking-uri" if "tracking_uri" in values else TRACKING_VARIABLE
+        uri = values.get("tracking_uri", os.environ.get(TRACKING_VARIABLE))
+        values["tracking_uri"] = absolute_tracking_uri(uri, values["storage"], source)
+        if not values.get("model_name"):
+            values["model_name"] = f"imf-{_stem(values['data'])}"
         if not values.get("study"):
             values["study"] = _free_name(values["data"], values["storage"])
         return values
@@ -243,8 +259,13 @@ class SearchConfig(BaseModel):
         return name in self._given
 
     def inherited(self) -> dict[str, Any]:
-        """The given fields that `--resume` inherits, as JSON values; those of one session or machine are left out."""
-        return self.model_dump(mode="json", include=set(self._given - _SESSION_FIELDS))
+        """The given fields that `--resume` inherits, as JSON values; those of one session or machine are left out.
+
+        The tracking URI is always among them, since its default depends on the environment; empty for the local store, which
+        moves with the studies.
+        """
+        uri = "" if self.tracking_uri == local_tracking_uri(self.storage) else self.tracking_uri
+        return {**self.model_dump(mode="json", include=set(self._given - _SESSION_FIELDS)), "tracking_uri": uri}
 
     @property
     def joins(self) -> bool:
@@ -323,10 +344,14 @@ def _data_path(values: Mapping[str, Any], kind: type[Settings]) -> str:
     return absolute(path) if os.path.isdir(path) or os.sep in path or path.startswith(".") else path
 
 
+def _stem(data: str) -> str:
+    """The last part of a path, or the name of a data set, as part of a file name: `/graphs/DB 15K/` -> `DB-15K`."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", os.path.basename(data.rstrip(os.sep))).strip("-._")[:60] or "study"
+
+
 def _free_name(data: str, storage: Path) -> str:
     """A name that no folder in `storage` has: `unicode-20261125-0403`, with `-2`, `-3` ... appended where that one exists."""
-    stem = re.sub(r"[^A-Za-z0-9._-]+", "-", os.path.basename(data.rstrip(os.sep))).strip("-._")[:60] or "study"
-    name = f"{stem}-{datetime.now():%Y%m%d-%H%M}"
+    name = f"{_stem(data)}-{datetime.now():%Y%m%d-%H%M}"
     number = 1
     while (storage / (f"{name}-{number}" if number > 1 else name)).exists():
         number += 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import subprocess
 from functools import lru_cache
 from pathlib import Path
 
@@ -17,6 +18,18 @@ def code_digest() -> str:
     root = Path(imf_core.__file__).parent.parent
     files = [file for package in ("imf_core", "tune") for file in sorted((root / package).rglob("*.py"))]
     return sha256_of(file.relative_to(root).as_posix().encode() + b"\0" + file.read_bytes() for file in files)[:16]
+
+
+def git_commit() -> str:
+    """The Git commit of the source tree; empty if it is no repository of its own, as an installed package is not."""
+    root = Path(imf_core.__file__).parent.parent
+    if not (root / ".git").exists():
+        return ""
+    try:
+        done = subprocess.run(["git", "-C", str(root), "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
+    except OSError:  # Git is not installed
+        return ""
+    return done.stdout.strip() if done.returncode == 0 else ""
 
 
 def refuse_other_code(expected: str) -> None:

@@ -15,6 +15,7 @@ from tune.durations import parse_duration
 from tune.environment import environment
 from tune.plan.opening import search_config
 from tune.settings import SearchConfig
+from tune.study.journal import Journal
 
 
 @pytest.fixture(autouse=True)
@@ -91,6 +92,47 @@ def test_tracking_uri_forms(tmp_path: Path) -> None:
             SearchConfig.build({"tracking_uri": uri})
     with pytest.raises(ConfigError, match="write sqlite:///"):
         SearchConfig.build({"tracking_uri": "mlflow.db"})
+
+
+def test_the_tracking_uri_of_the_shell_is_used_unless_one_is_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    local = f"sqlite:///{tmp_path}/results/mlflow.db"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://tracker:5000")
+    assert SearchConfig.build({}).tracking_uri == "http://tracker:5000"
+    assert SearchConfig.build({"tracking_uri": "https://other"}).tracking_uri == "https://other"
+    assert SearchConfig.build({"tracking_uri": ""}).tracking_uri == local
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "")
+    assert SearchConfig.build({}).tracking_uri == local
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "./mlruns")
+    with pytest.raises(ConfigError, match=r"'./mlruns' \(MLFLOW_TRACKING_URI\) is a file store") as caught:
+        SearchConfig.build({})
+    assert caught.value.remedy.startswith("unset MLFLOW_TRACKING_URI or write sqlite:///")
+
+
+@pytest.mark.parametrize("then", ["http://first:5000", None], ids=["server", "local"])
+def test_a_resumed_study_keeps_its_tracking_uri(then: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if then:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", then)
+    first = SearchConfig.build({"study": "s", "trials": 3})
+    with Journal(tmp_path / "results" / "s") as journal:
+        journal.append("study", settings=first.inherited())
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://second:5000")
+    assert search_config({"study": "s", "resume": True}).tracking_uri == first.tracking_uri
+    given = search_config({"study": "s", "resume": True, "tracking_uri": "http://third:5000"})
+    assert given.tracking_uri == "http://third:5000"
+    (tmp_path / "results").rename(tmp_path / "moved")
+    moved = search_config({"study": "s", "extend": 2, "storage": "moved"})
+    assert moved.tracking_uri == (then or f"sqlite:///{tmp_path}/moved/mlflow.db")  # the local store moves with its studies
+
+
+def test_a_data_set_has_a_registered_model(tmp_path: Path) -> None:
+    (tmp_path / "graphs" / "DB 15K").mkdir(parents=True)
+    assert SearchConfig.build({}).model_name == "imf-unicode"
+    assert SearchConfig.build({"task": "recommend"}).model_name == "imf-codepages"
+    assert SearchConfig.build({"data": "graphs/DB 15K/"}).model_name == "imf-DB-15K"
+    assert SearchConfig.build({"model_name": "my flags"}).model_name == "my flags"
+    for name in ("a/b", "a:b", " a", "x" * 201):
+        with pytest.raises(ConfigError, match="model_name"):
+            SearchConfig.build({"model_name": name})
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from typing import Any
 
 from imf_core.files.locks import locked
 
-MAX_PARAM, MAX_NAME, MAX_BATCH, MAX_METRICS = 6000, 250, 100, 900  # MLflow's own limits
+MAX_PARAM, MAX_NAME, MAX_BATCH, MAX_METRICS, MAX_DIGEST = 6000, 250, 100, 900, 36  # MLflow's own limits
 MODEL_CODE = "import mlflow\n\nfrom tune.tracking import ImfPyfunc\n\nmlflow.models.set_model(ImfPyfunc())\n"
 _PINNED = ("mlflow", "numpy", "pandas", "pydantic", "PyYAML", "ray", "safetensors", "scikit-learn", "torch")
 

@@ -6,21 +6,17 @@ database at the same time corrupt it. After that, a failure to log is only a war
 
 from __future__ import annotations
 
+import json
 import logging
 import math
-import os
-import re
 import tempfile
 import time
-import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import mlflow
-from mlflow.entities import Metric, Param, Run, RunTag
-from mlflow.exceptions import MlflowException
+from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run, RunTag
 from mlflow.tracking import MlflowClient
 
 from imf_core.errors import ConfigError
@@ -31,9 +27,10 @@ from tune.study.records import TrialRecord
 from tune.tracking import names as text
 from tune.tracking.model import signature
 from tune.tracking.names import safe_name
+from tune.tracking.registry import Registered, create_model, crown, version_of
+from tune.tracking.store import LOGGING_ERRORS, module_store, open_experiment, origin, refuse_credentials
 
 logger = logging.getLogger(__name__)
-LOGGING_ERRORS = (MlflowException, OSError)
 RUN_STATUS = {
     TrialState.COMPLETED: "FINISHED", TrialState.PRUNED: "FINISHED", TrialState.STOPPED: "KILLED",
     TrialState.FAILED: "FAILED", TrialState.DIVERGED: "FAILED",
@@ -67,49 +64,23 @@ class Tracker:
             resume: continue the study's latest parent run instead of creating one.
 
         Raises:
-            ConfigError: a file store, a deleted experiment, an unreachable store, or artifacts that cannot be written.
+            ConfigError: a file store, a deleted experiment, a store that cannot be reached or refuses the credentials, or
+                artifacts that cannot be written.
         """
         root = str(artifact_root) if "://" in str(artifact_root) else str(Path(artifact_root).expanduser().absolute())
         uri = absolute_tracking_uri(tracking_uri, Path(root).parent)
-        facts = {"key": "tracking_uri", "value": uri}
-        os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-        for name in ("mlflow.store.db.utils", "alembic"):  # they log every migration of a new database
-            logging.getLogger(name).setLevel(logging.WARNING)
-        if uri.startswith("http"):
-            os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")  # the default blocks the search loop for minutes
-            os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
-        try:
-            with text.one_at_a_time(uri):
-                client = MlflowClient(uri)
-                stored = client.get_experiment_by_name(experiment)
-                if stored is None:
-                    location = None if uri.startswith("http") and "://" not in root else root
-                    experiment_id = client.create_experiment(experiment, artifact_location=text.as_uri(location))
-                    stored = client.get_experiment(experiment_id)
-        except LOGGING_ERRORS as error:
-            remedy = "start the server, or leave the tracking URI out to use a file database"
-            raise ConfigError(f"MLflow cannot be reached at {uri}: {text.short(error)}", remedy=remedy, **facts) from error
-        location = stored.artifact_location
-        if stored.lifecycle_stage == "deleted":
-            restore = f"MLFLOW_TRACKING_URI={uri} mlflow experiments restore -x {stored.experiment_id}"
-            remedy = f"restore it (`{restore}`) or choose another experiment name"
-            problem = f"the MLflow experiment {experiment!r} was deleted"
-            raise ConfigError(problem, remedy=remedy, key="experiment", value=experiment)
-        remote = uri.startswith("http") and not text.is_loopback(urlsplit(uri).hostname or "")
-        if remote and urlsplit(location).scheme in ("", "file"):
-            raise ConfigError(
-                f"the MLflow server {uri} keeps artifacts in a folder on its own machine, {location}",
-                remedy="start it with --serve-artifacts and --artifacts-destination, then use a new experiment name", **facts,
-            )
+        stored = open_experiment(uri, experiment, root)
         tracker = cls(uri, stored.experiment_id, "", study)
         try:
             tracker._begin(settings, tags or {}, resume)
         except LOGGING_ERRORS as error:
+            refuse_credentials(error, uri)
             if tracker.parent_id:
                 tracker.finish("FAILED")
+            location = stored.artifact_location
             remedy = f"make {location} writable, or start the server with --serve-artifacts"
             problem = f"MLflow at {uri} cannot store a file in {location}: {text.short(error)}"
-            raise ConfigError(problem, remedy=remedy, **facts) from error
+            raise ConfigError(problem, remedy=remedy, key="tracking_uri", value=uri) from error
         return tracker
 
     @property
@@ -168,23 +139,53 @@ class Tracker:
         self._attempt(self._close_leftovers, self.parent_id, always=True)
         self._attempt(lambda: self.client.set_terminated(self.parent_id, status), always=True)
 
-    def register_model(
-        self, checkpoint_dir: Path | str, name: str, *, alias: str = "champion", tags: Mapping[str, str] | None = None
-    ) -> str | None:
-        """Store a checkpoint with the parent run and as a registered model that answers by name, without any pickle.
+    def log_data(self, name: str, fingerprint: str, profile: Mapping[str, Any]) -> None:
+        """Log what the study is trained on as a data set of the parent run, with the context `training`.
+
+        Args:
+            name: a folder, or the name of a bundled data set.
+            fingerprint: of the data; its first 36 characters, the most that MLflow takes, are the digest.
+            profile: counts.
+        """
+        folder = Path(name).is_absolute()
+        source = ("local", {"uri": name}) if folder else ("bundled", {"name": name})
+        data = Dataset(
+            Path(name).name if folder else name, fingerprint[: text.MAX_DIGEST], source[0], json.dumps(source[1]),
+            profile=json.dumps(dict(profile)),
+        )
+        inputs = [DatasetInput(data, [InputTag("mlflow.data.context", "training")])]
+        self._attempt(lambda: self.client.log_inputs(self.parent_id, inputs), always=True)
+
+    def log_results(self, metrics: Mapping[str, float], description: str) -> None:
+        """Log the study's results with the parent run; those of an earlier session are replaced.
+
+        Args:
+            metrics: finite numbers by name.
+            description: Markdown.
+        """
+        now = int(time.time() * 1000)
+        batch = [Metric(safe_name(name), float(value), now, 0) for name, value in metrics.items()]
+        tags = [RunTag("mlflow.note.content", text.cut(description))]
+        self._attempt(lambda: self.client.log_batch(self.parent_id, metrics=batch, tags=tags), always=True)
+
+    def register_model(self, checkpoint_dir: Path | str, name: str, tags: Mapping[str, str]) -> Registered | None:
+        """Store a checkpoint with the parent run and as a version of a registered model that answers by name, without pickle.
+
+        The version gets the alias `champion` if it is better than the version that has it, see `tune.tracking.registry`. A
+        study that is resumed without a new winner gets no second version.
 
         `mlflow.pyfunc.load_model("models:/<name>@champion")` needs this package installed; see `ImfPyfunc.predict`.
 
         Args:
             checkpoint_dir: a checkpoint folder.
-            name: name of the registered model; `/` and `:`, which MLflow refuses, become `-`.
-            alias, tags: of the new version.
+            name: name of the registered model, without `/` and `:`.
+            tags: of the version, also those by which versions are compared.
 
         Returns:
-            The number of the new version; None if logging failed.
+            The version; None if logging failed.
         """
-        legal = re.sub(r"[/:]", "-", name)
-        return self._attempt(self._register_model, Path(checkpoint_dir), legal, alias, tags or {}, always=True)
+        tags = {"study": self.study, **tags}
+        return self._attempt(self._register_model, Path(checkpoint_dir), name, tags, always=True)
 
     def _attempt(self, action: Callable[..., Any], *args: Any, always: bool = False) -> Any:
         """Call an action; returns its result or True, and None if it failed or logging pauses after a failure."""
@@ -207,7 +208,7 @@ class Tracker:
             self.parent_id = earlier[0].info.run_id
             self.client.update_run(self.parent_id, status="RUNNING")
         else:
-            tags = {**tags, "mlflow.runName": self.study, "study": self.study, "role": "study"}
+            tags = {**origin(), **tags, "mlflow.runName": self.study, "study": self.study, "role": "study"}
             self.parent_id = self.client.create_run(self.experiment_id, tags=tags).info.run_id
         self._log_params(self.parent_id, settings)
 
@@ -285,12 +286,15 @@ class Tracker:
         self.client.log_batch(run_id, tags=[RunTag(key, value) for key, value in tags.items()])
         self.client.set_terminated(run_id, RUN_STATUS[record.state])
 
-    def _register_model(self, checkpoint: Path, name: str, alias: str, tags: Mapping[str, str]) -> str:
-        mlflow.set_tracking_uri(self.tracking_uri)
-        mlflow.set_experiment(experiment_id=self.experiment_id)  # otherwise MLflow writes the model to ./mlruns
+    def _register_model(self, checkpoint: Path, name: str, tags: Mapping[str, str]) -> Registered:
+        create_model(self.client, name)
+        known = version_of(self.client, name, self.parent_id, tags)
+        version = str(known.version) if known is not None else self._new_version(checkpoint, name, tags)
+        return Registered(version, crown(self.client, name, version))
+
+    def _new_version(self, checkpoint: Path, name: str, tags: Mapping[str, str]) -> str:
         self.client.log_artifacts(self.parent_id, str(checkpoint), "checkpoint")
-        with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message=".*input example.*")  # an example would make MLflow run the model
+        with module_store(self.tracking_uri, self.experiment_id), tempfile.TemporaryDirectory() as folder:
             code = Path(folder) / "model.py"
             code.write_text(text.MODEL_CODE, encoding="utf-8")
             model = mlflow.models.Model.log(
@@ -298,11 +302,7 @@ class Tracker:
                 signature=signature(task_of(checkpoint)),
                 artifacts={"checkpoint": str(checkpoint.absolute())}, pip_requirements=text.requirements(),
             )
-        if not self.client.search_registered_models(f"name = {text.quoted(name)}"):
-            self.client.create_registered_model(name)
-        registered = self.client.create_model_version(name, model.model_uri, self.parent_id, model_id=model.model_id)
-        version = str(registered.version)
-        self.client.set_registered_model_alias(name, alias, version)
-        for key, value in {"study": self.study, **tags}.items():
-            self.client.set_model_version_tag(name, version, key, value)
-        return version
+        version = self.client.create_model_version(
+            name, model.model_uri, self.parent_id, tags=dict(tags), model_id=model.model_id
+        )
+        return str(version.version)

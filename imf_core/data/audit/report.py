@@ -62,6 +62,11 @@ class Audit:
         """Modalities that name the answers of held-out examples, and of how many, in words: to compare with a model without."""
         return {}
 
+    @property
+    def counts(self) -> dict[str, int]:
+        """How large the data is, in numbers by name."""
+        return {}
+
     def lines(self) -> list[str]:
         """What the tables do not say, one fact a line."""
         return self.baseline_lines()
@@ -273,6 +278,13 @@ class AuditReport(Audit):
     def size(self) -> str:
         """How large the graph is, in words."""
         return f"{self.entities:,} entities, {self.relations:,} relations"
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Entities, relations, triples of each split, and entities with each modality."""
+        triples = {f"{name}_triples": part.lines for name, part in self.splits.items() if part.present}
+        covered = {f"entities_with_{entry.name}": entry.present for entry in self.coverage}
+        return {"entities": self.entities, "relations": self.relations, **triples, **covered}
 
     def tables(self) -> dict[str, tuple[str, Table]]:
         """For a report: name -> caption, and columns and rows."""

@@ -148,6 +148,12 @@ class InteractionAudit(Audit):
         """Numbers of users and items, in words."""
         return f"{self.users:,} users, {self.items:,} items"
 
+    @property
+    def counts(self) -> dict[str, int]:
+        """Users, items, and interactions of each split."""
+        parts = {f"{name}_interactions": part.interactions for name, part in self.splits.items()}
+        return {"users": self.users, "items": self.items, **parts}
+
     def tables(self) -> dict[str, tuple[str, Table]]:
         """For a report: name -> caption, and columns and rows."""
         return {"splits": ("the splits", self.split_rows())}

@@ -105,7 +105,7 @@ def test_on_a_cluster_the_defaults_are_those_of_the_head(tmp_path: Path, monkeyp
     assert (there.storage, there.tracking_uri) == (tmp_path / "shared", "http://127.0.0.1:5000")
     here = SearchConfig.build({"data": "unicode", "address": "local", "storage": str(tmp_path)})
     assert not here.joins
-    assert (here.max_failures, here.tracking_uri) == (1, f"sqlite:///{tmp_path / 'mlflow.db'}")
+    assert (here.max_failures, here.tracking_uri) == (1, "http://127.0.0.1:5000")
 
 
 def test_the_token_is_shown_to_clusters(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,6 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,6 +20,8 @@ import pytest
 from mlflow.tracking import MlflowClient
 
 from imf_core.errors import ConfigError
+from tune.sources import git_commit
+from tune.tracking.registry import DATA, METRIC, SCORE, Registered
 from tune.tracking.tracker import Tracker
 
 SETTINGS = {"trials": 4}
@@ -51,9 +59,97 @@ def test_stores_that_cannot_work_are_refused(place: Path, tmp_path: Path, monkey
 def test_a_server_that_keeps_artifacts_in_its_own_folder_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:  # MLF-6
     experiment = SimpleNamespace(experiment_id="1", lifecycle_stage="active", artifact_location="/srv/mlflow/1")
     client = SimpleNamespace(get_experiment_by_name=lambda name: experiment)
-    monkeypatch.setattr("tune.tracking.tracker.MlflowClient", lambda uri: client)
+    monkeypatch.setattr("tune.tracking.store.MlflowClient", lambda uri: client)
     with pytest.raises(ConfigError, match="--serve-artifacts"):
         Tracker.open("http://tracker.example:5000", "imf", "/tmp/artifacts", "s", {})
+
+
+@pytest.fixture
+def refusing() -> Iterator[HTTPServer]:
+    """A server that answers every request with the status and the text in `answer`."""
+
+    class Refusal(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            status, text = self.server.answer  # type: ignore[attr-defined]
+            self.send_response(status)
+            self.end_headers()
+            self.wfile.write(text.encode())
+
+        do_POST = do_GET
+
+        def log_message(self, *arguments: Any) -> None:
+            pass
+
+    server = HTTPServer(("127.0.0.1", 0), Refusal)
+    thread = threading.Thread(target=server.serve_forever, args=(0.05,))
+    thread.start()
+    yield server
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+@pytest.mark.parametrize("body", ["<html>no</html>", '{"message": "no"}'], ids=["text", "json"])
+@pytest.mark.parametrize(
+    ("status", "token", "says"),
+    [
+        (401, "", "asks for credentials, and none are set .HTTP 401.*set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"),
+        (401, "wrong", "does not accept the credentials .HTTP 401.*correct MLFLOW_TRACKING_USERNAME.*MLFLOW_TRACKING_TOKEN"),
+        (403, "weak", "forbids.*HTTP 403.*ask for the permission.*MLFLOW_TRACKING_TOKEN.*--allowed-hosts"),
+        (500, "", "cannot be reached"),
+    ],
+)
+def test_refused_credentials_are_named_before_anything_is_trained(
+    refusing: HTTPServer, status: int, token: str, says: str, body: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refusing.answer = status, body  # type: ignore[attr-defined]
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    monkeypatch.setenv("MLFLOW_TRACKING_TOKEN", token)
+    uri = f"http://127.0.0.1:{refusing.server_port}"
+    with pytest.raises(ConfigError) as caught:
+        Tracker.open(uri, "imf", tmp_path / "artifacts", "s", {})
+    assert re.search(says, " ".join(str(caught.value).split())), caught.value
+    assert caught.value.value == uri
+
+
+def test_a_study_says_what_it_is_trained_on_and_where_it_is_from(place: Path) -> None:
+    tracker = open_study(place, "told", tags={"mlflow.note.content": "A search."})
+    fingerprint = "0123456789abcdef" * 4
+    tracker.log_data("/graphs/flags", fingerprint, {"entities": 5, "train_triples": 7})
+    tracker.log_results({"test_mrr": 0.4, "hits@10": 0.5}, "It began.")
+    tracker.finish()
+    again = open_study(place, "told", resume=True)
+    again.log_data("/graphs/flags", fingerprint, {"entities": 5, "train_triples": 7})
+    again.log_results({"test_mrr": 0.3, "test_mrr_std": 0.01}, "It ended.")
+    again.finish()
+    run = again.client.get_run(tracker.parent_id)
+    assert run.data.metrics == {"test_mrr": 0.3, "test_mrr_std": 0.01, "hits_at_10": 0.5}  # a later session replaces
+    tags = run.data.tags
+    assert tags["mlflow.note.content"] == "It ended."
+    assert (tags["mlflow.source.name"], tags["mlflow.source.type"]) == (sys.argv[0], "LOCAL")
+    assert tags["mlflow.user"]
+    assert tags.get("mlflow.source.git.commit", "") == git_commit()
+    (data,) = run.inputs.dataset_inputs
+    assert (data.dataset.name, data.dataset.digest) == ("flags", fingerprint[:36])
+    assert json.loads(data.dataset.profile) == {"entities": 5, "train_triples": 7}
+    assert mlflow.data.get_source(data.dataset).uri == "/graphs/flags"
+    assert {tag.key: tag.value for tag in data.tags} == {"mlflow.data.context": "training"}
+
+
+def test_the_commit_is_that_of_the_code_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    package = tmp_path / "lib" / "imf_core"
+    package.mkdir(parents=True)
+    git = ("git", "-c", "user.name=a", "-c", "user.email=a@b", "-C")
+    for command in (("init", "-q"), ("commit", "-q", "--allow-empty", "-m", "first")):
+        subprocess.run([*git, str(tmp_path), *command], check=True)
+    monkeypatch.setattr("imf_core.__file__", str(package / "__init__.py"))
+    assert git_commit() == ""  # installed below a repository of something else
+    package = tmp_path / "imf_core"
+    monkeypatch.setattr("imf_core.__file__", str(package / "__init__.py"))
+    head = subprocess.run([*git, str(tmp_path), "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
+    assert len(head) == 40 and git_commit() == head
+    monkeypatch.setenv("PATH", "")
+    assert git_commit() == ""  # without Git
 
 
 class FakePredictor:
@@ -88,10 +184,19 @@ def test_the_winner_is_a_registered_model_that_answers_by_name(
     checkpoint.mkdir()
     (checkpoint / "entities.json").write_text('["Berlin", "Rome", "Oslo"]')
     (checkpoint / "config.json").write_text("{}")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://of.the.user:5000")
     tracker = open_study(place, "winner")
-    assert tracker.register_model(checkpoint, "imf-cities", tags={"best_validation_mrr": "0.4"}) == "1"
-    assert tracker.register_model(checkpoint, "imf-cities") == "2"
+    registered = [
+        tracker.register_model(checkpoint, "imf-cities", {SCORE: score, METRIC: "m", DATA: "d"}) for score in ("0.4", "0.5", "0.5")
+    ]
     tracker.finish()
+    assert os.environ["MLFLOW_TRACKING_URI"] == "http://of.the.user:5000"  # MLflow puts its own there
+    assert "MLFLOW_EXPERIMENT_ID" not in os.environ
+    assert registered == [
+        Registered("1", "champion of imf-cities: version 1 (0.4000), the first"),
+        Registered("2", "champion of imf-cities: version 2 (0.5000) replaces version 1 (0.4000)"),
+        Registered("2", "champion of imf-cities: version 2 (0.5000) stays"),  # of a resumed study: no second copy
+    ]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["best"]  # no ./mlruns
     assert capfd.readouterr().out == ""
     version = tracker.client.get_model_version_by_alias("imf-cities", "champion")
