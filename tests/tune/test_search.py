@@ -116,6 +116,41 @@ def test_mlflow_has_one_parent_and_one_child_a_trial(searched: Searched) -> None
         assert run.data.params["train.lr"] == str(trial["params"]["train.lr"])
 
 
+def test_mlflow_lists_the_study_with_its_results(searched: Searched) -> None:
+    client = MlflowClient(f"sqlite:///{searched.folder.parent / 'mlflow.db'}")
+    experiment = client.get_experiment_by_name("imf-search")
+    (parent,) = client.search_runs([experiment.experiment_id], "tags.role = 'study' and metrics.test_mrr > 0")
+    summary = json.loads((searched.folder / "summary.json").read_text())
+    metrics, rules = parent.data.metrics, summary["audit"]["baseline"]
+    expected = {
+        "best_mrr": summary["best_validation_mrr"], "valid_mrr": summary["winner_validation_mrr"]["mean"],
+        "valid_mrr_std": summary["winner_validation_mrr"]["std"], "test_mrr": summary["test"]["mrr"]["mean"],
+        "test_mrr_std": summary["test"]["mrr"]["std"], "test_hits_at_10": summary["test"]["hits_at_10"]["mean"],
+        "baseline_valid_mrr": rules["valid"]["mrr"], "baseline_test_mrr": rules["test"]["mrr"],
+        "gain_over_control": summary["points_over_structure_only"] / 100, "trials": 6,
+        **{f"trials_{state}": count for state, count in summary["trials"].items()},
+    }
+    assert {name: metrics[name] for name in expected} == pytest.approx(expected)
+    assert metrics["seconds"] == pytest.approx(summary["wall_seconds"], abs=1)
+    assert "Test MRR" in parent.data.tags["mlflow.note.content"] and "6 trials" in parent.data.tags["mlflow.note.content"]
+    assert parent.data.tags["mlflow.source.name"].endswith("tune/search.py")
+    (data,) = parent.inputs.dataset_inputs
+    assert (data.dataset.name, data.dataset.digest) == ("graph", summary["data_fingerprint"][:36])
+    counts = json.loads(data.dataset.profile)
+    assert (counts["entities"], counts["relations"], counts["valid_triples"], counts["test_triples"]) == (128, 3, 40, 40)
+    assert data.tags[0].value == "training"
+
+
+def test_a_final_run_has_the_metrics_of_a_trial_and_no_settings(searched: Searched) -> None:
+    client = MlflowClient(f"sqlite:///{searched.folder.parent / 'mlflow.db'}")
+    experiment = client.get_experiment_by_name("imf-search")
+    runs = client.search_runs([experiment.experiment_id], "tags.study = 's'")
+    names = {role: {name for run in runs if run.data.tags["role"] == role for name in run.data.metrics}
+             for role in ("trial", "final")}
+    assert names["final"] and names["final"] <= names["trial"]
+    assert not [name for name in names["trial"] if name.startswith(("config", "model.", "train.", "params"))]
+
+
 def test_mlflow_keeps_what_the_study_wrote(searched: Searched) -> None:
     client = MlflowClient(f"sqlite:///{searched.folder.parent / 'mlflow.db'}")
     experiment = client.get_experiment_by_name("imf-search")
@@ -129,7 +164,14 @@ def test_mlflow_keeps_what_the_study_wrote(searched: Searched) -> None:
 
 def test_registered_winner_answers_by_name(searched: Searched) -> None:
     mlflow.set_tracking_uri(f"sqlite:///{searched.folder.parent / 'mlflow.db'}")
-    model = mlflow.pyfunc.load_model("models:/s@champion")
+    model = mlflow.pyfunc.load_model("models:/imf-graph@champion")
+    (version,) = MlflowClient().search_model_versions("name = 'imf-graph'")
+    summary = json.loads((searched.folder / "summary.json").read_text())
+    validation = summary["winner_validation_mrr"]["mean"]
+    assert version.tags["study"] == "s" and version.tags["data_fingerprint"] == summary["data_fingerprint"]
+    assert float(version.tags["validation_mrr"]) == validation
+    assert float(version.tags["test_mrr"]) == summary["test"]["mrr"]["mean"]
+    assert f"champion of imf-graph: version 1 ({validation:.4f}), the first" in searched.stdout
     answers = model.predict(pd.DataFrame({"head": ["thing 1"], "relation": ["belongs to"]}), params={"k": 3})
     expected = [answer.entity for answer in Predictor.load(searched.folder / "best").tails("thing 1", "belongs to", 3)]
     assert answers["tail"].tolist() == expected

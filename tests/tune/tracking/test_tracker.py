@@ -16,8 +16,10 @@ from mlflow.exceptions import MlflowException
 
 from tune.runs.ledger import Ledger
 from tune.runs.mlflow_callback import MlflowCallback
+from tune.runs.reuse import reuse_trials
 from tune.runs.trial_folders import TrialFolders
 from tune.study.history import History
+from tune.study.outcome import TrialState
 from tune.study.records import TrialRecord, load_records
 from tune.tracking.names import config_text, param_text
 from tune.tracking.tracker import Tracker
@@ -321,6 +323,26 @@ def test_epochs_that_a_killed_driver_did_not_write_are_written_by_the_next(place
     run = child(tracker, "caught_0")
     assert sorted(steps(tracker, run)) == [1, 2, 3, 4]  # MLflow orders them by time
     assert run.data.metrics["mrr"] == 0.4
+
+
+def test_a_trial_that_is_reused_as_a_final_run_logs_its_epochs_and_no_settings(place: Path, tmp_path: Path) -> None:
+    tracker, history, trial = open_study(place, "reused"), History(), "trial-000"
+    history.append("study")
+    history.ask(trial, {"train.lr": 0.1, "model.dim": 16})
+    flat = {"config/params/train.lr": 0.1, "config/params/model.dim": 16, "config/known": 0, "pid": 7, "time_total_s": 2.0}
+    history.report(trial, {**flat, "epoch": 1, "mrr": 0.2, "best_mrr": 0.2})
+    history.tell(trial, {**flat, "epoch": 2, "mrr": 0.3, "best_mrr": 0.3})
+    record = TrialRecord(0, trial, TrialState.COMPLETED, {"train.lr": 0.1, "model.dim": 16}, 0.3, 2, 2, 4.0)
+    (tmp_path / "trials" / trial / "best").mkdir(parents=True)
+    ledger = Ledger(tmp_path / "final", History(), 5, TrialFolders(tmp_path / "final"))
+    callback = MlflowCallback(tracker, ledger)
+    made = reuse_trials({"winner-seed-0": record}, {"winner-seed-0": 0}, history, tmp_path / "trials", ledger, callback)
+    tracker.finish()
+    assert made == ["winner-seed-0"]
+    run = child(tracker, "winner-seed-0")
+    assert run.data.metrics == {"mrr": 0.3, "best_mrr": 0.3} and steps(tracker, run) == [1, 2]
+    assert run.data.params == {"run": "winner-seed-0"}
+    assert (run.info.status, run.data.tags["role"]) == ("FINISHED", "final")
 
 
 def test_the_next_driver_ends_a_run_of_which_a_killed_one_knew_the_end(place: Path, tmp_path: Path) -> None:
