@@ -93,7 +93,7 @@ def refusing() -> Iterator[HTTPServer]:
 @pytest.mark.parametrize(
     ("status", "token", "says"),
     [
-        (401, "", "asks for credentials, and none are set .HTTP 401.*set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"),
+        (401, "", "asks for credentials, and none are set .HTTP 401.*set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASS"),
         (401, "wrong", "does not accept the credentials .HTTP 401.*correct MLFLOW_TRACKING_USERNAME.*MLFLOW_TRACKING_TOKEN"),
         (403, "weak", "forbids.*HTTP 403.*ask for the permission.*MLFLOW_TRACKING_TOKEN.*--allowed-hosts"),
         (500, "", "cannot be reached"),
@@ -186,9 +186,8 @@ def test_the_winner_is_a_registered_model_that_answers_by_name(
     (checkpoint / "config.json").write_text("{}")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://of.the.user:5000")
     tracker = open_study(place, "winner")
-    registered = [
-        tracker.register_model(checkpoint, "imf-cities", {SCORE: score, METRIC: "m", DATA: "d"}) for score in ("0.4", "0.5", "0.5")
-    ]
+    scores = ("0.4", "0.5", "0.5")
+    registered = [tracker.register_model(checkpoint, "imf-cities", {SCORE: score, METRIC: "m", DATA: "d"}) for score in scores]
     tracker.finish()
     assert os.environ["MLFLOW_TRACKING_URI"] == "http://of.the.user:5000"  # MLflow puts its own there
     assert "MLFLOW_EXPERIMENT_ID" not in os.environ
