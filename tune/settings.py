@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import re
-import shlex
 from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
@@ -18,8 +17,10 @@ from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError,
 
 from imf_core.config_base import Settings, Share, nearest
 from imf_core.errors import ConfigError
+from imf_core.files.programs import command_line
 from imf_core.tasks.registry import DEFAULT_TASK, task_named
 from tune.durations import parse_duration
+from tune.sources import search_command
 from tune.space.objectives import QUALITY, parse_objective
 
 METRIC, MODE = "best_mrr", "max"  # the searcher and the scheduler maximise the best validation MRR so far
@@ -280,7 +281,7 @@ class SearchConfig(BaseModel):
     @property
     def resume_command(self) -> str:
         """The command that continues this study, valid in any folder."""
-        return shlex.join(["python", "tune/search.py", "--storage", str(self.storage), "--study", self.study, "--resume"])
+        return command_line([*search_command(), "--storage", str(self.storage), "--study", self.study, "--resume"])
 
     @property
     def costs(self) -> tuple[str, ...]:

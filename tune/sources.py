@@ -20,6 +20,11 @@ def code_digest() -> str:
     return sha256_of(file.relative_to(root).as_posix().encode() + b"\0" + file.read_bytes() for file in files)[:16]
 
 
+def search_command() -> list[str]:
+    """The words that start the search in any folder, for `imf_core.files.programs.command_line`."""
+    return ["python", str(Path(imf_core.__file__).parent.parent / "tune" / "search.py")]
+
+
 def git_commit() -> str:
     """The Git commit of the source tree; empty if it is no repository of its own, as an installed package is not."""
     root = Path(imf_core.__file__).parent.parent

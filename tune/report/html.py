@@ -49,7 +49,6 @@ _TEMPLATES = Path(__file__).parent / "templates"
 _PACKAGES = ("optuna", "mlflow", "numpy")  # in addition to those of `machine`
 _LOST = (TrialState.FAILED, TrialState.DIVERGED, TrialState.STOPPED)
 _NOTES = {  # notes on some commands of `next_commands`
-    "open it in Optuna's dashboard": "optuna-dashboard is a separate package",
     "start a new search from its best points": "a new study that tries the best points of this one first",
 }
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -14,11 +13,13 @@ from rich.text import Text
 
 from imf_core.files.atomic import atomic_write_text
 from imf_core.files.markdown import escaped
+from imf_core.files.programs import command_line, installed
 from imf_core.tasks.registry import task_flags
 from tune.durations import duration
 from tune.report.formatting import cost_of, differing, fitting, plural, plus_minus, setting, settings_text
 from tune.report.judgement import STYLES, judgements
 from tune.report.result import StudyResult, with_ranks
+from tune.sources import search_command
 from tune.study.outcome import TrialState
 from tune.study.records import TrialRecord, count_states
 
@@ -29,27 +30,29 @@ _TITLES = {"valid": "validation", "test": "test"}
 
 
 def next_commands(result: StudyResult) -> list[tuple[str, str]]:
-    """Commands for a finished study: pairs of purpose and command line."""
+    """Commands for a finished study, which run as they are printed: pairs of purpose and command line."""
     folder = result.folder.absolute()
     commands = []
     if result.checkpoint:
         if ask := result.kind.ask_command(result.checkpoint, result.example or ()):
-            commands.append(("ask the winner", shlex.join(ask)))
+            commands.append(("ask the winner", command_line(ask)))
         if result.test_pooled is not None:
-            pool = shlex.join(["imf", "ensemble", f"{folder}-pool", str(folder)])
+            pool = command_line(["imf", "ensemble", f"{folder}-pool", str(folder)])
             commands.append(("combine the kept models into an ensemble", pool))
     if result.tracking_uri:
         uri = result.tracking_uri
-        ui = uri if uri.startswith("http") else shlex.join(["mlflow", "ui", "--backend-store-uri", uri])
+        ui = uri if uri.startswith("http") else command_line(["mlflow", "ui", "--backend-store-uri", uri])
         commands.append(("compare the runs in MLflow", ui))
-    study = ["python", "tune/search.py", "--storage", str(folder.parent), "--study", result.study]
-    again = ["python", "tune/search.py", *task_flags(result.task), "--data", result.data, "--warm-start", str(result.folder)]
+    if installed("optuna-dashboard"):
+        dashboard = command_line(["optuna-dashboard", f"sqlite:///{folder / 'optuna.db'}"])
+        commands.append(("open it in Optuna's dashboard", dashboard))
+    study = [*search_command(), "--storage", str(folder.parent), "--study", result.study]
+    again = [*search_command(), *task_flags(result.task), "--data", result.data, "--warm-start", str(result.folder)]
     return [
         *commands,
-        ("open it in Optuna's dashboard", shlex.join(["optuna-dashboard", f"sqlite:///{folder / 'optuna.db'}"])),
-        ("resume it after an interruption", shlex.join([*study, "--resume"])),
-        (f"run {_MORE} more trials", shlex.join([*study, "--extend", str(_MORE)])),
-        ("start a new search from its best points", shlex.join(again)),
+        ("resume it after an interruption", command_line([*study, "--resume"])),
+        (f"run {_MORE} more trials", command_line([*study, "--extend", str(_MORE)])),
+        ("start a new search from its best points", command_line(again)),
     ]
 
 

@@ -6,22 +6,28 @@ import csv
 import io
 import json
 import math
+import shlex
+import subprocess
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from rich.console import Console
+from small_study import small_study
 
 from imf_core.data.audit.audit import audit
 from imf_core.data.audit.baseline import BaselineMetrics
 from imf_core.data.audit.report import AuditReport
 from imf_core.data.graph.graph import RawGraph, Vocabulary
+from imf_core.files.programs import command_line, program
 from tune.report.files import machine, summary, write_leaderboard, write_summary
 from tune.report.plots import plots, save_picture
 from tune.report.result import StudyResult
 from tune.report.verdict import closing_table, next_commands, write_report
 from tune.report.winner import comparison
+from tune.settings import SearchConfig
+from tune.sources import search_command
 from tune.study.outcome import TrialState
 from tune.study.records import TrialRecord
 
@@ -183,18 +189,29 @@ def test_the_closing_table_tells_the_story(result: StudyResult) -> None:
     assert next_commands(result)[0][1] in narrow  # commands stay in one piece, to be copied
 
 
-def test_the_commands(result: StudyResult) -> None:
+def test_the_commands(result: StudyResult, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tune.report.verdict.installed", lambda name: name == "optuna-dashboard")
     commands = dict(next_commands(result))
-    assert commands["ask the winner"] == f"imf predict {result.folder}/best --head 'LATIN SMALL LETTER E' --relation base"
-    assert commands["compare the runs in MLflow"] == "mlflow ui --backend-store-uri sqlite:////x/mlflow.db"
+    ask = f"{program('imf')} predict {result.folder}/best --head 'LATIN SMALL LETTER E' --relation base"
+    assert commands["ask the winner"] == ask
+    assert commands["compare the runs in MLflow"] == f"{program('mlflow')} ui --backend-store-uri sqlite:////x/mlflow.db"
     assert f"--warm-start {result.folder}" in commands["start a new search from its best points"]
     assert dict(next_commands(replace(result, tracking_uri="http://h:5000")))["compare the runs in MLflow"] == "http://h:5000"
-    study = f"python tune/search.py --storage {result.folder.parent} --study demo"
+    study = command_line([*search_command(), "--storage", str(result.folder.parent), "--study", "demo"])
     assert commands["resume it after an interruption"] == f"{study} --resume"
     assert commands["run 10 more trials"] == f"{study} --extend 10"
     assert commands["open it in Optuna's dashboard"] == f"optuna-dashboard sqlite:///{result.folder}/optuna.db"
+    monkeypatch.setattr("tune.report.verdict.installed", lambda name: False)
     bare = dict(next_commands(replace(result, checkpoint=None, tracking_uri=None)))
-    assert bare.keys() == commands.keys() - {"ask the winner", "compare the runs in MLflow"}
+    others = {"ask the winner", "compare the runs in MLflow", "open it in Optuna's dashboard"}
+    assert bare.keys() == commands.keys() - others
+
+
+def test_the_search_is_called_by_a_file_that_is_there(tmp_path: Path) -> None:
+    for line in (dict(next_commands(small_study(tmp_path, None)))["run 10 more trials"], SearchConfig.build({}).resume_command):
+        interpreter, script, *_ = shlex.split(line)
+        assert Path(script).samefile("tune/search.py") and Path(script).is_absolute()
+        assert subprocess.run([interpreter, "-c", "import ray"], check=False).returncode == 0
 
 
 def test_the_ensemble_of_the_seeds_is_printed_with_its_command(result: StudyResult) -> None:
@@ -203,7 +220,7 @@ def test_the_ensemble_of_the_seeds_is_printed_with_its_command(result: StudyResu
     together = replace(result, test_pooled={**dict.fromkeys(result.test(), 0.1), "mrr": 0.555})
     assert "test, ensemble of the seeds: mrr 0.5550, 3.5 points above the mean of single seeds" in closing(together)
     assert "1.0 points below the mean of single seeds" in closing(replace(result, test_pooled={"mrr": 0.51}))
-    assert dict(next_commands(together))[purpose] == f"imf ensemble {result.folder}-pool {result.folder}"
+    assert dict(next_commands(together))[purpose] == f"{program('imf')} ensemble {result.folder}-pool {result.folder}"
 
 
 def test_a_study_that_lost_or_found_little(result: StudyResult) -> None:

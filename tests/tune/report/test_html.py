@@ -11,6 +11,7 @@ import torch
 from small_study import RECORDS, SECTIONS, SPACE, audited, checkpoint, drawn, record, small_study, sound
 
 from imf_core.data.graph.graph import Vocabulary
+from imf_core.files.programs import command_line, program
 from imf_core.prepare.link_data import LinkData
 from imf_core.tasks.protocols import Answered, Entity, Examples, RelationScore
 from tune.pipeline import ARTIFACTS
@@ -19,6 +20,7 @@ from tune.report.html import write_html
 from tune.report.result import StudyResult
 from tune.report.verdict import next_commands
 from tune.report.winner import MOST_RELATIONS
+from tune.sources import search_command
 from tune.space.space import Row
 from tune.study.outcome import TrialState
 
@@ -172,15 +174,15 @@ def test_every_command_is_there(result: StudyResult) -> None:
     page, folder = drawn(result), result.folder
     for _, command in next_commands(result):
         assert command in page.text
-    study = f"python tune/search.py --storage {folder.parent} --study demo"
+    study = command_line([*search_command(), "--storage", str(folder.parent), "--study", "demo"])
     for command in (
-        f"imf predict {result.checkpoint} --head 'LATIN SMALL LETTER E' --relation base", f"{study} --resume",
-        f"{study} --extend 10", f"--warm-start {folder}", f"optuna-dashboard sqlite:///{folder}/optuna.db",
+        f"{program('imf')} predict {result.checkpoint} --head 'LATIN SMALL LETTER E' --relation base", f"{study} --resume",
+        f"{study} --extend 10", f"--warm-start {folder}",
         "http://tracker:5000",
     ):
         assert command in page.text
     local = drawn(replace(result, tracking_uri="sqlite:////x/mlflow.db"))
-    assert "mlflow ui --backend-store-uri sqlite:////x/mlflow.db" in local.text
+    assert f"{program('mlflow')} ui --backend-store-uri sqlite:////x/mlflow.db" in local.text
 
 
 def test_relations_and_answers(result: StudyResult) -> None:

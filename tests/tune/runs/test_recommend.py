@@ -18,6 +18,7 @@ from typer.testing import CliRunner
 from imf_core.cli import app
 from imf_core.config_base import parse_overrides
 from imf_core.errors import ConfigError, DataError
+from imf_core.files.programs import program
 from imf_core.recommend.answers import ItemRecommender
 from imf_core.recommend.config import InteractionConfig, RecommendConfig
 from imf_core.recommend.data.interactions import Owned
@@ -183,7 +184,7 @@ def test_the_printed_commands_ask_the_recommender(tmp_path: Path) -> None:
         "s", tmp_path, "codepages", "f", (), 1.0, "python", checkpoint=tmp_path / "best", task="recommend", example=("cp 437",)
     )
     commands = dict(next_commands(result))
-    assert commands["ask the winner"] == f"imf recommend {tmp_path / 'best'} --user 'cp 437'"
+    assert commands["ask the winner"] == f"{program('imf')} recommend {tmp_path / 'best'} --user 'cp 437'"
     assert "--task recommend --data codepages" in commands["start a new search from its best points"]
     assert result.kind.baseline_name == "what most users have"
 
