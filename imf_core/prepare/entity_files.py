@@ -65,6 +65,20 @@ def usable(features: Features | DataError) -> Features:
     return features
 
 
+def origin(name: str, features: object, source: str) -> str:
+    """A note on a modality whose features are read from a file although their source is there too.
+
+    Args:
+        name: of the modality.
+        features: of the file; `Features` know who wrote them.
+        source: the texts or pictures from which they could be made.
+    """
+    encoder = features.facts.get("encoder") if isinstance(features, Features) else None
+    if encoder is not None:
+        return f"{name}: features that `imf encode` made from {source} with {encoder} (run it again after a change there)"
+    return f"{name}: ready-made features are used, not {source}"
+
+
 def _parsed(path: Path) -> Iterator[Description | DataError]:
     for number, line in read_lines(path):
         name, separator, text = line.partition("\t")

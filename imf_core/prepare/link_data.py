@@ -23,7 +23,7 @@ from imf_core.data.graph.graph import KnowledgeGraph, RawGraph, Vocabulary
 from imf_core.encode.structure.table import structure_table
 from imf_core.errors import DataError
 from imf_core.prepare.coverage import coverage
-from imf_core.prepare.entity_files import DESCRIPTIONS, IMAGES, EntityFiles, usable
+from imf_core.prepare.entity_files import DESCRIPTIONS, IMAGES, EntityFiles, origin, usable
 from imf_core.prepare.shared_form import check_fingerprint, load_shared, named, save_shared
 from imf_core.prepare.views import View, image_view, text_view
 
@@ -153,9 +153,10 @@ class GraphSource:
         notes: list[str] = []
         for name, (build, source) in views.items():
             if name in ready:
-                modalities.append(modality_of(name, usable(ready.pop(name)), names))
+                features = usable(ready.pop(name))
+                modalities.append(modality_of(name, features, names))
                 if (self.folder / source).exists():
-                    notes.append(f"{name}: ready-made features are used, not {source}")
+                    notes.append(origin(name, features, source))
                 continue
             view = build(self.config, self.folder, graph.entities).usable()
             notes += view.notes

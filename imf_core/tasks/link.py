@@ -13,7 +13,7 @@ import torch
 from imf_core.card.card import model_card, read_study
 from imf_core.checkpoint.checkpoint import load_checkpoint, save_checkpoint
 from imf_core.config import FUSED, PRESETS, STRUCTURE, Config
-from imf_core.data.audit.audit import audit
+from imf_core.data.audit.audit import audit, repair_command
 from imf_core.data.audit.baseline import BaselineMetrics, baseline
 from imf_core.data.audit.report import Audit
 from imf_core.data.graph.graph import KnowledgeGraph, KnownAnswers
@@ -75,7 +75,8 @@ class LinkTask(Task[Config, LinkData, Imf]):
         texts = source.files.texts if config.data.text in ("auto", "descriptions") else None
         report = audit(source.raw, coverage=source.coverage(), baseline_splits=(), texts=texts)
         if strict:  # before features are extracted, which may take long
-            refuse_problems(report, "mend them (imf audit DIR --repair OUT writes a repaired copy), or search without --strict")
+            repair = repair_command(report.source)
+            refuse_problems(report, f"mend them ({repair} writes a repaired copy), or search without --strict")
         data = source.prepare(config.structure, progress=True)
         graph = data.graph
         return data, with_baseline(report, "valid", baseline_of(graph, graph.valid, graph.known()))

@@ -139,6 +139,13 @@ def test_ready_made_features_replace_a_view(folder: Path) -> None:
     assert data.select(("text",))[0].width == 3
     assert data.notes == ("text: ready-made features are used, not descriptions.tsv",)
     assert [modality.name for modality in data.modalities] == ["image", "text", "x"]
+    facts = {"encoder": "minilm", "key": "k"}
+    Modality("text", np.ones((5, 3), np.float32), np.ones(5, bool)).save(
+        folder / "modalities" / "text.safetensors", NAMES, facts
+    )
+    assert made(folder).notes == (
+        "text: features that `imf encode` made from descriptions.tsv with minilm (run it again after a change there)",
+    )
 
 
 @pytest.mark.parametrize(

@@ -158,7 +158,9 @@ def _run(
     ledger, resources = callback.ledger, plan.resources
     folder, total = ledger.folders.path, len(ledger.records) + missing
     needs = _needs(plan)
-    live = LiveTable(console, ledger, total, needs, finals=isinstance(searcher, NamedRuns))
+    live = LiveTable(
+        console, ledger, total, needs, finals=isinstance(searcher, NamedRuns), shared=plan.settings.joins
+    )
     tuner = ray_tune.Tuner(
         trainable(spec, resources.trial_bundle),
         tune_config=ray_tune.TuneConfig(

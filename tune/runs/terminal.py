@@ -37,16 +37,19 @@ class LiveTable(DriverOnly, ray_tune.Callback):
         ledger: knows the trials and when the time is over.
         total: trials of the run.
         bundle: resources that a trial reserves.
-        finals: these are the runs of finalising.
         free: resources of the cluster that nothing holds; None: asks Ray.
         clock: seconds since 1970.
+        finals: these are the runs of finalising.
+        shared: others may use the cluster too; otherwise Ray was started for this search alone.
     """
 
     def __init__(
         self, console: Console, ledger: Ledger, total: int, bundle: Mapping[str, float],
         free: Callable[[], Mapping[str, float]] | None = None, clock: Callable[[], float] = time.time, *, finals: bool = False,
+        shared: bool = False,
     ) -> None:
-        self.console, self.ledger, self.total, self.bundle, self.finals = console, ledger, total, dict(bundle), finals
+        self.console, self.ledger, self.total, self.bundle = console, ledger, total, dict(bundle)
+        self.finals, self.shared = finals, shared
         self._free, self._clock = free or ray.available_resources, clock
         self._live = Live(console=console, auto_refresh=False, transient=True) if console.is_terminal else None
         self._drawn, self._began = 0.0, clock()
@@ -123,7 +126,8 @@ class LiveTable(DriverOnly, ray_tune.Callback):
         lacking = {name: amount for name, amount in self.bundle.items() if free.get(name, 0.0) < amount}
         if lacking:
             needs = ", ".join(f"{amount:g} {name}, {free.get(name, 0.0):g} free" for name, amount in lacking.items())
-            holders = f"{len(running)} running trial(s)" if running else "other programs of this cluster"
+            ended = "other programs of this cluster" if self.shared else "processes of ended trials, which are about to exit,"
+            holders = f"{len(running)} running trial(s)" if running else ended
             return f"{late[0]} waits for resources: it needs {needs}; {holders} hold the rest"
         return f"{late[0]} waits for its process to start"
 

@@ -6,7 +6,9 @@ the baseline without training only where it is asked to.
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 
@@ -20,7 +22,15 @@ from imf_core.data.graph.graph import CATEGORY_NAMES, SPLITS, KnowledgeGraph, Kn
 from imf_core.data.graph.splits import codes, distinct
 from imf_core.data.graph.unseen import find_unseen, seen_in
 
-_REPAIR = "imf audit DIR --repair OUT writes a repaired copy"
+
+def repair_command(source: str) -> str:
+    """The command that repairs a graph.
+
+    Args:
+        source: of the raw graph: a folder, or another origin, whose command has placeholders.
+    """
+    folder, out = (source, f"{source.rstrip('/')}-repaired") if Path(source).is_dir() else ("DIR", "OUT")
+    return shlex.join(["imf", "audit", folder, "--repair", out])
 
 
 def audit(
@@ -65,8 +75,8 @@ def audit(
         loops={name: self_loops(rows, raw.entities, raw.relations) for name, rows in unique.items()},
         baseline=metrics,
         notes=raw.notes,
-        problems=_problems(counts, coverage),
-        warnings=_warnings(counts, similar, size[0]),
+        problems=_problems(counts, coverage, raw.source),
+        warnings=_warnings(counts, similar, size[0], raw.source),
     )
 
 
@@ -149,7 +159,7 @@ def _categories(raw: RawGraph, train: np.ndarray) -> dict[str, dict[str, int]]:
     return counts
 
 
-def _problems(counts: dict[str, SplitCounts], coverage: Sequence[Coverage]) -> list[str]:
+def _problems(counts: dict[str, SplitCounts], coverage: Sequence[Coverage], source: str) -> list[str]:
     problems = []
     valid, test = counts["valid"], counts["test"]
     if not counts["train"].lines:
@@ -160,7 +170,8 @@ def _problems(counts: dict[str, SplitCounts], coverage: Sequence[Coverage]) -> l
     if valid.in_train or valid.in_test:
         problems.append(
             f"{valid.in_train:,} of {valid.lines:,} validation lines stand in train and {valid.in_test:,} in test; "
-            f"{valid.clean:,} stand in neither: the validation score does not say what it should ({_REPAIR})"
+            f"{valid.clean:,} stand in neither: the validation score does not say what it should ({repair_command(source)} "
+            "writes a repaired copy)"
         )
     if test.in_train:
         overlaps = f"{test.in_train:,} overlap{'' if test.in_train == 1 else 's'}"
@@ -177,13 +188,13 @@ def _problems(counts: dict[str, SplitCounts], coverage: Sequence[Coverage]) -> l
     return problems
 
 
-def _warnings(counts: dict[str, SplitCounts], similar: Sequence[RelationPair], num_entities: int) -> list[str]:
+def _warnings(counts: dict[str, SplitCounts], similar: Sequence[RelationPair], num_entities: int, source: str) -> list[str]:
     warnings = []
     if certain := certain_hits(num_entities):
         warnings.append(certain)
     if not counts["valid"].present:
         warnings.append(
-            "no validation split: a search sets triples of train aside by a fixed seed; imf audit DIR --repair OUT writes a "
+            f"no validation split: a search sets triples of train aside by a fixed seed; {repair_command(source)} writes a "
             "copy that has one"
         )
     if not counts["test"].present:

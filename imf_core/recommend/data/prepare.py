@@ -17,7 +17,7 @@ from imf_core.data.features.feature_files import Features, feature_files, read_f
 from imf_core.data.features.modality import Modality, modality_of
 from imf_core.data.graph.graph import Vocabulary
 from imf_core.errors import DataError
-from imf_core.prepare.entity_files import DESCRIPTIONS, IMAGES
+from imf_core.prepare.entity_files import DESCRIPTIONS, IMAGES, origin
 from imf_core.prepare.shared_form import check_fingerprint, load_shared, named, save_shared
 from imf_core.prepare.views import image_view, text_view
 from imf_core.recommend.config import InteractionConfig
@@ -163,7 +163,7 @@ class InteractionSource:
                 notes += view.notes
                 modalities += [view.modality] if view.modality is not None else []
             elif (folder / source).exists():
-                notes.append(f"{name}: ready-made features are used, not {source}")
+                notes.append(origin(name, self.features[name], source))
         return modalities, notes
 
     def prepare(self) -> RecommendData:

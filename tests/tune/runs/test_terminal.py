@@ -122,12 +122,15 @@ def test_the_budget_counts_where_it_is_nearer(tmp_path: Path) -> None:
 def test_it_says_why_a_trial_waits(tmp_path: Path) -> None:
     clock = Clock()
     free = {"CPU": 1.0}
-    table = LiveTable(Console(file=io.StringIO()), ledger_of(tmp_path), 3, {"CPU": 2.0}, lambda: free, clock)
+    table = LiveTable(Console(file=io.StringIO()), ledger_of(tmp_path), 3, {"CPU": 2.0}, lambda: free, clock, shared=True)
     waiting = [trial("trial-000", "PENDING")]
     assert "waits" not in shown(table, waiting)  # that is how every trial begins
     clock.now += 6
     text = shown(table, waiting)
     assert "trial-000 waits for resources: it needs 2 CPU, 1 free; other programs of this cluster hold the rest" in text
+    table.shared = False  # Ray of this search alone: there are no other programs
+    text = " ".join(shown(table, waiting).split())
+    assert "1 free; processes of ended trials, which are about to exit, hold the rest" in text and "cluster" not in text
     assert "1 running trial(s) hold the rest" in shown(table, [*waiting, trial("trial-001", "RUNNING")])
     free["CPU"] = 2.0
     assert "trial-000 waits for its process to start" in shown(table, waiting)
