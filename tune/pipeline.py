@@ -35,7 +35,7 @@ from tune.runs.finalise import Final, finalise
 from tune.runs.interrupts import Interrupts
 from tune.runs.runner import SearchInterrupted, run_search
 from tune.runs.within_budget import within_budget
-from tune.settings import SearchConfig
+from tune.settings import SearchConfig, without_password
 from tune.sources import code_digest
 from tune.space.objectives import COSTS
 from tune.study.history import History
@@ -171,6 +171,7 @@ def flat_settings(plan: Plan) -> dict[str, object]:
         **{f"sampler.{key}": value for key, value in sampler.items()},
         "data_fingerprint": plan.data.fingerprint, "space_fingerprint": plan.space.fingerprint,
         "data_problems": len(plan.audit.problems), "code": code_digest(),
+        "tracking_uri": without_password(settings.tracking_uri),
     }
 
 
@@ -197,8 +198,9 @@ def report(
     result = StudyResult(
         study=settings.study, folder=folder, data=settings.data, data_fingerprint=plan.data.fingerprint,
         records=tuple(records), wall_seconds=seconds_so_far(study), command=shlex.join(["python", *sys.argv]),
-        tracking_uri=settings.tracking_uri, budget_seconds=settings.budget_seconds, settings=flat_settings(plan), audit=audit,
-        task=settings.task, importance=importances(search.study), **(final.for_report() if final is not None else {}),
+        tracking_uri=without_password(settings.tracking_uri), budget_seconds=settings.budget_seconds,
+        settings=flat_settings(plan), audit=audit, task=settings.task, importance=importances(search.study),
+        **(final.for_report() if final is not None else {}),
     )
     write_leaderboard(records, folder)
     plots(records, folder)

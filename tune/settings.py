@@ -40,6 +40,11 @@ def local_tracking_uri(storage: Path) -> str:
     return f"sqlite:///{storage / 'mlflow.db'}"
 
 
+def without_password(uri: str) -> str:
+    """A URI to print and to store, whose password is `***`."""
+    return re.sub(r"(://[^/@:]*):[^/@]+@", r"\1:***@", uri)
+
+
 def absolute_tracking_uri(uri: str | None, storage: Path, source: str = "--tracking-uri") -> str:
     """Make the URI of the MLflow store independent of the working directory.
 

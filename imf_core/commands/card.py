@@ -23,7 +23,7 @@ def card(
 
     Markdown with the front matter of Hugging Face's model cards. A figure that the files do not hold is said to be unknown.
 
-    Example: imf card results/demo/best
+    Example: imf card results/<study>/best
     """
     target = out if out is not None else checkpoint / "README.md"
     loaded = load_checkpoint(checkpoint)

@@ -177,6 +177,15 @@ def test_registered_winner_answers_by_name(searched: Searched) -> None:
     assert answers["tail"].tolist() == expected
 
 
+def test_colleagues_can_read_what_the_search_wrote(searched: Searched, tmp_path: Path) -> None:
+    (tmp_path / "probe").touch()
+    usual = (tmp_path / "probe").stat().st_mode  # as the umask has it
+    files = [file for file in searched.folder.parent.rglob("*") if file.is_file()]
+    suffixes = {file.suffix for file in files}
+    assert {".safetensors", ".json", ".jsonl", ".html", ".md", ".csv", ".png", ".svg", ".db"} <= suffixes
+    assert [file for file in files if file.stat().st_mode & usual != usual] == []
+
+
 def test_optuna_export_has_an_end_for_every_trial(searched: Searched) -> None:
     with sqlite3.connect(searched.folder / "optuna.db") as database:
         states = [state for (state,) in database.execute("select state from trials")]

@@ -14,7 +14,7 @@ from imf_core.errors import ConfigError
 from tune.durations import parse_duration
 from tune.environment import environment
 from tune.plan.opening import search_config
-from tune.settings import SearchConfig
+from tune.settings import SearchConfig, without_password
 from tune.study.journal import Journal
 
 
@@ -106,6 +106,13 @@ def test_the_tracking_uri_of_the_shell_is_used_unless_one_is_given(tmp_path: Pat
     with pytest.raises(ConfigError, match=r"'./mlruns' \(MLFLOW_TRACKING_URI\) is a file store") as caught:
         SearchConfig.build({})
     assert caught.value.remedy.startswith("unset MLFLOW_TRACKING_URI or write sqlite:///")
+
+
+def test_the_password_of_a_tracking_uri_is_not_shown() -> None:
+    hidden = "postgresql+psycopg2://me:***@db:5432/mlflow?sslmode=require"
+    assert without_password("postgresql+psycopg2://me:se:cret@db:5432/mlflow?sslmode=require") == hidden
+    for uri in ("http://host:5000", "sqlite:////a@b/x:y/mlflow.db", "https://me@host:443/p", "databricks"):
+        assert without_password(uri) == uri
 
 
 @pytest.mark.parametrize("then", ["http://first:5000", None], ids=["server", "local"])

@@ -7,7 +7,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from tune.plan.plan import Plan
-from tune.settings import local_tracking_uri
+from tune.settings import local_tracking_uri, without_password
 from tune.space.space import SearchSpace
 
 
@@ -39,7 +39,7 @@ def show_plan(console: Console, plan: Plan) -> None:
         console.print(f"  [bold yellow]warning[/]: {escape(shortage)}", highlight=False)
     console.print(f"  results in {settings.study_dir}", highlight=False)
     if settings.tracking_uri != local_tracking_uri(settings.storage):
-        console.print(f"  MLflow at {escape(settings.tracking_uri)}", highlight=False)
+        console.print(f"  MLflow at {escape(without_password(settings.tracking_uri))}", highlight=False)
 
 
 def show_space(console: Console, space: SearchSpace) -> None:

@@ -20,7 +20,7 @@ def export(
 ) -> None:
     """Export entity embeddings. Put into modalities/ of another graph, they are a modality of it.
 
-    Example: imf export results/demo/best mygraph/modalities/learned.safetensors --branch fused
+    Example: imf export results/<study>/best mygraph/modalities/learned.safetensors --branch fused
     """
     check_safetensors(out)
     predictor = open_predictor(checkpoint)

@@ -44,7 +44,7 @@ def predict(
 
     Known facts come from the checkpoint; --data takes them from a graph folder, for checkpoints that hold none.
 
-    Example: imf predict results/demo/best --head "LATIN SMALL LETTER E WITH ACUTE" -r canonical_base
+    Example: imf predict results/<study>/best --head "LATIN SMALL LETTER E WITH ACUTE" -r canonical_base
     """
     asked = (relation, head, tail)
     if score is not None:

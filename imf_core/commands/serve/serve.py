@@ -40,7 +40,7 @@ def serve(
 
     One request is answered after the other, the rest wait. Ctrl-C or SIGTERM ends it when the waiting ones are answered.
 
-    Example: imf serve results/demo/best --port 8000
+    Example: imf serve results/<study>/best --port 8000
     """
     # Imported here because they take half a second that no other command needs.
     import uvicorn

@@ -60,6 +60,15 @@ def test_a_second_run_encodes_nothing(graph: Path, models: tuple[str, str], cach
     assert "encoded now: 1 of 4 (3 are there from an earlier time)" in run(graph, "--text", "none", "--image", models[1])
 
 
+def test_colleagues_can_read_the_features(graph: Path, models: tuple[str, str], cache: Path) -> None:
+    (graph / "probe").touch()
+    usual = (graph / "probe").stat().st_mode  # as the umask has it; safetensors makes its files private
+    for image in (models[1], "bitmap"):  # from the feature store, and without it
+        run(graph, "--text", models[0], "--image", image)
+        files = [*(graph / "modalities").iterdir(), *(cache / "features").glob("*.safetensors")]
+        assert len(files) == 4 and all(file.stat().st_mode & usual == usual for file in files)
+
+
 def test_training_finds_the_files_and_says_what_made_them(graph: Path, models: tuple[str, str]) -> None:
     run(graph, "--text", models[0], "--image", models[1])
     facts = read_features(graph / "modalities" / "text.safetensors").facts
