@@ -95,7 +95,8 @@ def module_store(uri: str, experiment_id: str) -> Iterator[None]:
 def origin() -> dict[str, str]:
     """Who started the study, with which script, and the Git commit of the code, as tags that MLflow's pages show."""
     commit = git_commit()  # MLflow's own looks above an installed package, and would name the repository of something else
-    return {**resolve_tags(ignore=[GitRunContext]), **({"mlflow.source.git.commit": commit} if commit else {})}
+    tags = resolve_tags(ignore=[GitRunContext])  # type: ignore[list-item]  # the hint says objects, the code wants classes
+    return {**tags, **({"mlflow.source.git.commit": commit} if commit else {})}
 
 
 def refuse_credentials(error: BaseException, uri: str) -> None:
