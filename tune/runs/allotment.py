@@ -26,15 +26,17 @@ class Pace:
 
     Args:
         epoch: seconds of an epoch with its evaluation.
-        start: seconds from the start of a run to its first step.
+        start: seconds until a new process takes its first step.
+        restart: seconds until a process that has trained before does.
     """
 
     epoch: float
     start: float
+    restart: float = 1.0
 
-    def run(self, epochs: float) -> float:
-        """Seconds of a run."""
-        return self.start + epochs * self.epoch
+    def run(self, epochs: float, rounds: int = 1) -> float:
+        """Seconds of so many runs, one after another."""
+        return self.start + rounds * epochs * self.epoch + (rounds - 1) * self.restart if rounds else 0.0
 
     def closing(self, runs: int) -> float:
         """Seconds from the end of the last of so many final runs to the end of the command."""
@@ -116,13 +118,13 @@ def _seconds(pace: Pace, study: Study, trials: int, epochs: int, runs: int) -> f
     grace = min(study.grace, epochs)
     mean = grace + (epochs - grace) / 2  # early stopping ends about half of them soon
     rounds = math.ceil(trials / study.concurrency)
-    search = max(pace.run(epochs), rounds * pace.run(mean)) if trials else 0.0
+    search = max(pace.run(epochs), pace.run(mean, rounds)) if trials else 0.0
     return search + final_seconds(pace, epochs, runs - 1, study.concurrency) + pace.closing(runs)
 
 
 def final_seconds(pace: Pace, epochs: int, runs: int, concurrency: int) -> float:
     """Seconds of so many final runs."""
-    return math.ceil(max(0, runs) / max(1, concurrency)) * pace.run(epochs * SLACK)
+    return pace.run(epochs * SLACK, math.ceil(max(0, runs) / max(1, concurrency)))
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import ray.tune as ray_tune
@@ -15,6 +15,7 @@ from tune.study.history import DriverOnly
 from tune.study.outcome import TrialState
 from tune.study.records import TrialRecord, can_be_reused, winner
 
+_START_SECONDS = 10.0  # where it was not measured
 _MAX_SHARE = 0.5  # of the budget: a search that has no time at all finds nothing to finalise
 
 
@@ -55,10 +56,8 @@ class Reserve:
 
 def pace_of(trial: TrialRecord, measured: Pace | None) -> Pace:
     """The pace of a trial that has trained for an epoch or more."""
-    return Pace(trial.seconds / trial.epochs, measured.start if measured is not None else _START_SECONDS)
-
-
-_START_SECONDS = 5.0
+    measured = measured or Pace(0.0, _START_SECONDS)
+    return replace(measured, epoch=trial.seconds / trial.epochs)
 
 
 class Deadline(DriverOnly, ray_tune.Stopper):

@@ -7,12 +7,11 @@ from dataclasses import dataclass
 
 from imf_core.config_base import Settings
 from tune.plan.plan import Plan
-from tune.study.records import TrialRecord
 
 
 @dataclass(frozen=True)
 class FinalRuns:
-    """Seeds, control, ablations; where time is short the last ones are left out.
+    """Seeds, the model without a text that names answers, control, ablations; where time is short the last ones are left out.
 
     Args:
         chosen: settings of the winner.
@@ -32,23 +31,22 @@ class FinalRuns:
     ablation_runs: dict[str, str]
 
     @classmethod
-    def of(cls, plan: Plan, winner: TrialRecord, seeds: Sequence[int]) -> FinalRuns:
-        """The runs for a winner."""
-        task, chosen, name = plan.task, plan.space.config_for(winner.params), winner.trial_id
-        seed_runs = {seed: f"{name}-seed-{seed}" for seed in seeds}
-        variants = {run: chosen.updated({"train.seed": seed}) for seed, run in seed_runs.items()}
-        titles = [f"seed {seed}" for seed in seeds]
-        control, control_run = task.control(chosen, plan.data, seeds[0]), ""
-        if control is not None:
-            control_run = f"{name}-{control.name.replace(' ', '-')}"
-            variants[control_run] = control.config
-            titles.append(f"{control.preposition} {control.name}")
+    def of(cls, plan: Plan, chosen: Settings, seeds: Sequence[int], winner: str = "winner") -> FinalRuns:
+        """The runs for a winner's settings and name."""
+        task, control = plan.task, plan.task.control(chosen, plan.data, seeds[0])
         ablations = task.ablations(chosen, plan.data, seeds[0])
-        ablation_runs = {modality: f"{name}-without-{modality}" for modality in ablations}
-        variants |= {ablation_runs[modality]: config for modality, config in ablations.items()}
-        titles += [f"without {modality}" for modality in ablations]
+        seed_runs = {seed: f"{winner}-seed-{seed}" for seed in seeds}
+        control_run = f"{winner}-{control.name.replace(' ', '-')}" if control is not None else ""
+        ablation_runs = {modality: f"{winner}-without-{modality}" for modality in ablations}
+        runs = [(run, f"seed {seed}", chosen.updated({"train.seed": seed})) for seed, run in seed_runs.items()]
+        without = {modality: (run, f"without {modality}", ablations[modality]) for modality, run in ablation_runs.items()}
+        runs += [run for modality, run in without.items() if modality in plan.audit.named_answers]
+        if control is not None:
+            runs.append((control_run, f"{control.preposition} {control.name}", control.config))
+        runs += [run for modality, run in without.items() if modality not in plan.audit.named_answers]
         return cls(
-            chosen, variants, tuple(titles), seed_runs, control.name if control is not None else "", control_run, ablation_runs
+            chosen, {run: config for run, _, config in runs}, tuple(title for _, title, _ in runs), seed_runs,
+            control.name if control is not None else "", control_run, ablation_runs,
         )
 
     def first(self, count: int | None) -> dict[str, Settings]:

@@ -78,7 +78,7 @@ def finalise(
         if event["event"] == "final" and event["winner"] == winner.trial_id and event["asked"] == seeds:
             console.print(f"trial {winner.number} has already been finalised", highlight=False)
             return _final(plan, study, event)
-    finals = FinalRuns.of(plan, winner, seeds)
+    finals = FinalRuns.of(plan, plan.space.config_for(winner.params), seeds, winner.trial_id)
     allowed = finals_within_budget(plan, study, winner)
     variants, seconds = finals.first(allowed.runs if allowed is not None else None), study.remaining()
     console.print(f"finalising: trial {winner.number}: {', '.join(finals.titles[: len(variants)])}", highlight=False)

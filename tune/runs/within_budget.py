@@ -15,6 +15,7 @@ from tune.plan.opening import OpenStudy
 from tune.plan.plan import Plan
 from tune.runs.allotment import Allotment, FinalsAllowed, Pace, Study, allot, finals_allowed
 from tune.runs.budget import pace_of
+from tune.runs.final_runs import FinalRuns
 from tune.study.journal import Journal
 from tune.study.records import TrialRecord
 from tune.trial.measure import measure
@@ -27,11 +28,8 @@ _WAIT_SECONDS = 60.0
 
 def final_names(plan: Plan) -> list[str]:
     """The runs of finalising a winner with the base's settings, the most important first: seeds, control, ablations."""
-    task, base, data, seed = plan.task, plan.base, plan.data, plan.settings.seed
-    control = task.control(base, data, seed)
-    names = [f"seed {seed + offset}" for offset in range(plan.settings.seeds)]
-    names += [control.name] if control is not None else []
-    return names + [f"without {modality}" for modality in task.ablations(base, data, seed)]
+    seeds = [plan.settings.seed + offset for offset in range(plan.settings.seeds)]
+    return list(FinalRuns.of(plan, plan.base, seeds).titles)
 
 
 def within_budget(plan: Plan, study: OpenStudy, console: Console) -> Plan:
@@ -115,7 +113,8 @@ def measured_pace(plan: Plan) -> Pace | None:
         return None
     if not measured:
         return None
-    return Pace(max(epoch for epoch, _ in measured), max(ready for _, ready in measured) - began)
+    start = max(ready for _, ready in measured) - began
+    return Pace(max(epoch for epoch, _ in measured), start, restart=1.0 if resources.workers == 1 else start)
 
 
 def finals_within_budget(plan: Plan, study: OpenStudy, winner: TrialRecord) -> FinalsAllowed | None:

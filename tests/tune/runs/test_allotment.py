@@ -94,7 +94,8 @@ def simulated(budget: float, asked: Study, base: float, start: float, seed: int,
         if number < asked.trials and not late:
             begun[number], speeds[number] = clock.now, base * rng.uniform(0.6, 2.0)
             lengths[number] = result.max_epochs if rng.random() < 0.5 else min(asked.grace, result.max_epochs)
-            heapq.heappush(running, (clock.now + start + speeds[number] * rng.uniform(0.9, 1.1), number, 1))
+            first = start if number < asked.concurrency else 1.0  # processes are used again
+            heapq.heappush(running, (clock.now + first + speeds[number] * rng.uniform(0.9, 1.1), number, 1))
 
     def end(number: int, epoch: int, state: TrialState) -> None:
         value = rng.random() if epoch else None
@@ -137,7 +138,7 @@ def simulated(budget: float, asked: Study, base: float, start: float, seed: int,
     if allowed.max_epochs is not None:
         finals = pace.run(max(0, epochs - done))
     else:
-        finals = math.ceil((allowed.runs - reused) / asked.concurrency) * pace.run(epochs * rng.uniform(0.9, 1.1))
+        finals = pace.run(epochs * rng.uniform(0.9, 1.1), math.ceil((allowed.runs - reused) / asked.concurrency))
     return clock.now + finals + pace.closing(allowed.runs), len(records), allowed.runs
 
 
@@ -156,7 +157,7 @@ def test_a_study_keeps_to_its_budget(
     asked = Study(trials, 4, concurrency, max_epochs, grace, seeds + ablations, seeds)
     pace = Pace(base, start)
     least = 3 * Pace(2 * base, start).run(math.ceil(max_epochs / 4)) + pace.closing(2)
-    whole = pace.run(max_epochs) * math.ceil(trials / concurrency)
+    whole = pace.run(max_epochs, math.ceil(trials / concurrency))
     whole += final_seconds(pace, max_epochs, seeds + ablations, concurrency)
     budget = max(least, scale * whole)
     seconds, records, runs = simulated(budget, asked, base, start, seed, tmp_path_factory.mktemp("trials"))

@@ -27,16 +27,16 @@ def test_what_finalising_takes() -> None:
     reserve = Reserve(runs=5, concurrency=2, max_epochs=10, budget=1000.0, pace=PACE)
     closing = Pace(10.0, 3.0).closing(5)
     assert closing > 10
-    assert reserve([OWN]) == pytest.approx(3 * (3 + 50 * 1.1) + closing)
+    assert reserve([OWN]) == pytest.approx(3 + 3 * 50 * 1.1 + 2 + closing)  # three rounds, one after another
     stopped = replace(OWN, state=TrialState.PRUNED)  # it would have gone on for five epochs more
-    assert reserve([stopped]) == pytest.approx(3 * (3 + 100 * 1.1) + closing)
+    assert reserve([stopped]) == pytest.approx(3 + 3 * 100 * 1.1 + 2 + closing)
     long = reserve([replace(OWN, seconds=5000.0)])
     assert long == 500.0 + Pace(1000.0, 3.0).closing(5)  # the runs never take more than half
 
 
 def test_before_the_first_trial_has_ended_the_pace_tells() -> None:
     reserve = Reserve(runs=5, concurrency=2, max_epochs=10, budget=1000.0, pace=PACE)
-    assert reserve([]) == pytest.approx(2 * (3 + 80 * 1.1) + PACE.closing(5))  # the winner's own seed is a trial's
+    assert reserve([]) == pytest.approx(3 + 2 * 80 * 1.1 + 1 + PACE.closing(5))  # the winner's own seed is a trial's
     assert replace(reserve, pace=None)([]) == 0.0
 
 
@@ -44,7 +44,7 @@ def test_a_seed_that_the_search_has_trained_takes_no_time_again(tmp_path: Path) 
     reserve = Reserve(runs=5, concurrency=2, max_epochs=10, budget=1000.0, pace=PACE, trials_dir=tmp_path)
     without = reserve([OWN])  # its checkpoint is gone
     (tmp_path / "a" / "best").mkdir(parents=True)
-    assert without - reserve([OWN]) == pytest.approx(3 + 50 * 1.1)
+    assert without - reserve([OWN]) == pytest.approx(50 * 1.1 + 1)
     stopped = replace(OWN, state=TrialState.PRUNED)
     assert reserve([stopped]) == replace(reserve, trials_dir=None)([stopped])  # not trained to its end
 

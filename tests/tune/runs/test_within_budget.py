@@ -49,14 +49,14 @@ def test_a_short_budget_shortens_the_trials_and_later_sessions_keep_to_it(
 ) -> None:
     monkeypatch.setattr(fitting, "measured_pace", lambda plan: Pace(4.0, 1.0))
     plan = plan_of(graph, tmp_path, "60s")
-    assert final_names(plan) == ["seed 0", "seed 1", "seed 2", "structure alone"]
+    assert final_names(plan) == ["seed 0", "seed 1", "seed 2", "on structure alone"]
     with open_study(plan) as study:
         shorter, told = fitted(plan, study)
         assert 2 <= shorter.base.train.max_epochs < plan.base.train.max_epochs == 6
         assert shorter.space.base.train == shorter.base.train
         assert shorter.space.config_for(plan.space.default_point()).train.max_epochs == shorter.base.train.max_epochs
         assert f"up to {shorter.base.train.max_epochs} epochs instead of 6" in told
-        assert "left out at the end: seed 2, structure alone" in told
+        assert "left out at the end: seed 2, on structure alone" in told
         decided = allotted(study.journal)
         assert decided is not None and decided["runs"] == 2
     monkeypatch.setattr(fitting, "measured_pace", lambda plan: pytest.fail("it is measured once"))
