@@ -34,7 +34,7 @@ class Known(StrEnum):
         """
         if value not in list(cls):
             remedy = f"choose one of: {', '.join(cls)}"
-            raise ConfigError(f"known is {value!r}{nearest(value, list(cls))}", remedy=remedy, key="known", value=value)
+            raise ConfigError(f"known is {value!r}{nearest(value, map(str, cls))}", remedy=remedy, key="known", value=value)
         return cls(value)
 
 

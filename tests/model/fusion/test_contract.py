@@ -230,7 +230,7 @@ def test_a_checkpoint_answers_as_the_model_did(
     assert len(fit(model, toy, config).curve) == 2
     assert all(not torch.equal(part, before[name]) for name, part in model.named_parameters() if name in before)
     save_checkpoint(tmp_path / "best", model, config, toy.graph, {})
-    answers = Predictor.load(tmp_path / "best").tails("entity 4", "next", k=30)
+    answers = Predictor.load(tmp_path / "best").tails("entity 4", "next", k=30, known="mark")
     with torch.no_grad():
         model.eval()
         tables = model.tables()

@@ -235,7 +235,7 @@ def test_the_registered_model_recommends(study: tuple[Path, str]) -> None:
     mlflow.set_tracking_uri(f"sqlite:///{study[0].parent / 'mlflow.db'}")
     model = mlflow.pyfunc.load_model("models:/imf-tastes@champion")
     answers = model.predict(pd.DataFrame({"user": ["user 3", "nobody"]}), params={"k": 2})
-    assert answers.columns.tolist() == ["user", "rank", "item", "score"]
+    assert answers.columns.tolist() == ["user", "rank", "item", "score", "known"]
     assert answers["user"].tolist() == ["user 3"] * 2 + ["nobody"] * 2
 
 
