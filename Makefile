@@ -15,7 +15,7 @@ PIP_INSTALL := $(VENV_PYTHON) -m pip install -qq --disable-pip-version-check -c 
 RUNTIME := .venv/.installed-runtime
 DEV := .venv/.installed-dev
 
-DEMO_FLAGS ?= --data unicode --trials 12 --seeds 2 --grace 1 --set model.dim=64 --set train.batch_size=512 --set train.max_epochs=5 --set train.precision=auto --budget 240s
+DEMO_FLAGS ?= --data unicode --trials 12 --seeds 2 --grace 1 --set model.dim=64 --set train.batch_size=512 --set train.max_epochs=5 --set train.precision=auto --budget 270s
 RECOMMEND_FLAGS ?= --task recommend --data codepages --trials 10 --seeds 2 --grace 3 --set model.widths=[64,32] --set train.lr=0.005 --set train.max_epochs=16 --set train.patience=6 --budget 200s
 PYTEST_FLAGS ?=
 BENCH_FLAGS ?=

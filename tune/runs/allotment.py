@@ -1,7 +1,7 @@
 """How a time budget is divided: what of a study is given up, and in which order, where not everything fits.
 
 Given up first: the runs without one modality, the last named first; then the control; then the seeds beyond the second; then
-epochs of a trial, down to a quarter; then the second seed. What is left of the time goes to the trials.
+epochs of a trial, down to half; then the second seed; then epochs down to a quarter. What is left goes to the trials.
 """
 
 from __future__ import annotations
@@ -15,8 +15,7 @@ from tune.study.records import TrialRecord, can_be_reused
 
 SLACK = 1.1  # runs are not equally long
 _KEPT_SEEDS = 2  # as long as epochs can be given up instead
-_LEAST_SHARE = 4  # trials keep at least one in so many of their epochs
-_TEST_SHARE = 0.3  # of an epoch's seconds: testing and refining a final run
+_TEST_SHARE = 0.7  # of an epoch's seconds: refining the decision of a final run, its margins, and testing it
 _REPORT_SECONDS = 8.0  # pages, pictures, the model in MLflow
 
 
@@ -96,17 +95,14 @@ def allot(seconds: float, pace: Pace, study: Study) -> Allotment:
     Returns:
         The most that fits. If nothing does: the least there is, with `trials` 0 where not even one trial would end in time.
     """
-    wanted = min(study.trials, study.given + study.concurrency + 1)
-    runs = study.runs
-    while runs > _KEPT_SEEDS and _seconds(pace, study, wanted, study.max_epochs, runs) > seconds:
-        runs -= 1
-    epochs = study.max_epochs
-    if _seconds(pace, study, wanted, epochs, runs) > seconds and not study.fixed_epochs:
-        least = min(epochs, max(1, math.ceil(epochs / _LEAST_SHARE)))
-        while epochs > least and _seconds(pace, study, wanted, epochs, runs) > seconds:
+    wanted = min(study.trials, study.given + study.concurrency)
+    runs, epochs = study.runs, study.max_epochs
+    half, quarter = (epochs if study.fixed_epochs else math.ceil(epochs / share) for share in (2, 4))
+    for least_runs, least_epochs in ((_KEPT_SEEDS, epochs), (_KEPT_SEEDS, half), (1, half), (1, quarter)):
+        while runs > least_runs and _seconds(pace, study, wanted, epochs, runs) > seconds:
+            runs -= 1
+        while epochs > least_epochs and _seconds(pace, study, wanted, epochs, runs) > seconds:
             epochs -= 1
-    while runs > 1 and _seconds(pace, study, wanted, epochs, runs) > seconds:
-        runs -= 1
     trials = study.trials
     while trials and _seconds(pace, study, trials, epochs, runs) > seconds:
         trials -= 1
@@ -116,7 +112,7 @@ def allot(seconds: float, pace: Pace, study: Study) -> Allotment:
 def _seconds(pace: Pace, study: Study, trials: int, epochs: int, runs: int) -> float:
     """Seconds of a whole study. The winner's own seed is trained by its trial."""
     grace = min(study.grace, epochs)
-    mean = grace + (epochs - grace) / 2  # early stopping ends about half of them soon
+    mean = min(epochs, grace * (1 + 2 / 3 * math.log(epochs / grace, 3)))  # one trial in three passes each of ASHA's rungs
     rounds = math.ceil(trials / study.concurrency)
     search = max(pace.run(epochs), pace.run(mean, rounds)) if trials else 0.0
     return search + final_seconds(pace, epochs, runs - 1, study.concurrency) + pace.closing(runs)
