@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import math
 import re
+import textwrap
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 COLOURS = {"completed": "#1b7f5c", "pruned": "#8a8f98", "stopped": "#b08900", "failed": "#c0392b", "diverged": "#8e44ad"}
 BEST = "#1f4e9c"  # colour of the winner and of the best value so far
+_TITLE_WIDTH = 60  # characters of a window's title
 _FEW = 60  # up to this many trials, epochs have markers and pruned trials their numbers
 
 
@@ -48,11 +50,11 @@ def save_picture(show: Callable[[Console], None], width: int, path: Path, title:
         show: prints on a terminal.
         width: of the terminal, characters.
         path: of the SVG file.
-        title: title of the window.
+        title: title of the window; a long one is cut.
     """
     console = Console(record=True, file=io.StringIO(), width=width)
     show(console)
-    picture = console.export_svg(title=title)
+    picture = console.export_svg(title=textwrap.shorten(title, _TITLE_WIDTH, placeholder=" ..."))
     plain = re.sub(r"@font-face \{.*?\}\s*", "", picture, flags=re.DOTALL).replace("Fira Code", "DejaVu Sans Mono")
     path.write_text(plain, encoding="utf-8")
     return path

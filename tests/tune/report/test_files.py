@@ -249,7 +249,9 @@ def test_picture_of_the_terminal_fetches_nothing(tmp_path):
     def show(console: Console) -> None:
         console.print("validation MRR [bold]0.4643[/]")
 
-    picture = save_picture(show, 80, tmp_path / "terminal.svg", "python tune/search.py").read_text(encoding="utf-8")
+    command = "python tune/search.py " + " ".join(f"--set model.setting_{number}=1" for number in range(20))
+    picture = save_picture(show, 80, tmp_path / "terminal.svg", command).read_text(encoding="utf-8")
+    assert "setting_0" in picture and "setting_9" not in picture  # a window has one line for its title
     assert "0.4643" in picture
     assert "python" in picture
     assert "@font-face" not in picture
