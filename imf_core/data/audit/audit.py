@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from imf_core.data.audit.baseline import BaselineMetrics, OneStepRules
+from imf_core.data.audit.columns import swapped_columns
 from imf_core.data.audit.leaks import text_leaks
 from imf_core.data.audit.links import link_leaks
 from imf_core.data.audit.names import colliding, self_loops
@@ -75,7 +76,7 @@ def audit(
         loops={name: self_loops(rows, raw.entities, raw.relations) for name, rows in unique.items()},
         baseline=metrics,
         notes=raw.notes,
-        problems=_problems(counts, coverage, raw.source),
+        problems=[*raw.problems, *swapped_columns(raw), *_problems(counts, coverage, raw.source)],
         warnings=_warnings(counts, similar, size[0], raw.source),
     )
 

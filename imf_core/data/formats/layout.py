@@ -10,7 +10,7 @@ from typing import Literal
 
 from imf_core.config import DataConfig
 from imf_core.errors import DataError
-from imf_core.files.lines import read_lines
+from imf_core.files.lines import PACKED, plain_name, read_lines
 
 Format = Literal["names", "ids", "ntriples"]
 _SUFFIXES = (".tsv", ".txt", ".nt")
@@ -97,7 +97,8 @@ class GraphFiles:
         if self.folder is None:
             return []
         names = (f"{split}2id.txt", *(f"{split}{suffix}" for suffix in _SUFFIXES))
-        return [path for name in names if (path := self.folder / name).exists()]
+        packed = [f"{name}{container}" for container in ("", *PACKED) for name in names]
+        return [path for name in packed if (path := self.folder / name).exists()]
 
     def _training_file(self) -> Path:
         candidates = self._candidates("train")
@@ -105,15 +106,19 @@ class GraphFiles:
             return candidates[0]
         if self.folder is None:
             raise DataError("no training file was given", remedy="set data.train, or data.path to a graph folder")
+        others = sorted(path.name for path in self.folder.iterdir() if path.name.lower().startswith("train"))
+        there = f"; {', '.join(others)} is of a format that is not read" if others else ""
         raise DataError(
-            f"{self.folder} holds neither train.tsv, train.txt, train.nt nor train2id.txt", remedy=_REMEDY,
+            f"{self.folder} holds neither train.tsv, train.txt, train.nt nor train2id.txt{there}", remedy=_REMEDY,
             path=str(self.folder),
         )
 
     def _beside(self, split: str, train: SplitFile) -> Path | None:
         """The folder's file of a split that goes with the training file; one of the same suffix is preferred."""
-        fitting = [path for path in self._candidates(split) if path.name.endswith("2id.txt") == (train.format == "ids")]
-        return min(fitting, key=lambda path: path.suffix != train.path.suffix, default=None)
+        ids = train.format == "ids"
+        fitting = [path for path in self._candidates(split) if plain_name(path).endswith("2id.txt") == ids]
+        suffix = Path(plain_name(train.path)).suffix
+        return min(fitting, key=lambda path: Path(plain_name(path)).suffix != suffix, default=None)
 
 
 def format_of(path: Path) -> Format:
@@ -124,9 +129,10 @@ def format_of(path: Path) -> Format:
     Raises:
         DataError: the file cannot be opened.
     """
-    if path.suffix == ".nt":
+    name = plain_name(path)
+    if name.endswith(".nt"):
         return "ntriples"
-    if path.name.endswith("2id.txt"):
+    if name.endswith("2id.txt"):
         return "ids"
     lines = [line for _, line in islice(read_lines(path), 2)]
     if not lines or lines[0].count("\t") == 2:

@@ -10,7 +10,7 @@ import re
 from array import array
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 import pyoxigraph
@@ -20,7 +20,7 @@ from imf_core.data.formats.parts import Part
 from imf_core.data.formats.terms import in_brackets, is_iri, name_of, term_of
 from imf_core.data.formats.tsv import split_fast
 from imf_core.errors import DataError
-from imf_core.files.lines import BYTE_ORDER_MARK, is_large, unreadable
+from imf_core.files.lines import BROKEN, BYTE_ORDER_MARK, is_large, open_text, unreadable
 
 LITERALS_FILE = "literals.nt"
 _BATCH = 1 << 22  # bytes parsed at a time
@@ -179,19 +179,22 @@ def _with_literals(files: GraphFiles) -> list[Path]:
 
 
 def _triples(path: Path) -> Iterator[Any]:
-    try:
-        handle = path.open("rb")
-    except OSError as error:
-        raise unreadable(path, error) from error
-    with handle:
+    with open_text(path) as handle:
         before = 0
-        while raw := handle.readlines(_BATCH):
+        while raw := _batch(path, handle):
             data = b"".join(raw)
             if before == 0:
                 data = data.removeprefix(BYTE_ORDER_MARK)
             lines = data.splitlines()  # at line feeds and carriage returns: the format knows both
             yield from _parsed(path, lines, before)
             before += len(lines)
+
+
+def _batch(path: Path, handle: BinaryIO) -> list[bytes]:
+    try:
+        return handle.readlines(_BATCH)
+    except BROKEN as error:
+        raise unreadable(path, error) from error
 
 
 def _parsed(path: Path, lines: list[bytes], before: int) -> list[Any]:
@@ -209,10 +212,22 @@ def _parsed(path: Path, lines: list[bytes], before: int) -> list[Any]:
         try:
             triples += _parse(line)
         except SyntaxError as error:
+            if (short := _without_graph(line)) is not None:
+                triples += short
+                continue
             reason = _PLACE.sub("", str(error.msg))
             shown = line[:80].decode("utf-8", "surrogateescape")
             raise DataError.at(path, number, f"no statement: {reason}", value=shown, remedy=_REMEDY) from error
     return triples
+
+
+def _without_graph(line: bytes) -> list[Any] | None:
+    """The statement of a line of N-Quads, whose fourth term names a graph; None where it is none."""
+    try:
+        quads = list(pyoxigraph.parse(line, format=pyoxigraph.RdfFormat.N_QUADS, lenient=True))
+    except SyntaxError:
+        return None
+    return None if any(type(quad.object) is pyoxigraph.Triple for quad in quads) else [quad.triple for quad in quads]
 
 
 def _parse(data: bytes) -> list[Any]:

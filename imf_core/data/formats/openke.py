@@ -9,7 +9,7 @@ import numpy as np
 
 from imf_core.data.formats.vocabularies import as_id, no_count_note, split_count
 from imf_core.errors import DataError
-from imf_core.files.lines import is_large, read_lines, unreadable
+from imf_core.files.lines import BROKEN, is_large, open_text, read_lines
 
 _DIGITS_AND_SPACES = b"0123456789 \t\r\n"
 _REMEDY = "write `head tail relation` as ids, in this order"
@@ -56,10 +56,11 @@ def read_ids_fast(path: Path) -> tuple[np.ndarray, tuple[str, ...]] | None:
     """
     from pyarrow import ArrowInvalid, BufferReader, csv, int64, py_buffer
 
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise unreadable(path, error) from error
+    with open_text(path) as handle:
+        try:
+            data = handle.read()
+        except BROKEN:
+            return None
     if data.translate(None, _DIGITS_AND_SPACES) or data.count(b"\r") != data.count(b"\r\n"):
         return None  # Arrow would take signs and hexadecimals for ids, and a lone return for a line end
     first, _, _ = data.partition(b"\n")

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
+from imf_core.data.formats.headers import first_row, headers, is_header, odd_first_row, without_first
 from imf_core.data.formats.layout import GraphFiles, SplitFile
 from imf_core.data.formats.ntriples import read_ntriples
 from imf_core.data.formats.openke import read_ids
@@ -126,13 +127,15 @@ def read_files(files: GraphFiles, *, test: bool = False, keep_literals: bool = F
     for vocabulary in (parts.entities, parts.relations):
         general += _twins(vocabulary)
     triples = parts.triples
+    encoding = _undecodable(parts.entities, splits) + _undecodable(parts.relations, splits)
     raw = RawGraph(
         parts.entities, parts.relations, triples["train"], triples.get("valid"), triples.get("test"),
-        (*general, *parts.notes), str(files),
+        (*general, *parts.notes), str(files), problems=(*parts.problems, *encoding),
     )
+    general += raw.problems
     later: LazySplit | None = None
     if "test" in splits:
-        in_file = _InFile(splits["test"], raw.entities, raw.relations, _listed(files))
+        in_file = _InFile(splits["test"], raw.entities, raw.relations, _listed(files), parts.header)
         later = in_file if raw.test is None else _InMemory(raw.test)
     name = {"ids": "valid2id.txt", "ntriples": "valid.nt", "names": "valid.tsv"}[train.format]
     return GraphReading(raw, (*general, *parts.notes_without_test), later, parts.texts, name)
@@ -156,16 +159,23 @@ class _InFile:
     entities: Vocabulary
     relations: Vocabulary
     listed: str
+    header: tuple[str, str, str] | None = None  # of the training file
 
     def read(self, allow_unknown: bool) -> np.ndarray:
         if self.file.format == "ids":
             return read_ids(self.file.path, len(self.entities), len(self.relations))[0]
-        return _in_numbers(_part(self.file), self.file, self.entities, self.relations, self.listed, allow_unknown)
+        part = _part(self.file)
+        row = first_row(part)
+        if row is not None and (is_header(row) or row == self.header) and not _known(row, self.entities, self.relations):
+            part = without_first(part)
+        return _in_numbers(part, self.file, self.entities, self.relations, self.listed, allow_unknown)
 
 
 @dataclass(frozen=True)
 class _Parts:
-    """Vocabularies, the triples of each split that was read, notes with and without those on test, texts of train."""
+    """Vocabularies, triples of each split that was read, notes with and without those on test, texts of train, problems, header
+    of train.
+    """
 
     entities: Vocabulary
     relations: Vocabulary
@@ -173,6 +183,8 @@ class _Parts:
     notes: Sequence[str]
     notes_without_test: Sequence[str]
     texts: Mapping[str, Sequence[str]]
+    problems: Sequence[str] = ()
+    header: tuple[str, str, str] | None = None
 
 
 def _read_ids(files: GraphFiles, test: bool) -> _Parts:
@@ -209,6 +221,13 @@ def _read_names(files: GraphFiles, test: bool, keep_literals: bool) -> _Parts:
         split: _part(file, keep_literals and split == "train")
         for split, file in splits.items() if split != "test" or test or len(lists) < 2
     }
+    rows = {split: row for split, row in headers(parts).items() if not _known(row, *lists.values())}
+    parts = {split: without_first(part) if split in rows else part for split, part in parts.items()}
+    named = [splits[split].path.name for split in rows if split != "test" or test]
+    problems = [f"the first line of {', '.join(named)} looks like a header: it is left out"] if named else []
+    odd = odd_first_row(parts)
+    if odd is not None and (odd != "test" or test):
+        notes.append(f"the first line of {splits[odd].path.name} has three names that occur nowhere else: is it a header?")
     entities = lists["entity"] if "entity" in lists else merged("entity", (part.entities for part in parts.values()))
     relations = lists["relation"] if "relation" in lists else merged("relation", (part.relations for part in parts.values()))
     literals = {split: part.literals for split, part in parts.items()}
@@ -219,8 +238,14 @@ def _read_names(files: GraphFiles, test: bool, keep_literals: bool) -> _Parts:
     without_test = sum(count for split, count in literals.items() if split != "test")
     with_test = without_test + (literals.get("test", 0) if test else 0)
     return _Parts(
-        entities, relations, triples, [*notes, *_skipped(with_test)], [*notes, *_skipped(without_test)], parts["train"].texts
+        entities, relations, triples, [*notes, *_skipped(with_test)], [*notes, *_skipped(without_test)], parts["train"].texts,
+        problems, rows.get("train"),
     )
+
+
+def _known(row: tuple[str, str, str], *lists: Vocabulary) -> bool:
+    """Whether a list has one of the names."""
+    return any(name in vocabulary.index for vocabulary in lists for name in row)
 
 
 def _skipped(literals: int) -> list[str]:
@@ -283,3 +308,28 @@ def _twins(vocabulary: Vocabulary) -> list[str]:
         for pairs, how in ((composition, "Unicode composition"), (padding, "spaces around them"))
         if pairs
     ]
+
+
+def _undecodable(vocabulary: Vocabulary, splits: Mapping[str, SplitFile]) -> list[str]:
+    """What there is to say of names that are not UTF-8, above all if the same name is there in UTF-8 too."""
+    odd = [name for name in vocabulary.names if not name.isascii() and _escaped(name)]
+    if not odd:
+        return []
+    lines = ((file, _line_of(file, odd[0])) for file in splits.values() if file.format == "names")
+    first = next(((file, line) for file, line in lines if line is not None), None)
+    place = f"; the first, {odd[0]!a}, in {first[0].path.name}, line {first[1]}" if first is not None else ""
+    kinds = "entities" if vocabulary.kind == "entity" else "relations"
+    twins = [(name, twin) for name in odd if (twin := _in_cp1252(name)) in vocabulary.index]
+    told = f"{len(odd):,} names of {kinds} are not UTF-8{place}"
+    if twins:
+        told += f"; {len(twins):,} of them are there in UTF-8 too ({twins[0][1]}), as another one of the {kinds}"
+    return [f"{told}: save the files as UTF-8"]
+
+
+def _escaped(name: str) -> bool:
+    return any("\udc80" <= sign <= "\udcff" for sign in name)
+
+
+def _in_cp1252(name: str) -> str:
+    """A name whose bytes are not UTF-8, read in the encoding of Windows."""
+    return name.encode("utf-8", "surrogateescape").decode("cp1252", "replace")

@@ -16,7 +16,7 @@ import numpy as np
 
 from imf_core.data.formats.parts import Part
 from imf_core.errors import DataError
-from imf_core.files.lines import is_large, read_lines
+from imf_core.files.lines import BROKEN, is_large, open_text, read_lines
 
 _BLOCK = 1 << 24  # bytes that Arrow splits at a time
 _REMEDY = "write head<TAB>relation<TAB>tail"
@@ -86,11 +86,11 @@ def split_fast(path: Path, separator: str, width: int) -> Part | None:
     from pyarrow import ArrowInvalid, binary, csv, dictionary, int32
 
     columns = ["head", "relation", "tail", *(f"dot {place}" for place in range(width - 3))]
-    with path.open("rb") as handle:
-        if _has_lone_returns(handle):
-            return None  # Arrow would end a line at each
-        handle.seek(0)
+    with open_text(path) as handle:
         try:
+            if _has_lone_returns(handle):
+                return None  # Arrow would end a line at each
+            handle.seek(0)
             table = csv.read_csv(
                 handle,
                 csv.ReadOptions(column_names=columns, block_size=_BLOCK),
@@ -99,8 +99,8 @@ def split_fast(path: Path, separator: str, width: int) -> Part | None:
                     column_types=dict.fromkeys(columns, dictionary(int32(), binary())), strings_can_be_null=False
                 ),
             )
-        except ArrowInvalid:
-            return None  # a line of another number of columns, or longer than a block
+        except (ArrowInvalid, *BROKEN):
+            return None  # a line of another number of columns, or longer than a block; or a damaged container
     table = table.unify_dictionaries()
     if any(_codes(table[name])[1] not in ([], [b"."]) for name in columns[3:]):
         return None

@@ -241,6 +241,7 @@ class RawGraph:
         notes: what the reader wants the user to know (skipped literals, names that look alike, ...).
         source: where it is from.
         made: see `KnowledgeGraph`.
+        problems: what makes the figures mean something else than they say (names that are not UTF-8, a header, ...).
     """
 
     entities: Vocabulary
@@ -251,6 +252,7 @@ class RawGraph:
     notes: tuple[str, ...] = ()
     source: str = ""
     made: Mapping[str, Any] = field(default_factory=dict)
+    problems: tuple[str, ...] = ()
 
     @property
     def splits(self) -> dict[str, np.ndarray]:
