@@ -19,6 +19,9 @@ class InteractionConfig(Section):
 
     path: str = Field("codepages", description="folder or file of interactions, or the name of a bundled data set (codepages)")
     min_rating: float | None = Field(None, description="interactions with a lower rating are left out; null: all count")
+    label: str | None = Field(
+        None, description="column in which 0 marks what is no interaction; null: every line is one"
+    )
     split_seed: int = Field(0, ge=0, lt=2**31, description="which interactions of a user are held out, where no files say so")
     drop_cold: bool = Field(False, description="leave out items without any interaction; else they can be recommended")
     text: Literal["auto", "names", "descriptions", "none"] = Field(

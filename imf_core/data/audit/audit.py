@@ -23,6 +23,8 @@ from imf_core.data.graph.graph import CATEGORY_NAMES, SPLITS, KnowledgeGraph, Kn
 from imf_core.data.graph.splits import codes, distinct
 from imf_core.data.graph.unseen import find_unseen, seen_in
 
+_CHANCE = 5  # so few held-out examples may all be cold by chance
+
 
 def repair_command(source: str) -> str:
     """The command that repairs a graph.
@@ -180,6 +182,9 @@ def _problems(counts: dict[str, SplitCounts], coverage: Sequence[Coverage], sour
             f"{overlaps} of test with train: {test.in_train:,} of {test.lines:,} test lines stand in train, which makes the "
             "test score too good (test is never changed: take them out of train by hand if the split is yours)"
         )
+    if test.lines > _CHANCE and test.cold == test.lines:
+        told = f"all {test.lines:,} test lines have an entity or relation that training lacks"
+        problems.append(f"{told}: are they named as there? (split by entity they are so by design)")
     for entry in coverage:
         if entry.problem:
             problems.append(f"{entry.name}: {entry.problem}")

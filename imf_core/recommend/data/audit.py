@@ -20,6 +20,7 @@ from imf_core.data.graph.graph import SPLITS
 from imf_core.recommend.data.interactions import RawInteractions, distinct_pairs
 
 _FEW_ITEMS = 10  # with so many items or fewer, every list of 10 holds all
+_CHANCE = 5  # so few held-out examples may all be cold by chance
 
 
 @dataclass(frozen=True)
@@ -193,7 +194,7 @@ def audit_interactions(
         featureless=int((~has).sum()) if has is not None else None,
         coverage=tuple(modality.describe().replace(" entities", " items") for modality in modalities),
         notes=raw.notes,
-        problems=tuple(_problems(counts)),
+        problems=(*raw.problems, *_problems(counts)),
         warnings=tuple(_warnings(counts, size[1])),
     )
 
@@ -239,6 +240,10 @@ def _problems(counts: Mapping[str, PartCounts]) -> list[str]:
                 f"{shared:,} of {counts[first].interactions:,} {WORDS[first]} interactions stand in {second} too: what is "
                 "known is never recommended, so they cannot be found"
             )
+    test = counts["test"]
+    if test.interactions > _CHANCE and test.cold == test.interactions:
+        told = f"all {test.interactions:,} test interactions have a user or an item that training lacks"
+        problems.append(f"{told}: are they named as there?")
     return problems
 
 

@@ -41,6 +41,7 @@ class RawInteractions:
         offset: features without names: their row number plus this is the item's name. None: items have names.
         notes: what the readers skipped.
         source: folder or file, for messages.
+        problems: what the readers found that makes the figures mean something else than they say.
     """
 
     users: Vocabulary
@@ -50,6 +51,7 @@ class RawInteractions:
     notes: tuple[str, ...] = ()
     source: str = ""
     offset: int | None = None
+    problems: tuple[str, ...] = ()
 
     @property
     def lines(self) -> int:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from array import array
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -21,9 +21,15 @@ from imf_core.errors import DataError
 from imf_core.files.lines import read_lines
 
 SUFFIXES = (".tsv", ".txt", ".inter", ".npz", ".npy")
-_USER = ("user_id", "user", "userid", "uid", "users")
-_ITEM = ("item_id", "item", "itemid", "iid", "items", "movieid", "movie_id")
-_RATING = ("rating", "score", "stars")
+_USER = ("user_id", "user", "userid", "uid", "users", "reviewerid", "reviewer_id", "customer_id", "customerid")
+_ITEM = (
+    "item_id", "item", "itemid", "iid", "items", "movieid", "movie_id", "asin", "product_id", "productid", "article_id",
+    "business_id",
+)
+_RATING = ("rating", "score", "stars", "overall")
+_SPLIT = ("x_label", "split", "set")  # a published split in a column
+_SPLITS = {"0": 0, "1": 1, "2": 2, "train": 0, "valid": 1, "val": 1, "dev": 1, "validation": 1, "test": 2}
+_LABEL = "label"
 _TYPES = ("token", "token_seq", "float", "float_seq")  # of a RecBole header
 _REMEDY = "write user<TAB>item, one interaction a line"
 
@@ -38,6 +44,8 @@ class PairFile:
         rows: (P, 2) int64 positions in `users` and `items`, repeats included.
         lines: (P,) int64 line of each interaction; for a matrix its position, from 1.
         notes: what was skipped.
+        problems: what makes the interactions mean something else than they say.
+        split: (P,) int64, 0 train, 1 valid, 2 test, where a column says so.
     """
 
     path: Path
@@ -46,30 +54,54 @@ class PairFile:
     rows: np.ndarray
     lines: np.ndarray
     notes: tuple[str, ...] = ()
+    problems: tuple[str, ...] = ()
+    split: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
 class _Columns:
-    """Positions of the columns user, item and rating (None: there is none), and the number of columns."""
+    """Positions of the columns user, item, rating, label and split (None: there is none); names of all columns, in order."""
 
     user: int
     item: int
     rating: int | None
-    count: int
+    names: tuple[str, ...]
+    label: int | None = None
+    split: int | None = None
+
+    @classmethod
+    def named(cls, names: list[str]) -> _Columns | None:
+        """The columns by their names, in lower case; None without a user or an item."""
+        user, item = _first(names, _USER), _first(names, _ITEM)
+        if user is None or item is None:
+            return None
+        label = names.index(_LABEL) if _LABEL in names else None
+        return cls(user, item, _first(names, _RATING), tuple(names), label, _first(names, _SPLIT))
+
+    @property
+    def count(self) -> int:
+        """Number of columns."""
+        return len(self.names)
+
+    def unused(self, rated: bool, labelled: bool) -> list[str]:
+        """Names of the columns that nobody reads."""
+        used = {self.user, self.item, self.split, self.rating if rated else None, self.label if labelled else None}
+        return [name for place, name in enumerate(self.names) if place not in used]
 
 
-def read_pairs(path: Path, min_rating: float | None = None) -> PairFile:
+def read_pairs(path: Path, min_rating: float | None = None, label: str | None = None) -> PairFile:
     """Read interactions; the suffix gives the format.
 
-    - `.tsv`, `.txt`: `user<TAB>item`, with or without a header line that names the columns (`user`, `item`, `rating`, ...);
-      further columns are ignored.
-    - `.inter`: a RecBole atomic file; the header gives each column's name and type, as in `user_id:token`.
+    - `.tsv`, `.txt`: `user<TAB>item`, with or without a header line that names the columns (`user`, `item`, `rating`, ...). A
+      column `x_label`, `split` or `set` holds a published split: 0, 1, 2 or train, valid, test.
+    - `.inter`: a RecBole atomic file; the header gives each column's name and type, as in `user_id:token`, or the name alone.
     - `.npy`: an integer matrix (P, 2). `.npz`: a CSR matrix as `scipy.sparse.save_npz` writes it (users x items, every stored
       entry other than 0 is an interaction), or arrays `users` and `items` of equal length.
 
     Args:
         path: the file.
         min_rating: interactions with a lower rating are left out and counted; None: all count.
+        label: column in which a value of 0 or less marks what is no interaction; None: there is none.
 
     Raises:
         DataError: the format is not known, or a line cannot be used.
@@ -78,68 +110,133 @@ def read_pairs(path: Path, min_rating: float | None = None) -> PairFile:
         return _read_arrays(path, min_rating)
     if path.suffix not in SUFFIXES:
         raise DataError.at(path, None, "format is not known", value=path.suffix, remedy=f"use one of {', '.join(SUFFIXES)}")
-    return _read_text(path, min_rating)
+    return _Text(path, min_rating, label).read()
 
 
-def _read_text(path: Path, min_rating: float | None) -> PairFile:
-    users: dict[str, int] = {}
-    items: dict[str, int] = {}
-    rows, numbers = array("q"), array("q")
-    low = 0
-    columns: _Columns | None = None
-    for number, line in read_lines(path):
-        cells = line.split("\t")
-        if columns is None:
-            columns, is_header = _header(path, number, cells)
-            if min_rating is not None and columns.rating is None:
-                raise DataError.at(
-                    path,
-                    number,
-                    "data.min_rating needs a column of ratings",
-                    value=line[:80],
-                    remedy="name it rating in a header line, or leave min_rating out",
-                )
-            if is_header:
-                continue
-        if len(cells) != columns.count:
+class _Text:
+    """A text file being read; arguments as of `read_pairs`."""
+
+    def __init__(self, path: Path, min_rating: float | None, label: str | None) -> None:
+        self.path, self.min_rating, self.label = path, min_rating, label
+        self.users: dict[str, int] = {}
+        self.items: dict[str, int] = {}
+        self.rows, self.numbers, self.splits = array("q"), array("q"), array("q")
+        self.low = self.negative = 0
+        self.labels: set[str] = set()
+        self.first: list[str] | None = None  # cells of the first line, where that was not taken for a header
+        self.second: list[str] | None = None
+
+    def read(self) -> PairFile:
+        columns: _Columns | None = None
+        for number, line in read_lines(self.path):
+            cells = line.split("\t")
+            if columns is None:
+                columns, is_header = self._columns(number, line, cells)
+                if is_header:
+                    continue
+                self.first = cells
+            elif self.second is None:
+                self.second = cells
+            if len(cells) != columns.count:
+                problem = f"{len(cells)} columns instead of {columns.count}"
+                raise DataError.at(self.path, number, problem, value=line[:80], remedy=_REMEDY)
+            self._add(number, line, cells, columns)
+        pairs = np.array(self.rows, dtype=np.int64).reshape(-1, 2)
+        split = np.array(self.splits, dtype=np.int64) if columns is not None and columns.split is not None else None
+        return PairFile(
+            self.path, tuple(self.users), tuple(self.items), pairs, np.array(self.numbers, dtype=np.int64),
+            tuple(self._notes(columns)), tuple(self._problems(pairs)), split,
+        )
+
+    def _columns(self, number: int, line: str, cells: list[str]) -> tuple[_Columns, bool]:
+        columns, is_header = _header(self.path, number, cells)
+        if self.min_rating is not None and columns.rating is None:
             raise DataError.at(
-                path, number, f"{len(cells)} columns instead of {columns.count}", value=line[:80], remedy=_REMEDY
+                self.path, number, "data.min_rating needs a column of ratings", value=line[:80],
+                remedy="name it rating in a header line, or leave min_rating out",
             )
+        if self.label is not None:
+            if self.label.lower() not in columns.names or not is_header:
+                raise DataError.at(
+                    self.path, number, f"data.label names no column{nearest(self.label, columns.names)}", value=self.label,
+                    remedy="name it in a header line, or leave data.label out",
+                )
+            columns = replace(columns, label=columns.names.index(self.label.lower()))
+        return columns, is_header
+
+    def _add(self, number: int, line: str, cells: list[str], columns: _Columns) -> None:
         user, item = cells[columns.user], cells[columns.item]
         if not user.strip() or not item.strip():
-            raise DataError.at(
-                path, number, f"the {'item' if user.strip() else 'user'} is blank", value=line[:80], remedy=_REMEDY
-            )
-        if (
-            min_rating is not None
-            and columns.rating is not None
-            and _rating(path, number, cells[columns.rating]) < min_rating
-        ):
-            low += 1
-            continue
-        rows.extend((users.setdefault(user, len(users)), items.setdefault(item, len(items))))
-        numbers.append(number)
-    notes = [f"{path.name}: {low:,} interactions with a rating below {min_rating:g} left out"] if low else []
-    used = 2 + (min_rating is not None)
-    if columns is not None and columns.count > used:
-        notes.append(f"{path.name}: {columns.count - used} further column{'s' if columns.count - used > 1 else ''} passed over")
-    pairs = np.array(rows, dtype=np.int64).reshape(-1, 2)
-    return PairFile(path, tuple(users), tuple(items), pairs, np.array(numbers, dtype=np.int64), tuple(notes))
+            problem = f"the {'item' if user.strip() else 'user'} is blank"
+            raise DataError.at(self.path, number, problem, value=line[:80], remedy=_REMEDY)
+        if columns.label is not None:
+            if self.label is None:
+                self.labels.add(cells[columns.label].strip().removesuffix(".0"))
+            elif _number(self.path, number, cells[columns.label], "label") <= 0:
+                self.negative += 1
+                return
+        rating = columns.rating if self.min_rating is not None else None
+        if rating is not None and _number(self.path, number, cells[rating], "rating") < float(self.min_rating or 0.0):
+            self.low += 1
+            return
+        if columns.split is not None:
+            split = _SPLITS.get(cells[columns.split].strip().lower())
+            if split is None:
+                raise DataError.at(
+                    self.path, number, f"the column {columns.names[columns.split]} holds no split", value=cells[columns.split],
+                    remedy="write 0, 1, 2 or train, valid, test there, or give the column another name",
+                )
+            self.splits.append(split)
+        self.rows.extend((self.users.setdefault(user, len(self.users)), self.items.setdefault(item, len(self.items))))
+        self.numbers.append(number)
+
+    def _notes(self, columns: _Columns | None) -> list[str]:
+        name, notes = self.path.name, []
+        if self.low:
+            notes.append(f"{name}: {self.low:,} interactions with a rating below {self.min_rating:g} left out")
+        if self.negative:
+            notes.append(f"{name}: {self.negative:,} lines with {self.label} 0 left out: no interactions")
+        if columns is None:
+            return notes
+        if columns.split is not None:
+            notes.append(f"{name}: the column {columns.names[columns.split]} gives the split")
+        unused = columns.unused(self.min_rating is not None, self.label is not None)
+        if unused:
+            notes.append(f"{name}: column{'s' if len(unused) > 1 else ''} not used: {', '.join(unused)}")
+        if self.label is None and self.labels == {"0", "1"}:
+            notes.append(f"{name}: lines with label 0 count as interactions too; data.label=label leaves them out")
+        return notes
+
+    def _problems(self, pairs: np.ndarray) -> list[str]:
+        """A first line that was read as an interaction and may be a header."""
+        if self.first is None or self.second is None or len(pairs) < 2:
+            return []
+        user, item = pairs[0]
+        again = (pairs[1:, 0] == user).any() or (pairs[1:, 1] == item).any()
+        digits = [any(map(str.isdigit, "".join(cells))) for cells in (self.first, self.second)]
+        if again or digits[0] or not digits[1]:
+            return []
+        known = f"user: {', '.join(_USER[:4])}; item: {', '.join(_ITEM[:4])}"
+        told = f"{self.path.name}: the first line ({', '.join(self.first)}) has a user and an item that occur nowhere else"
+        return [f"{told}: if it is a header, name the columns (known are {known})"]
 
 
 def _header(path: Path, number: int, cells: list[str]) -> tuple[_Columns, bool]:
     """The columns, as the first line shows them, and whether that line is a header."""
-    if path.suffix == ".inter":
+    if path.suffix == ".inter" and (any(":" in cell for cell in cells) or _Columns.named(_names(cells)) is None):
         return _typed_header(path, number, cells), True
-    names = [cell.strip().lower().partition(":")[0] for cell in cells]
-    user, item = _first(names, _USER), _first(names, _ITEM)
-    if user is not None and item is not None:
-        return _Columns(user, item, _first(names, _RATING), len(cells)), True
+    columns = _Columns.named(_names(cells))
+    if columns is not None:
+        return columns, True
     if len(cells) < 2:
         separator = next((sign for sign in ("::", ",", ";", " ") if sign in cells[0].strip()), "")
         found = f"no tab, but {separator!r}, between user and item" if separator else "one column instead of two"
         raise DataError.at(path, number, found, value=cells[0][:80], remedy=_REMEDY)
-    return _Columns(0, 1, None, len(cells)), False
+    return _Columns(0, 1, None, tuple(f"column {place}" for place in range(1, len(cells) + 1))), False
+
+
+def _names(cells: list[str]) -> list[str]:
+    return [cell.strip().lower().partition(":")[0] for cell in cells]
 
 
 def _typed_header(path: Path, number: int, cells: list[str]) -> _Columns:
@@ -171,20 +268,24 @@ def _typed_header(path: Path, number: int, cells: list[str]) -> _Columns:
     rating = next((names[name] for name in _RATING if name in names), None)
     if rating is not None and rating[1] != "float":
         rating = None
-    return _Columns(positions["user"], positions["item"], rating[0] if rating is not None else None, len(cells))
+    every = _names(cells)
+    label = every.index(_LABEL) if _LABEL in every else None
+    place = rating[0] if rating is not None else None
+    return _Columns(positions["user"], positions["item"], place, tuple(every), label, _first(every, _SPLIT))
 
 
 def _first(names: list[str], known: tuple[str, ...]) -> int | None:
     return next((position for position, name in enumerate(names) if name in known), None)
 
 
-def _rating(path: Path, number: int, text: str) -> float:
+def _number(path: Path, number: int, text: str, what: str) -> float:
     try:
         value = float(text)
     except ValueError:
         value = math.nan
     if math.isnan(value):
-        raise DataError.at(path, number, "the rating is no number", value=text, remedy="correct it, or leave min_rating out")
+        setting = {"rating": "min_rating", "label": "data.label"}[what]
+        raise DataError.at(path, number, f"the {what} is no number", value=text, remedy=f"correct it, or leave {setting} out")
     return value
 
 

@@ -138,7 +138,9 @@ class InteractionSource:
             )
         listed = dict.fromkeys(name for part in features.values() if isinstance(part, Features) for name in part.names)
         numbered = next(iter(rows.values()), None)
-        raw = read_raw_interactions(path, min_rating=config.min_rating, listed=tuple(listed), numbered=numbered, test=True)
+        raw = read_raw_interactions(
+            path, min_rating=config.min_rating, label=config.label, listed=tuple(listed), numbered=numbered, test=True
+        )
         return cls(config, path, raw, features)
 
     @cached_property

@@ -51,6 +51,7 @@ def read_raw_interactions(
     source: Path | str,
     *,
     min_rating: float | None = None,
+    label: str | None = None,
     listed: Iterable[str] = (),
     numbered: int | None = None,
     test: bool = False,
@@ -62,7 +63,7 @@ def read_raw_interactions(
 
     Args:
         source: a folder, see `interaction_files`, or a file.
-        min_rating: see `read_pairs`.
+        min_rating, label: see `read_pairs`.
         listed: further items, for example those that have features.
         numbered: number of rows of features without names: items are then numbers below I, or from U to U + I - 1 if the
             files number items after the users. None: items have names.
@@ -73,7 +74,7 @@ def read_raw_interactions(
     """
     path = Path(source)
     files = interaction_files(path)
-    parts = {split: read_pairs(file, min_rating) for split, file in files.items()}
+    parts = {split: read_pairs(file, min_rating, label) for split, file in files.items()}
     folder = path if path.is_dir() else path.parent
     users = _vocabulary("user", parts, folder, ())
     offset = None
@@ -85,11 +86,28 @@ def read_raw_interactions(
     if offset:
         notes += (f"items are numbered on after the {len(users):,} users: item {offset} is row 0 of the features",)
     rows = {split: _renumbered(part, users, items) for split, part in parts.items()}
+    if "all" in parts and (split_of := parts["all"].split) is not None:
+        pairs = rows.pop("all")
+        rows |= {split: pairs[split_of == place] for place, split in enumerate(SPLITS) if (split_of == place).any()}
     used = np.zeros(len(items), dtype=bool)
     for pairs in rows.values():
         used[pairs[:, 1]] = True
     splits = {split: pairs for split, pairs in rows.items() if split != "test" or test}
-    return RawInteractions(users, items, splits, used, notes, str(source), offset)
+    problems = tuple(problem for part in parts.values() for problem in part.problems)
+    problems += _twins(users) + _twins(items)
+    return RawInteractions(users, items, splits, used, notes, str(source), offset, problems)
+
+
+def _twins(vocabulary: Vocabulary) -> tuple[str, ...]:
+    """The problem that one file writes `7` where another writes `7.0`."""
+    twins = [name for name in vocabulary.names if name.endswith(".0") and name[:-2] in vocabulary.index]
+    if not twins:
+        return ()
+    kinds, first = f"{vocabulary.kind}s", twins[0]
+    return (
+        f"{len(twins):,} {kinds} differ from another only by '.0' ({first[:-2]} and {first}) and count as two: write whole "
+        "numbers in all files",
+    )
 
 
 def _vocabulary(kind: str, parts: Mapping[str, PairFile], folder: Path, listed: Iterable[str]) -> Vocabulary:

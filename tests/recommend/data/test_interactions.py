@@ -45,7 +45,7 @@ def test_text_with_mark_header_crlf_and_blank_lines(tmp_path: Path) -> None:
     assert (found.users, found.items) == (("New York", "7"), ("A:B|C", "b"))
     assert found.rows.tolist() == [[0, 0], [1, 0], [0, 1]]
     assert found.lines.tolist() == [2, 4, 5]
-    assert found.notes == ("x.tsv: 1 further column passed over",)
+    assert found.notes == ("x.tsv: column not used: rating",)
     rated = read_pairs(path, min_rating=4)
     assert rated.rows.tolist() == [[0, 0], [0, 1]]
     assert "1 interactions with a rating below 4" in rated.notes[0]
