@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Self
 
-import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic.fields import FieldInfo
 
 from imf_core.errors import ConfigError
+from imf_core.files.yaml_files import parse_yaml, read_yaml
 
 _EXPONENT = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+")
 
@@ -92,12 +92,7 @@ class Settings(Section):
         Raises:
             ConfigError: the file cannot be read, is no YAML, or holds something else than settings.
         """
-        try:
-            values = yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
-        except OSError as error:
-            raise ConfigError(f"{path} cannot be read: {error.strerror}", remedy="check the path") from error
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise ConfigError(f"{path} is not valid YAML: {error}", remedy="correct the file") from error
+        values = read_yaml(path) or {}
         if not isinstance(values, dict):
             raise ConfigError(f"{path} holds {type(values).__name__}, not settings", remedy="write `model:`, `train:` sections")
         return cls.build(values, source=str(path))
@@ -141,17 +136,18 @@ def parse_overrides(assignments: Iterable[str]) -> dict[str, Any]:
             raise ConfigError(
                 f"cannot read the setting {assignment!r}", remedy="write key.sub=value, for example train.lr=0.001"
             )
+        shown = assignment if len(assignment) <= 80 else f"{assignment[:77]}..."
         if _EXPONENT.fullmatch(text.strip()):  # YAML 1.1 reads 1e-3 as text
             flat[key.strip()] = float(text)
             continue
         try:
-            flat[key.strip()] = yaml.safe_load(text)
-        except yaml.YAMLError as error:
+            flat[key.strip()] = parse_yaml(text, key.strip())
+        except ConfigError as error:
             raise ConfigError(
-                f"cannot read the value of {assignment!r}: it is no YAML",
+                f"cannot read the value of {shown!r}: {error.problem.partition(':')[0]}",
                 remedy="close its brackets and quotes, for example model.modalities=[text,image]",
                 key=key.strip(),
-                value=text,
+                value=text[:80],
             ) from error
     return flat
 

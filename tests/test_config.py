@@ -207,7 +207,7 @@ def test_yaml(tmp_path: Path) -> None:
         (b"just words", "holds str, not settings"),
         (b"model: 3\n", "model = 3 is refused"),
         (b"modle: {}\n", "unknown setting modle; did you mean 'model'"),
-        (b"\xff\xfe\xff", "is not valid YAML"),
+        (b"\xff\xfe\xff", "is not UTF-8"),
         (b"model: !!python/object/apply:os.getcwd []\n", "is not valid YAML"),
     ],
 )

@@ -16,7 +16,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -29,9 +29,11 @@ from imf_core.config import Config
 from imf_core.config_base import Settings
 from imf_core.data.features.modality import Modality
 from imf_core.data.graph.graph import KnowledgeGraph, Vocabulary
-from imf_core.errors import CheckpointError
+from imf_core.errors import CheckpointError, ConfigError
 from imf_core.files.atomic import atomic_folder
 from imf_core.model.imf import Imf
+
+SettingsT = TypeVar("SettingsT", bound=Settings)
 
 FORMAT = 1
 FACTS_FILE = "facts.safetensors"
@@ -125,7 +127,7 @@ def load_checkpoint(folder: Path | str) -> Checkpoint:
     entities, relations = Vocabulary(tuple(names["entities"])), Vocabulary(tuple(names["relations"]), "relation")
     check_vocabulary(description, entities, relations, folder)
     state = read_tensors(folder / "model.safetensors", RESTORE)
-    config = Config.build(description["config"], source=str(folder / "config.json"))
+    config = stored_settings(Config, description, folder)
     modalities = [_placeholder(name, state) for name in description["modalities"]]
     model = Imf(config.model, len(entities), len(relations), modalities, config.train.loss)
     load_state(model, state, folder)
@@ -199,6 +201,28 @@ def check_vocabulary(
                 f"not {vocabulary.sha256[:12]} ({len(vocabulary):,} names)",
                 remedy="use the graph that the model was trained on",
             )
+
+
+def stored_settings(kind: type[SettingsT], description: Mapping[str, Any], folder: Path) -> SettingsT:
+    """The settings in a checkpoint's `config.json`.
+
+    Raises:
+        CheckpointError: a later version wrote settings that this one does not know.
+        ConfigError: they are damaged.
+    """
+    try:
+        return kind.build(description["config"], source=str(folder / "config.json"))
+    except ConfigError as error:
+        written = str(dict(description.get("versions") or {}).get("imf_search", ""))
+        if _version(written) > _version(imf_core.__version__):
+            raise CheckpointError(
+                f"{folder} was written by imf-search {written}, this is {imf_core.__version__}", remedy="update imf-search"
+            ) from error
+        raise
+
+
+def _version(text: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in text.split(".") if part.isdecimal())
 
 
 def read_description(folder: Path | str) -> dict[str, Any]:

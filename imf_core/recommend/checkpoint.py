@@ -26,6 +26,7 @@ from imf_core.checkpoint.checkpoint import (
     read_description,
     read_names,
     read_tensors,
+    stored_settings,
     write_checkpoint,
 )
 from imf_core.data.features.modality import Modality
@@ -97,7 +98,7 @@ def load_recommender(folder: Path | str) -> RecommenderCheckpoint:
         raise CheckpointError(f"{folder / 'interactions.safetensors'} holds other users or items", remedy=RESTORE)
     data = Interactions(users, items, pairs["train"].numpy(), pairs["valid"].numpy(), None, (), str(folder))
     state = read_tensors(folder / "model.safetensors", RESTORE)
-    config = RecommendConfig.build(description["config"], source=str(folder / "config.json"))
+    config = stored_settings(RecommendConfig, description, folder)
     modalities = _placeholders(description["modalities"], state, len(items))
     model = build_recommender(config.model, len(users), len(items), modalities, data.train)
     load_state(model, state, folder)

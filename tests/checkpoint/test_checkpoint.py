@@ -18,7 +18,7 @@ from imf_core.checkpoint.checkpoint import FACTS_FILE, check_vocabulary, load_ch
 from imf_core.config import Config
 from imf_core.data.features.modality import Modality
 from imf_core.data.graph.graph import Vocabulary
-from imf_core.errors import CheckpointError
+from imf_core.errors import CheckpointError, ConfigError
 from imf_core.files.atomic import atomic_folder
 from imf_core.model.imf import Imf
 from imf_core.model.losses.target import Positives
@@ -122,6 +122,25 @@ def test_description_tells_versions_and_sizes(toy: LinkData, tmp_path: Path) -> 
 
 
 # --- refusals -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("version", "error", "told"),
+    [
+        ("9.9.0", CheckpointError, r"(?s)was written by imf-search 9\.9\.0, this is .*update imf-search"),
+        ("0.0.1", ConfigError, "unknown setting"), ("", ConfigError, "unknown setting"),
+    ],
+)
+def test_a_checkpoint_of_a_later_version(
+    toy: LinkData, tmp_path: Path, version: str, error: type[Exception], told: str
+) -> None:
+    save(tmp_path / "best", Config().updated(SMALL), toy)
+    described = read_description(tmp_path / "best")
+    described["config"]["model"]["rotary"] = True
+    described["versions"]["imf_search"] = version
+    (tmp_path / "best" / "config.json").write_text(json.dumps(described))
+    with pytest.raises(error, match=told):
+        load_checkpoint(tmp_path / "best")
 
 
 @pytest.mark.parametrize("kind", ["entities", "relations"])

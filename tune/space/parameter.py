@@ -84,7 +84,7 @@ class Parameter:
                 raise refuse(f"unknown key {key!r}{nearest(str(key), _KEYS)}")
         conditions = tuple((key, tuple(allowed)) for key, allowed in (when or {}).items())
         if entry.get("choices") is not None:
-            choices = entry["choices"]
+            choices = _as_numbers(entry["choices"], value)
             if set(entry) - {"choices"}:
                 raise refuse("choices cannot be combined with a range")
             listed = isinstance(choices, (list, tuple)) and bool(choices)
@@ -265,6 +265,15 @@ def hint(name: str, known: Collection[str]) -> str:
     leaves = {item.rpartition(".")[2]: item for item in known}
     leaf = name.rpartition(".")[2]
     return f"; did you mean {leaves[leaf]!r}?" if leaf in leaves else nearest(name, known) or nearest(leaf, leaves)
+
+
+def _as_numbers(choices: Any, value: Any) -> Any:
+    """Choices of a numeric setting that YAML 1.1 reads as text (`1e-3`), as numbers; anything else as it is."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not isinstance(choices, (list, tuple)):
+        return choices
+    numbers = [(_number(item) if isinstance(item, str) else None, item) for item in choices]
+    whole = isinstance(value, int)
+    return [item if number is None else int(number) if whole and number.is_integer() else number for number, item in numbers]
 
 
 def _number(value: Any) -> float | None:

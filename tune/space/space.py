@@ -8,17 +8,16 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
-
-import yaml
 
 from imf_core.config import FUSED, STRUCTURE, Config
 from imf_core.config_base import Settings
 from imf_core.errors import ConfigError
 from imf_core.files.digest import sha256_of
+from imf_core.files.yaml_files import read_yaml
 from tune.space.parameter import Parameter, hint, label, marks, ordered, try_corners, value_of
 
 WEIGHTS = "model.decision_weights"
@@ -82,15 +81,13 @@ class SearchSpace:
     def load(cls, path: Path | str, config: Settings, branches: Sequence[str], fixed: Collection[str] = ()) -> SearchSpace:
         """Read a space file. It replaces the default space, or extends it if it says `include: default`.
 
-        Each entry maps a dotted name to `{low, high, log, step}`, to `{choices: [...]}` or to a value at which it is held.
+        Each entry maps a dotted name to `{low, high, log, step}`, to `{choices: [...]}` or to a value at which it is held; the
+        entries of a section may stand below its name.
 
         Raises:
             ConfigError: an unknown name, an inverted range, or a range with values that the setting does not accept.
         """
-        try:
-            values = yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
-        except yaml.YAMLError as error:
-            raise ConfigError(f"{path} is not valid YAML: {error}", remedy="correct the file") from error
+        values = read_yaml(path) or {}
         if not isinstance(values, dict):
             remedy = "write `train.lr: {low: 1e-4, high: 1e-2, log: true}`"
             raise ConfigError(f"{path} holds {type(values).__name__}, not ranges", remedy=remedy)
@@ -102,7 +99,7 @@ class SearchSpace:
         source: str = "space",
     ) -> SearchSpace:
         """As `load`, from a mapping."""
-        entries = {str(name): entry for name, entry in values.items()}
+        entries = dict(_dotted(values, set(type(config).model_fields)))
         include = entries.pop("include", None)
         if include not in (None, "default"):
             remedy = "write include: default, or leave it out"
@@ -317,3 +314,12 @@ def _weight(config: Settings, branches: Sequence[str], name: str, drawn: Paramet
     when = (("model.decision", ("fixed",)),)
     parameter = drawn or Parameter(name, "float", 0.5, low=1e-3, high=1.0)
     return replace(parameter, when=when, default=parameter.clamp(math.exp(-share)))
+
+
+def _dotted(values: Mapping[str, Any], sections: Collection[str], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Entries by dotted name: `{train: {lr: {...}}}` is `{train.lr: {...}}`."""
+    for name, entry in values.items():
+        if f"{prefix}{name}" in sections and isinstance(entry, Mapping):
+            yield from _dotted(entry, sections, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", entry

@@ -281,3 +281,26 @@ def test_step_and_clamp() -> None:
     with pytest.raises(ConfigError, match="step 16"):
         grid.check(20)
     assert Parameter.parse("train.batch_size", {"choices": [128, 512]}, 200).default == 128
+
+
+def test_s1_a_space_file_in_another_encoding_is_named(tmp_path: Path) -> None:
+    for content in (b"# gr\xfcn\ntrain.lr: {low: 1e-4, high: 1e-2}\n", "train.lr: {low: 1, high: 2}\n".encode("utf-16")):
+        (tmp_path / "space.yaml").write_bytes(content)
+        with pytest.raises(ConfigError, match=r"space\.yaml is not UTF-8"):
+            SearchSpace.load(tmp_path / "space.yaml", Config(), ("structure",))
+
+
+def test_s2_choices_of_a_number_are_numbers() -> None:
+    space = SearchSpace.from_values({"train.lr": {"choices": ["1e-3", 1e-2, "0.1"]}}, Config(), ("structure",))
+    assert space["train.lr"].choices == (0.001, 0.01, 0.1)
+    whole = SearchSpace.from_values({"model.dim": {"choices": ["6e1", 128]}}, Config(), ("structure",))
+    assert repr(whole["model.dim"].choices) == "(60, 128)"
+
+
+def test_s3_sections_may_be_nested() -> None:
+    rates = {"lr": {"low": "1e-4", "high": "1e-2", "log": True}}
+    nested = {"train": rates, "model": {"dim": {"choices": [64, 128]}, "fusion_rank": 2}}
+    flat = {"train.lr": {"low": 1e-4, "high": 1e-2, "log": True}, "model.dim": {"choices": [64, 128]}, "model.fusion_rank": 2}
+    spaces = [SearchSpace.from_values(values, Config(), ("structure",)) for values in (nested, flat)]
+    assert spaces[0].fingerprint == spaces[1].fingerprint
+    assert spaces[0].base == spaces[1].base
