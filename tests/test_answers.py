@@ -91,7 +91,7 @@ def test_http_mlflow_and_files_agree_with_python(place: Path, tmp_path: Path, kn
     counts = predictor.num_known(asked) if known == "drop" else [0, 0, 0]
     with TestClient(build_app(predictor, Limits(), ["*"])) as client:
         body = {"questions": [vars(question) for question in asked], "k": 30, "known": known}
-        results = client.post("/predict", content=json.dumps(body)).json()["results"]
+        results = client.post("/predict", json=body).json()["results"]
     assert [[(one["entity"], one["known"]) for one in result["answers"]] for result in results] == wanted
     assert [result["left_out"] for result in results] == counts
 

@@ -106,14 +106,19 @@ def listening(host: str, port: int) -> Iterator[socket.socket]:
     except (socket.gaierror, UnicodeError) as error:
         remedy = "give 127.0.0.1, or an address of this machine"
         raise ConfigError(f"--host {host!r} is no address: {error}", remedy=remedy, key="host", value=host) from error
-    try:
-        listener = socket.create_server(address[:2], family=family, backlog=_BACKLOG)
-    except OSError as error:
-        raise ResourceError(
-            f"{host}, port {port} cannot be listened on: {error.strerror or error}",
-            remedy="--port 0 takes a free port; --host takes an address of this machine", asked=port,
-        ) from error
-    with listener:
+    # asyncio sends small packets at once only where the listening socket names its protocol; an answer waits for 40 ms else.
+    with socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP) as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        try:
+            listener.bind(address)
+            listener.listen(_BACKLOG)
+        except OSError as error:
+            raise ResourceError(
+                f"{host}, port {port} cannot be listened on: {error.strerror or error}",
+                remedy="--port 0 takes a free port; --host takes an address of this machine", asked=port,
+            ) from error
         yield listener
 
 

@@ -16,7 +16,7 @@ from collections.abc import AsyncIterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from typing import Any
-from urllib.parse import parse_qsl
+from urllib.parse import parse_qsl, urlsplit
 
 from fastapi import FastAPI, Request, Response
 from starlette.exceptions import HTTPException
@@ -38,8 +38,8 @@ def build_app(predictor: Predictor, limits: Limits, hosts: Sequence[str]) -> Fas
     Args:
         predictor: answers the questions; only one thread uses it from now on.
         limits: of a request.
-        hosts: accepted values of the Host header (`*`: any). They keep out web pages whose own name points here (DNS
-            rebinding).
+        hosts: accepted values of the Host header (`*`: any), and of the host in Origin. They keep out web pages whose own name
+            points here (DNS rebinding), and those of other sites.
     """
     desk = _Desk(predictor, limits)
 
@@ -70,6 +70,7 @@ def build_app(predictor: Predictor, limits: Limits, hosts: Sequence[str]) -> Fas
     @app.post("/predict", openapi_extra=SCHEMA)
     async def predict(request: Request) -> Response:
         """The k most plausible answers to each question, in order, and the number of known facts left out."""
+        _refuse_other_sites(request, hosts)
         try:
             body = await _body(request, limits.body)
         except ClientDisconnect:
@@ -165,6 +166,26 @@ class _Names:
         low = bisect_left(self._ordered, prefix, key=beginning)
         high = bisect_right(self._ordered, prefix, key=beginning)
         return {kind: self._ordered[low : min(high, low + int(limit))], "total": high - low}
+
+
+def _refuse_other_sites(request: Request, hosts: Sequence[str]) -> None:
+    """A page of another site can send what forms send without being asked; JSON it cannot.
+
+    Raises:
+        ImfError: the body is not declared as JSON (415), or a browser says that the page is from elsewhere (403).
+    """
+    kind = request.headers.get("content-type", "")
+    if kind.partition(";")[0].strip().lower() != "application/json":
+        raise ImfError(
+            f"the body is declared as {kind or 'nothing'}", remedy="send the header Content-Type: application/json", status=415
+        )
+    origin = request.headers.get("origin")
+    if origin is None or "*" in hosts:
+        return
+    host = urlsplit(origin).netloc.rpartition("@")[2].rpartition(":")[0] or urlsplit(origin).netloc
+    patterns = [name.removeprefix("*") for name in hosts if name.startswith("*.")]
+    if host not in hosts and not any(host.endswith(pattern) for pattern in patterns):
+        raise ImfError(f"a page of {origin} may not ask", remedy="start with --allow-host NAME for its host", status=403)
 
 
 async def _body(request: Request, most: int) -> bytes:

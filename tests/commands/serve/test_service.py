@@ -20,6 +20,7 @@ from imf_core.errors import ConfigError
 from imf_core.predict import Predictor
 
 ODD = "\udcff\udcfe[b]"  # bytes that are no UTF-8
+JSON = {"content-type": "application/json"}
 LIMITS = Limits(questions=4, body=2_000, k=20, names=10)
 
 
@@ -33,7 +34,7 @@ def predictor(tmp_path_factory: pytest.TempPathFactory) -> Predictor:
 @pytest.fixture(scope="module")
 def client(predictor: Predictor) -> Iterator[TestClient]:
     app = build_app(predictor, LIMITS, allowed_hosts("127.0.0.1", []))
-    with TestClient(app, base_url="http://127.0.0.1:8000", raise_server_exceptions=False) as client:
+    with TestClient(app, base_url="http://127.0.0.1:8000", raise_server_exceptions=False, headers=JSON) as client:
         yield client
 
 
@@ -73,7 +74,7 @@ def test_what_is_left_out_has_a_default(client: TestClient) -> None:
 
 
 def test_a_large_k_gives_every_entity_once(predictor: Predictor) -> None:
-    with TestClient(build_app(predictor, Limits(), ["*"])) as client:
+    with TestClient(build_app(predictor, Limits(), ["*"]), headers=JSON) as client:
         status, found = ask(client, {"questions": [question("e3")], "k": 1000, "known": "mark"})
     assert status == 200
     assert sorted(answer["entity"] for answer in found["results"][0]["answers"]) == sorted(predictor.checkpoint.entities.names)
@@ -173,7 +174,7 @@ def test_a_wrong_request_is_refused_in_words(client: TestClient, body: Any, stat
 
 
 def test_deep_nesting_beyond_what_python_reads(predictor: Predictor) -> None:
-    with TestClient(build_app(predictor, Limits(), ["*"]), raise_server_exceptions=False) as client:
+    with TestClient(build_app(predictor, Limits(), ["*"]), raise_server_exceptions=False, headers=JSON) as client:
         status, answer = ask(client, "[" * 200_000)
         assert (status, "recursion" in answer["error"]) == (400, True)
         status, answer = ask(client, '{"questions": [], "k": ' + "9" * 100_000 + "}")
@@ -242,7 +243,7 @@ def test_the_model_answers_one_request_at_a_time(predictor: Predictor, monkeypat
         return real(questions, k, known)
 
     monkeypatch.setattr(predictor, "answers", slow)
-    with TestClient(build_app(predictor, LIMITS, ["*"])) as client:
+    with TestClient(build_app(predictor, LIMITS, ["*"]), headers=JSON) as client:
         statuses: list[int] = []
         body = {"questions": [question("e3")]}
         others = [threading.Thread(target=lambda: statuses.append(ask(client, body)[0])) for _ in range(8)]
@@ -262,8 +263,28 @@ def test_the_model_answers_one_request_at_a_time(predictor: Predictor, monkeypat
 def test_a_score_that_is_no_number_is_null(predictor: Predictor, monkeypatch: pytest.MonkeyPatch) -> None:
     broken = Answer("e3", math.nan, {"fused": math.inf}, {"fused": 1.0})
     monkeypatch.setattr(predictor, "answers", lambda questions, k, known: iter([[broken]]))
-    with TestClient(build_app(predictor, LIMITS, ["*"])) as client:
+    with TestClient(build_app(predictor, LIMITS, ["*"]), headers=JSON) as client:
         status, found = ask(client, {"questions": [question("e3")]})
     assert status == 200
     assert found["results"][0]["answers"] == [{"entity": "e3", "score": None, "branch_scores": {"fused": None},
                                                "weights": {"fused": 1.0}, "known": False}]
+
+
+@pytest.mark.parametrize("kind", ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data; boundary=x", ""])
+def test_what_a_form_of_another_site_can_send_is_refused(client: TestClient, kind: str) -> None:
+    body = json.dumps({"questions": [question("e3")]})
+    response = client.post("/predict", content=body, headers={"content-type": kind})
+    assert response.status_code == 415 and "Content-Type: application/json" in response.json()["what_to_do"]
+    assert client.post("/predict", content=body, headers={"content-type": "application/json; charset=utf-8"}).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("origin", "status"),
+    [
+        ("http://127.0.0.1:8000", 200), ("http://localhost", 200), ("https://elsewhere.example", 403), ("null", 403),
+        ("http://localhost.elsewhere.example", 403),
+    ],
+)
+def test_a_page_of_another_site_is_refused(client: TestClient, origin: str, status: int) -> None:
+    body = json.dumps({"questions": [question("e3")]})
+    assert client.post("/predict", content=body, headers={"origin": origin}).status_code == status
