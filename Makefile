@@ -38,7 +38,7 @@ slow: $(DEV)  ## every test, those that `make test` leaves out too, one after an
 	$(VENV_PYTHON) -m pytest -n 0 -m "slow or not slow" --hypothesis-profile=nightly $(PYTEST_FLAGS)
 
 test-cluster: $(DEV)  ## ray up, ray submit and lost hosts, on several hosts within this machine (root; 10 to 15 minutes)
-	$(VENV_PYTHON) -m pytest -n 0 -m slow tests/cluster/test_hosts.py -rs $(PYTEST_FLAGS)
+	IMF_MUST_RUN=1 $(VENV_PYTHON) -m pytest -n 0 -m slow tests/cluster/test_hosts.py -rs $(PYTEST_FLAGS)
 
 bench: $(DEV)  ## measure speed and memory anew (about an hour); writes results/benchmarks.md
 	$(VENV_PYTHON) -m pytest -n 0 -m "slow or not slow" tests/benchmarks/test_speed.py $(PYTEST_FLAGS)

@@ -13,6 +13,7 @@ from types import ModuleType
 
 import pytest
 import yaml
+from asked_for import MUST_RUN, cannot_run
 
 ROOT = Path(__file__).resolve().parents[2]
 FILLED = {
@@ -203,3 +204,14 @@ def test_a_host_without_the_shared_folder_says_so(tmp_path: Path) -> None:
     )
     assert done.returncode == 1
     assert "the shared folder /proc/nowhere cannot be written to" in done.stderr
+
+
+@pytest.mark.parametrize(("asked", "outcome"), [("", pytest.skip.Exception), ("1", pytest.fail.Exception)])
+def test_a_check_that_was_asked_for_fails_where_it_cannot_run(
+    monkeypatch: pytest.MonkeyPatch, asked: str, outcome: type[BaseException]
+) -> None:
+    monkeypatch.setenv(MUST_RUN, asked)
+    with pytest.raises(outcome, match="apt-get install rsync"):
+        cannot_run("needs rsync: apt-get install rsync")
+    recipe = (ROOT / "Makefile").read_text().partition("\ntest-cluster:")[2].partition("\n\n")[0]
+    assert f"{MUST_RUN}=1" in recipe

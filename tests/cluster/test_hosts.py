@@ -17,6 +17,7 @@ from typing import Any
 
 import hosts_round
 import pytest
+from asked_for import cannot_run
 from small_search import write_graph
 
 pytestmark = [pytest.mark.slow, pytest.mark.cluster, pytest.mark.timeout(3000)]
@@ -39,7 +40,7 @@ def lacking() -> str | None:
 def facts(repository: Path) -> Iterator[dict[str, Any]]:
     """What `hosts_round.py` saw; its logs are kept where a test fails."""
     if reason := lacking():
-        pytest.skip(reason)
+        cannot_run(reason)
     lab = Path(tempfile.mkdtemp(prefix="imf-lab-", dir="/var/tmp"))
     checkout = hosts_round.prepare(lab, repository)
     write_graph(lab / "shared" / "graph")
