@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 import typer
 from rich.console import Console
 
-from imf_core.commands.terminal import VersionOption, show_error
+from imf_core.commands.terminal import NameConsole, VersionOption, show_error
 from imf_core.config_base import parse_overrides
 from imf_core.errors import ImfError
 from tune.pipeline import Study
@@ -95,7 +95,7 @@ def run(search: Callable[[SearchConfig, Console], Study]) -> None:
 
     def command(version: bool = False, **given: Any) -> None:
         given["overrides"] = parse_overrides(given["overrides"] or [])
-        raise typer.Exit(search(search_config(given), Console()).exit)
+        raise typer.Exit(search(search_config(given), NameConsole()).exit)
 
     shown = inspect.Parameter("version", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=VersionOption)
     parameters = [*(option.parameter() for option in OPTIONS), shown]

@@ -19,6 +19,7 @@ from imf_core.config import DataConfig
 from imf_core.data.formats.layout import GraphFiles
 from imf_core.encode.image.pictures import PictureError, find_images, open_picture
 from imf_core.errors import DataError
+from imf_core.files.visible import in_a_file
 from imf_core.predict import Predictor
 from imf_core.prepare.entity_files import IMAGES, EntityFiles
 from imf_core.prepare.link_data import resolve
@@ -52,7 +53,7 @@ def completion_page(predictor: Predictor, completion: Completion, probability: s
         completion=completion, views=views, probability=probability, title=str(predictor.checkpoint.path),
         graph=predictor.graph.describe(),
     )
-    return page.encode("utf-8", "backslashreplace").decode("utf-8")  # names may hold bytes that are no UTF-8
+    return in_a_file(page)
 
 
 def entity_views(predictor: Predictor, names: Iterable[str]) -> dict[str, EntityView]:

@@ -124,8 +124,3 @@ def listed(numbers: Sequence[int], most: int = 20) -> str:
     """`1, 2, 3 and 4 more`."""
     shown = ", ".join(map(str, numbers[:most]))
     return shown + (f" and {len(numbers) - most} more" if len(numbers) > most else "")
-
-
-def printable(text: str) -> str:
-    """A text in which undecodable bytes, which a name may contain, are written as `\\udc80`."""
-    return text.encode("utf-8", "backslashreplace").decode("utf-8")

@@ -16,6 +16,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 import imf_core
 from imf_core.files.atomic import atomic_write_text
+from imf_core.files.visible import in_a_file
 from imf_core.tasks.protocols import Examples, Inspection
 from tune.durations import duration
 from tune.report.files import machine
@@ -28,7 +29,6 @@ from tune.report.formatting import (
     plural,
     plus_minus,
     points,
-    printable,
     setting,
     settings_text,
 )
@@ -71,7 +71,7 @@ def write_html(
     page = Environment(
         loader=FileSystemLoader(_TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     ).get_template(HTML_FILE).render(_content(result, space, examples, relation_counts or {}))
-    return atomic_write_text(result.folder / HTML_FILE, printable(page))
+    return atomic_write_text(result.folder / HTML_FILE, in_a_file(page))
 
 
 def _content(

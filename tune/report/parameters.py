@@ -6,7 +6,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from tune.report.formatting import printable, setting, short, usable
+from imf_core.files.visible import in_a_file
+from tune.report.formatting import setting, short, usable
 from tune.report.plots import BEST, COLOURS, ticks
 from tune.report.svg import REST, figure_svg
 from tune.study.records import TrialRecord, ranked
@@ -150,9 +151,9 @@ def _scored(records: Sequence[TrialRecord]) -> list[TrialRecord]:
 
 
 def _short(value: Any) -> str:
-    return printable(setting(value))
+    return in_a_file(setting(value))
 
 
 def _cut(text: str, most: int = _LETTERS) -> str:
-    text = printable(text)
+    text = in_a_file(text)
     return text if len(text) <= most else f"{text[: most - 1]}…"

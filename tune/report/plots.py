@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
+from imf_core.commands.terminal import NameConsole
+from imf_core.files.visible import visible
 from tune.study.outcome import TrialState
 from tune.study.records import TrialRecord, winner
 
@@ -52,9 +54,9 @@ def save_picture(show: Callable[[Console], None], width: int, path: Path, title:
         path: of the SVG file.
         title: title of the window; a long one is cut.
     """
-    console = Console(record=True, file=io.StringIO(), width=width)
+    console = NameConsole(record=True, file=io.StringIO(), width=width)
     show(console)
-    picture = console.export_svg(title=textwrap.shorten(title, _TITLE_WIDTH, placeholder=" ..."))
+    picture = console.export_svg(title=textwrap.shorten(visible(title), _TITLE_WIDTH, placeholder=" ..."))
     plain = re.sub(r"@font-face \{.*?\}\s*", "", picture, flags=re.DOTALL).replace("Fira Code", "DejaVu Sans Mono")
     path.write_text(plain, encoding="utf-8")
     return path

@@ -15,7 +15,7 @@ from functools import partial
 from html import escape
 from typing import TYPE_CHECKING, Any
 
-from tune.report.formatting import printable
+from imf_core.files.visible import in_a_file
 from tune.report.plots import BEST, COLOURS, draw_curves, draw_history, finish
 from tune.study.records import TrialRecord
 
@@ -149,7 +149,7 @@ def _bars(axes: Axes, entries: Sequence[Bar]) -> None:
         axes.annotate(f"{bar.value:.4f}", (end, row), (4, 0), textcoords="offset points", va="center", fontsize=9)
         longest = max(longest, end)
     axes.set(yticks=list(rows), xlim=(0, 1.15 * longest or 1.0), xlabel="MRR")
-    names = [printable(bar.name) for bar in entries]
+    names = [in_a_file(bar.name) for bar in entries]
     axes.set_yticklabels([name if len(name) <= _LETTERS else f"{name[: _LETTERS - 1]}…" for name in names])
     axes.invert_yaxis()
     axes.spines[["top", "right"]].set_visible(False)

@@ -12,8 +12,9 @@ from rich.table import Table
 from rich.text import Text
 
 from imf_core.files.atomic import atomic_write_text
-from imf_core.files.markdown import escaped
+from imf_core.files.markdown import one_line
 from imf_core.files.programs import command_line, installed
+from imf_core.files.visible import visible
 from imf_core.tasks.registry import task_flags
 from tune.durations import duration
 from tune.report.formatting import cost_of, differing, fitting, plural, plus_minus, setting, settings_text
@@ -68,19 +69,24 @@ def closing_table(console: Console, result: StudyResult) -> None:
 def write_report(result: StudyResult) -> Path:
     """Write `report.md` into the study's folder: the results, the next commands, and the audit of the data."""
     parts = [
-        f"# {result.study}", "", f"`{result.command}`", "", *(f"- {line}" for line in _lines(result)), "",
+        f"# {result.study}", "", f"    {shown(result.command)}", "", *(f"- {line}" for line in _lines(result)), "",
         "All trials: [leaderboard.md](leaderboard.md). All numbers: [summary.json](summary.json).", "",
         "![Search history](history.png)", "![Learning curves](curves.png)", "", "## Next steps", "",
-        *(line for purpose, command in next_commands(result) for line in (f"{purpose}:", "", f"    {command}", "")),
+        *(line for purpose, command in next_commands(result) for line in (f"{purpose}:", "", f"    {shown(command)}", "")),
     ]
     if result.audit is not None:
         parts.append(result.audit.markdown())
     return atomic_write_text(result.folder / "report.md", "\n".join(parts).rstrip() + "\n")
 
 
+def shown(command: str) -> str:
+    """A command on one line, without the control characters that a name in it may hold."""
+    return visible(command.replace("\n", "\u240a").replace("\t", "\u2409"))
+
+
 def _lines(result: StudyResult) -> list[str]:
     """The verdict as lines of Markdown."""
-    return [escaped(line.strip()) for text in _verdict(result) for line in text.plain.strip().split("\n")]
+    return [one_line(line.strip()) for text in _verdict(result) for line in text.plain.strip().split("\n")]
 
 
 def _closing_parts(result: StudyResult, console: Console) -> Iterable[Table | Text]:

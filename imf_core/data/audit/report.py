@@ -12,7 +12,7 @@ from imf_core.data.audit.leaks import TextLeak
 from imf_core.data.audit.links import LinkLeak
 from imf_core.data.audit.relations import DUPLICATE, INVERSE, SYMMETRIC, RelationPair
 from imf_core.data.graph.graph import SPLITS
-from imf_core.files.markdown import escaped, table
+from imf_core.files.markdown import one_line, table
 
 WORDS = {"train": "training", "valid": "validation", "test": "test"}
 _NAMED = 3  # groups, and members of one, named in text
@@ -88,12 +88,12 @@ class Audit:
 
     def markdown(self) -> str:
         """A section for a report, heading included."""
-        text = ["## Audit of the data", "", escaped(f"{self.source}: {self.size}."), ""]
+        text = ["## Audit of the data", "", one_line(f"{self.source}: {self.size}."), ""]
         for title, entries in (("Problems", self.problems), ("Warnings", self.warnings), ("Found", self.lines())):
             if title == "Found":
                 text += [line for _, (columns, rows) in self.tables().values() for line in table(columns, rows)]
             if entries:
-                text += [f"**{title}**", "", *(f"- {escaped(entry)}" for entry in entries), ""]
+                text += [f"**{title}**", "", *(f"- {one_line(entry)}" for entry in entries), ""]
         return "\n".join(text)
 
 
