@@ -79,7 +79,10 @@ def run_search(
             )
     search.end_unfinished()
     records = ledger.end([])
-    if len(records) < study.trials and not search.exhausted:
+    if search.exhausted:
+        every = "all" if search.settings is None else f"{len(search.settings):,} of {len(search.settings):,}"
+        console.print(f"{every} settings of the space were tried ({study.trials} trials asked)", highlight=False)
+    elif len(records) < study.trials:
         why = "the search was ended" if deadline.finishing else "the budget was over"
         never = f"{study.trials - len(records)} of {study.trials} trials never began: {why}"
         console.print(f"[yellow]{never}[/]", highlight=False)

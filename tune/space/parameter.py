@@ -126,6 +126,18 @@ class Parameter:
         kept = tuple(choice for choice in self.choices if _refusal(config, {self.name: choice}) is None)
         return self if kept == self.choices else replace(self, choices=kept)
 
+    def every_value(self, most: int) -> list[Any] | None:
+        """All values as a point stores them; None if there are more, or a continuum."""
+        if self.kind == "categorical":
+            return list(self.labels) if len(self.labels) <= most else None
+        if self.kind == "float" and self.low == self.high:
+            return [self.low]
+        step = self.step or (1 if self.kind == "int" else None)
+        if step is None or (self.high - self.low) / step >= most:
+            return None
+        values = [self.low + place * step for place in range(round((self.high - self.low) / step) + 1)]
+        return [int(value) for value in values] if self.kind == "int" else values
+
     def suggest(self, trial: Any) -> Any:
         """Draw a value from an Optuna trial."""
         if self.kind == "categorical":

@@ -155,6 +155,21 @@ class SearchSpace:
                 point[parameter.name] = parameter.suggest(trial)
         return point
 
+    def every_point(self, most: int) -> list[dict[str, Any]] | None:
+        """All points of a small space; None if there are more, or a continuum of them."""
+        points: list[dict[str, Any]] = [{}]
+        for parameter in self.parameters:
+            longer: list[dict[str, Any]] = []
+            for point in points:
+                values = parameter.every_value(most) if self._active(parameter, point) else []
+                if values is None:
+                    return None
+                longer += [{**point, parameter.name: value} for value in values] if values else [point]
+                if len(longer) > most:
+                    return None
+            points = longer
+        return points
+
     def default_point(self) -> dict[str, Any]:
         """The point of the base configuration, or the nearest one if the space excludes it: the first trial."""
         return self.near({})

@@ -7,6 +7,7 @@ trials by outcome come from `tune.study.records`: Optuna does not know that Tune
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
@@ -18,12 +19,15 @@ from optuna.trial import TrialState, create_trial
 from ray.tune.search import Searcher
 
 from imf_core.errors import ConfigError
+from imf_core.files.digest import sha256_of
 from tune.settings import METRIC, MODE
 from tune.space.space import SearchSpace
 from tune.study.history import DriverOnly, Event, History, TrialHistory, trial_name
 from tune.study.sampler import distribution, make_sampler
 
 _MAX_DRAWS = 100  # for a setting that was not tried; a space that gives none by then is exhausted
+_SMALL = 1000  # settings of a space that are known one by one: none is left out, and none is drawn again and again
+_REPEATS = 3  # of settings that were tried, before a small space gives one that was not
 
 
 class RecordingSearcher(DriverOnly, Searcher):
@@ -103,6 +107,7 @@ class StudySearch(RecordingSearcher):
         too_late: whether a trial that would begin now would end without a result; default: never.
         closed: no further trial was begun because it was too late.
         exhausted: no further trial was begun because every setting was tried.
+        settings: all of them, if the space is small; None if it is not.
 
     Raises:
         ConfigError: a point does not fit the space, with parameter, value and range; a known value is not finite; or the
@@ -118,6 +123,7 @@ class StudySearch(RecordingSearcher):
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self.space, self.exhausted, self.closed = space, False, False
         self.too_late: Callable[[], bool] = lambda: False
+        self.settings = space.every_point(_SMALL)
         self._running: dict[str, optuna.Trial] = {}
         self._known: list[dict[str, Any]] = []
         self.study = optuna.create_study(
@@ -207,7 +213,13 @@ class StudySearch(RecordingSearcher):
 
     def _draw(self, name: str) -> dict[str, Any] | None:
         """A point that was not tried, for the trial of this name; None where there is none."""
-        for _ in range(_MAX_DRAWS):
+        for draw in range(_MAX_DRAWS):
+            if self.settings is not None and draw in (0, _REPEATS):
+                untried = self._untried()
+                if not untried:
+                    return None
+                if draw:
+                    self.study.enqueue_trial(untried[0])
             asked = self.study.ask()
             point = self.space.suggest(asked)
             earlier = self._earlier(point, asked.number)
@@ -217,6 +229,16 @@ class StudySearch(RecordingSearcher):
                 return point
             self._tell(asked, earlier.values if earlier else None)
         return None
+
+    def _untried(self) -> list[dict[str, Any]]:
+        """The settings of a small space that no trial has and whose value is not known; scattered, but always in this order."""
+        trials = self.study.get_trials(deepcopy=False)
+        tried = {_key(trial.params) for trial in trials if trial.state != TrialState.WAITING}
+        tried |= {_key(point) for point in self._known}
+        return sorted(
+            (point for point in self.settings or () if _key(point) not in tried),
+            key=lambda point: sha256_of([json.dumps(point, sort_keys=True)]),
+        )
 
     def _earlier(self, point: Mapping[str, Any], number: int) -> optuna.trial.FrozenTrial | None:
         """The first trial of the study, before this number, that has a point; it may still be running."""
@@ -235,3 +257,8 @@ class StudySearch(RecordingSearcher):
 
     def _tell(self, trial: optuna.Trial, values: Sequence[float] | None) -> None:
         self.study.tell(trial, values, state=TrialState.FAIL if values is None else TrialState.COMPLETE)
+
+
+def _key(point: Mapping[str, Any]) -> tuple[tuple[str, Any], ...]:
+    """A point to compare: Optuna's steps and ours differ in the last digit."""
+    return tuple(sorted((name, float(f"{value:.12g}") if isinstance(value, float) else value) for name, value in point.items()))
