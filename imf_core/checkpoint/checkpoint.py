@@ -229,8 +229,12 @@ def read_description(folder: Path | str) -> dict[str, Any]:
     """Read the `config.json` of a checkpoint.
 
     Raises:
-        CheckpointError: the file is missing or damaged.
+        CheckpointError: the file is missing or damaged, or the folder is an ensemble.
     """
+    if (Path(folder) / "ensemble.json").exists():
+        raise CheckpointError(
+            f"{folder} is an ensemble of several models; this takes one", remedy=f"give a member, such as {folder}/members/1"
+        )
     return read_json(Path(folder) / "config.json")
 
 

@@ -227,3 +227,10 @@ def test_printed_written_elsewhere_and_never_over_a_file_unasked(graph: Path, tm
     assert load_checkpoint(folder).path == folder  # a card beside it harms no checkpoint
     assert "cannot be written" in fails(folder, "--out", out / "x.md").problem
     assert "is missing" in fails(tmp_path / "nowhere").problem
+
+
+def test_an_ensemble_is_named_as_one(graph: Path, tmp_path: Path) -> None:
+    (tmp_path / "pool").mkdir()
+    (tmp_path / "pool" / "ensemble.json").write_text("{}")
+    error = fails(tmp_path / "pool")
+    assert "is an ensemble of several models" in error.problem and "members/1" in error.remedy

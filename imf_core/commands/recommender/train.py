@@ -17,7 +17,7 @@ from imf_core.commands.config import print_settings
 from imf_core.commands.model.graph import SplitOption
 from imf_core.commands.terminal import terminal
 from imf_core.config_base import parse_overrides
-from imf_core.errors import ConfigError
+from imf_core.errors import ConfigError, DataError
 from imf_core.recommend.checkpoint import load_recommender, save_recommender
 from imf_core.recommend.config import InteractionConfig, RecommendConfig, model_name
 from imf_core.recommend.data.audit import InteractionAudit, audit_interactions
@@ -93,6 +93,11 @@ def evaluate(
         raise ConfigError(f"unknown split {split!r}", remedy="choose valid or test", key="split", value=split)
     train, valid = data_set.train, data_set.valid
     relevant, known = (valid, (train,)) if split == "valid" else (data_set.open_test(), (train, valid))
+    if not len(relevant):
+        raise DataError(
+            f"{data_set.source} has no {split} interactions: there is nobody to rank for",
+            remedy="give another --data or --split; imf recommender audit counts them",
+        )
     memory = MemoryBudget.of(loaded.config.train.memory_budget_mb)
     metrics = {
         model_name(loaded.config.model): evaluate_recommender(loaded.model, data_set, relevant, known, memory),

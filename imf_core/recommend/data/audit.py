@@ -194,7 +194,7 @@ def audit_interactions(
         featureless=int((~has).sum()) if has is not None else None,
         coverage=tuple(modality.describe().replace(" entities", " items") for modality in modalities),
         notes=raw.notes,
-        problems=(*raw.problems, *_problems(counts)),
+        problems=(*raw.problems, *_problems(counts), *_nameless(modalities, raw.used)),
         warnings=tuple(_warnings(counts, size[1])),
     )
 
@@ -245,6 +245,14 @@ def _problems(counts: Mapping[str, PartCounts]) -> list[str]:
         told = f"all {test.interactions:,} test interactions have a user or an item that training lacks"
         problems.append(f"{told}: are they named as there?")
     return problems
+
+
+def _nameless(modalities: Sequence[Modality], used: np.ndarray) -> list[str]:
+    """Modalities that no item with an interaction has: their names are not those of the interactions."""
+    return [
+        f"{modality.name}: none of the {int(used.sum()):,} items with interactions has it; do the names agree?"
+        for modality in modalities if used.any() and not modality.mask[used].any()
+    ]
 
 
 def _warnings(counts: Mapping[str, PartCounts], num_items: int) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from tiny_interactions import SMALL, write_interactions
 from typer.testing import CliRunner
 
 from imf_core.cli import app, main
+from imf_core.errors import DataError
 
 
 @pytest.fixture(scope="module")
@@ -92,3 +94,22 @@ def test_wrong_questions_end_with_status_2(
         main()
     assert ended.value.code == 2
     assert said in capsys.readouterr().err
+
+
+def test_nobody_to_rank_for_is_no_score_of_zero(checkpoint: Path, folder: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(folder, copy)
+    (copy / "interactions.tsv").rename(copy / "train.tsv")
+    (copy / "valid.tsv").touch()
+    result = CliRunner().invoke(app, ["recommender", "evaluate", str(checkpoint), "--data", str(copy)])
+    assert isinstance(result.exception, DataError) and "nobody to rank for" in result.exception.problem, result.output
+
+
+def test_features_of_no_item_are_a_problem(folder: Path, tmp_path: Path) -> None:
+    """Features named `22` for items `22.0`: they become items of their own, and no other has any."""
+    copy = tmp_path / "copy"
+    shutil.copytree(folder, copy)
+    (copy / "modalities" / "sound.names.txt").write_text("".join(f"{number}\n" for number in range(25)))
+    said = " ".join(imf("recommender", "audit", copy).split())
+    assert "sound: none of the 24 items with interactions has it; do the names agree?" in said
+    assert "tags: none" not in said
