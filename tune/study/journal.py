@@ -15,6 +15,8 @@ its events in their order. Ray's own snapshots are a second or more behind and a
 | `finals` | the final runs for which there was time |
 | `test` | the test split is about to be opened |
 | `final` | what finalising found |
+
+Each line ends with `chain`, a digest of itself and of all lines before it: one that was taken out, put in or altered is found.
 """
 
 from __future__ import annotations
@@ -28,6 +30,7 @@ from pathlib import Path
 from types import TracebackType
 
 from imf_core.errors import ConfigError, DataError, ImfError, ResourceError
+from imf_core.files.digest import sha256_of
 from imf_core.files.locks import lock
 from tune.study.history import Event, History
 from tune.study.outcome import DISK_FULL, OUTCOME_FILE
@@ -35,6 +38,8 @@ from tune.study.outcome import DISK_FULL, OUTCOME_FILE
 JOURNAL_FILE = "journal.jsonl"
 TRIALS_DIR = "trials"  # holds the folder of each trial, by its name
 _MIN_FREE_BYTES = 2**20
+_CHAIN = "chain"
+_NEEDED = {"ask": ("trial", "params"), "report": ("trial", "epoch", "numbers"), "retry": ("trial",), "tell": ("trial",)}
 
 
 class Journal(History):
@@ -62,7 +67,7 @@ class Journal(History):
                 remedy="wait for it, end it, or choose another --study", key="study", value=folder.name,
             )
         try:
-            events, length = read_events(self.path)
+            events, length, self._chain = _read(self.path)
         except DataError:
             self._stream.close()
             raise
@@ -76,7 +81,8 @@ class Journal(History):
         Raises:
             ResourceError: it cannot be written, with path and bytes free.
         """
-        line = json.dumps(event, ensure_ascii=False, allow_nan=False).encode() + b"\n"
+        chain = _link(self._chain, event)
+        line = json.dumps({**event, _CHAIN: chain}, ensure_ascii=False, allow_nan=False).encode() + b"\n"
         try:
             start = self._stream.seek(0, os.SEEK_END)
             try:
@@ -90,6 +96,7 @@ class Journal(History):
         except OSError as error:
             self.failure = self._unwritable(error)
             raise self.failure from error
+        self._chain = chain
 
     def close(self) -> None:
         """Let another driver have the study."""
@@ -136,9 +143,17 @@ def read_events(path: Path) -> tuple[list[Event], int]:
     """Events of a journal, and its length in bytes without a last line that was cut short.
 
     Raises:
-        DataError: a line is not an event, or the first is not of a study.
+        DataError: a line is not an event, the first is not of a study, or lines are missing, altered or twice there.
     """
-    content = path.read_bytes()
+    events, length, _ = _read(path)
+    return events, length
+
+
+def _read(path: Path) -> tuple[list[Event], int, str]:
+    """As `read_events`, with the digest of all lines; empty in a journal without digests."""
+    content, chain = path.read_bytes(), ""
+    begun: set[str] = set()
+    ended: set[str] = set()
     length = content.rfind(b"\n") + 1
     events: list[Event] = []
     for number, line in enumerate(content[:length].splitlines(), start=1):
@@ -150,8 +165,41 @@ def read_events(path: Path) -> tuple[list[Event], int]:
             raise _damaged(path, number, "not an event")
         if (number == 1) != (event["event"] == "study"):
             raise _damaged(path, number, "the first event, and it alone, says what the study is")
+        given = event.pop(_CHAIN, "")
+        if given or chain:
+            expected = _link(chain, event)
+            if given != expected:
+                raise _damaged(path, number, "the line was altered, or lines before it are missing")
+            chain = expected
+        if problem := _out_of_order(event, begun, ended):
+            raise _damaged(path, number, problem)
         events.append(event)
-    return events, length
+    return events, length, chain
+
+
+def _link(chain: str, event: Event) -> str:
+    """The digest of an event and of all before it."""
+    return sha256_of([chain, json.dumps(event, ensure_ascii=False)])[:16]
+
+
+def _out_of_order(event: Event, begun: set[str], ended: set[str]) -> str:
+    """What is wrong with an event after those before it, which `begun` and `ended` keep; empty if nothing is."""
+    kind = event["event"]
+    lacking = [key for key in _NEEDED.get(kind, ()) if key not in event]
+    if lacking:
+        return f"an event {kind} without {', '.join(lacking)}"
+    if kind == "ask":
+        if event["trial"] in begun:
+            return f"{event['trial']} is begun twice"
+        begun.add(event["trial"])
+    elif kind in _NEEDED:
+        if event["trial"] not in begun:
+            return f"{event['trial']} was never begun: a line is missing"
+        if kind == "tell":
+            if event["trial"] in ended:
+                return f"{event['trial']} ends twice"
+            ended.add(event["trial"])
+    return ""
 
 
 def _damaged(path: Path, line: int, problem: str) -> DataError:

@@ -64,6 +64,49 @@ def test_damage_is_named_with_file_and_line(tmp_path: Path, lines: list[str], li
     Journal(tmp_path).close()  # the refused one has let go of it
 
 
+def studied(folder: Path) -> list[str]:
+    """The lines of a journal with two trials."""
+    with begun(folder) as journal:
+        for number in range(2):
+            name = f"trial-{number:03d}"
+            journal.ask(name, {"train.lr": 0.1 + number, "sizes": {10: 1, 9: [0.1, 2]}})
+            for epoch in (1, 2):
+                journal.report(name, {"epoch": epoch, "best_mrr": 0.1 * epoch + number, "mrr": 0.1 * epoch})
+            journal.tell(name, {"epoch": 3, "best_mrr": 0.5 + number})
+    return journal.path.read_text().splitlines()
+
+
+def test_a_line_that_is_taken_out_altered_or_doubled_is_found(tmp_path: Path) -> None:
+    lines = studied(tmp_path)
+    file = tmp_path / "journal.jsonl"
+    Journal(tmp_path).close()
+    assert len(lines) == 10
+    for place in range(1, len(lines)):
+        harm = [[*lines[:place], lines[place].replace("0.", "0.9", 1).replace('"at": 1', '"at": 2', 1), *lines[place + 1 :]],
+                [*lines[:place], lines[place], *lines[place:]]]
+        if place < len(lines) - 1:  # a journal without its last line is one that was killed before it
+            harm.append([*lines[:place], *lines[place + 1 :]])
+        for damaged in harm:
+            file.write_text("".join(f"{line}\n" for line in damaged))
+            with pytest.raises(DataError, match="the journal is damaged"):
+                Journal(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("lines", "told"),
+    [
+        (['{"event": "report", "trial": "t", "epoch": 1, "numbers": {}}'], "t was never begun: a line is missing"),
+        (['{"event": "ask", "trial": "t", "params": {}}'] * 2, "t is begun twice"),
+        (['{"event": "ask", "trial": "t", "params": {}}', *['{"event": "tell", "trial": "t"}'] * 2], "t ends twice"),
+        (['{"event": "ask", "trial": "t"}'], "an event ask without params"),
+    ],
+)
+def test_events_out_of_order_are_damage_without_digests_too(tmp_path: Path, lines: list[str], told: str) -> None:
+    (tmp_path / "journal.jsonl").write_text("".join(f"{line}\n" for line in ['{"event": "study"}', *lines]))
+    with pytest.raises(DataError, match=told):
+        Journal(tmp_path)
+
+
 def test_one_driver_at_a_time_and_a_killed_one_lets_go(tmp_path: Path) -> None:
     code = f"""
 import sys; sys.path.insert(0, {str(Path(__file__).parents[3])!r})
