@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
+import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from urllib.parse import urlsplit
 
@@ -17,13 +18,18 @@ from mlflow.tracking.context.git_context import GitRunContext
 from mlflow.tracking.context.registry import resolve_tags
 from mlflow.utils.credentials import get_default_host_creds
 from mlflow.utils.rest_utils import http_request
+from sqlalchemy.exc import SQLAlchemyError
 
 from imf_core.errors import ConfigError
 from tune.settings import TRACKING_VARIABLE
 from tune.sources import git_commit
 from tune.tracking import names as text
 
-LOGGING_ERRORS = (MlflowException, OSError)
+LOGGING_ERRORS = (MlflowException, OSError, SQLAlchemyError)
+_LOCKED = "database is locked"
+_LOCK_SECONDS = 60.0  # that a database may be locked by another program before a search refuses to begin
+
+logger = logging.getLogger(__name__)
 
 
 def open_experiment(uri: str, experiment: str, root: str) -> Experiment:
@@ -45,14 +51,16 @@ def open_experiment(uri: str, experiment: str, root: str) -> Experiment:
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
     try:
         with text.one_at_a_time(uri):
-            client = MlflowClient(uri)
-            stored = client.get_experiment_by_name(experiment)
-            if stored is None:
-                location = None if uri.startswith("http") and "://" not in root else root
-                experiment_id = client.create_experiment(experiment, artifact_location=text.as_uri(location))
-                stored = client.get_experiment(experiment_id)
+            stored = _patiently(lambda: _experiment(uri, experiment, root), uri)
     except LOGGING_ERRORS as error:
         refuse_credentials(error, uri)
+        if uri.startswith("sqlite"):
+            database = uri.removeprefix("sqlite:///")
+            locked = _LOCKED in str(error)
+            whole = "move it away: a new one is made, and the study itself is whole"
+            remedy = "end the program that holds it" if locked else whole
+            problem = f"{database} {'is locked' if locked else 'cannot be read'}: {text.short(error)}"
+            raise ConfigError(problem, remedy=remedy, key="tracking_uri", value=uri) from error
         remedy = f"start the server, or leave --tracking-uri out and unset {TRACKING_VARIABLE} to use a local database"
         problem = f"MLflow cannot be reached at {uri}: {text.short(error)}"
         raise ConfigError(problem, remedy=remedy, key="tracking_uri", value=uri) from error
@@ -70,6 +78,30 @@ def open_experiment(uri: str, experiment: str, root: str) -> Experiment:
             key="tracking_uri", value=uri,
         )
     return stored
+
+
+def _experiment(uri: str, experiment: str, root: str) -> Experiment:
+    client = MlflowClient(uri)
+    stored = client.get_experiment_by_name(experiment)
+    if stored is None:
+        location = None if uri.startswith("http") and "://" not in root else root
+        stored = client.get_experiment(client.create_experiment(experiment, artifact_location=text.as_uri(location)))
+    return stored
+
+
+def _patiently(action: Callable[[], Experiment], uri: str) -> Experiment:
+    """Wait, with a word, while another program holds the database."""
+    end, told = time.monotonic() + _LOCK_SECONDS, False
+    while True:
+        try:
+            return action()
+        except LOGGING_ERRORS as error:
+            if _LOCKED not in str(error) or time.monotonic() >= end:
+                raise
+        if not told:
+            told = True
+            logger.warning("%s is locked by another program; waiting for up to %.0f s", uri, _LOCK_SECONDS)
+        time.sleep(0.5)
 
 
 @contextmanager

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -18,9 +20,11 @@ import mlflow
 import pandas as pd
 import pytest
 from mlflow.tracking import MlflowClient
+from sqlalchemy.exc import OperationalError
 
 from imf_core.errors import ConfigError
 from tune.sources import git_commit
+from tune.tracking import store
 from tune.tracking.registry import DATA, METRIC, SCORE, Registered
 from tune.tracking.tracker import Tracker
 
@@ -214,3 +218,34 @@ def test_the_winner_is_a_registered_model_that_answers_by_name(
     assert f"mlflow=={mlflow.__version__}" in requirements
     assert "+cpu" not in requirements
     assert mlflow.get_tracking_uri() == tracker.tracking_uri
+
+
+def test_a_database_that_is_none_is_named(tmp_path: Path) -> None:
+    (tmp_path / "mlflow.db").write_bytes(b"no database" * 500)
+    with pytest.raises(ConfigError, match=r"(?s)mlflow\.db cannot be read.*move it away: a new one is made"):
+        open_study(tmp_path, "s")
+
+
+def test_a_lock_is_waited_for_and_then_named(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    shutil.copy2(place / "mlflow.db", tmp_path / "mlflow.db")
+    refused = OperationalError("select", {}, sqlite3.OperationalError("database is locked"))
+    asked = 0
+
+    def experiment(uri: str, name: str, root: str) -> Any:
+        nonlocal asked
+        asked += 1
+        if asked < 3:
+            raise refused
+        return found(uri, name, root)
+
+    found = store._experiment
+    monkeypatch.setattr(store, "_experiment", experiment)
+    monkeypatch.setattr(store.time, "sleep", lambda seconds: None)
+    open_study(tmp_path, "s").finish()
+    assert asked == 3 and caplog.text.count("is locked by another program") == 1
+    asked = -(10**9)
+    monkeypatch.setattr(store, "_LOCK_SECONDS", 0.0)
+    with pytest.raises(ConfigError, match=r"(?s)mlflow\.db is locked.*end the program that holds it"):
+        open_study(tmp_path, "s")
