@@ -40,7 +40,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("tune.settings",),
     ("tune.study", "tune.hosts"),
     ("tune.plan", "tune.tracking"),
-    ("tune.trial", "tune.report"),
+    ("tune.trial", "tune.report", "tune.budget"),
     ("tune.runs",),
     ("tune.pipeline",),
     ("tune.options",),

@@ -28,7 +28,7 @@ from tune.plan.show import show_plan, show_space
 from tune.report.files import write_leaderboard, write_summary
 from tune.report.html import HTML_FILE, write_html
 from tune.report.metrics import description, study_metrics
-from tune.report.plots import plots, save_picture
+from tune.report.pictures.plots import plots, save_picture
 from tune.report.result import StudyResult
 from tune.report.verdict import closing_table, write_report
 from tune.runs.finalise import Final, finalise

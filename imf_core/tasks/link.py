@@ -71,6 +71,7 @@ class LinkTask(Task[Config, LinkData, Imf]):
     )
 
     def read(self, config: Config, *, strict: bool) -> tuple[LinkData, Audit]:
+        """As `Task.read`."""
         source = GraphSource.open(config.data, test=True)
         texts = source.files.texts if config.data.text in ("auto", "descriptions") else None
         report = audit(source.raw, coverage=source.coverage(), baseline_splits=(), texts=texts)

@@ -13,7 +13,7 @@ from imf_core.commands.terminal import NameConsole
 from imf_core.data.audit.audit import audit
 from imf_core.data.graph.graph import RawGraph, Vocabulary
 from imf_core.files.visible import in_a_file, visible
-from tune.report.plots import save_picture
+from tune.report.pictures.plots import save_picture
 from tune.report.verdict import shown
 
 HOSTILE = "\x1b]0;owned\x07<img src=x onerror=alert(1)>\x9b31m"

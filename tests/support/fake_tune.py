@@ -16,7 +16,7 @@ from typing import Any
 
 from imf_core.config import Config
 from imf_core.runtime import Shard
-from tune.runs.budget import Deadline
+from tune.budget.deadline import Deadline
 from tune.runs.ledger import Ledger
 from tune.runs.mlflow_callback import MlflowCallback
 from tune.runs.trial_folders import TrialFolders

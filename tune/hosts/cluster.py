@@ -28,7 +28,7 @@ def ray_cluster(
     its state API, and without it the next trial would wait for ever.
 
     Args:
-        machine: what this one has, as it was planned with.
+        machine: resources of this machine, as in the plan.
         lost: called when a cluster of our own has died; then the block is interrupted as by Ctrl-C.
     """
     if settings.joins:

@@ -1,7 +1,7 @@
 """The page of a study, `report.html`: it loads nothing and runs no code, so that it can be mailed and archived.
 
 Jinja2 fills `templates/report.html` and escapes all text, since names, settings and reasons come from data. Only the plots are
-inserted as markup; `tune/report/svg.py` draws them.
+inserted as markup; `tune/report/pictures/svg.py` draws them.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ from tune.report.formatting import (
     settings_text,
 )
 from tune.report.judgement import NOTE, judgements
-from tune.report.parameters import panels, parallel
+from tune.report.pictures.parameters import panels, parallel
+from tune.report.pictures.svg import curves, history
 from tune.report.result import StudyResult, with_ranks
-from tune.report.svg import curves, history
 from tune.report.tables import Column, Share, Table, codes, numbers
 from tune.report.verdict import next_commands
 from tune.report.winner import comparison, decisions_table, look_inside, relations_table, settings_table, test_table

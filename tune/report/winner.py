@@ -10,8 +10,8 @@ import numpy as np
 
 from imf_core.tasks.protocols import Examples, Inspection
 from tune.report.formatting import NONE, cell, metric, mrr, plural, points, usable
+from tune.report.pictures.svg import Bar, bars
 from tune.report.result import StudyResult
-from tune.report.svg import Bar, bars
 from tune.report.tables import Column, Share, Table, codes, numbers
 
 MOST_RELATIONS = 30  # relations with a row of their own; the others share one

@@ -11,7 +11,7 @@ from types import FrameType, TracebackType
 
 from rich.console import Console
 
-from tune.runs.budget import Deadline
+from tune.budget.deadline import Deadline
 
 _QUESTION = "finish now with what is there (Enter), or press Ctrl-C again to stop; the search goes on meanwhile"
 

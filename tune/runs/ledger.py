@@ -10,7 +10,7 @@ from typing import Any
 
 import ray.tune as ray_tune
 
-from tune.runs.budget import Deadline
+from tune.budget.deadline import Deadline
 from tune.runs.trial_folders import TrialFolders
 from tune.study.history import DriverOnly, History
 from tune.study.outcome import (

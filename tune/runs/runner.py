@@ -12,10 +12,10 @@ from rich.console import Console
 
 from imf_core.config_base import Settings
 from imf_core.errors import ImfError, ResourceError
+from tune.budget.allotment import Pace
+from tune.budget.deadline import Deadline, Reserve
 from tune.plan.opening import OpenStudy
 from tune.plan.plan import Plan
-from tune.runs.allotment import Pace
-from tune.runs.budget import Deadline, Reserve
 from tune.runs.interrupts import Interrupts
 from tune.runs.ledger import Ledger
 from tune.runs.mlflow_callback import MlflowCallback

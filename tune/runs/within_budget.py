@@ -10,11 +10,11 @@ import ray
 from rich.console import Console
 
 from imf_core.errors import ImfError, ResourceError
+from tune.budget.allotment import Allotment, FinalsAllowed, Pace, Study, allot, finals_allowed
+from tune.budget.deadline import pace_of
 from tune.durations import duration
 from tune.plan.opening import OpenStudy
 from tune.plan.plan import Plan
-from tune.runs.allotment import Allotment, FinalsAllowed, Pace, Study, allot, finals_allowed
-from tune.runs.budget import pace_of
 from tune.runs.final_runs import FinalRuns
 from tune.study.journal import Journal
 from tune.study.records import TrialRecord

@@ -127,6 +127,7 @@ class _Text:
         self.second: list[str] | None = None
 
     def read(self) -> PairFile:
+        """All lines; errors as of `read_pairs`."""
         columns: _Columns | None = None
         for number, line in read_lines(self.path):
             cells = line.split("\t")

@@ -22,7 +22,7 @@ from imf_core.data.audit.report import AuditReport
 from imf_core.data.graph.graph import RawGraph, Vocabulary
 from imf_core.files.programs import command_line, program
 from tune.report.files import machine, summary, write_leaderboard, write_summary
-from tune.report.plots import plots, save_picture
+from tune.report.pictures.plots import plots, save_picture
 from tune.report.result import StudyResult
 from tune.report.verdict import closing_table, next_commands, write_report
 from tune.report.winner import comparison

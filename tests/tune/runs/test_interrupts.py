@@ -11,7 +11,7 @@ from types import FrameType
 import pytest
 from rich.console import Console
 
-from tune.runs.budget import Deadline
+from tune.budget.deadline import Deadline
 from tune.runs.interrupts import Interrupts
 
 

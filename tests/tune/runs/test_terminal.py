@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from tune.runs.budget import Deadline
+from tune.budget.deadline import Deadline
 from tune.runs.ledger import Ledger
 from tune.runs.terminal import LiveTable, TrialLines
 from tune.runs.trial_folders import TrialFolders

@@ -12,11 +12,11 @@ from small_search import SMALL, ready_database, run_search, write_graph
 
 from imf_core.config_base import parse_overrides
 from imf_core.errors import ResourceError
+from tune.budget.allotment import FinalsAllowed, Pace
 from tune.hosts.resources import ClusterResources, Node
 from tune.plan.opening import OpenStudy, open_study
 from tune.plan.plan import Plan, make_plan
 from tune.runs import within_budget as fitting
-from tune.runs.allotment import FinalsAllowed, Pace
 from tune.runs.within_budget import allotted, final_names, finals_within_budget, within_budget
 from tune.settings import SearchConfig
 from tune.study.outcome import TrialState

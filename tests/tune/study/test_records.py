@@ -13,7 +13,7 @@ import pytest
 from fake_tune import TuneCalls
 
 from imf_core.errors import DataError
-from tune.runs.budget import Deadline, Reserve
+from tune.budget.deadline import Deadline, Reserve
 from tune.runs.ledger import Ledger
 from tune.runs.trial_folders import TrialFolders
 from tune.study import records as records_module

@@ -7,7 +7,7 @@ import re
 import pytest
 from small_study import RECORDS, record
 
-from tune.report.parameters import MOST, Scale, panels, parallel
+from tune.report.pictures.parameters import MOST, Scale, panels, parallel
 
 NAMES = {"train.lr": "lr", "model.kind": "kind"}
 TRIALS = tuple(

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import ray.tune as ray_tune
 
-from tune.runs.allotment import Pace, final_seconds
+from tune.budget.allotment import Pace, final_seconds
 from tune.study.history import DriverOnly
 from tune.study.outcome import TrialState
 from tune.study.records import TrialRecord, can_be_reused, winner

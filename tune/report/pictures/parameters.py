@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from imf_core.files.visible import in_a_file
 from tune.report.formatting import setting, short, usable
-from tune.report.plots import BEST, COLOURS, ticks
-from tune.report.svg import REST, figure_svg
+from tune.report.pictures.plots import BEST, COLOURS, ticks
+from tune.report.pictures.svg import REST, figure_svg
 from tune.study.records import TrialRecord, ranked
 
 if TYPE_CHECKING:

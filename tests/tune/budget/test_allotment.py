@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tune.runs.allotment import Allotment, FinalsAllowed, Pace, Study, allot, final_seconds, finals_allowed
-from tune.runs.budget import Deadline, Reserve, pace_of
+from tune.budget.allotment import Allotment, FinalsAllowed, Pace, Study, allot, final_seconds, finals_allowed
+from tune.budget.deadline import Deadline, Reserve, pace_of
 from tune.study.outcome import TrialState
 from tune.study.records import TrialRecord, winner
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tune.runs.allotment import Pace
-from tune.runs.budget import Deadline, Reserve
+from tune.budget.allotment import Pace
+from tune.budget.deadline import Deadline, Reserve
 from tune.study.outcome import TrialState
 from tune.study.records import TrialRecord
 

@@ -16,7 +16,7 @@ from html import escape
 from typing import TYPE_CHECKING, Any
 
 from imf_core.files.visible import in_a_file
-from tune.report.plots import BEST, COLOURS, draw_curves, draw_history, finish
+from tune.report.pictures.plots import BEST, COLOURS, draw_curves, draw_history, finish
 from tune.study.records import TrialRecord
 
 if TYPE_CHECKING:

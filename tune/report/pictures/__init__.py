@@ -1,0 +1,1 @@
+"""Pictures of a study: plots as files, and drawings for the page."""
