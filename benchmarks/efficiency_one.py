@@ -18,6 +18,7 @@ from tune.hosts.resources import ClusterResources
 from tune.pipeline import open_tracker, searcher
 from tune.plan.opening import open_study
 from tune.plan.plan import make_plan
+from tune.runs.interrupts import Interrupts
 from tune.runs.runner import run_search
 
 
@@ -29,8 +30,8 @@ def main(folder: Path, data: str, seconds: float, seed: int, rival: str, more: l
     with open_study(plan) as study:
         search = searcher(plan, study)
         tracker = open_tracker(plan, study)
-        with ray_cluster(plan.settings, plan.resources, study.journal.lost):
-            run_search(plan, study, search, tracker, console)
+        with ray_cluster(plan.settings, plan.cluster, plan.resources, study.journal.lost):
+            run_search(plan, study, search, tracker, console, Interrupts(console), finalises=False)
         tracker.finish("FINISHED")
     (folder / "done").touch()
 

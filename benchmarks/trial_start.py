@@ -18,6 +18,7 @@ from tune.hosts.resources import ClusterResources
 from tune.pipeline import open_tracker, searcher
 from tune.plan.opening import open_study
 from tune.plan.plan import Plan, make_plan
+from tune.runs.interrupts import Interrupts
 from tune.runs.runner import run_search
 from tune.settings import SearchConfig
 
@@ -50,8 +51,9 @@ def trial_start(data: str = "unicode", trials: int = 8, **settings: Any) -> dict
         with open_study(plan) as study:
             search = searcher(plan, study)
             tracker = open_tracker(plan, study)
-            with ray_cluster(plan.settings, plan.resources, study.journal.lost):
-                run_search(plan, study, search, tracker, Console(stderr=True))
+            with ray_cluster(plan.settings, plan.cluster, plan.resources, study.journal.lost):
+                console = Console(stderr=True)
+                run_search(plan, study, search, tracker, console, Interrupts(console), finalises=False)
             tracker.finish()
             asked = next(event["at"] for event in study.journal.events if event["event"] == "ask")
             ends = [event["at"] for event in study.journal.events if event["event"] == "tell"]

@@ -39,9 +39,14 @@ class SearchInterrupted(ImfError):
 
 
 def run_search(
-    plan: Plan, study: OpenStudy, search: StudySearch, tracker: Tracker, console: Console, interrupts: Interrupts
+    plan: Plan, study: OpenStudy, search: StudySearch, tracker: Tracker, console: Console, interrupts: Interrupts, *,
+    finalises: bool = True,
 ) -> list[TrialRecord]:
     """Run the searched trials that the study still lacks; returns one record a trial, whatever became of it.
+
+    Args:
+        interrupts: may end it.
+        finalises: the winner is finalised afterwards, for which time is left of the budget.
 
     Raises:
         SearchInterrupted: it was ended from outside.
@@ -49,7 +54,7 @@ def run_search(
     """
     settings, max_epochs, journal = plan.settings, plan.base.train.max_epochs, study.journal
     deadline = Deadline(
-        study.remaining(), reserve := _reserve(plan, study),
+        study.remaining(), reserve := _reserve(plan, study) if finalises else None,
         has_result=lambda: any(trial.value is not None for trial in journal.trials.values()),
     )
     ledger = Ledger(
