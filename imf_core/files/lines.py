@@ -7,6 +7,7 @@ import gzip
 import io
 import lzma
 import stat
+import struct
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -36,7 +37,7 @@ def open_text(path: Path) -> BinaryIO:
     try:
         mode = path.stat().st_mode
         if (kind := _NO_FILES.get(stat.S_IFMT(mode))) is not None:
-            raise DataError(f"{path} is {kind}, not a file", remedy="give a file", path=str(path))
+            raise DataError.at(path, None, f"this is {kind}, not a file", remedy="give a file")
         handle = cast(BinaryIO, _unpacked(path, path.open("rb")))
         start = handle.read(_LOOKED_AT)
         handle.seek(0)
@@ -62,12 +63,16 @@ def _unpacked(path: Path, handle: BinaryIO) -> object:
     if start == b"\xfd7zXZ\x00":
         return lzma.LZMAFile(handle)
     if start[:4] == b"PK\x03\x04":
-        archive = zipfile.ZipFile(handle)
-        names = [item.filename for item in archive.infolist() if not item.is_dir() and not item.filename.startswith("__MACOSX")]
-        if len(names) != 1:
-            problem = f"{path} is an archive of {len(names)} files ({', '.join(names[:3])}{', ...' * (len(names) > 3)})"
-            raise DataError(problem, remedy="unpack it and give the folder", path=str(path))
-        return archive.open(names[0])
+        try:
+            archive = zipfile.ZipFile(handle)
+            items = [item for item in archive.infolist() if not item.is_dir() and not item.filename.startswith("__MACOSX")]
+            names = [item.filename for item in items]
+            if len(names) == 1:
+                return archive.open(names[0])
+        except (RuntimeError, ValueError, OverflowError, struct.error) as error:  # encrypted, of another method, damaged
+            raise unreadable(path, error) from error
+        problem = f"an archive of {len(names)} files ({', '.join(names[:3])}{', ...' * (len(names) > 3)})"
+        raise DataError.at(path, None, problem, remedy="unpack it and give the folder")
     return handle
 
 
@@ -130,5 +135,5 @@ def unreadable(path: Path, error: BaseException) -> DataError:
     """The error for a file that the system does not hand out, or whose container is damaged."""
     if isinstance(error, OSError) and error.strerror:
         remedy = "check the path and its permissions"
-        return DataError(f"{path} cannot be read: {error.strerror}", remedy=remedy, path=str(path))
-    return DataError(f"{path} cannot be unpacked: {error}", remedy="fetch it again", path=str(path))
+        return DataError(f"{path} cannot be read: {error.strerror}", remedy=remedy, path=str(path), line=None)
+    return DataError(f"{path} cannot be unpacked: {error}", remedy="fetch or pack it again", path=str(path), line=None)
