@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +17,8 @@ from tune.environment import environment
 from tune.hosts.resources import ClusterResources, ResourcePlan
 from tune.hosts.watchdog import watching
 from tune.settings import SearchConfig
+
+_PORT = "RAY_GCS_SERVER_PORT"  # where a Ray that is started listens
 
 
 @contextmanager
@@ -38,13 +41,23 @@ def ray_cluster(
     root = str(Path(imf_core.__file__).resolve().parents[1])
     path = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
     variables = {**environment(settings.address), "PYTHONPATH": path}
+    if settings.workers > 1:  # Ray Train asks for the state of "the" cluster, and gives up where another Ray runs beside ours
+        port = os.environ[_PORT] = str(_free_port())
+        variables["RAY_ADDRESS"] = f"{ray.util.get_node_ip_address()}:{port}"
     ray.init(
         address="local", num_cpus=int(machine.cpus), num_gpus=int(machine.gpus), include_dashboard=settings.workers > 1,
         resources=resources.custom_resources, runtime_env={"env_vars": variables}, log_to_driver=False,
         logging_level=logging.ERROR,
     )
+    os.environ.pop(_PORT, None)
     try:
         with watching(lost):
             yield
     finally:
         ray.shutdown()
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("", 0))
+        return int(probe.getsockname()[1])
