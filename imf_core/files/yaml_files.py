@@ -44,11 +44,14 @@ def parse_yaml(text: str, source: str) -> Any:
         ConfigError: it is no YAML, is nested too deeply, or its aliases stand for too much.
     """
     try:
-        node = yaml.compose(text, yaml.SafeLoader)
-        if node is not None and _size(node, {}) > _MOST_NODES:
+        loader = yaml.SafeLoader(text)
+        node = loader.get_single_node()
+        if node is None:
+            return None
+        if _size(node, {}) > _MOST_NODES:
             problem = f"{source}: its aliases stand for more than {_MOST_NODES:,} values"
             raise ConfigError(problem, remedy="write the values out")
-        return yaml.safe_load(text)
+        return loader.construct_document(node)
     except yaml.YAMLError as error:
         raise ConfigError(f"{source} is not valid YAML: {error}", remedy="correct it") from error
     except RecursionError as error:

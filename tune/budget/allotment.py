@@ -53,7 +53,6 @@ class Study:
         max_epochs: of a trial.
         grace: epochs before a trial may be stopped early; `max_epochs` where none is.
         runs: of finalising: seeds, control, ablations.
-        seeds: of them.
         fixed_epochs: the epochs must stay: trials of an earlier session ran so long.
     """
 
@@ -63,7 +62,6 @@ class Study:
     max_epochs: int
     grace: int
     runs: int
-    seeds: int
     fixed_epochs: bool = False
 
 

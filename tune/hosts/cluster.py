@@ -49,7 +49,8 @@ def ray_cluster(
         resources=resources.custom_resources, runtime_env={"env_vars": variables}, log_to_driver=False,
         logging_level=logging.ERROR,
     )
-    os.environ.pop(_PORT, None)
+    if settings.workers > 1:
+        os.environ.pop(_PORT)
     try:
         with watching(lost):
             yield

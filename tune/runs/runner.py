@@ -12,7 +12,6 @@ from rich.console import Console
 
 from imf_core.config_base import Settings
 from imf_core.errors import ImfError, ResourceError
-from tune.budget.allotment import Pace
 from tune.budget.deadline import Deadline, Reserve
 from tune.plan.opening import OpenStudy
 from tune.plan.plan import Plan
@@ -22,7 +21,7 @@ from tune.runs.mlflow_callback import MlflowCallback
 from tune.runs.reuse import continue_stopped, reuse_trials
 from tune.runs.terminal import LiveTable, TrialLines
 from tune.runs.trial_folders import TrialFolders
-from tune.runs.within_budget import allotted, final_names
+from tune.runs.within_budget import allotted, final_names, kept_pace
 from tune.sources import code_digest
 from tune.study.history import History
 from tune.study.journal import Journal
@@ -208,7 +207,7 @@ def _reserve(plan: Plan, study: OpenStudy) -> Reserve | None:
     return Reserve(
         decided["runs"] if decided is not None else len(final_names(plan)), plan.resources.concurrency,
         plan.base.train.max_epochs, plan.settings.budget_seconds or study.seconds_left,
-        Pace(**decided["pace"]) if decided is not None else None, plan.settings.trials_dir,
+        kept_pace(decided), plan.settings.trials_dir,
     )
 
 

@@ -42,7 +42,7 @@ def within_budget(plan: Plan, study: OpenStudy, console: Console) -> Plan:
         plan = _with_epochs(plan, int(earlier["max_epochs"]))
     if not study.seconds_left or not study.to_run:
         return plan
-    pace = Pace(**earlier["pace"]) if earlier is not None else measured_pace(plan)
+    pace = kept_pace(earlier) or measured_pace(plan)
     if pace is None:
         return plan
     names, settings = final_names(plan), plan.settings
@@ -50,7 +50,7 @@ def within_budget(plan: Plan, study: OpenStudy, console: Console) -> Plan:
         trials=study.to_run,
         given=0 if study.resumed else (settings.first != "drawn") + len(study.points) + len(plan.start_points),
         concurrency=plan.resources.concurrency, max_epochs=plan.base.train.max_epochs,
-        grace=plan.base.train.max_epochs if settings.scheduler == "none" else plan.grace, runs=len(names), seeds=settings.seeds,
+        grace=plan.base.train.max_epochs if settings.scheduler == "none" else plan.grace, runs=len(names),
         fixed_epochs=bool(study.journal.trials),
     )
     left = study.remaining() or 0.0
@@ -69,6 +69,11 @@ def within_budget(plan: Plan, study: OpenStudy, console: Console) -> Plan:
 def allotted(journal: Journal) -> dict[str, Any] | None:
     """The last decision on a budget; None if there was none."""
     return next(iter(reversed(journal.all("budget"))), None)
+
+
+def kept_pace(decided: dict[str, Any] | None) -> Pace | None:
+    """The pace on which a decision rests; None without one."""
+    return Pace(**decided["pace"]) if decided is not None else None
 
 
 def described(result: Allotment, pace: Pace, asked: Study, names: list[str], seconds: float) -> list[str]:
@@ -125,8 +130,7 @@ def finals_within_budget(plan: Plan, study: OpenStudy, winner: TrialRecord) -> F
     left = study.remaining()
     if left is None or not winner.epochs:
         return None
-    earlier = allotted(study.journal)
-    pace = pace_of(winner, Pace(**earlier["pace"]) if earlier is not None else None)
+    pace = pace_of(winner, kept_pace(allotted(study.journal)))
     allowed = finals_allowed(
         left, winner, pace, runs=len(final_names(plan)), concurrency=plan.resources.concurrency,
         max_epochs=plan.base.train.max_epochs, trials_dir=plan.settings.trials_dir,

@@ -16,6 +16,8 @@ def swapped_columns(raw: RawGraph) -> list[str]:
     There are then nearly as many relations as entities, the middle column has names of another one, and one of the outer
     columns has few names, none of which the others have.
     """
+    if not any(name in raw.entities.index for name in raw.relations.names):
+        return []
     rows = np.concatenate(list(raw.splits.values()))
     names = [{raw.entities.names[row] for row in np.unique(rows[:, column])} for column in (0, 2)]
     columns = [names[0], {raw.relations.names[row] for row in np.unique(rows[:, 1])}, names[1]]

@@ -40,7 +40,7 @@ def headers(parts: Mapping[str, Part]) -> dict[str, tuple[str, str, str]]:
     rows = {split: row for split, part in parts.items() if (row := first_row(part)) is not None}
     counts = [sum(row == other and len(parts[split].triples) > 1 for split, other in rows.items()) for row in rows.values()]
     found = {split: row for (split, row), count in zip(rows.items(), counts) if count > 1 or is_header(row)}
-    for split, part in parts.items():
+    for split, part in parts.items() if found else ():  # the names of a large graph are gathered only where it matters
         names = {*part.entities, *part.relations} - {*found.get(split, ())}
         found = {other: row for other, row in found.items() if not names & {*row}}
     return found

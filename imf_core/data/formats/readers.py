@@ -6,6 +6,7 @@ ends and blank lines are format, not content. A wrong line is an error with file
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -24,6 +25,8 @@ from imf_core.data.graph.graph import KnowledgeGraph, RawGraph, Vocabulary
 from imf_core.data.graph.mending import LazySplit, mended, with_test
 from imf_core.data.graph.unseen import Policy
 from imf_core.errors import ConfigError, DataError
+
+_ESCAPED = re.compile("[\udc80-\udcff]")  # bytes that are not UTF-8
 
 
 def read_graph(source: Path | str | GraphFiles, *, unseen: Policy = "keep") -> KnowledgeGraph:
@@ -312,7 +315,7 @@ def _twins(vocabulary: Vocabulary) -> list[str]:
 
 def _undecodable(vocabulary: Vocabulary, splits: Mapping[str, SplitFile]) -> list[str]:
     """What there is to say of names that are not UTF-8, above all if the same name is there in UTF-8 too."""
-    odd = [name for name in vocabulary.names if not name.isascii() and _escaped(name)]
+    odd = [name for name in vocabulary.names if not name.isascii() and _ESCAPED.search(name)]
     if not odd:
         return []
     lines = ((file, _line_of(file, odd[0])) for file in splits.values() if file.format == "names")
@@ -324,10 +327,6 @@ def _undecodable(vocabulary: Vocabulary, splits: Mapping[str, SplitFile]) -> lis
     if twins:
         told += f"; {len(twins):,} of them are there in UTF-8 too ({twins[0][1]}), as another one of the {kinds}"
     return [f"{told}: save the files as UTF-8"]
-
-
-def _escaped(name: str) -> bool:
-    return any("\udc80" <= sign <= "\udcff" for sign in name)
 
 
 def _in_cp1252(name: str) -> str:

@@ -18,7 +18,7 @@ from tune.study.outcome import TrialState
 from tune.study.records import TrialRecord, winner
 
 PACE = Pace(epoch=2.0, start=1.0)
-ASKED = Study(trials=12, given=4, concurrency=2, max_epochs=8, grace=2, runs=6, seeds=3)
+ASKED = Study(trials=12, given=4, concurrency=2, max_epochs=8, grace=2, runs=6)
 
 
 def test_with_time_nothing_is_given_up() -> None:
@@ -154,7 +154,7 @@ def test_a_study_keeps_to_its_budget(
 ) -> None:
     """Budget + 10 %, wherever there is time for three trials of the fewest epochs, and the start and the end of the command."""
     grace = max(1, max_epochs // 8) if early else max_epochs
-    asked = Study(trials, 4, concurrency, max_epochs, grace, seeds + ablations, seeds)
+    asked = Study(trials, 4, concurrency, max_epochs, grace, seeds + ablations)
     pace = Pace(base, start)
     least = 3 * Pace(2 * base, start).run(math.ceil(max_epochs / 4)) + pace.closing(2)
     whole = pace.run(max_epochs, math.ceil(trials / concurrency))
