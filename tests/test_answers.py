@@ -11,13 +11,13 @@ import pandas as pd
 import pytest
 from command_line import fails, run
 from starlette.testclient import TestClient
-from tiny_checkpoint import tiny_checkpoint, tiny_graph
+from tiny_checkpoint import tiny_checkpoint, tiny_graph, tiny_pool
 
 from imf_core.answers import Answer, Question, left_out_line
 from imf_core.checkpoint.checkpoint import FACTS_FILE
 from imf_core.commands.serve.request import Limits
 from imf_core.commands.serve.service import build_app
-from imf_core.ensemble.ensemble import open_predictor, save_ensemble
+from imf_core.ensemble.ensemble import open_predictor
 from imf_core.errors import CheckpointError, ConfigError
 from imf_core.predict import Predictor
 from tune.tracking.model import ImfPyfunc, signature
@@ -27,10 +27,7 @@ from tune.tracking.model import ImfPyfunc, signature
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("known")
     graph = tiny_graph(folder / "graph")
-    for seed, loss in enumerate(("ce", "bce")):
-        tiny_checkpoint(graph, folder / loss, seed=seed, train__loss=loss)
-    save_ensemble(folder / "pool", [folder / "ce", folder / "bce"], [2, 1], {})
-    return folder
+    return tiny_pool(graph, folder)
 
 
 @pytest.fixture(scope="module", params=["ce", "bce", "pool"])

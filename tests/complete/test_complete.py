@@ -16,12 +16,12 @@ import pytest
 import torch
 from command_line import fails, run
 from PIL import Image
-from tiny_checkpoint import COUNT, tiny_checkpoint, tiny_graph
+from tiny_checkpoint import COUNT, tiny_checkpoint, tiny_graph, tiny_pool
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from imf_core.complete.complete import NEAR, complete
 from imf_core.complete.page import completion_page
-from imf_core.ensemble.ensemble import open_predictor, save_ensemble
+from imf_core.ensemble.ensemble import open_predictor
 from imf_core.errors import DataError, ImfError, VocabularyError
 from imf_core.predict import Predictor
 
@@ -39,10 +39,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for number in range(2, 12):
         Image.new("RGB", (500, 300), (20 * number, 80, 120)).save(graph / "images" / f"e{number}.png")
     (graph / "images" / "e3.png").write_bytes(b"no picture")
-    for seed, loss in enumerate(("ce", "bce")):
-        tiny_checkpoint(graph, folder / loss, seed=seed, train__loss=loss)
-    save_ensemble(folder / "pool", [folder / "ce", folder / "bce"], [2, 1], {})
-    return folder
+    return tiny_pool(graph, folder)
 
 
 @pytest.fixture(scope="module", params=["ce", "bce", "pool"])

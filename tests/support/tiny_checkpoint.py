@@ -11,6 +11,7 @@ import numpy as np
 from imf_core.checkpoint.checkpoint import save_checkpoint
 from imf_core.config import Config
 from imf_core.data.features.modality import Modality
+from imf_core.ensemble.ensemble import save_ensemble
 from imf_core.evaluate.ranking import evaluate
 from imf_core.prepare.link_data import prepare
 from imf_core.train.fit import build_model
@@ -63,3 +64,11 @@ def tiny_checkpoint(graph: Path, out: Path, *, seed: int = 0, metrics: dict[str,
         metrics = {"validation": ranked.metrics.as_dict(), "best_epoch": 2, "fingerprint": data.graph.fingerprint}
     save_checkpoint(out, model, config, data.graph, metrics)
     return out
+
+
+def tiny_pool(graph: Path, folder: Path) -> Path:
+    """Checkpoints `ce` and `bce` of that graph, and the ensemble `pool` of both, in a folder; returns the folder."""
+    for seed, loss in enumerate(("ce", "bce")):
+        tiny_checkpoint(graph, folder / loss, seed=seed, train__loss=loss)
+    save_ensemble(folder / "pool", [folder / "ce", folder / "bce"], [2, 1], {})
+    return folder

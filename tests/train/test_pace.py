@@ -31,20 +31,16 @@ def steps_until_measured(watch: StepWatch, clock: Clock, first: float, seconds: 
     raise AssertionError("the run was not ended")
 
 
-def test_the_first_step_does_not_count() -> None:
+@pytest.mark.parametrize(
+    ("steps", "first", "seconds", "taken"),
+    [(100, 60.0, 0.5, 7), (10, 0.0, 20.0, 4)],  # the first step does not count; slow ones are still some
+)
+def test_an_epoch_is_told_from_some_steps(steps: int, first: float, seconds: float, taken: int) -> None:
     clock = Clock()
     watch = StepWatch(3.0, clock)
-    watch.begin(100)
-    assert steps_until_measured(watch, clock, first=60.0, seconds=0.5) == 7
-    assert watch.epoch_seconds == pytest.approx(0.5 * 100 * 1.2)
-
-
-def test_slow_steps_are_still_some() -> None:
-    clock = Clock()
-    watch = StepWatch(3.0, clock)
-    watch.begin(10)
-    assert steps_until_measured(watch, clock, first=0.0, seconds=20.0) == 4
-    assert watch.epoch_seconds == pytest.approx(20 * 10 * 1.2)
+    watch.begin(steps)
+    assert steps_until_measured(watch, clock, first, seconds) == taken
+    assert watch.epoch_seconds == pytest.approx(seconds * steps * 1.2)
 
 
 def test_a_short_epoch_is_measured_whole() -> None:

@@ -17,6 +17,11 @@ _KIND = re.compile(r"^[^:/]{1,30}: (?=\S)")  # "block: Latin-1 Supplement" is al
 _IN_BRACKETS = re.compile(r"\s*\([^)]*\)$")  # "Georgia (country)" is also said as "Georgia"
 
 
+def by_split(counts: Mapping[str, int], totals: Mapping[str, int]) -> str:
+    """`3 of 10 valid and 4 of 12 test`; splits with a total of 0 are left out."""
+    return " and ".join(f"{counts[split]:,} of {total:,} {split}" for split, total in totals.items() if total)
+
+
 @dataclass(frozen=True)
 class TextLeak:
     """Held-out triples of a relation whose texts contain the answer.
@@ -43,7 +48,7 @@ class TextLeak:
     def describe(self) -> str:
         """One line, with an example."""
         other = {"head": "tail", "tail": "head"}[self.asked]
-        counts = " and ".join(f"{self.counts[split]:,} of {told:,} {split}" for split, told in self.told.items() if told)
+        counts = by_split(self.counts, self.told)
         return f"{self.relation}: the text of the {self.asked} names the {other} in {counts} triples ({self.examples[0]})"
 
 

@@ -7,10 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from imf_core.data.audit.leaks import MOST_EXAMPLES, by_split
 from imf_core.data.audit.relations import MIN_SHARED, flipped, is_in, pair_codes
 from imf_core.data.graph.graph import SPLITS, Vocabulary, expand_ranges
-
-MOST_EXAMPLES = 3
 
 
 @dataclass(frozen=True)
@@ -40,7 +39,7 @@ class LinkLeak:
 
     def describe(self) -> str:
         """One line, with an example."""
-        counts = " and ".join(f"{self.counts[split]:,} of {all_:,} {split}" for split, all_ in self.held_out.items() if all_)
+        counts = by_split(self.counts, self.held_out)
         told = f"{self.by} reversed" if self.reverse else self.by
         return f"{self.relation}: train tells the answer as {told} in {counts} triples, {self.share:.0%} ({self.examples[0]})"
 

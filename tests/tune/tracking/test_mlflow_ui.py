@@ -8,7 +8,6 @@ stores the pictures that the README shows, `mlflow-studies.png` and `mlflow-comp
 from __future__ import annotations
 
 import os
-import shutil
 import socket
 import subprocess
 import sys
@@ -20,18 +19,12 @@ from typing import Any
 from urllib.parse import urlencode
 
 import pytest
+from browser import WAIT, open_browser
 from mlflow.tracking import MlflowClient
 from small_search import run_search, write_graph
 
 pytestmark = [pytest.mark.slow, pytest.mark.cluster, pytest.mark.timeout(900)]
 
-BROWSER, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
-# Without the ones about the network it tries to reach its maker's hosts.
-FLAGS = (
-    "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-    "--disable-component-update", "--disable-sync", "--disable-dev-shm-usage", "--window-size=1500,1000",
-)
-WAIT = 120  # seconds for a page
 ASSISTANT = "//*[@data-component-id = 'mlflow.assistant.chat_panel.close']"
 EXPAND = "//*[contains(@data-component-id, 'runnamecellrenderer')]"
 STUDY = "//a[normalize-space(.) = '{}']"
@@ -86,19 +79,8 @@ def server(database: Path) -> Iterator[str]:
 
 @pytest.fixture
 def browser() -> Iterator[Any]:
-    webdriver = pytest.importorskip("selenium.webdriver")
-    if not BROWSER or not DRIVER:
-        pytest.skip("no chromium and chromedriver here: apt install chromium chromium-driver")
-    options = webdriver.ChromeOptions()
-    options.binary_location = BROWSER
-    for flag in FLAGS:
-        options.add_argument(flag)
-    driver = webdriver.Chrome(service=webdriver.ChromeService(DRIVER), options=options)
-    try:
-        driver.set_page_load_timeout(WAIT)
+    with open_browser(1500, 1000) as driver:
         yield driver
-    finally:
-        driver.quit()
 
 
 def wait_for(browser: Any, xpath: str, count: int = 1) -> list[Any]:
