@@ -5,25 +5,18 @@ Shapes: `T` validation triples that are ranked, `Q` = 2T queries (tails first, t
 
 from __future__ import annotations
 
-import base64
-import io
 import logging
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import numpy as np
 import torch
 
 from imf_core.config import DataConfig
-from imf_core.data.formats.layout import GraphFiles
 from imf_core.data.graph.graph import KnowledgeGraph, KnownAnswers, with_inverses
-from imf_core.encode.image.pictures import PictureError, find_images, open_picture
 from imf_core.errors import DataError
 from imf_core.evaluate.ranking import ModelScores, evaluate
 from imf_core.model.imf import Imf
-from imf_core.prepare.entity_files import IMAGES, EntityFiles
-from imf_core.prepare.link_data import resolve
-from imf_core.prepare.views import text_source
+from imf_core.prepare.appearance import Appearance, appearances
 from imf_core.runtime import MemoryBudget
 from imf_core.tasks.protocols import Answered, Entity, Examples, RelationScore
 
@@ -125,36 +118,10 @@ def _best(
 def _entities(graph: KnowledgeGraph, data: DataConfig, ids: Sequence[int]) -> Mapping[int, Entity]:
     """Entities with their texts and pictures, as far as the graph's folder still has them."""
     names = [graph.entities.names[entity] for entity in ids]
-    texts: Mapping[str, str] = {}
-    pictures: list[tuple[Path, ...]] = [()] * len(names)
+    views: Mapping[str, Appearance] = {}
     try:
-        folder = resolve(data.path)
-        files = EntityFiles(folder, GraphFiles.of(data, folder))
-        texts = files.literals if text_source(data, folder) == "literals" else files.texts
-        if (folder / IMAGES).is_dir():
-            pictures = find_images(folder / IMAGES, names).paths
+        views = appearances(data, names, characters=_TEXT, side=_SIDE, form="PNG")
     except DataError as error:  # the answers are worth showing without
         logger.warning("the report shows entities by their names alone: %s", error.problem)
-    return {
-        entity: Entity(name, _shortened(texts.get(name, "")), _thumbnail(paths))
-        for entity, name, paths in zip(ids, names, pictures, strict=True)
-    }
-
-
-def _shortened(text: str) -> str:
-    text = " ".join(text.split())
-    return text if len(text) <= _TEXT else f"{text[: _TEXT - 1]}…"
-
-
-def _thumbnail(paths: Sequence[Path]) -> str:
-    """The first picture that can be read as a small PNG in a data URI; empty without one."""
-    for path in paths:
-        try:
-            picture = open_picture(path, _SIDE)
-        except PictureError:
-            continue
-        picture.thumbnail((_SIDE, _SIDE))
-        file = io.BytesIO()
-        picture.save(file, format="PNG")
-        return f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode('ascii')}"
-    return ""
+    shown = [views.get(name, Appearance()) for name in names]
+    return {entity: Entity(name, view.text, view.picture) for entity, name, view in zip(ids, names, shown, strict=True)}

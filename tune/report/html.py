@@ -12,11 +12,9 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
 import imf_core
 from imf_core.files.atomic import atomic_write_text
-from imf_core.files.visible import in_a_file
+from imf_core.files.pages import rendered
 from imf_core.tasks.protocols import Examples, Inspection
 from tune.durations import duration
 from tune.report.files import machine
@@ -68,10 +66,8 @@ def write_html(
         examples: how the winner answers validation; None if the task has none, or without a winner.
         relation_counts: number of training triples by relation, to list the most frequent relations first.
     """
-    page = Environment(
-        loader=FileSystemLoader(_TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    ).get_template(HTML_FILE).render(_content(result, space, examples, relation_counts or {}))
-    return atomic_write_text(result.folder / HTML_FILE, in_a_file(page))
+    page = rendered(_TEMPLATES / HTML_FILE, _content(result, space, examples, relation_counts or {}))
+    return atomic_write_text(result.folder / HTML_FILE, page)
 
 
 def _content(

@@ -1,0 +1,25 @@
+"""HTML pages from templates: all text is escaped, since names and texts come from data."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from imf_core.files.visible import in_a_file
+
+
+def rendered(template: Path, content: Mapping[str, Any]) -> str:
+    """A page as text that is UTF-8.
+
+    Args:
+        template: its file; templates that it names lie beside it.
+        content: its variables, all of them.
+    """
+    environment = Environment(
+        loader=FileSystemLoader(template.parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return in_a_file(environment.get_template(template.name).render(content))
