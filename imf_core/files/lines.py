@@ -8,6 +8,7 @@ import io
 import lzma
 import stat
 import struct
+import unicodedata
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -48,8 +49,10 @@ def open_text(path: Path) -> BinaryIO:
             data = handle.read()
     except BROKEN as error:
         raise unreadable(path, error) from error
-    with suppress(UnicodeDecodeError):  # then these are names that begin like a mark
-        data = data.decode(encoding, "surrogatepass").encode("utf-8", "surrogatepass")
+    with suppress(UnicodeDecodeError):  # then these are names of odd bytes
+        text = data.decode(encoding).removeprefix("\ufeff")
+        if _is_text(text):
+            data = text.encode("utf-8")
     return io.BytesIO(data)
 
 
@@ -87,6 +90,17 @@ def _encoding(start: bytes) -> str | None:
     if even + odd < max(8, len(start) // 4):
         return None
     return "utf-16-le" if not even else "utf-16-be" if not odd else None
+
+
+def _is_text(text: str) -> bool:
+    """Whether the first lines are what a person writes: each begins with a name, of assigned characters.
+
+    Names may hold any bytes; some that hold zeros could also be read as UTF-16.
+    """
+    lines = [line for line in text[:_LOOKED_AT].split("\n") if line.strip()]
+    signs = {sign for line in lines for sign in line.rstrip("\r")} - {"\t"}
+    odd = any(sign == "\ufeff" or unicodedata.category(sign) in ("Cc", "Cn", "Cs") for sign in signs)
+    return bool(lines) and not odd and all(line.split("\t")[0].strip() for line in lines)
 
 
 def read_lines(path: Path) -> Iterator[tuple[int, str]]:

@@ -177,7 +177,8 @@ def test_base_config(tmp_path: Path) -> None:
         SearchConfig.build({"overrides": {"train.lrr": 1}}).base_config()
 
 
-def test_environment_is_set_once_and_respects_the_user(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_environment_is_set_once_and_respects_the_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))  # where there is no token of Ray's
     for name in ("RAY_AUTH_MODE", "RAY_ADDRESS", "RAY_USAGE_STATS_ENABLED", "TUNE_GLOBAL_CHECKPOINT_S"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(os, "environ", dict(os.environ))

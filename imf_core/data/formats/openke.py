@@ -56,11 +56,11 @@ def read_ids_fast(path: Path) -> tuple[np.ndarray, tuple[str, ...]] | None:
     """
     from pyarrow import ArrowInvalid, BufferReader, csv, int64, py_buffer
 
-    with open_text(path) as handle:
-        try:
+    try:
+        with open_text(path) as handle:
             data = handle.read()
-        except BROKEN:
-            return None
+    except (DataError, *BROKEN):
+        return None  # the careful reader says why
     if data.translate(None, _DIGITS_AND_SPACES) or data.count(b"\r") != data.count(b"\r\n"):
         return None  # Arrow would take signs and hexadecimals for ids, and a lone return for a line end
     first, _, _ = data.partition(b"\n")

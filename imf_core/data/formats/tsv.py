@@ -86,7 +86,11 @@ def split_fast(path: Path, separator: str, width: int) -> Part | None:
     from pyarrow import ArrowInvalid, binary, csv, dictionary, int32
 
     columns = ["head", "relation", "tail", *(f"dot {place}" for place in range(width - 3))]
-    with open_text(path) as handle:
+    try:
+        handle = open_text(path)
+    except DataError:
+        return None  # the careful reader says why
+    with handle:
         try:
             if _has_lone_returns(handle):
                 return None  # Arrow would end a line at each
