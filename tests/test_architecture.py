@@ -59,7 +59,7 @@ GATES: dict[str, tuple[str, ...]] = {
     "timm": ("imf_core/encode/",),
     "fastapi": ("imf_core/commands/serve/service.py",),
     "starlette": ("imf_core/commands/serve/service.py",),
-    "uvicorn": ("imf_core/commands/serve/serve.py",),
+    "uvicorn": ("imf_core/commands/serve/serve.py", "imf_core/commands/serve/connections.py"),
     "torch_geometric": ("imf_core/encode/structure/", "imf_core/recommend/"),
     "tune": ("tune/",),
 }

@@ -66,7 +66,7 @@ def read_request(body: bytes, limits: Limits) -> Asked:
     if not isinstance(k, int) or isinstance(k, bool) or not 1 <= k <= limits.k:
         whole = isinstance(k, int) and not isinstance(k, bool)
         shown = _kind(k) if not whole else str(k) if abs(k) < 10**9 else "a very large number"
-        raise ImfError(f"k is {shown}", remedy=f"ask for 1 to {limits.k:,} answers to a question")
+        raise ImfError(f"k is {shown}", remedy=f"ask for 1 to {limits.k:,} answers to a question, or start with --max-k")
     known = values.get("known", Known.DROP)
     if not isinstance(known, str):
         raise ImfError(f"known is {_kind(known)}", remedy=f"choose one of: {', '.join(Known)}")

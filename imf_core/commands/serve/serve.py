@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from uvicorn import Server
 
 _LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
-_BACKLOG = 2048  # most connections that wait to be accepted
+_BACKLOG = 128  # connections that are accepted at a time, so that they cannot take all descriptors before they are refused
 _SECONDS = 30  # time for pending requests when the server is stopped
 
 
@@ -31,6 +31,11 @@ def serve(
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 takes a free one and prints it.")] = 8000,
     max_batch: Annotated[int, typer.Option(min=1, help="Questions of one request.")] = 256,
     max_body_kib: Annotated[int, typer.Option(min=1, help="Size of one request, KiB.")] = 256,
+    max_k: Annotated[int, typer.Option(min=1, help="Answers to one question.")] = 1000,
+    max_connections: Annotated[int, typer.Option(min=1, help="Open connections; more are refused.")] = 512,
+    timeout: Annotated[
+        int, typer.Option(min=1, max=86400, help="Seconds for a request to arrive, an answer to leave, an idle connection.")
+    ] = 30,
     allow_host: Annotated[
         list[str] | None, typer.Option("--allow-host", help="Another name of this machine, or * for any. Repeatable.")
     ] = None,
@@ -38,27 +43,32 @@ def serve(
 ) -> None:
     """Answer questions by name over HTTP: POST /predict; GET /health, /about, /entities?prefix=, /relations.
 
-    One request is answered after the other, the rest wait. Ctrl-C or SIGTERM ends it when the waiting ones are answered.
+    Requests that come while the model is busy wait, and are answered together. Ctrl-C or SIGTERM ends it when all are answered.
 
     Example: imf serve results/<study>/best --port 8000
     """
     # Imported here because they take half a second that no other command needs.
+    import torch
     import uvicorn
 
+    from imf_core.commands.serve.connections import ConnectionLimits, limited
     from imf_core.commands.serve.request import Limits
     from imf_core.commands.serve.service import build_app
 
     hosts = allowed_hosts(host, allow_host or [])
-    with listening(host, port) as listener:
+    connections = ConnectionLimits(max_connections, timeout)
+    torch.set_num_threads(max(1, torch.get_num_threads() - 1))  # one core is for connections: threads that lack one wait busily
+    with listening(host, port, timeout) as listener:
         predictor = open_predictor(checkpoint, data)
         _ = predictor.known  # known facts that are not at hand are missed here, not by the first question
         address = listener.getsockname()
         if warning := exposure(address[0], hosts):
             terminal(stderr=True).print(warning, style="yellow", soft_wrap=True)
-        app = build_app(predictor, Limits(max_batch, max_body_kib * 1024), hosts)
+        app = build_app(predictor, Limits(max_batch, max_body_kib * 1024, max_k), hosts)
         server = uvicorn.Server(uvicorn.Config(
-            app, http="h11", ws="none", loop="asyncio", lifespan="on", log_level="warning", access_log=False,
+            app, http=limited(connections), ws="none", loop="asyncio", lifespan="on", log_level="error", access_log=False,
             proxy_headers=False, server_header=False, backlog=_BACKLOG, timeout_graceful_shutdown=_SECONDS,
+            timeout_keep_alive=connections.seconds, h11_max_incomplete_event_size=connections.header,
         ))
         shown = f"[{address[0]}]" if listener.family == socket.AF_INET6 else address[0]
         with _stopped_by_signals(server):
@@ -94,8 +104,12 @@ def exposure(address: str, hosts: list[str]) -> str:
 
 
 @contextmanager
-def listening(host: str, port: int) -> Iterator[socket.socket]:
+def listening(host: str, port: int, seconds: int = 30) -> Iterator[socket.socket]:
     """A socket that listens at an address; it is bound before the model is loaded, so that a taken port is reported at once.
+
+    Args:
+        host, port: the address; port 0 is a free one.
+        seconds: after which the kernel closes a connection whose other end takes nothing of what is sent.
 
     Raises:
         ConfigError: the host is no address.
@@ -109,6 +123,7 @@ def listening(host: str, port: int) -> Iterator[socket.socket]:
     # asyncio sends small packets at once only where the listening socket names its protocol; an answer waits for 40 ms else.
     with socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP) as listener:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 1000 * seconds)
         if family == socket.AF_INET6:
             listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         try:

@@ -1,7 +1,8 @@
 """The web application of `imf serve`, without the process and the socket.
 
-One thread owns the model; requests wait for it in a queue, and none is rejected. That thread also looks up names and encodes
-answers, so that the event loop stays free for other clients.
+One thread owns the model; requests wait for it in a queue, and none is rejected. Those that wait are answered together: a model
+reads its matrices once for 32 questions as for one. That thread also looks up names and encodes answers, so that the event loop
+stays free for other clients.
 
 Names may hold any bytes. They are sent as JSON escapes, which are ASCII; the usual JSON responses and validators refuse them.
 """
@@ -15,6 +16,8 @@ from bisect import bisect_left, bisect_right
 from collections.abc import AsyncIterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from threading import Lock
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
@@ -27,7 +30,7 @@ import imf_core
 from imf_core.answers import Known
 from imf_core.commands.serve.request import SCHEMA, Asked, Limits, read_request
 from imf_core.errors import ImfError
-from imf_core.predict import Predictor
+from imf_core.predict import MOST, Predictor
 
 _NAMES = 100  # names in a listing, unless asked for more
 
@@ -100,41 +103,86 @@ def build_app(predictor: Predictor, limits: Limits, hosts: Sequence[str]) -> Fas
     return app
 
 
+@dataclass
+class _Batch:
+    """Requests that are answered together: all want as many answers and the same of known facts.
+
+    Args:
+        asked: the requests; more may join until the model's thread begins with them.
+        answered: an encoded answer or a refusal for each.
+    """
+
+    asked: list[Asked] = field(default_factory=list)
+    answered: asyncio.Future[list[bytes | ImfError]] | None = None
+
+    def has_room(self, asked: Asked) -> bool:
+        """Whether a request may join: one is always taken, others up to as many questions as a block of the model."""
+        return sum(len(other.questions) for other in [*self.asked, asked]) <= MOST
+
+
 class _Desk:
     """The model, its thread, and the answers that do not need it: names and facts."""
 
     def __init__(self, predictor: Predictor, limits: Limits) -> None:
         self._predictor = predictor
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="model")
+        self._open: dict[tuple[int, Known], _Batch] = {}  # batches that the thread has not begun
+        self._lock = Lock()  # of `_open`
         self.waiting = 0
         loaded = predictor.checkpoint
         self.entities, self.relations = _Names(loaded.entities.names), _Names(loaded.relations.names)
         self.about = _encoded(_about(predictor, limits))
 
     async def answer(self, asked: Asked) -> bytes:
-        """Queue a request for the model's thread and wait for the encoded answers."""
+        """Queue a request for the model's thread and wait for the encoded answers.
+
+        Raises:
+            ImfError: a question cannot be answered; the requests beside it are.
+        """
+        kind = asked.k, asked.known
+        with self._lock:
+            batch = self._open.get(kind)
+            if batch is None or not batch.has_room(asked):
+                batch = self._open[kind] = _Batch()
+            number = len(batch.asked)
+            batch.asked.append(asked)
+        if batch.answered is None:
+            batch.answered = asyncio.get_running_loop().run_in_executor(self._thread, self._answer, kind, batch)
         self.waiting += 1
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._thread, self._answer, asked)
+            answer = (await asyncio.shield(batch.answered))[number]  # a request that is cancelled takes none with it
         finally:
             self.waiting -= 1
+        if isinstance(answer, ImfError):
+            raise answer
+        return answer
 
-    def _answer(self, asked: Asked) -> bytes:
+    def _answer(self, kind: tuple[int, Known], batch: _Batch) -> list[bytes | ImfError]:
+        with self._lock:
+            if self._open.get(kind) is batch:
+                del self._open[kind]
+        (k, known), checked = kind, [(asked, self._refusal(asked)) for asked in batch.asked]
+        questions = [question for asked, refusal in checked if refusal is None for question in asked.questions]
+        counts, answered = iter(self._predictor.num_known(questions)), self._predictor.answers(questions, k, known)
+        return [
+            refusal or _encoded({"results": [
+                {
+                    **vars(question), "answers": [vars(answer) for answer in next(answered)],
+                    "left_out": next(counts) * (known is Known.DROP),
+                }
+                for question in asked.questions
+            ]})
+            for asked, refusal in checked
+        ]
+
+    def _refusal(self, asked: Asked) -> ImfError | None:
+        """What is wrong with the names of a request; None if nothing is."""
         for number, question in enumerate(asked.questions):
             try:
                 self._predictor.ids(question)
             except ImfError as error:
-                raise type(error)(f"questions[{number}]: {error.problem}", remedy=error.remedy) from error
-        counts = self._predictor.num_known(asked.questions)
-        answered = self._predictor.answers(asked.questions, asked.k, asked.known)
-        results = [
-            {
-                **vars(question), "answers": [vars(answer) for answer in answers],
-                "left_out": count if asked.known is Known.DROP else 0,
-            }
-            for question, answers, count in zip(asked.questions, answered, counts, strict=True)
-        ]
-        return _encoded({"results": results})
+                return type(error)(f"questions[{number}]: {error.problem}", remedy=error.remedy)
+        return None
 
     def close(self) -> None:
         """Accept no more requests; the current one is still answered."""

@@ -13,7 +13,8 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -123,12 +124,160 @@ def test_it_listens_on_loopback_alone_and_refuses_what_is_too_long(checkpoint: P
     assert (status, out, err) == (0, "stopped\n", "")
 
 
+@contextmanager
+def opened(port: int, count: int, sent: bytes = b"") -> Iterator[list[socket.socket]]:
+    """Connections that say so much and then nothing."""
+    with ExitStack() as stack:
+        clients = [stack.enter_context(socket.create_connection(("127.0.0.1", port), timeout=60)) for _ in range(count)]
+        for client in clients:
+            client.sendall(sent)
+        yield clients
+
+
+def rest(client: socket.socket) -> bytes:
+    """What a connection still says until it is closed."""
+    said = b""
+    with suppress(ConnectionError):
+        while part := client.recv(2**16):
+            said += part
+    return said
+
+
+def whole(body: bytes) -> bytes:
+    """A request as it is sent."""
+    return HEADER + b"Content-Length: %d\r\n\r\n" % len(body) + body
+
+
+def descriptors(process: subprocess.Popen[str]) -> int:
+    return len(os.listdir(f"/proc/{process.pid}/fd"))
+
+
+HEADER = b"POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+QUESTION = json.dumps({"questions": [{"head": "e3", "relation": "next"}]}).encode()
+HALVES = (
+    b"", b"POST /pre", HEADER, HEADER + b"Content-Length: 50\r\n\r\n{",
+    HEADER + b"Transfer-Encoding: chunked\r\n\r\n5\r\n{",
+)
+
+
+@dataclass(frozen=True)
+class Strict:
+    """A server with narrow limits, and its descriptors while no connection is open."""
+
+    process: subprocess.Popen[str]
+    port: int
+    idle: int
+
+
+@pytest.fixture(scope="module")
+def strict(checkpoint: Path) -> Iterator[Strict]:
+    with server(checkpoint, "--timeout", "1", "--max-connections", "40", "--max-k", "20") as (process, port):
+        with opened(port, 1, whole(QUESTION)) as (client,):
+            assert client.recv(13) == b"HTTP/1.1 200 "
+            idle = descriptors(process) - 1
+        yield Strict(process, port, idle)
+        assert ended(process, signal.SIGTERM) == (0, "stopped\n", "")
+
+
+def settled(process: subprocess.Popen[str], wanted: int) -> int:
+    """Open descriptors, as soon as they are so many, or after a minute."""
+    deadline = time.monotonic() + 60
+    while descriptors(process) != wanted and time.monotonic() < deadline:
+        time.sleep(0.02)
+    return descriptors(process)
+
+
+def test_a_connection_that_says_nothing_more_is_closed(strict: Strict) -> None:
+    """Silent from the start, within a header, within a body; and one that has its answer and asks no more."""
+    process, port, idle = strict.process, strict.port, strict.idle
+    with ExitStack() as stack:
+        halves = [stack.enter_context(opened(port, 1, half))[0] for half in HALVES]
+        answered = stack.enter_context(opened(port, 1, whole(QUESTION)))[0]
+        pipelined = stack.enter_context(opened(port, 1, whole(QUESTION) + HEADER))[0]
+        for half, client in zip(HALVES, halves, strict=True):
+            said = rest(client)
+            assert said.startswith(b"HTTP/1.1 408 ") and b"no whole request came within 1 s" in said, half
+        for client in (answered, pipelined):
+            said = rest(client)
+            assert said.startswith(b"HTTP/1.1 200 ") and said.count(b"HTTP/1.1") == 1
+        assert settled(process, idle) == idle  # although the clients keep their ends
+    assert post(port, QUESTION)[0] == 200
+
+
+@pytest.mark.parametrize("start", [b"GET /health HTTP/1.1\r\nX: ", HEADER + b"Content-Length: 99999\r\n\r\n"])
+def test_a_byte_now_and_then_does_not_keep_a_connection(strict: Strict, start: bytes) -> None:
+    """Slowloris: time is counted from a request's first byte, not from its last."""
+    with opened(strict.port, 1, start) as (client,):
+        client.settimeout(0.05)
+        said = b""
+        for _ in range(1200):  # a minute, where it is never closed
+            try:
+                client.sendall(b"x")
+                said = client.recv(2**16)
+                break
+            except TimeoutError:
+                continue
+            except ConnectionError:
+                said = b"reset"
+                break
+        assert said.startswith((b"HTTP/1.1 408 ", b"reset"))
+
+
+def test_a_client_that_does_not_read_is_let_go(strict: Strict) -> None:
+    """Answers that nobody takes are kept for the time limit only."""
+    process, port, idle = strict.process, strict.port, strict.idle
+    body = json.dumps({"questions": [{"head": f"e{i % COUNT}", "relation": "next"} for i in range(256)], "k": 20}).encode()
+    with socket.socket() as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        client.connect(("127.0.0.1", port))
+        client.sendall(whole(body) * 6)  # some 6 MB of answers
+        assert settled(process, idle + 1) == idle + 1
+        assert settled(process, idle) == idle
+
+
+def test_fifteen_hundred_connections_do_not_take_as_many_descriptors(strict: Strict) -> None:
+    """What is beyond the cap is refused in words, and the rest is closed by the time limit."""
+    process, port, idle = strict.process, strict.port, strict.idle
+    with opened(port, 1500) as clients:
+        most = descriptors(process)
+        said = [rest(client) for client in clients]
+        assert settled(process, idle) == idle  # although the clients keep their ends
+    assert most <= idle + 40 + 3 * 128  # those that are being refused
+    assert {answer[:13] for answer in said} == {b"HTTP/1.1 408 ", b"HTTP/1.1 503 "}
+    refused = next(answer for answer in said if answer.startswith(b"HTTP/1.1 503 "))
+    assert b"40 connections are open" in refused and b"--max-connections" in refused
+    assert post(port, QUESTION)[0] == 200
+
+
+def test_long_headers_and_long_lists_are_refused(strict: Strict) -> None:
+    port = strict.port
+    start = b"GET /health HTTP/1.1\r\nHost: localhost\r\nX: "
+    with opened(port, 1, start + b"x" * 10_000 + b"\r\n\r\n") as (client,):
+        assert client.recv(13) == b"HTTP/1.1 200 "
+    with opened(port, 1, start + b"x" * 16_400) as (client,):
+        said = rest(client)
+    assert said.startswith(b"HTTP/1.1 400 ") and b"at most 16,384 bytes" in said
+    status, answer = post(port, json.dumps({**json.loads(QUESTION), "k": 21}).encode())
+    assert status == 422 and "1 to 20 answers" in answer["what_to_do"] and "--max-k" in answer["what_to_do"]
+
+
+def test_all_that_wait_are_answered_before_the_end(checkpoint: Path) -> None:
+    """Many requests at once, and SIGTERM when the first of them is answered."""
+    body = json.dumps({"questions": [{"head": f"e{i % COUNT}", "relation": "next"} for i in range(64)], "k": 20}).encode()
+    with server(checkpoint) as (process, port), opened(port, 24, whole(body)) as clients:
+        first = clients[0].recv(2**16)
+        process.send_signal(signal.SIGTERM)
+        said = [(first if client is clients[0] else b"") + rest(client) for client in clients]
+        out, err = process.communicate(timeout=60)
+    assert [answer[:13] for answer in said] == [b"HTTP/1.1 200 "] * 24
+    assert {len(json.loads(answer.partition(b"\r\n\r\n")[2])["results"]) for answer in said} == {64}
+    assert (process.returncode, out, err) == (0, "stopped\n", "")
+
+
 def test_a_request_that_is_under_way_is_answered_before_the_end(checkpoint: Path) -> None:
-    body = json.dumps({"questions": [{"head": "e3", "relation": "next"}]}).encode()
-    head = "POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
-    head += f"Content-Length: {len(body)}\r\nExpect: 100-continue\r\n\r\n"
+    head = HEADER + b"Content-Length: %d\r\nExpect: 100-continue\r\n\r\n" % len(QUESTION)
     with server(checkpoint) as (process, port), socket.create_connection(("127.0.0.1", port), timeout=60) as client:
-        client.sendall(head.encode())
+        client.sendall(head)
         assert client.recv(1000).startswith(b"HTTP/1.1 100")  # the server waits for the body now
         process.send_signal(signal.SIGTERM)
         deadline = time.monotonic() + 60
@@ -137,10 +286,8 @@ def test_a_request_that_is_under_way_is_answered_before_the_end(checkpoint: Path
                 socket.create_connection(("127.0.0.1", port), timeout=10).close()
             except ConnectionError:  # refused, or reset as the listening socket closes
                 break
-        client.sendall(body)
-        answer = b""
-        while part := client.recv(2**16):
-            answer += part
+        client.sendall(QUESTION)
+        answer = rest(client)
         out, err = process.communicate(timeout=60)
     assert answer.startswith(b"HTTP/1.1 200")
     assert len(json.loads(answer.partition(b"\r\n\r\n")[2])["results"][0]["answers"]) == 10

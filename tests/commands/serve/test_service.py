@@ -230,34 +230,85 @@ def test_hosts_that_are_given(predictor: Predictor) -> None:
 # --- one model, many requests -------------------------------------------------------------------------------------------
 
 
-def test_the_model_answers_one_request_at_a_time(predictor: Predictor, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Requests that come while another is answered wait, in one thread; `/health` does not."""
-    started, go, threads, inside = threading.Event(), threading.Event(), set(), []
+def test_what_waits_is_answered_together(predictor: Predictor, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Requests that come while another is answered wait, in one thread; `/health` does not. Then one call answers them all, as
+    `Predictor` answers each alone; a wrong name spoils its own request only, another k is another call.
+    """
+    started, go, threads, calls = threading.Event(), threading.Event(), set(), []
     real = predictor.answers
 
     def slow(questions: Any, k: int, known: str) -> Any:
         threads.add(threading.get_ident())
-        inside.append(len(inside))
+        calls.append((len(questions), k))
+        started.set()
+        assert go.wait(60)
+        return real(questions, k, known)
+
+    ends = [question("e3"), question(tail="e5"), question("e7", "[rest]"), question(relation="[rest]", tail="e2")]
+    bodies = [{"questions": [ends[(i + j) % 4] for j in range(1 + i % 3)], "k": 5} for i in range(12)]
+    bodies += [{"questions": [question("e3")], "k": 3}, {"questions": [question("e3"), question("nobody")], "k": 5}]
+    found: dict[int, tuple[int, dict[str, Any]]] = {}
+    with monkeypatch.context() as patch, TestClient(build_app(predictor, LIMITS, ["*"]), headers=JSON) as client:
+        patch.setattr(predictor, "answers", slow)
+
+        def client_of(number: int) -> threading.Thread:
+            thread = threading.Thread(target=lambda: found.update({number: ask(client, bodies[number])}))
+            thread.start()
+            return thread
+
+        others = [client_of(0)]
+        assert started.wait(60)
+        others += [client_of(number) for number in range(1, len(bodies))]
+        while client.get("/health").json()["waiting"] < len(bodies):
+            pass
+        assert calls == [(1, 5)] and found == {}
+        go.set()
+        for thread in others:
+            thread.join(60)
+        assert client.get("/health").json()["waiting"] == 0
+    assert len(threads) == 1
+    assert sorted(calls) == [(1, 3), (1, 5), (sum(len(body["questions"]) for body in bodies[1:12]), 5)]
+    status, refused = found.pop(13)
+    assert status == 422 and "questions[1]: 'nobody' is no entity" in refused["error"]
+    for number, (status, answer) in found.items():
+        assert status == 200
+        for asked, result in zip(bodies[number]["questions"], answer["results"], strict=True):
+            (wanted,) = as_json(predictor, [Question(**asked)], bodies[number]["k"])
+            assert {key: result[key] for key in asked} == asked
+            assert [own["entity"] for own in result["answers"]] == [one["entity"] for one in wanted]
+            assert result["left_out"] == predictor.num_known([Question(**asked)])[0]
+            for own, one in zip(result["answers"], wanted, strict=True):
+                assert own["score"] == pytest.approx(one["score"], abs=1e-6)
+                assert own["branch_scores"] == pytest.approx(one["branch_scores"], abs=1e-6)
+                assert own["weights"] == pytest.approx(one["weights"], abs=1e-6)
+
+
+def test_a_batch_is_no_larger_than_a_block_of_the_model(predictor: Predictor, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So the first of many that wait need not wait for all."""
+    started, go, calls = threading.Event(), threading.Event(), []
+    real = predictor.answers
+
+    def slow(questions: Any, k: int, known: str) -> Any:
+        calls.append(len(questions))
         started.set()
         assert go.wait(60)
         return real(questions, k, known)
 
     monkeypatch.setattr(predictor, "answers", slow)
-    with TestClient(build_app(predictor, LIMITS, ["*"]), headers=JSON) as client:
+    body = {"questions": [question("e3")] * 100}
+    with TestClient(build_app(predictor, Limits(), ["*"]), headers=JSON) as client:
         statuses: list[int] = []
-        body = {"questions": [question("e3")]}
-        others = [threading.Thread(target=lambda: statuses.append(ask(client, body)[0])) for _ in range(8)]
+        others = [threading.Thread(target=lambda: statuses.append(ask(client, body)[0])) for _ in range(6)]
         for thread in others:
             thread.start()
         assert started.wait(60)
-        while client.get("/health").json()["waiting"] < 8:
+        while client.get("/health").json()["waiting"] < 6:
             pass
-        assert len(inside) == 1 and statuses == []
         go.set()
         for thread in others:
             thread.join(60)
-        assert statuses == [200] * 8 and len(threads) == 1
-        assert client.get("/health").json()["waiting"] == 0
+    assert statuses == [200] * 6
+    assert sorted(calls) == [100, 100, 200, 200] or sorted(calls) == [200, 200, 200]
 
 
 def test_a_score_that_is_no_number_is_null(predictor: Predictor, monkeypatch: pytest.MonkeyPatch) -> None:
