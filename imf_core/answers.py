@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 
+import numpy as np
 import torch
 
 from imf_core.config_base import nearest
@@ -116,13 +117,27 @@ Choice = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], Picks]  # heads (B
 
 
 def best_answers(
-    facts: KnownAnswers, choice: Known, k: int, heads: torch.Tensor, relations: torch.Tensor, combined: torch.Tensor
+    facts: KnownAnswers, loops: np.ndarray, choice: Known, k: int, heads: torch.Tensor, relations: torch.Tensor,
+    combined: torch.Tensor,
 ) -> Picks:
-    """The k best answers of each question among those that the choice admits."""
+    """The k best answers of each question among those that the choice admits.
+
+    Args:
+        facts: the known ones.
+        loops: (2R,) bool, relations with a self-loop in training.
+        choice: what becomes of known facts.
+        k: answers to each question.
+        heads, relations: (B,) int64 given entities and relations below 2R.
+        combined: (B, N) scores.
+    """
     rows, answers = facts.lookup(heads.numpy(), relations.numpy())
     is_known = torch.zeros_like(combined, dtype=torch.bool)  # (B, N)
     is_known[torch.from_numpy(rows), torch.from_numpy(answers)] = True
-    admitted = {Known.DROP: ~is_known, Known.MARK: None, Known.ONLY: is_known}[choice]
+    is_old = is_known
+    if choice is Known.DROP and (alone := torch.from_numpy(~loops[relations.numpy()])).any():
+        is_old = is_known.clone()
+        is_old[alone, heads[alone]] = True
+    admitted = {Known.DROP: ~is_old, Known.MARK: None, Known.ONLY: is_known}[choice]
     ranked = combined if admitted is None else combined.masked_fill(~admitted, -torch.inf)
     best = torch.topk(ranked, min(k, combined.shape[1]), dim=1).indices  # (B, k)
     kept = torch.ones_like(best, dtype=torch.bool) if admitted is None else admitted.gather(1, best)

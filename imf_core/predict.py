@@ -83,6 +83,13 @@ class Predictor:
         return self.graph.known()
 
     @cached_property
+    def loops(self) -> np.ndarray:
+        """(2R,) bool: training holds a self-loop of the relation; errors as of `graph`."""
+        train, found = self.graph.train, np.zeros(self.graph.num_relations, dtype=bool)
+        found[train[train[:, 0] == train[:, 2], 1]] = True
+        return np.tile(found, 2)
+
+    @cached_property
     def domains(self) -> Domains:
         """Which questions make sense; errors as of `graph`."""
         return Domains.of(self.graph)
@@ -107,6 +114,7 @@ class Predictor:
             questions: by name.
             k: answers to each, at least 1; there may be fewer.
             known: known facts are left out (`drop`), stand among the others with their mark (`mark`), or stand alone (`only`).
+                `drop` leaves out the given entity, too, unless training holds a self-loop of the relation.
 
         Raises:
             VocabularyError: unknown name, raised before anything is scored; the nearest known one is proposed.
@@ -117,10 +125,10 @@ class Predictor:
         if k < 1:
             raise ImfError(f"k must be at least 1, found {k}", remedy="ask for one answer or more", value=k)
         choice, (heads, relations) = Known.of(known), self._asked(questions)
-        facts = self.known
+        facts, loops = self.known, self.loops
 
         def best(heads: torch.Tensor, relations: torch.Tensor, combined: torch.Tensor) -> Picks:
-            return best_answers(facts, choice, k, heads, relations, combined)
+            return best_answers(facts, loops, choice, k, heads, relations, combined)
 
         return (
             answers

@@ -114,9 +114,7 @@ def _surest(
 
     The best facts by their surer question are among those of both directions: a fact has its score from one of them.
     """
-    size, scores = block or predictor.scores.block, predictor.scores
-    train, taken = predictor.graph.train, _Taken(predictor)
-    loops = np.unique(train[train[:, 0] == train[:, 2], 1])
+    size, scores, taken = block or predictor.scores.block, predictor.scores, _Taken(predictor)
     shares, found = torch.empty(0), torch.empty((0, 2), dtype=torch.long)  # (K,), (K, 2): question and answer
     asked = torch.from_numpy(entities), torch.from_numpy(relations)
     for number, (table,) in enumerate(scores.blocks(*asked, size) if len(entities) else ()):
@@ -124,7 +122,7 @@ def _surest(
         log_shares(table, predictor.loss)
         rows, answers = predictor.known.lookup(entities[part], relations[part])
         table[torch.from_numpy(rows), torch.from_numpy(answers)] = -torch.inf
-        alone = np.flatnonzero(~np.isin(relations[part] % predictor.graph.num_relations, loops))
+        alone = np.flatnonzero(~predictor.loops[relations[part]])
         table[torch.from_numpy(alone), torch.from_numpy(entities[part][alone])] = -torch.inf
         taken.hide(table, relations[part])
         values, places = table.flatten().topk(min(top, table.numel()))

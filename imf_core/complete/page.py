@@ -9,6 +9,7 @@ from pathlib import Path
 
 from imf_core.complete.complete import Completion
 from imf_core.errors import DataError
+from imf_core.evaluate.certainty import shown
 from imf_core.files.pages import rendered
 from imf_core.predict import Predictor
 from imf_core.prepare.appearance import Appearance, appearances
@@ -36,5 +37,5 @@ def completion_page(predictor: Predictor, completion: Completion, probability: s
         views = dict.fromkeys(names, Appearance())
     return rendered(_TEMPLATE, {
         "completion": completion, "views": views, "probability": probability, "title": str(predictor.checkpoint.path),
-        "graph": predictor.graph.describe(),
+        "graph": predictor.graph.describe(), "shown": shown,
     })

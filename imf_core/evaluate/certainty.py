@@ -56,6 +56,11 @@ def log_odds(log_share: np.ndarray) -> np.ndarray:
     return certain - np.log(-np.expm1(certain))
 
 
+def shown(probability: float, digits: int) -> float:
+    """A probability rounded to so many digits, but to 1 only if it is 1: 0.99996 is no certainty."""
+    return probability if probability == 1 else min(round(probability, digits), 1 - 10**-digits)
+
+
 @torch.no_grad()
 def answer_log_shares(
     scores: Scores, loss: str, heads: np.ndarray, relations: np.ndarray, targets: np.ndarray, block: int

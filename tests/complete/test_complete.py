@@ -8,6 +8,7 @@ import io
 import math
 import re
 from collections import Counter
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -168,14 +169,20 @@ def test_no_table_of_all_pairs_is_made(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 def test_a_relation_with_a_loop_may_propose_loops(tmp_path: Path) -> None:
+    """The same to single questions in both directions, unless everything is to be marked."""
     for name, loop in (("plain", ""), ("looped", "a\tr\ta\n")):
         graph = tmp_path / name
         graph.mkdir()
         (graph / "train.tsv").write_text("".join(f"{h}\tr\t{t}\n" for h, t in ("ab", "ac", "bc", "bd", "cd", "ca")) + loop)
         (graph / "valid.tsv").write_text("a\tr\td\n")
-        facts = complete(open_predictor(tiny_checkpoint(graph, tmp_path / f"{name}-best", metrics={})), 1000).facts
+        predictor = open_predictor(tiny_checkpoint(graph, tmp_path / f"{name}-best", metrics={}))
+        facts = complete(predictor, 1000).facts
         loops = {(fact.head, fact.relation) for fact in facts if fact.head == fact.tail}
         assert loops == ({("b", "r"), ("c", "r"), ("d", "r")} if loop else set())
+        for ask in (predictor.tails, predictor.heads):
+            itself = {given for given in "abcd" if given in [answer.entity for answer in ask(given, "r")]}
+            assert itself == (set("bcd") if loop else set())
+            assert all(given in [answer.entity for answer in ask(given, "r", known="mark")] for given in "abcd")
 
 
 def test_wrong_wishes_are_refused(predictor: Predictor) -> None:
@@ -239,6 +246,14 @@ def test_the_page_says_why(place: Path) -> None:
     assert sum(value == "says" for _, name, value in page.attributes if name == "class") == len(completion.facts)
     assert any(fact.same_head for fact in completion.facts) and any(fact.same_tail for fact in completion.facts)
     assert "no probability: few" in words and f"from {completion.questions} questions" in words
+
+
+def test_the_page_calls_nothing_certain_that_is_not(place: Path) -> None:
+    predictor = open_predictor(place / "ce")
+    completion = complete(predictor, 3)
+    facts = [replace(fact, probability=chance) for fact, chance in zip(completion.facts, (0.9999, 1.0, 0.25), strict=True)]
+    words = Page(completion_page(predictor, replace(completion, facts=tuple(facts)), "")).words
+    assert [word for word in ("99.9 %", "100.0 %", "25.0 %") if words.count(word) != 1] == []
 
 
 def test_without_its_folder_the_page_has_names_alone(place: Path, tmp_path: Path) -> None:

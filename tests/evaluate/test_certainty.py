@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from imf_core.data.graph.graph import KnowledgeGraph, Vocabulary
-from imf_core.evaluate.certainty import Score, calibrate_probability, corrupt, log_odds, reliability
+from imf_core.evaluate.certainty import Score, calibrate_probability, corrupt, log_odds, reliability, shown
 
 ENTITIES, FACTS = 60, 900
 
@@ -31,6 +31,15 @@ def scorer(graph: KnowledgeGraph, strength: float, seed: int = 1) -> Score:
         return strength * (true - 0.5) + np.random.default_rng(seed).normal(size=len(triples))
 
     return score
+
+
+@pytest.mark.parametrize(
+    ("probability", "digits", "text"),
+    [(0.9999, 3, "0.999"), (0.9994, 3, "0.999"), (1.0, 3, "1.000"), (0.99996, 4, "0.9999"), (0.5, 3, "0.500"),
+     (0.0, 4, "0.0000")],
+)
+def test_only_certainty_is_shown_as_such(probability: float, digits: int, text: str) -> None:
+    assert f"{shown(probability, digits):.{digits}f}" == text
 
 
 def test_the_reliability_follows_the_scores(graph: KnowledgeGraph) -> None:

@@ -16,6 +16,7 @@ from imf_core.complete.complete import Completion, NewFact, complete
 from imf_core.complete.page import completion_page
 from imf_core.ensemble.ensemble import open_predictor
 from imf_core.errors import DataError
+from imf_core.evaluate.certainty import shown
 
 _HEAD = ("head", "relation", "tail", "score", "probability", "asked", "share", "branch")
 
@@ -68,7 +69,7 @@ def _write(path: Path, completion: Completion) -> None:
 
 
 def _cells(fact: NewFact) -> tuple[str, ...]:
-    probability = "" if fact.probability is None else f"{fact.probability:.4f}"
+    probability = "" if fact.probability is None else f"{shown(fact.probability, 4):.4f}"
     return (
         fact.head, fact.relation, fact.tail, f"{fact.score:.4f}", probability, fact.asked, f"{fact.share:.6g}", fact.branch
     )

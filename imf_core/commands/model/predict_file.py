@@ -10,6 +10,7 @@ from typing import TypeVar
 from imf_core.answers import Answer, Known, Question, ScoredTriple
 from imf_core.commands.outputs import new_file
 from imf_core.errors import DataError, ImfError, VocabularyError
+from imf_core.evaluate.certainty import shown
 from imf_core.files.lines import read_lines
 from imf_core.predict import Predictor
 
@@ -148,7 +149,7 @@ def scored_cells(triple: ScoredTriple) -> tuple[str, ...]:
     """The columns `SCORED` of a triple."""
     return (
         triple.head, triple.relation, triple.tail, f"{triple.score:.4f}", f"{triple.tail_rank:g}", f"{triple.head_rank:g}",
-        "" if triple.probability is None else f"{triple.probability:.4f}", yes_or_no(triple.known),
+        "" if triple.probability is None else f"{shown(triple.probability, 4):.4f}", yes_or_no(triple.known),
     )
 
 
