@@ -17,9 +17,10 @@ from imf_core.answers import Question
 from imf_core.checkpoint.checkpoint import save_checkpoint
 from imf_core.config import Config
 from imf_core.data.graph.domains import Domains
-from imf_core.ensemble.ensemble import open_model, open_predictor, rank_with, save_ensemble
+from imf_core.ensemble.ensemble import open_model, open_predictor, rank_split, save_ensemble
 from imf_core.errors import CheckpointError, ImfError, VocabularyError
 from imf_core.evaluate.ranking import ModelScores
+from imf_core.evaluate.test_once import OWN
 from imf_core.predict import Predictor
 from imf_core.prepare.link_data import LinkData
 from imf_core.train.fit import build_model, fit
@@ -197,7 +198,7 @@ def some_triples(toy: LinkData) -> np.ndarray:
 def test_ranks_are_those_of_an_evaluation(judge: Predictor, toy: LinkData) -> None:
     triples = some_triples(toy)
     scored = judge.score(named(toy, triples))
-    ranked = rank_with(open_model(judge.checkpoint.path), toy.graph, triples, toy.graph.known())
+    ranked = rank_split(open_model(judge.checkpoint.path), toy.graph, "test", triples, toy.graph.known())[OWN]
     assert [one.tail_rank for one in scored] == ranked.tail_ranks.tolist()
     assert [one.head_rank for one in scored] == ranked.head_ranks.tolist()
     facts = {tuple(row) for row in np.concatenate([toy.graph.train, toy.graph.valid]).tolist()}

@@ -24,8 +24,8 @@ import typer
 from rich.console import Console
 
 from imf_core.checkpoint.checkpoint import check_vocabulary, load_checkpoint
-from imf_core.data.graph.graph import KnowledgeGraph, open_split
-from imf_core.ensemble.ensemble import Ensemble, load_ensemble, same_names, save_ensemble
+from imf_core.data.graph.graph import KnowledgeGraph, counted_triples, open_split
+from imf_core.ensemble.ensemble import Ensemble, load_ensemble, members_by_fold, rank_split, same_names, save_ensemble
 from imf_core.ensemble.selection import select
 from imf_core.errors import ConfigError, DataError
 from imf_core.evaluate.ranking import Ranked
@@ -99,15 +99,18 @@ def pool(
     with atomic_folder(out) as fresh:
         validation = {seed: _weight(folders, fresh / f"seed-{seed}", graph, console, seed) for seed, folders in members.items()}
         triples, known = open_split(graph, "test")
+        counted = counted_triples(graph, "test", triples)
         ensembles = {seed: load_ensemble(fresh / f"seed-{seed}") for seed in members}
         ranked: dict[int, Ranked] = {}
         for seed, ensemble in ensembles.items():
-            ranked[seed] = ensemble.rank(graph, triples, known)
+            ranked[seed] = ensemble.rank(graph, triples, known, counted=counted)
             console.print(f"seed {seed}: test MRR {ranked[seed].metrics.mrr:.4f}", highlight=False)
-        together = _together(list(ensembles.values())).rank(graph, triples, known) if len(ensembles) > 1 else None
+        together = None
+        if len(ensembles) > 1:
+            together = _together(list(ensembles.values())).rank(graph, triples, known, counted=counted)
         (fresh / "final").mkdir()
         ranks = {f"{OWN}/{seed}": one for seed, one in ranked.items()} | ({POOLED: together} if together is not None else {})
-        save_ranks(fresh / "final" / RANKS_FILE, ranks, graph)
+        save_ranks(fresh / "final" / RANKS_FILE, ranks, graph, counted)
         best = max(validation, key=validation.__getitem__)
         (fresh / "best").symlink_to(f"seed-{best}")
         runs = {seed: flat(one.metrics) for seed, one in ranked.items()}
@@ -121,15 +124,16 @@ def _weight(folders: Sequence[Path], target: Path, graph: KnowledgeGraph, consol
     """Write the ensemble of a seed; returns its validation MRR, on which its weights (one per study) were fitted."""
     loaded = [load_checkpoint(folder) for folder in folders]
     same_names(loaded)
+    memory = MemoryBudget.of(loaded[0].config.train.memory_budget_mb)
     chosen = select(
-        [one.model for one in loaded], graph, graph.valid, graph.known(),
-        memory=MemoryBudget.of(loaded[0].config.train.memory_budget_mb),
+        [one.model for one in loaded], graph, graph.clean_valid, graph.known(), memory=memory,
+        by_fold=members_by_fold(loaded, graph, memory),
     )
     kept = [place for place, weight in enumerate(chosen.weights) if weight > 0]
     figures = {"held_back_mrr": chosen.held_back, "held_back_mrr_of_single": chosen.held_back_single}
     save_ensemble(target, [folders[place] for place in kept], [chosen.weights[place] for place in kept], figures)
     # Unlike the figures of the selection, this one ranks all triples among all entities.
-    mrr = load_ensemble(target).rank(graph, graph.valid, graph.known()).metrics.mrr
+    mrr = rank_split(load_ensemble(target), graph, "valid", graph.valid, graph.known())[OWN].metrics.mrr
     shares = ", ".join(f"{weight:.2f}" for weight in chosen.weights)
     console.print(
         f"seed {seed}: weights {shares}; validation MRR {mrr:.4f}; held out, among the strongest candidates, "

@@ -21,7 +21,7 @@ from rich.console import Console
 from benchmarks.reference.pool import refuse_existing, summary_of
 from imf_core.checkpoint.checkpoint import Checkpoint, check_vocabulary, load_checkpoint
 from imf_core.config import Config
-from imf_core.data.graph.graph import open_split
+from imf_core.data.graph.graph import counted_triples, open_split
 from imf_core.ensemble.ensemble import same_names
 from imf_core.errors import CheckpointError, ConfigError
 from imf_core.evaluate.metrics import RankingMetrics
@@ -53,7 +53,8 @@ def score_models(
         triples, known = open_split(graph, "test")
         memory = MemoryBudget.of(first.config.train.memory_budget_mb)
         test = rank_test(
-            {seed: one.path for seed, one in loaded.items()}, graph, triples, known, memory, fresh / "final" / RANKS_FILE
+            {seed: one.path for seed, one in loaded.items()}, graph, triples, known, memory, fresh / "final" / RANKS_FILE,
+            counted=counted_triples(graph, "test", triples),
         )
         best = max(validation, key=validation.__getitem__)
         (fresh / "best").symlink_to(Path("final") / f"trained-seed-{best}" / "best")

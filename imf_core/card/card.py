@@ -13,7 +13,7 @@ import yaml
 from imf_core.card.text import CITATION, FOR, NOT_FOR, UNKNOWN, Facts, count, limits
 from imf_core.checkpoint.checkpoint import Checkpoint
 from imf_core.config import ModelConfig
-from imf_core.data.graph.graph import SPLITS
+from imf_core.data.graph.graph import ALL_LINES, SPLITS
 from imf_core.errors import CheckpointError, DataError
 from imf_core.files.markdown import one_line, table
 from imf_core.study_reader import summary_beside
@@ -54,7 +54,7 @@ def model_card(loaded: Checkpoint, study: Facts) -> str:
         "structure, one for each modality, one for their fusion, and a decision over them. Written by `imf card` from "
         f"the files of the checkpoint; what they do not hold is marked *{UNKNOWN}*.", "",
         "## Model", "", *_model(loaded), "## Training data", "", *_data(loaded, metrics, study),
-        "## How it was chosen", "", *_choice(loaded, metrics), "## Figures", "", *_figures(metrics),
+        "## How it was chosen", "", *_choice(loaded, metrics), "## Figures", "", *_figures(metrics, study),
         *(["## The study", "", *_study(study)] if study.at("study") is not None else []),
         "## What it is for", "", *FOR, "", "Not for:", "", *NOT_FOR, "", "## Limits", "", *limits(loaded), "",
         "## How to use it", "", *_use(loaded), "## Licence", "",
@@ -144,23 +144,50 @@ def _choice(loaded: Checkpoint, metrics: Facts) -> list[str]:
     ]
 
 
-def _figures(metrics: Facts) -> list[str]:
+def _figures(metrics: Facts, study: Facts) -> list[str]:
+    shared = [stored for stored in _SPLITS if metrics.part(stored, "slices", ALL_LINES).values]
     lines = [
         "Filtered ranking among all entities, both directions, a tie counts with its mean rank. The epoch was chosen by the "
-        "validation figures, which are therefore a little too good; test is the figure to quote.", "",
+        "validation figures, which are therefore a little too good; test is the figure to quote"
+        + (f", of the triples that are new to the model, not `{ALL_LINES}`." if shared else "."), "",
     ]
-    for stored in _SPLITS:
+    for stored, split in _SPLITS.items():
         lines += [f"### {stored.capitalize()}", ""]
         part = metrics.part(stored)
         if not part.values:
             lines += [f"{UNKNOWN.capitalize()}: the checkpoint holds no {stored} figures.", ""]
             continue
         slices = part.part("slices")
-        rows = [["all", *_row(part)], *([name, *_row(slices.part(name))] for name in slices.values)]
+        if stored in shared:
+            whole, clean = slices.number(ALL_LINES, "count") or 0, part.number("count") or 0
+            lines += [_overlap(stored, int(clean) // 2, int(whole) // 2), ""]
+        elif unmarked := _unmarked(study, split):
+            lines += [unmarked, ""]
+        first = "clean" if stored in shared else "all"
+        rows = [[first, *_row(part)], *([name, *_row(slices.part(name))] for name in slices.values)]
         lines += table(["slice", "queries", *FIGURES.values()], rows)
         if not slices.values:
             lines += [f"Slices: {UNKNOWN}.", ""]
     return lines
+
+
+def _overlap(stored: str, clean: int, whole: int) -> str:
+    """What to say of a split that shares triples with an earlier one."""
+    earlier = "train" if stored == "validation" else "train or valid"
+    if clean == whole:
+        return f"All {whole:,} {stored} triples stand in {earlier} too: no figure is of answers that are new to the model."
+    return (
+        f"{clean:,} of {whole:,} {stored} triples are new to the model: the figures are of them. The others stand in {earlier} "
+        f"too; `{ALL_LINES}` has all."
+    )
+
+
+def _unmarked(study: Facts, split: str) -> str:
+    """A warning for figures of an earlier version, which ranked the lines that a split shares with others like the rest."""
+    counts = study.part("audit", split)
+    earlier = [name for name in ("train", "valid") if name != split]
+    met = [f"{count(number)} stand in {name}" for name in earlier if (number := counts.number(f"in_{name}"))]
+    return f"Of {count(counts.number('lines'))} lines {' and '.join(met)}: these figures are too good." if met else ""
 
 
 def _row(part: Facts) -> list[str]:
@@ -183,6 +210,8 @@ def _study(study: Facts) -> list[str]:
     without = study.part("validation_mrr_without")
     rows += [[f"validation MRR without {name}", without.shown(name)] for name in without.values]
     rows += [[f"test {title} over the seeds", _spread(study.part("test").part(key), key)] for key, title in FIGURES.items()]
+    if (whole := study.part("test", "mrr_all_lines")).number("mean") is not None:
+        rows += [["test MRR over the seeds, all lines", _spread(whole)]]
     rows += [["test opened, times", count(study.number("test_opened"))]]
     for split, title in (("valid", "validation"), ("test", "test")):
         points = study.number("points_over_baseline", split)

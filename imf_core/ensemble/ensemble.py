@@ -20,12 +20,16 @@ import torch
 
 from imf_core.answers import Answer, Choice
 from imf_core.checkpoint.checkpoint import FACTS_FILE, Checkpoint, load_checkpoint
-from imf_core.data.graph.graph import KnowledgeGraph, KnownAnswers
+from imf_core.data.graph.graph import KnowledgeGraph, KnownAnswers, counted_triples
 from imf_core.ensemble.teacher import teach
 from imf_core.errors import CheckpointError, ConfigError, VocabularyError
-from imf_core.evaluate.pooled import PooledScores, evaluate_pooled
-from imf_core.evaluate.ranking import Ranked, evaluate
+from imf_core.evaluate.calibrate import rank_by_fold
+from imf_core.evaluate.pooled import PooledScores, evaluate_pooled, pooled_by_fold
+from imf_core.evaluate.ranking import Ranked, evaluate_decisions
+from imf_core.evaluate.redecide import fold_decisions
+from imf_core.evaluate.test_once import OWN
 from imf_core.files.atomic import atomic_folder
+from imf_core.model.decision import Decision
 from imf_core.model.losses.distillation import SoftTargets
 from imf_core.predict import BUDGET, MOST, Predictor
 from imf_core.runtime import MemoryBudget
@@ -51,10 +55,12 @@ class Ensemble:
     path: Path
 
     def rank(
-        self, graph: KnowledgeGraph, triples: np.ndarray, known: KnownAnswers, memory: MemoryBudget | None = None
+        self, graph: KnowledgeGraph, triples: np.ndarray, known: KnownAnswers, memory: MemoryBudget | None = None, *,
+        counted: np.ndarray | None = None,
     ) -> Ranked:
-        """Filtered ranking of a split, see `evaluate_pooled`."""
-        return evaluate_pooled([member.model for member in self.members], self.weights, graph, triples, known, memory)
+        """Filtered ranking of triples, see `evaluate_pooled`."""
+        models = [member.model for member in self.members]
+        return evaluate_pooled(models, self.weights, graph, triples, known, memory, counted=counted)
 
 
 class EnsemblePredictor(Predictor):
@@ -133,19 +139,43 @@ def strongest(model: Checkpoint | Ensemble) -> Checkpoint:
     return max(zip(model.weights, model.members, strict=True), key=lambda pair: pair[0])[1]
 
 
-def rank_with(
-    model: Checkpoint | Ensemble, graph: KnowledgeGraph, triples: np.ndarray, known: KnownAnswers
-) -> Ranked:
+def rank_split(
+    model: Checkpoint | Ensemble, graph: KnowledgeGraph, split: str, triples: np.ndarray, known: KnownAnswers,
+    others: Mapping[str, Decision] | None = None,
+) -> dict[str, Ranked]:
     """Filtered ranking of a split by a checkpoint or an ensemble, with the memory budget of its settings.
+
+    Validation is ranked crosswise: each half with decision weights that were fitted to the other half, as while training.
 
     Args:
         model: what ranks.
-        graph, triples, known: see `imf_core.evaluate.ranking.evaluate`.
+        graph: of the split.
+        split, triples, known: `valid` or `test`, and what `open_split` gives.
+        others: further decisions of a checkpoint, by name.
+
+    Returns:
+        Under the model's own decision, `own`, and under the others.
     """
     memory = MemoryBudget.of(names_of(model).config.train.memory_budget_mb)
+    counted = counted_triples(graph, split, triples)
     if isinstance(model, Ensemble):
-        return model.rank(graph, triples, known, memory)
-    return evaluate(model.model, graph, triples, known, memory=memory)
+        if split == "valid":
+            models = [member.model for member in model.members]
+            return {OWN: pooled_by_fold(models, model.weights, graph, members_by_fold(model.members, graph, memory), memory)}
+        return {OWN: model.rank(graph, triples, known, memory, counted=counted)}
+    own = model.model.decision
+    pair = fold_decisions(model.model, graph, model.metrics, memory) if split == "valid" else (own, own)
+    by_fold = [{OWN: decision, **(others or {})} for decision in pair]
+    if split == "valid":
+        return rank_by_fold(model.model, graph, triples, by_fold, counted=counted, memory=memory)
+    return evaluate_decisions(model.model, graph, triples, known, by_fold[0], counted=counted, memory=memory)
+
+
+def members_by_fold(
+    members: Sequence[Checkpoint], graph: KnowledgeGraph, memory: MemoryBudget
+) -> tuple[tuple[Decision, ...], ...]:
+    """For fold 0 and 1 of validation the decisions of the K members, see `fold_decisions`."""
+    return tuple(zip(*(fold_decisions(member.model, graph, member.metrics, memory) for member in members), strict=True))
 
 
 def answers_of(model: Checkpoint | Ensemble, graph: KnowledgeGraph) -> SoftTargets:

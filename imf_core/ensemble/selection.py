@@ -20,6 +20,7 @@ from imf_core.data.graph.graph import KnowledgeGraph, KnownAnswers, with_inverse
 from imf_core.evaluate.calibrate import folds
 from imf_core.evaluate.competitors import answer_ranks, pick_candidates
 from imf_core.evaluate.pooled import PooledScores
+from imf_core.model.decision import Decision
 from imf_core.model.imf import Imf
 from imf_core.runtime import MemoryBudget
 
@@ -42,6 +43,11 @@ class PoolCandidates:
     values: Tensor
     valid: Tensor
     fold: Tensor
+
+    @classmethod
+    def joined(cls, parts: Sequence[PoolCandidates]) -> PoolCandidates:
+        """The candidates of several parts, one part after the other."""
+        return cls(*(torch.cat([getattr(part, name) for part in parts]) for name in ("values", "valid", "fold")))
 
     def part(self, queries: Tensor) -> PoolCandidates:
         """The candidates of some queries, given as a (Q,) bool mask."""
@@ -75,7 +81,8 @@ class Selection:
 
 @torch.no_grad()
 def pool_candidates(
-    models: Sequence[Imf], graph: KnowledgeGraph, triples: np.ndarray, known: KnownAnswers, budget: int = 2**29
+    models: Sequence[Imf], graph: KnowledgeGraph, triples: np.ndarray, known: KnownAnswers, budget: int = 2**29,
+    decisions: Sequence[Decision] = (),
 ) -> PoolCandidates:
     """Score held-out triples in both directions by all models, and keep the candidates that can outrank the answer.
 
@@ -85,13 +92,14 @@ def pool_candidates(
         triples: (T, 3) int64; at most 4,000 of them are used, drawn by a fixed seed.
         known: other known answers do not compete.
         budget: bytes that scores may take.
+        decisions: of the K models; default: their own.
     """
     if len(triples) > _MAX_TRIPLES:
         triples = triples[np.sort(np.random.default_rng(0).choice(len(triples), _MAX_TRIPLES, replace=False))]
     queries = with_inverses(triples, graph.num_relations)  # (Q, 3)
     order = np.argsort(queries[:, 1], kind="stable")  # a relation's matrix is then built once
     heads, relations, targets = np.ascontiguousarray(queries[order].T)
-    scores = PooledScores(models, [1.0] * len(models), budget // 2)
+    scores = PooledScores(models, [1.0] * len(models), budget // 2, decisions)
     device, block = scores.device, min(scores.block, 256)
     asked = torch.from_numpy(heads).to(device), torch.from_numpy(relations).to(device)
     values, valid = [], []
@@ -126,7 +134,7 @@ def greedy(candidates: PoolCandidates, rounds: int = ROUNDS) -> tuple[float, ...
 
 def select(
     models: Sequence[Imf], graph: KnowledgeGraph, triples: np.ndarray, known: KnownAnswers, *, rounds: int = ROUNDS,
-    memory: MemoryBudget | None = None,
+    memory: MemoryBudget | None = None, by_fold: Sequence[Sequence[Decision]] = ((), ()),
 ) -> Selection:
     """Choose a pool on held-out triples.
 
@@ -137,9 +145,17 @@ def select(
         known: answers to filter out.
         rounds: most models that are added, repeats counted; at least 1.
         memory: for scores; None: a share of the free memory.
+        by_fold: for fold 0 and 1 of the triples the decisions of the K models; default: their own.
     """
-    memory = memory or MemoryBudget.of(None, models[0].structure.device)
-    cached = memory.within(lambda budget: pool_candidates(models, graph, triples, known, budget))
+    memory, fold_of = memory or MemoryBudget.of(None, models[0].structure.device), folds(triples)
+
+    def candidates(budget: int) -> PoolCandidates:
+        parts = [(triples[fold_of == fold], decisions) for fold, decisions in enumerate(by_fold)]
+        return PoolCandidates.joined(
+            [pool_candidates(models, graph, part, known, budget, decisions) for part, decisions in parts if len(part)]
+        )
+
+    cached = memory.within(candidates)
     single = np.eye(len(models)).tolist()
     alone = tuple(cached.mrr(row) for row in single)
     pooled, lone = [], []

@@ -12,14 +12,13 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from imf_core.data.graph.graph import KnowledgeGraph
 from imf_core.errors import CheckpointError
-from imf_core.evaluate.calibrate import CachedScores, cache_scores, fit_logits
+from imf_core.evaluate.calibrate import CachedScores, cache_scores, crosswise_logits
 from imf_core.files.atomic import atomic_file
 from imf_core.model.imf import Imf
 from imf_core.runtime import MemoryBudget
@@ -49,19 +48,15 @@ def cache_decision(model: Imf, graph: KnowledgeGraph, memory: MemoryBudget) -> D
 
     Args:
         model: of several branches; left in evaluation mode.
-        graph: its validation triples are scored; other known answers do not compete.
+        graph: its clean validation triples are scored; other known answers do not compete.
         memory: for scores.
     """
-    scores = memory.within(lambda budget: cache_scores(model, graph, graph.valid, graph.known(), budget))
+    scores = memory.within(lambda budget: cache_scores(model, graph, graph.clean_valid, graph.known(), budget))
     decision = model.decision
     final = (decision.constant.log()[None] if decision.logits is None else decision.logits).cpu()
     if decision.logits is None:
         return DecisionCache(scores, model.branches, (final, final), final)
-    start = final.mean(dim=0, keepdim=True)
-    first, second = (
-        fit_logits(scores.part(torch.nonzero(scores.fold != fold)[:, 0]), model.loss_kind, len(final), start) for fold in (0, 1)
-    )
-    return DecisionCache(scores, model.branches, (first, second), final)
+    return DecisionCache(scores, model.branches, crosswise_logits(scores, model.loss_kind, len(final)), final)
 
 
 def save_cache(cache: DecisionCache, folder: Path) -> None:

@@ -2,7 +2,8 @@
 
 The branches overfit their training triples to different degrees, so weights trained there favour the branch that memorises
 best. The few weights are therefore fitted, by likelihood, to validation triples, and the validation score is taken
-crosswise: each half of the triples is ranked with weights fitted to the other half.
+crosswise: each half of the triples is ranked with weights fitted to the other half. Every fit starts from the plain mean, so
+that it depends on nothing but the branches and the triples that it is given: the figure is the same whenever it is taken.
 
 Shapes: `T` held-out triples, `Q` held-out queries (2T), `C` cached candidates, `M` branches, `N` entities, `R` relations (2R
 with inverses).
@@ -10,7 +11,7 @@ with inverses).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,8 +20,10 @@ from torch import Tensor
 
 from imf_core.data.graph.graph import KnowledgeGraph, KnownAnswers, with_inverses
 from imf_core.evaluate.competitors import answer_ranks, pick_candidates
+from imf_core.evaluate.ranking import Ranked, evaluate_decisions
+from imf_core.model.decision import Decision
 from imf_core.model.imf import Imf, Tables
-from imf_core.runtime import MemoryBudget
+from imf_core.runtime import WHOLE, MemoryBudget, Shard
 
 _MAX_TRIPLES = 1000  # more hardly move M - 1 numbers
 _PER_BRANCH = 24  # strongest wrong answers of each branch
@@ -59,6 +62,10 @@ class CachedScores:
         return CachedScores(
             self.values[queries], self.usable[queries], self.valid[queries], self.relations[queries], self.fold[queries]
         )
+
+    def without(self, fold: int) -> CachedScores:
+        """The scores of the other fold."""
+        return self.part(torch.nonzero(self.fold != fold)[:, 0])
 
 
 def folds(triples: np.ndarray) -> np.ndarray:
@@ -124,21 +131,21 @@ def _cache_block(
     return picked.cpu(), usable.cpu(), valid.cpu()
 
 
-
-def fit_logits(cached: CachedScores, loss: str, rows: int, start: Tensor) -> Tensor:
-    """Logits under which the held-out answers are most likely among their competitors.
+def fit_logits(cached: CachedScores, loss: str, rows: int) -> Tensor:
+    """Logits under which the held-out answers are most likely among their competitors; zeros where there is no query.
 
     Args:
         cached: queries to fit.
         loss: `ce` or `bce`: the branches are combined as log-probabilities or as probabilities.
         rows: 1 for common logits, 2R for logits of each relation, which are pulled towards the common ones.
-        start: (1, M) initial common logits.
 
     Returns:
         (rows, M) logits, each row with mean 0.
     """
     branches = cached.values.shape[2]
-    common = start.detach().clone().requires_grad_()
+    if not len(cached.relations):
+        return torch.zeros(rows, branches)
+    common = torch.zeros(1, branches, requires_grad=True)
     offsets = torch.zeros(rows if rows > 1 else 0, branches, requires_grad=rows > 1)  # (2R, M) of each relation
     parameters = [common, offsets] if rows > 1 else [common]
     optimizer = torch.optim.Adam(parameters, lr=_RATE)
@@ -213,12 +220,34 @@ def calibrate(
         return None
     memory = memory or MemoryBudget.of(None, model.structure.device)
     cached = memory.within(lambda budget: cache_scores(model, graph, triples, known, budget))
-    start = current.mean(dim=0, keepdim=True).cpu()
-    crosswise = []
-    for fold in (0, 1):
-        others = torch.nonzero(cached.fold != fold)[:, 0]
-        crosswise.append(
-            fit_logits(cached.part(others), model.loss_kind, len(current), start) if len(others) else current.cpu()
-        )
-    final = fit_logits(cached, model.loss_kind, len(current), start)
-    return Calibration(crosswise, final)
+    crosswise = crosswise_logits(cached, model.loss_kind, len(current))
+    return Calibration(crosswise, fit_logits(cached, model.loss_kind, len(current)))
+
+
+def crosswise_logits(cached: CachedScores, loss: str, rows: int) -> tuple[Tensor, Tensor]:
+    """For fold 0 and 1 the logits fitted to the other fold; arguments as of `fit_logits`."""
+    first, second = (fit_logits(cached.without(fold), loss, rows) for fold in (0, 1))
+    return first, second
+
+
+def rank_by_fold(
+    model: Imf, graph: KnowledgeGraph, triples: np.ndarray, by_fold: Sequence[Mapping[str, Decision]], *,
+    counted: np.ndarray | None = None, memory: MemoryBudget | None = None, shard: Shard = WHOLE,
+) -> dict[str, Ranked]:
+    """Rank validation triples, each fold under decisions of its own; other arguments and errors as of `evaluate_decisions`.
+
+    Args:
+        triples: (T, 3), of validation.
+        by_fold: for fold 0 and 1 the decisions by name, the same names.
+    """
+    known, fold_of = graph.known(), folds(triples)
+    if by_fold[0] == by_fold[1]:
+        return evaluate_decisions(model, graph, triples, known, by_fold[0], counted=counted, memory=memory, shard=shard)
+    part, fold_of = triples[shard.rank :: shard.world], fold_of[shard.rank :: shard.world]
+    counted = None if counted is None else counted[shard.rank :: shard.world]
+    ranks = {name: np.empty((2, len(part))) for name in by_fold[0]}
+    for fold, decisions in enumerate(by_fold):
+        chosen = fold_of == fold
+        for name, ranked in evaluate_decisions(model, graph, part[chosen], known, decisions, memory=memory).items():
+            ranks[name][:, chosen] = ranked.tail_ranks, ranked.head_ranks
+    return {name: Ranked.of(both.reshape(-1), graph, part, counted) for name, both in ranks.items()}

@@ -11,6 +11,8 @@ from typing import Any, Protocol, Self
 
 import numpy as np
 
+from imf_core.data.graph.graph import ALL_LINES
+
 HITS = (1, 3, 10)
 
 
@@ -46,7 +48,7 @@ class RankingMetrics:
         reciprocal: sum of 1 / rank.
         total: sum of ranks.
         hits: number of ranks at most 1, 3, 10.
-        slices: the metrics of named parts of the ranks (`head`, `tail`, `1-1`, ..., `cold`, `warm`).
+        slices: the metrics of named parts of the ranks (`head`, `tail`, `1-1`, ..., `cold`, `warm`, `all lines`).
     """
 
     count: int = 0
@@ -92,8 +94,9 @@ class RankingMetrics:
         return self.hits[HITS.index(k)] / self.count if self.count else 0.0
 
     def flat(self) -> dict[str, float]:
-        """`mrr`, `mean_rank`, `hits_at_1`, `hits_at_3`, `hits_at_10`."""
-        return {"mrr": self.mrr, "mean_rank": self.mean_rank, **{f"hits_at_{k}": self.hits_at(k) for k in HITS}}
+        """`mrr`, `mean_rank`, `hits_at_1`, `hits_at_3`, `hits_at_10`; `mrr_all_lines` where it is of other triples."""
+        whole = {"mrr_all_lines": self.slices[ALL_LINES].mrr} if ALL_LINES in self.slices else {}
+        return {"mrr": self.mrr, "mean_rank": self.mean_rank, **{f"hits_at_{k}": self.hits_at(k) for k in HITS}, **whole}
 
     def as_dict(self) -> dict[str, object]:
         """See `Metrics.as_dict`."""

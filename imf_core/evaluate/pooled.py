@@ -15,8 +15,9 @@ import torch
 from torch import Tensor
 
 from imf_core.data.graph.graph import KnowledgeGraph, KnownAnswers, with_inverses
-from imf_core.evaluate.metrics import RankingMetrics
-from imf_core.evaluate.ranking import ModelScores, Ranked, rank, slices
+from imf_core.evaluate.calibrate import folds
+from imf_core.evaluate.ranking import ModelScores, Ranked, rank
+from imf_core.model.decision import Decision
 from imf_core.model.imf import Imf
 from imf_core.runtime import MemoryBudget
 
@@ -40,14 +41,19 @@ class PooledScores:
         models: K models of the same entities and relations; put into evaluation mode.
         weights: K numbers above 0; they are normalised to sum 1.
         budget: bytes that a block's scores and intermediate results may take.
+        decisions: of the K models; default: their own.
     """
 
     num_variants = 1
 
-    def __init__(self, models: Sequence[Imf], weights: Sequence[float], budget: int) -> None:
+    def __init__(
+        self, models: Sequence[Imf], weights: Sequence[float], budget: int, decisions: Sequence[Decision] = ()
+    ) -> None:
         self.kinds = [model.loss_kind for model in models]
         self.shares = [float(weight / sum(weights)) for weight in weights]
-        self.parts = [ModelScores(model, budget // (len(models) + 1)) for model in models]
+        chosen = decisions or [model.decision for model in models]
+        share = budget // (len(models) + 1)
+        self.parts = [ModelScores(model, share, [decision]) for model, decision in zip(models, chosen, strict=True)]
         self.num_entities, self.device = models[0].num_entities, self.parts[0].device
 
     @property
@@ -75,19 +81,36 @@ class PooledScores:
 
 def evaluate_pooled(
     models: Sequence[Imf], weights: Sequence[float], graph: KnowledgeGraph, triples: np.ndarray, known: KnownAnswers,
-    memory: MemoryBudget | None = None,
+    memory: MemoryBudget | None = None, *, counted: np.ndarray | None = None, decisions: Sequence[Decision] = (),
 ) -> Ranked:
     """Filtered ranking of a split by an ensemble; other arguments and errors as of `imf_core.evaluate.ranking.evaluate`.
 
     Args:
-        models, weights: as of `PooledScores`.
+        models, weights, decisions: as of `PooledScores`.
     """
     heads, relations, targets = with_inverses(triples, graph.num_relations).T
 
     def ranked(budget: int) -> np.ndarray:
-        scores = PooledScores(models, weights, budget)
+        scores = PooledScores(models, weights, budget, decisions)
         return rank(scores, heads, relations, targets, known, block=scores.block)[0]
 
     ranks = (memory or MemoryBudget.of(None, models[0].structure.device)).within(ranked)
-    count = len(triples)
-    return Ranked(ranks[:count], ranks[count:], RankingMetrics.of(ranks, slices(graph, triples)))
+    return Ranked.of(ranks, graph, triples, counted)
+
+
+def pooled_by_fold(
+    models: Sequence[Imf], weights: Sequence[float], graph: KnowledgeGraph, by_fold: Sequence[Sequence[Decision]],
+    memory: MemoryBudget | None = None,
+) -> Ranked:
+    """Filtered ranking of validation by an ensemble, each fold under decisions of its own; see `evaluate_pooled`.
+
+    Args:
+        by_fold: for fold 0 and 1 the decisions of the K models.
+    """
+    triples, known, counted = graph.valid, graph.known(), graph.counted_valid
+    fold_of, ranks = folds(triples), np.empty((2, len(triples)))
+    for fold, decisions in enumerate(by_fold):
+        chosen = fold_of == fold
+        ranked = evaluate_pooled(models, weights, graph, triples[chosen], known, memory, decisions=decisions)
+        ranks[:, chosen] = ranked.tail_ranks, ranked.head_ranks
+    return Ranked.of(ranks.reshape(-1), graph, triples, counted)

@@ -7,14 +7,14 @@ decisions that are ranked side by side, `d` entity width.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from imf_core.data.graph.graph import CATEGORY_NAMES, KnowledgeGraph, KnownAnswers, with_inverses
+from imf_core.data.graph.graph import ALL_LINES, CATEGORY_NAMES, KnowledgeGraph, KnownAnswers, with_inverses
 from imf_core.errors import DivergedError
 from imf_core.evaluate.metrics import RankingMetrics
 from imf_core.model.combined_scores import ROWS, buffer_size, combined_scores
@@ -187,12 +187,22 @@ class Ranked:
 
     Args:
         tail_ranks, head_ranks: (T,) float64 rank of the tail given (h, r), of the head given (r, t).
-        metrics: over both, with slices.
+        metrics: over both, with slices; see `metrics_of`.
     """
 
     tail_ranks: np.ndarray
     head_ranks: np.ndarray
     metrics: RankingMetrics
+
+    @classmethod
+    def of(cls, ranks: np.ndarray, graph: KnowledgeGraph, triples: np.ndarray, counted: np.ndarray | None) -> Ranked:
+        """From (2T,) ranks, tails first; other arguments as of `metrics_of`."""
+        return cls(ranks[: len(triples)], ranks[len(triples) :], metrics_of(ranks, graph, triples, counted))
+
+    @property
+    def ranks(self) -> np.ndarray:
+        """(2T,), tails first."""
+        return np.concatenate([self.tail_ranks, self.head_ranks])
 
 
 def evaluate(
@@ -201,6 +211,7 @@ def evaluate(
     triples: np.ndarray,
     known: KnownAnswers,
     *,
+    counted: np.ndarray | None = None,
     memory: MemoryBudget | None = None,
     shard: Shard = WHOLE,
 ) -> Ranked:
@@ -211,6 +222,7 @@ def evaluate(
         graph: for slices (relation categories and cold entities, both from train).
         triples: (T, 3) int64, to be ranked.
         known: answers to filter out: train and valid while searching; all three splits for test.
+        counted: (T,) bool, the triples that the metrics are of, from `counted_triples`; None: all.
         memory: for scores; None: a share of the free memory. If it runs out, the ranking is repeated with less.
         shard: this process ranks the triples rank, rank + world, ...; the metrics of all processes add up.
 
@@ -218,7 +230,8 @@ def evaluate(
         DivergedError: a score is not finite.
         ResourceError: not even one query at a time fits the memory.
     """
-    return evaluate_decisions(model, graph, triples, known, {"": model.decision}, memory=memory, shard=shard)[""]
+    variants = {"": model.decision}
+    return evaluate_decisions(model, graph, triples, known, variants, counted=counted, memory=memory, shard=shard)[""]
 
 
 def evaluate_decisions(
@@ -228,6 +241,7 @@ def evaluate_decisions(
     known: KnownAnswers,
     variants: Mapping[str, Decision],
     *,
+    counted: np.ndarray | None = None,
     memory: MemoryBudget | None = None,
     shard: Shard = WHOLE,
 ) -> dict[str, Ranked]:
@@ -243,11 +257,26 @@ def evaluate_decisions(
 
     memory = memory or MemoryBudget.of(None, model.structure.device)
     ranks = memory.within(ranked)
-    masks = slices(graph, part)
-    return {
-        name: Ranked(row[: len(part)], row[len(part) :], RankingMetrics.of(row, masks))
-        for name, row in zip(variants, ranks, strict=True)
-    }
+    if counted is not None:
+        counted = counted[shard.rank :: shard.world]
+    return {name: Ranked.of(row, graph, part, counted) for name, row in zip(variants, ranks, strict=True)}
+
+
+def metrics_of(ranks: np.ndarray, graph: KnowledgeGraph, triples: np.ndarray, counted: np.ndarray | None) -> RankingMetrics:
+    """Metrics of some triples of a split, with slices; those of all its triples are the slice `all lines`.
+
+    Args:
+        ranks: (2T,), tails first.
+        graph: for slices.
+        triples: (T, 3).
+        counted: (T,) bool, which triples; None: all, without that slice.
+    """
+    masks = slices(graph, triples)
+    if counted is None:
+        return RankingMetrics.of(ranks, masks)
+    both = np.tile(counted, 2)
+    metrics = RankingMetrics.of(ranks[both], {name: mask[both] for name, mask in masks.items()})
+    return replace(metrics, slices={ALL_LINES: RankingMetrics.of(ranks), **metrics.slices})
 
 
 def slices(graph: KnowledgeGraph, triples: np.ndarray) -> dict[str, np.ndarray]:

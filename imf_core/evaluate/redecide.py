@@ -23,9 +23,9 @@ from torch import Tensor
 from imf_core.config import Config
 from imf_core.data.graph.graph import KnowledgeGraph
 from imf_core.evaluate.cached_scores import DecisionCache, cache_decision
-from imf_core.evaluate.calibrate import CachedScores, folds
+from imf_core.evaluate.calibrate import CachedScores, rank_by_fold
 from imf_core.evaluate.competitors import answer_ranks
-from imf_core.evaluate.ranking import evaluate_decisions
+from imf_core.evaluate.metrics import RankingMetrics
 from imf_core.model.decision import LEAST_WEIGHT, Decision
 from imf_core.model.imf import Imf
 from imf_core.runtime import MemoryBudget
@@ -52,7 +52,7 @@ class Weights:
         """A `Decision` with these weights: of mode `fixed` for the kind `common`, of mode `relation` for `relation`."""
         if kind == COMMON:
             return Decision("fixed", branches, 0, dict(zip(branches, self.common.tolist(), strict=True)))
-        return _with_logits(Decision("relation", branches, len(self.relation)), self.relation.log())
+        return Decision("relation", branches, len(self.relation)).with_logits(self.relation.log())
 
 
 def proposals(branches: int, count: int, generator: np.random.Generator, around: Tensor | None = None) -> Tensor:
@@ -107,9 +107,14 @@ def fit_weights(scores: CachedScores, relations: int, evaluations: int = EVALUAT
         relations: R.
         evaluations: E.
         seed: of the proposals.
+
+    Returns:
+        The plain mean where there is no query.
     """
     generator = np.random.default_rng(seed)
     branches = scores.values.shape[2]
+    if not len(scores.relations):
+        return Weights(torch.full((branches,), 1 / branches), torch.full((relations, branches), 1 / branches))
     first = proposals(branches, evaluations // 2, generator)
     ranks = reciprocal_ranks(scores, first)
     near = proposals(branches, evaluations - len(first), generator, first[ranks.mean(dim=1).argmax()])
@@ -126,10 +131,7 @@ def held_back(cache: DecisionCache, relations: int, evaluations: int = EVALUATIO
     """MRR among the cached competitors by kind of weights, each query ranked with weights fitted to the other half."""
     totals = dict.fromkeys((TRAINED, COMMON, RELATION), 0.0)
     for fold, trained in enumerate(cache.crosswise):
-        ranked, other = (cache.scores.part(torch.nonzero(cache.scores.fold == number)[:, 0]) for number in (fold, 1 - fold))
-        if not (len(ranked.relations) and len(other.relations)):
-            continue
-        fitted = fit_weights(other, relations, evaluations)
+        ranked, fitted = cache.scores.without(1 - fold), fit_weights(cache.scores.without(fold), relations, evaluations)
         totals[TRAINED] += _sum_of_reciprocal_ranks(ranked, torch.softmax(trained, dim=1))
         totals[COMMON] += _sum_of_reciprocal_ranks(ranked, fitted.common[None])
         totals[RELATION] += _sum_of_reciprocal_ranks(ranked, fitted.relation)
@@ -149,6 +151,7 @@ class Redecided:
     Args:
         kept: `trained`, `common` or `relation`: the kind with the best held-back MRR; of equal ones the first.
         mrr: filtered validation MRR by kind, among all entities, each triple ranked with weights not fitted to it.
+        metrics: of the kept kind, ranked so.
         trained, tuned: mean weight of each branch over the validation queries: as trained, and of the better other kind.
         decision: the new decision, fitted to all of validation; None: the model keeps its own.
         kinds: the decision of each kind, fitted to all of validation.
@@ -156,6 +159,7 @@ class Redecided:
 
     kept: str
     mrr: Mapping[str, float]
+    metrics: RankingMetrics
     trained: Mapping[str, float]
     tuned: Mapping[str, float]
     decision: Decision | None
@@ -190,30 +194,48 @@ def redecide(model: Imf, graph: KnowledgeGraph, memory: MemoryBudget, evaluation
     """
     if len(model.branches) < 2:
         return None
-    cache, relations = cache_decision(model, graph, memory), 2 * model.num_relations
-    scores, known, fold_of = cache.scores, graph.known(), folds(graph.valid)
-    kinds, totals = (TRAINED, COMMON, RELATION), dict.fromkeys((TRAINED, COMMON, RELATION), 0.0)
+    cache, relations, kinds = cache_decision(model, graph, memory), 2 * model.num_relations, (TRAINED, COMMON, RELATION)
+    by_fold = []
     for fold, logits in enumerate(cache.crosswise):
-        others, triples = torch.nonzero(scores.fold != fold)[:, 0], graph.valid[fold_of == fold]
-        if not (len(others) and len(triples)):
-            continue
-        fitted = fit_weights(scores.part(others), relations, evaluations)
-        variants = {TRAINED: _as_trained(model, logits)}
-        variants |= {kind: fitted.decision(kind, cache.branches) for kind in kinds if kind != TRAINED}
-        ranked = evaluate_decisions(model, graph, triples, known, variants, memory=memory)
-        for kind in kinds:
-            totals[kind] += len(triples) * ranked[kind].metrics.mrr
-    mrr = {kind: total / len(graph.valid) for kind, total in totals.items()}
+        fitted = fit_weights(cache.scores.without(fold), relations, evaluations)
+        tuned = {kind: fitted.decision(kind, cache.branches) for kind in kinds[1:]}
+        by_fold.append({TRAINED: model.decision.with_logits(logits), **tuned})
+    ranked = rank_by_fold(model, graph, graph.valid, by_fold, counted=graph.counted_valid, memory=memory)
+    mrr = {kind: one.metrics.mrr for kind, one in ranked.items()}
     kept = max(kinds, key=mrr.__getitem__)
-    final = fit_weights(scores, relations, evaluations)
-    decisions = {kind: final.decision(kind, cache.branches) for kind in kinds if kind != TRAINED}
-    decisions[TRAINED] = _as_trained(model, cache.final).cpu()
+    scores, final = cache.scores, fit_weights(cache.scores, relations, evaluations)
+    decisions = {kind: final.decision(kind, cache.branches) for kind in kinds[1:]}
+    decisions[TRAINED] = model.decision.with_logits(cache.final).cpu()
     better = decisions[max((COMMON, RELATION), key=mrr.__getitem__)]
     means = [
         dict(zip(cache.branches, decision.weights(scores.relations).mean(dim=0).tolist(), strict=True))
         for decision in (decisions[TRAINED], better)
     ]
-    return Redecided(kept, mrr, means[0], means[1], None if kept == TRAINED else better, decisions)
+    return Redecided(kept, mrr, ranked[kept].metrics, means[0], means[1], None if kept == TRAINED else better, decisions)
+
+
+def fold_decisions(
+    model: Imf, graph: KnowledgeGraph, metrics: Mapping[str, Any], memory: MemoryBudget | None = None
+) -> tuple[Decision, Decision]:
+    """For fold 0 and 1 of validation the model's decision as it is fitted to the other fold; twice its own if it is not fitted.
+
+    Args:
+        model: left in evaluation mode.
+        graph: train and valid are read.
+        metrics: of its checkpoint: they say how its decision was fitted (`Redecided.as_dict`).
+        memory: for scores.
+    """
+    kind = str((metrics.get("decision") or {}).get("kept", TRAINED))
+    if len(model.branches) < 2 or (kind == TRAINED and model.decision.logits is None):
+        return model.decision, model.decision
+    cache = cache_decision(model, graph, memory or MemoryBudget.of(None, model.structure.device))
+    if kind == TRAINED:
+        first, second = map(model.decision.with_logits, cache.crosswise)
+    else:
+        weights = (fit_weights(cache.scores.without(fold), 2 * model.num_relations) for fold in (0, 1))
+        device = model.structure.device
+        first, second = (fitted.decision(kind, model.branches).to(device) for fitted in weights)
+    return first, second
 
 
 def decisions_of(values: Mapping[str, Any], branches: tuple[str, ...]) -> dict[str, Decision]:
@@ -230,18 +252,4 @@ def _rows(decision: Decision) -> list[list[float]]:
 def _from_rows(rows: Sequence[Sequence[float]], branches: tuple[str, ...]) -> Decision:
     weights = torch.tensor(rows, dtype=torch.float32)
     decision = Decision("relation" if len(weights) > 1 else "learned", branches, len(weights))
-    return _with_logits(decision, weights.clamp_min(torch.finfo(torch.float32).tiny).log())
-
-
-def _as_trained(model: Imf, logits: Tensor) -> Decision:
-    """The model's own decision with other logits (1, M) or (2R, M); itself if it has none."""
-    current = model.decision
-    if current.logits is None:
-        return current
-    return _with_logits(Decision(current.mode, current.branches, len(current.logits)), logits).to(current.logits.device)
-
-
-def _with_logits(decision: Decision, logits: Tensor) -> Decision:
-    assert decision.logits is not None
-    decision.logits.copy_(logits)
-    return decision
+    return decision.with_logits(weights.clamp_min(torch.finfo(torch.float32).tiny).log())

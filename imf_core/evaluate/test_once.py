@@ -51,7 +51,7 @@ class Tested:
 
 def rank_test(
     checkpoints: Mapping[int, Path], graph: KnowledgeGraph, triples: np.ndarray, known: KnownAnswers, memory: MemoryBudget,
-    ranks_file: Path | None = None,
+    ranks_file: Path | None = None, *, counted: np.ndarray | None = None,
 ) -> Tested:
     """Rank the test triples with each seed's checkpoint.
 
@@ -62,15 +62,18 @@ def rank_test(
         known: answers to filter out, of all three splits.
         memory: for scores.
         ranks_file: file to write the ranks to, for paired tests between studies; None: they are not kept.
+        counted: (T,) bool, the triples that the metrics are of, from `counted_triples`; None: all.
     """
-    ranked = {seed: _ranked(load_checkpoint(path), graph, triples, known, memory) for seed, path in checkpoints.items()}
+    ranked = {
+        seed: _ranked(load_checkpoint(path), graph, triples, known, memory, counted) for seed, path in checkpoints.items()
+    }
     pooled = None
     if len(checkpoints) > 1 and _cost(graph, triples, len(checkpoints)) <= _MOST:  # only here are all models in memory at once
         models = [load_checkpoint(path).model for path in checkpoints.values()]
-        pooled = evaluate_pooled(models, [1.0] * len(models), graph, triples, known, memory)
+        pooled = evaluate_pooled(models, [1.0] * len(models), graph, triples, known, memory, counted=counted)
     if ranks_file is not None:
         ranks = {f"{name}/{seed}": one for seed, kinds in ranked.items() for name, one in kinds.items()}
-        save_ranks(ranks_file, ranks | ({} if pooled is None else {POOLED: pooled}), graph)
+        save_ranks(ranks_file, ranks | ({} if pooled is None else {POOLED: pooled}), graph, counted)
     shared = [name for name in next(iter(ranked.values())) if name != OWN and all(name in kinds for kinds in ranked.values())]
     return Tested(
         [kinds[OWN].metrics for kinds in ranked.values()],
@@ -85,15 +88,17 @@ def flat(metrics: RankingMetrics) -> dict[str, float]:
     return {**metrics.flat(), **{f"mrr_{name}": part.mrr for name, part in slices.items() if part.count}}
 
 
-def save_ranks(file: Path, ranks: Mapping[str, Ranked], graph: KnowledgeGraph) -> None:
+def save_ranks(file: Path, ranks: Mapping[str, Ranked], graph: KnowledgeGraph, counted: np.ndarray | None = None) -> None:
     """Write the ranks of the test triples: (2T,) float32 for each name, tails first. Halves are exact in it up to 8 million.
 
     Args:
         file: in an existing folder.
         ranks: by `KIND/SEED`, or by the kind alone.
         graph: of the test triples.
+        counted: only these are written, see `rank_test`.
     """
-    arrays = {name: np.concatenate([one.tail_ranks, one.head_ranks]).astype(np.float32) for name, one in ranks.items()}
+    chosen = slice(None) if counted is None else np.tile(counted, 2)
+    arrays = {name: one.ranks[chosen].astype(np.float32) for name, one in ranks.items()}
     with atomic_file(file) as scratch:
         save_file(arrays, scratch, metadata={"graph": graph.fingerprint})
 
@@ -134,13 +139,14 @@ def _decisions(loaded: Checkpoint) -> dict[str, Decision]:
 
 
 def _ranked(
-    loaded: Checkpoint, graph: KnowledgeGraph, triples: np.ndarray, known: KnownAnswers, memory: MemoryBudget
+    loaded: Checkpoint, graph: KnowledgeGraph, triples: np.ndarray, known: KnownAnswers, memory: MemoryBudget,
+    counted: np.ndarray | None,
 ) -> dict[str, Ranked]:
     """Ranks under all decisions, or under the model's own if the others would take too long."""
     decisions = _decisions(loaded)
     if _cost(graph, triples, len(decisions)) > _MOST:
         decisions = {OWN: decisions[OWN]}
-    return evaluate_decisions(loaded.model, graph, triples, known, decisions, memory=memory)
+    return evaluate_decisions(loaded.model, graph, triples, known, decisions, counted=counted, memory=memory)
 
 
 def _cost(graph: KnowledgeGraph, triples: np.ndarray, times: int) -> int:

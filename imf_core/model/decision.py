@@ -64,6 +64,15 @@ class Decision(nn.Module):
         self.logits: Tensor | None
         self.constant: Tensor
 
+    def with_logits(self, logits: Tensor) -> Decision:
+        """A copy with other logits (1, M) or (2R, M); itself where it has none."""
+        if self.logits is None:
+            return self
+        copied = Decision(self.mode, self.branches, len(self.logits)).to(self.constant.device)
+        assert copied.logits is not None
+        copied.logits.copy_(logits)
+        return copied
+
     def weights(self, relations: Tensor) -> Tensor:
         """(B,) int64 relation ids below 2R -> (B, M) weights, each row on the simplex."""
         if self.logits is None:

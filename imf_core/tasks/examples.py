@@ -14,7 +14,9 @@ import torch
 from imf_core.config import DataConfig
 from imf_core.data.graph.graph import KnowledgeGraph, KnownAnswers, with_inverses
 from imf_core.errors import DataError
-from imf_core.evaluate.ranking import ModelScores, evaluate
+from imf_core.evaluate.calibrate import folds, rank_by_fold
+from imf_core.evaluate.ranking import ModelScores
+from imf_core.model.decision import Decision
 from imf_core.model.imf import Imf
 from imf_core.prepare.appearance import Appearance, appearances
 from imf_core.runtime import MemoryBudget
@@ -29,34 +31,43 @@ _TEXT, _SIDE = 160, 64  # characters of a text; pixels of a picture
 
 
 def sample(graph: KnowledgeGraph) -> np.ndarray:
-    """(T, 3) validation triples to rank: all, or the same random ones for every model if ranking all would take long."""
-    most = max(1, _MOST // (2 * graph.num_entities))
-    if len(graph.valid) <= most:
-        return graph.valid
-    return graph.valid[np.sort(np.random.default_rng(0).choice(len(graph.valid), most, replace=False))]
+    """(T, 3) validation triples to rank: the clean ones, or the same random ones of them for every model if ranking all would
+    take long.
+    """
+    triples, most = graph.clean_valid, max(1, _MOST // (2 * graph.num_entities))
+    if len(triples) <= most:
+        return triples
+    return triples[np.sort(np.random.default_rng(0).choice(len(triples), most, replace=False))]
 
 
-def ranks(model: Imf, graph: KnowledgeGraph, memory: MemoryBudget) -> np.ndarray:
-    """(Q,) filtered ranks of the `sample`, tails first, then heads."""
-    ranked = evaluate(model, graph, sample(graph), graph.known(), memory=memory)
-    return np.concatenate([ranked.tail_ranks, ranked.head_ranks])
+def ranks(model: Imf, graph: KnowledgeGraph, by_fold: tuple[Decision, Decision], memory: MemoryBudget) -> np.ndarray:
+    """(Q,) filtered ranks of the `sample`, tails first, then heads.
+
+    Args:
+        by_fold: from `fold_decisions`.
+    """
+    return rank_by_fold(model, graph, sample(graph), [{"": one} for one in by_fold], memory=memory)[""].ranks
 
 
-def examples(model: Imf, graph: KnowledgeGraph, data: DataConfig, memory: MemoryBudget) -> Examples:
+def examples(
+    model: Imf, graph: KnowledgeGraph, data: DataConfig, by_fold: tuple[Decision, Decision], memory: MemoryBudget
+) -> Examples:
     """Each relation's metrics on validation, and answers drawn at random, spread over the relations.
 
     Args:
         model: left in evaluation mode.
         graph: train and valid are read.
         data: where texts and pictures of the entities are.
+        by_fold: from `fold_decisions`.
         memory: for scores.
     """
     triples, known = sample(graph), graph.known()
     heads, relations, targets = with_inverses(triples, graph.num_relations).T
-    query_ranks = ranks(model, graph, memory)
+    query_ranks = ranks(model, graph, by_fold, memory)
     right, wrong = (_spread(np.flatnonzero(mask), relations) for mask in (query_ranks <= 1, query_ranks > 1))
     chosen = np.array([*right, *wrong], dtype=np.int64)
-    best = _best(model, heads[chosen], relations[chosen], targets[chosen], known)
+    fold_of = np.tile(folds(triples), 2)[chosen]
+    best = _best(model, by_fold, fold_of, heads[chosen], relations[chosen], targets[chosen], known)
     names = {*heads[chosen].tolist(), *targets[chosen].tolist(), *(entity for row in best for entity in row)}
     entities = _entities(graph, data, sorted(names))
     answered = [
@@ -69,7 +80,7 @@ def examples(model: Imf, graph: KnowledgeGraph, data: DataConfig, memory: Memory
     ]
     return Examples(
         _relation_scores(graph, triples, query_ranks), tuple(answered[: len(right)]), tuple(answered[len(right) :]),
-        len(triples), len(graph.valid),
+        len(triples), len(graph.clean_valid),
     )
 
 
@@ -100,15 +111,17 @@ def _spread(queries: np.ndarray, relations: np.ndarray) -> list[int]:
 
 @torch.no_grad()
 def _best(
-    model: Imf, heads: np.ndarray, relations: np.ndarray, targets: np.ndarray, known: KnownAnswers
+    model: Imf, by_fold: tuple[Decision, Decision], fold_of: np.ndarray, heads: np.ndarray, relations: np.ndarray,
+    targets: np.ndarray, known: KnownAnswers,
 ) -> list[list[int]]:
     """The entities that the model ranks highest for each query, other known answers left out, as in its rank."""
-    scores = ModelScores(model, 2**26)
+    scores = ModelScores(model, 2**26, by_fold)
     rows, answers = known.lookup(heads, relations)
     others = answers != targets[rows]
     best: list[list[int]] = []
     asked = torch.from_numpy(heads).to(scores.device), torch.from_numpy(relations).to(scores.device)
-    for (table,) in scores.blocks(*asked, 1):
+    for tables in scores.blocks(*asked, 1):
+        table = tables[fold_of[len(best)]]
         hidden = answers[others & (rows == len(best))]
         table[:, torch.from_numpy(hidden).to(scores.device)] = -torch.inf
         best.append(torch.topk(table[0], min(_PROPOSED, table.shape[1])).indices.tolist())

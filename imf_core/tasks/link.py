@@ -16,11 +16,11 @@ from imf_core.config import FUSED, PRESETS, STRUCTURE, Config
 from imf_core.data.audit.audit import audit, repair_command
 from imf_core.data.audit.baseline import BaselineMetrics, baseline
 from imf_core.data.audit.report import Audit
-from imf_core.data.graph.graph import KnowledgeGraph, KnownAnswers
+from imf_core.data.graph.graph import KnowledgeGraph, KnownAnswers, counted_triples, split_notes
 from imf_core.errors import CheckpointError, DataError
 from imf_core.evaluate.cached_scores import cache_decision, save_cache
 from imf_core.evaluate.latency import latency_ms
-from imf_core.evaluate.redecide import redecide
+from imf_core.evaluate.redecide import fold_decisions, redecide
 from imf_core.evaluate.test_once import flat, rank_test
 from imf_core.model.imf import Imf
 from imf_core.predict import Predictor
@@ -53,7 +53,7 @@ class LinkTask(Task[Config, LinkData, Imf]):
 
     name = "link"
     config = Config
-    test_metrics = ("mrr", "hits_at_1", "hits_at_3", "hits_at_10", "mean_rank", "mrr_cold", "mrr_warm")
+    test_metrics = ("mrr", "mrr_all_lines", "hits_at_1", "hits_at_3", "hits_at_10", "mean_rank", "mrr_cold", "mrr_warm")
     baseline_name = "one-step rules"
     split_note = (
         "Validation ranks are filtered by train and validation only, so that true test answers compete there; test ranks are "
@@ -80,7 +80,7 @@ class LinkTask(Task[Config, LinkData, Imf]):
             refuse_problems(report, f"mend them ({repair} writes a repaired copy), or search without --strict")
         data = source.prepare(config.structure, progress=True)
         graph = data.graph
-        return data, with_baseline(report, "valid", baseline_of(graph, graph.valid, graph.known()))
+        return data, with_baseline(report, "valid", baseline_of(graph, graph.valid, graph.known(), graph.counted_valid))
 
     def save(self, data: LinkData, folder: Path) -> str:
         save_prepared(data, folder)
@@ -150,7 +150,7 @@ class LinkTask(Task[Config, LinkData, Imf]):
             decision = tuned.as_dict()
             save_checkpoint(
                 checkpoint, loaded.model, tuned.apply(loaded.model, loaded.config), data.graph,
-                {**loaded.metrics, "decision": decision},
+                {**loaded.metrics, "validation": tuned.metrics.as_dict(), "decision": decision},
             )
         kept, mrr = str(decision["kept"]), decision["held_back_mrr"]
         others = ", ".join(f"{_DECISIONS[kind]} {value:.4f}" for kind, value in mrr.items() if kind != kept)
@@ -158,8 +158,8 @@ class LinkTask(Task[Config, LinkData, Imf]):
         return Refined(float(mrr[kept]), note)
 
     def validation_ranks(self, checkpoint: Path, config: Config, data: LinkData) -> np.ndarray | None:
-        model = load_checkpoint(checkpoint).model
-        return ranks(model, data.graph, MemoryBudget.of(config.train.memory_budget_mb))
+        loaded, memory = load_checkpoint(checkpoint), MemoryBudget.of(config.train.memory_budget_mb)
+        return ranks(loaded.model, data.graph, fold_decisions(loaded.model, data.graph, loaded.metrics, memory), memory)
 
     def test(self, checkpoints: Mapping[int, Path], config: Config, data: LinkData, ranks_file: Path) -> TestResult:
         """Open the test split: each seed's checkpoint under its own and other decisions, and the seeds together."""
@@ -167,10 +167,11 @@ class LinkTask(Task[Config, LinkData, Imf]):
         triples = graph.open_test()
         known = graph.known(graph.train, graph.valid, triples)
         memory = MemoryBudget.of(config.train.memory_budget_mb)
-        tested = rank_test(checkpoints, graph, triples, known, memory, ranks_file)
+        counted = counted_triples(graph, "test", triples)
+        tested = rank_test(checkpoints, graph, triples, known, memory, ranks_file, counted=counted)
         return TestResult(
             [flat(metrics) for metrics in tested.own], [metrics.as_dict() for metrics in tested.own], tested.decisions,
-            tested.pooled, baseline_of(graph, triples, known), graph.test_notes,
+            tested.pooled, baseline_of(graph, triples, known, counted), split_notes(graph, "test", triples),
         )
 
     def open_predictor(self, checkpoint: Path | str) -> Predictor:
@@ -210,8 +211,9 @@ class LinkTask(Task[Config, LinkData, Imf]):
         return ["imf", "predict", str(checkpoint), "--head", head, "--relation", relation]
 
     def examples(self, checkpoint: Path, config: Config, data: LinkData) -> Examples | None:
-        model = load_checkpoint(checkpoint).model
-        return examples(model, data.graph, config.data, MemoryBudget.of(config.train.memory_budget_mb))
+        loaded, memory = load_checkpoint(checkpoint), MemoryBudget.of(config.train.memory_budget_mb)
+        by_fold = fold_decisions(loaded.model, data.graph, loaded.metrics, memory)
+        return examples(loaded.model, data.graph, config.data, by_fold, memory)
 
     def inspect(self, checkpoint: Path) -> Inspection:
         """Slices of both splits, and the decision weights of each relation."""
@@ -232,15 +234,18 @@ class LinkTask(Task[Config, LinkData, Imf]):
 LINK = LinkTask()
 
 
-def baseline_of(graph: KnowledgeGraph, triples: np.ndarray, known: KnownAnswers) -> BaselineMetrics:
+def baseline_of(
+    graph: KnowledgeGraph, triples: np.ndarray, known: KnownAnswers, counted: np.ndarray | None = None
+) -> BaselineMetrics:
     """Rank a split as a model's answers are ranked, without training anything.
 
     Args:
         graph: its training triples make the rules.
         triples: (S, 3) what is ranked.
         known: what is filtered.
+        counted: see `counted_triples`.
     """
-    return baseline(graph.train, graph.num_entities, graph.num_relations, triples, known)
+    return baseline(graph.train, graph.num_entities, graph.num_relations, triples, known, counted)
 
 
 def structure_only(config: Config, seed: int) -> Config:

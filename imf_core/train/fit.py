@@ -13,12 +13,12 @@ import torch
 import torch.distributed as dist
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-from torch import Tensor, nn
+from torch import nn
 
 from imf_core.config import Config
 from imf_core.data.graph.graph import KnowledgeGraph, KnownAnswers
 from imf_core.errors import DataError
-from imf_core.evaluate.calibrate import calibrate, folds
+from imf_core.evaluate.calibrate import calibrate, rank_by_fold
 from imf_core.evaluate.metrics import RankingMetrics
 from imf_core.evaluate.ranking import evaluate
 from imf_core.model.cold_entities import ColdEntities
@@ -154,22 +154,19 @@ def _validate(
     """Rank the validation triples. Learned decision weights are fitted crosswise, so that no triple is ranked with weights that
     were fitted to it; the model keeps the weights fitted to all of them.
     """
-    fitted = calibrate(model, graph, graph.valid, known, memory)
+    fitted, counted = calibrate(model, graph, graph.clean_valid, known, memory), graph.counted_valid
     if fitted is None:
-        return reduced(evaluate(model, graph, graph.valid, known, memory=memory, shard=shard).metrics, shard, device)
-    fold_of, total = folds(graph.valid), RankingMetrics()
-    for fold, logits in enumerate(fitted.crosswise):
-        _set_logits(model, logits, shard)
-        total = total + evaluate(model, graph, graph.valid[fold_of == fold], known, memory=memory, shard=shard).metrics
-    _set_logits(model, fitted.final, shard)
-    return reduced(total, shard, device)
-
-
-def _set_logits(model: Imf, logits: Tensor, shard: Shard) -> None:
-    assert model.decision.logits is not None
-    model.decision.logits.copy_(logits)
-    if shard.world > 1:  # every rank has fitted them; rank 0's make them equal to the last bit
-        dist.broadcast(model.decision.logits, 0)
+        ranked = evaluate(model, graph, graph.valid, known, counted=counted, memory=memory, shard=shard)
+        return reduced(ranked.metrics, shard, device)
+    by_fold = []
+    for logits in (*fitted.crosswise, fitted.final):
+        assert model.decision.logits is not None
+        model.decision.logits.copy_(logits)
+        if shard.world > 1:  # every rank has fitted them; rank 0's make them equal to the last bit
+            dist.broadcast(model.decision.logits, 0)
+        by_fold.append({"": model.decision.with_logits(model.decision.logits)})
+    ranked = rank_by_fold(model, graph, graph.valid, by_fold[:2], counted=counted, memory=memory, shard=shard)[""]
+    return reduced(ranked.metrics, shard, device)
 
 
 @contextmanager

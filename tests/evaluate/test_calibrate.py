@@ -79,7 +79,7 @@ def drawn(loss: str, good: int, queries: int = 120, candidates: int = 20, branch
 @pytest.mark.parametrize("good", [0, 1, 2])
 def test_a_perfect_branch_is_preferred(loss: str, good: int) -> None:
     scores = cached(drawn(loss, good))
-    logits = fit_logits(scores, loss, 1, torch.zeros(1, 3))
+    logits = fit_logits(scores, loss, 1)
     weights = torch.softmax(logits, dim=1)[0]
     assert logits.shape == (1, 3)
     assert int(weights.argmax()) == good
@@ -94,17 +94,16 @@ def test_fitted_weights_are_at_least_as_good_as_each_branch_and_the_mean(loss: s
     values = drawn(loss, 0, seed=3)
     values = torch.cat([values[:, :, :2], drawn(loss, 0, seed=4)[:, :, :1]], dim=2)  # two good branches and one of noise
     scores = cached(values)
-    found = cached_mrr(scores, fit_logits(scores, loss, 1, torch.zeros(1, 3)))
+    found = cached_mrr(scores, fit_logits(scores, loss, 1))
     others = [torch.zeros(1, 3), *(8.0 * torch.eye(3)[[branch]] for branch in range(3))]
     assert found >= max(cached_mrr(scores, logits) for logits in others)
 
 
 def test_fitting_is_repeatable_and_leaves_no_trace() -> None:
-    scores, start = cached(drawn("ce", 1)), torch.zeros(1, 3)
-    first = fit_logits(scores, "ce", 1, start)
+    scores = cached(drawn("ce", 1))
+    first = fit_logits(scores, "ce", 1)
     with torch.no_grad():
-        assert torch.equal(fit_logits(scores, "ce", 1, start), first)
-    assert torch.equal(start, torch.zeros(1, 3))
+        assert torch.equal(fit_logits(scores, "ce", 1), first)
     assert not first.requires_grad
 
 
@@ -112,7 +111,7 @@ def test_relations_without_data_have_the_common_logits() -> None:
     """Relation 0 is answered by branch 0, relation 1 by branch 1; relations 2 and 3 have no triple."""
     values = torch.cat([drawn("ce", 0, queries=300), drawn("ce", 1, queries=300, seed=1)])
     relations = torch.arange(2).repeat_interleave(300)
-    logits = fit_logits(cached(values, relations=relations), "ce", 4, torch.zeros(1, 3))
+    logits = fit_logits(cached(values, relations=relations), "ce", 4)
     assert logits.shape == (4, 3)
     weights = torch.softmax(logits, dim=1)
     assert torch.allclose(weights[2], weights[3])
@@ -128,7 +127,7 @@ def test_few_triples_move_a_relation_less_than_many() -> None:
     for count in (2, 100):
         kept = torch.arange(200 + count)
         relations = torch.cat([torch.zeros(200, dtype=torch.int64), torch.ones(count, dtype=torch.int64)])
-        weights = torch.softmax(fit_logits(cached(values[kept], relations=relations), "ce", 3, torch.zeros(1, 3)), dim=1)
+        weights = torch.softmax(fit_logits(cached(values[kept], relations=relations), "ce", 3), dim=1)
         moved.append(float(weights[1, 1] - weights[2, 1]))  # away from the common weight
     assert 0 < moved[0] < moved[1]
 
@@ -222,7 +221,7 @@ def test_calibrate_fits_each_fold_by_the_other(toy: LinkData, mode: str, rows: i
     scores = cache_scores(model, toy.graph, toy.graph.train, known)
     for fold in (0, 1):
         others = torch.nonzero(scores.fold != fold)[:, 0]
-        assert torch.equal(found.crosswise[fold], fit_logits(scores.part(others), "ce", rows, torch.zeros(1, 4)))
+        assert torch.equal(found.crosswise[fold], fit_logits(scores.part(others), "ce", rows))
     assert model.decision.logits is not None and not model.decision.logits.any()  # fitting changes no model
 
 

@@ -20,6 +20,7 @@ from tune.durations import duration
 from tune.report.files import machine
 from tune.report.formatting import (
     NONE,
+    all_lines,
     cost_of,
     differing,
     listed,
@@ -111,10 +112,12 @@ def _cards(result: StudyResult) -> Iterator[tuple[str, str, str]]:
     """The key figures at the top: title, figure, explanation."""
     best, test = result.winner, result.test()["mrr"]
     if best is not None:
-        yield "best validation MRR", mrr(best.best_mrr), f"trial {best.number}, epoch {best.best_epoch}"
+        told = f"trial {best.number}, epoch {best.best_epoch}{all_lines(best.metrics.get('mrr_all_lines'))}"
+        yield "best validation MRR", mrr(best.best_mrr), told
     if test["mean"] is not None:
         seeds = len(result.test_runs)
-        yield "test MRR", plus_minus(test), plural(seeds, "seed") + ("" if seeds > 1 else ", no deviation")
+        told = plural(seeds, "seed") + ("" if seeds > 1 else ", no deviation")
+        yield "test MRR", plus_minus(test), told + all_lines(result.test().get("mrr_all_lines", {}).get("mean"))
     if result.points_over_structure is not None:
         yield f"above {result.control}", f"{points(result.points_over_structure)} points", "validation MRR, same settings"
     for split, title in (("test", "test"), ("valid", "validation")):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from imf_core.files.markdown import escaped
 from tune.durations import duration
-from tune.report.formatting import mrr, plural, plus_minus, usable
+from tune.report.formatting import all_lines, mrr, plural, plus_minus, usable
 from tune.report.result import StudyResult
 from tune.study.records import count_states
 
@@ -17,6 +17,7 @@ def study_metrics(result: StudyResult) -> dict[str, float]:
     | `best_mrr` | best validation MRR of a trial, as in the trials' own runs |
     | `valid_mrr`, `valid_mrr_std` | validation MRR of the retrained winner over the seeds: mean and deviation |
     | `test_*`, `test_*_std` | test metrics of the retrained winner over the seeds: mean and deviation |
+    | `*_mrr_all_lines` | MRR of all lines of a split that shares some with an earlier one; the other figures are of the rest |
     | `test_mrr_ensemble` | test MRR of the ensemble of the seeds |
     | `baseline_valid_mrr`, `baseline_test_mrr` | MRR of the baseline without training |
     | `gain_text`, ... | what a modality adds: validation MRR of the winner minus that of its settings without the modality |
@@ -28,6 +29,7 @@ def study_metrics(result: StudyResult) -> dict[str, float]:
     compared = validation["mean"]
     values: dict[str, float | None] = {
         "best_mrr": result.winner.best_mrr if result.winner is not None else None,
+        "best_mrr_all_lines": result.winner.metrics.get("mrr_all_lines") if result.winner is not None else None,
         "valid_mrr": compared, "valid_mrr_std": validation["std"],
         **{f"test_{name}": value["mean"] for name, value in test.items()},
         **{f"test_{name}_std": value["std"] for name, value in test.items()},
@@ -54,7 +56,7 @@ def description(result: StudyResult) -> str:
     if result.winner_seed_mrr:
         text += f"; retrained with {plural(len(result.winner_seed_mrr), 'seed')}: {plus_minus(result.winner_validation())}"
     if (test := result.test()["mrr"])["mean"] is not None:
-        text += f". Test MRR {plus_minus(test)}"
+        text += f". Test MRR {plus_minus(test)}{all_lines(result.test().get('mrr_all_lines', {}).get('mean'))}"
         if (baseline := result.baseline.get("test")) is not None:
             text += f"; without training ({result.kind.baseline_name}) {mrr(baseline.mrr)}"
     return escaped(f"{text}.")

@@ -105,6 +105,11 @@ class StudyResult:
         return self.audit.baseline if self.audit is not None else {}
 
     @property
+    def overlaps(self) -> Mapping[str, str]:
+        """What its figures are of, in words, for each split that shares lines with an earlier one."""
+        return self.audit.overlaps if self.audit is not None else {}
+
+    @property
     def points_over_structure(self) -> float | None:
         """Validation MRR of the winner minus that of the control, in points (hundredths); None if unknown.
 

@@ -17,7 +17,7 @@ from imf_core.files.programs import command_line, installed
 from imf_core.files.visible import visible
 from imf_core.tasks.registry import task_flags
 from tune.durations import duration
-from tune.report.formatting import cost_of, differing, fitting, plural, plus_minus, setting, settings_text
+from tune.report.formatting import all_lines, cost_of, differing, fitting, plural, plus_minus, setting, settings_text
 from tune.report.judgement import STYLES, judgements
 from tune.report.result import StudyResult, with_ranks
 from tune.sources import search_command
@@ -136,7 +136,10 @@ def _verdict(result: StudyResult) -> Iterable[Text]:
     if best is None:
         yield Text("no winner: no trial has a validation MRR", style="bold red")
         return
-    yield Text(f"\nwinner: trial {best.number}, epoch {best.best_epoch}, validation MRR {best.best_mrr:.4f}", style="bold")
+    reached = f"validation MRR {best.best_mrr:.4f}{all_lines(best.metrics.get('mrr_all_lines'))}"
+    yield Text(f"\nwinner: trial {best.number}, epoch {best.best_epoch}, {reached}", style="bold")
+    for told in result.overlaps.values():
+        yield Text(told, style="yellow")
     yield Text("  " + settings_text(best.params).replace("  ", "\n  "))
     if result.costs:
         yield Text(f"Pareto front of MRR and {' and '.join(result.costs)}:")
@@ -165,6 +168,7 @@ def _verdict(result: StudyResult) -> Iterable[Text]:
             yield Text(f"test, ensemble of the seeds: mrr {pooled:.4f}, {_difference(gain)} the mean of single seeds")
     for split, baseline in result.baseline.items():
         line = f"{_TITLES[split]} without training ({result.kind.baseline_name}): MRR {baseline.mrr:.4f}"
+        line += all_lines(baseline.as_dict().get("mrr_all_lines"))
         ahead = result.points_over_baseline(split)
         if ahead is None:
             yield Text(line)

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from imf_core.data.graph.graph import ALL_LINES
 from imf_core.tasks.protocols import Examples, Inspection
 from tune.report.formatting import NONE, cell, metric, mrr, plural, points, usable
 from tune.report.pictures.svg import Bar, bars
@@ -16,10 +17,11 @@ from tune.report.tables import Column, Share, Table, codes, numbers
 
 MOST_RELATIONS = 30  # relations with a row of their own; the others share one
 _TEST = {"mrr": "MRR", "hits_at_1": "Hits@1", "hits_at_3": "Hits@3", "hits_at_10": "Hits@10", "mean_rank": "mean rank"}
-_NAMES = _TEST | {"mrr_cold": "MRR, cold", "mrr_warm": "MRR, warm"}
+_NAMES = _TEST | {"mrr_all_lines": "MRR, all lines", "mrr_cold": "MRR, cold", "mrr_warm": "MRR, warm"}
 _NAMES |= {"precision_at_10": "P@10", "recall_at_10": "R@10", "hit_ratio_at_10": "HR@10", "ndcg_at_10": "NDCG@10"}
 _SPLITS = ("valid", "test")
 _SLICES = {
+    ALL_LINES: ("", ALL_LINES),
     "tail": ("direction", "tail prediction"), "head": ("direction", "head prediction"), "1-1": ("category", "1-1"),
     "1-N": ("category", "1-N"), "N-1": ("category", "N-1"), "N-N": ("category", "N-N"),
     "warm": ("entities", "warm: both in train"), "cold": ("entities", "cold: at least one not in train"),
@@ -67,6 +69,8 @@ def test_table(result: StudyResult) -> Table | None:
     note = f"n = {count} seeds; sample standard deviation (n - 1)." if count > 1 else "n = 1 seed, so there is no deviation."
     if result.test_opened:
         note += f" The test split was opened {'once' if result.test_opened == 1 else f'{result.test_opened} times'}."
+    if "test" in result.overlaps:
+        note += f" {result.overlaps['test']}."
     columns = (Column("metric"), *numbers("mean", "deviation", *(f"seed {seed}" for seed in seeds)))
     return Table("test", "the retrained winner on test", columns, rows, note=note)
 
@@ -122,6 +126,7 @@ def comparison(result: StudyResult) -> tuple[Table, str] | None:
     note = "Same settings, retrained without the part. Only the winner and the baseline are scored on test."
     if result.test()["mrr"]["mean"] is not None:
         note += f" {result.kind.split_note}"
+    note += "".join(f" {told}." for told in result.overlaps.values())
     if len(models) == 1:
         note = "There is nothing to compare with: no control, no run without a modality, and no baseline."
     entries = [
@@ -176,7 +181,8 @@ def _slices(split: str, metrics: Any) -> Table | None:
     if not slices:
         return None
     names = [name for name in _SLICES if name in slices] + sorted(name for name in slices if name not in _SLICES)
-    parts = [(("", "all"), metrics), *((_SLICES.get(name, ("other", name)), slices[name]) for name in names)]
+    parts = [(("", "clean" if ALL_LINES in slices else "all"), metrics)]
+    parts += [(_SLICES.get(name, ("other", name)), slices[name]) for name in names]
     rows = []
     for (group, name), part in parts:
         count = part["count"] if usable(part.get("count")) else 0
@@ -187,6 +193,8 @@ def _slices(split: str, metrics: Any) -> Table | None:
         Column("by"), Column("slice"), *numbers("ranks"), Column("MRR", "share"), *numbers(*list(_TEST.values())[1:]),
     )
     note = "Each triple is ranked twice: its tail among all entities, and its head."
+    if ALL_LINES in slices:
+        note += " Clean triples are those that stand in no earlier split; the slices below all lines are of them."
     return Table(f"slices-{split}", f"slices of {split}", columns, rows, marked=0, note=note)
 
 

@@ -15,8 +15,8 @@ from tune.plan.plan import Plan
 def margins(plan: Plan, winners: Sequence[Path], others: Mapping[str, Path]) -> dict[str, list[float]]:
     """By how much the 95 % interval of the winner's lead reaches below and above it, in MRR, by the name of the other run.
 
-    Triples are resampled; each counts with the mean of its reciprocal ranks over the winner's seeds. The lead itself is
-    measured with decision weights that saw none of the triples (`Task.refine`), the ranks here are of the finished checkpoints.
+    Triples are resampled; each counts with the mean of its reciprocal ranks over the winner's seeds. No triple is ranked with
+    decision weights that were fitted to it.
 
     Args:
         plan: of the study.

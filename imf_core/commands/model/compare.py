@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,11 +14,20 @@ from rich.table import Table
 from imf_core.checkpoint.checkpoint import Checkpoint
 from imf_core.commands.model.graph import SplitOption, graph_for
 from imf_core.commands.terminal import terminal
-from imf_core.data.graph.graph import TEST_WORDS, KnowledgeGraph, KnownAnswers, Vocabulary, open_split
-from imf_core.ensemble.ensemble import Ensemble, names_of, open_model, rank_with
+from imf_core.data.graph.graph import (
+    ALL_LINES,
+    TEST_WORDS,
+    KnowledgeGraph,
+    Vocabulary,
+    counted_triples,
+    open_split,
+    split_notes,
+)
+from imf_core.ensemble.ensemble import names_of, open_model, rank_split
 from imf_core.errors import VocabularyError
 from imf_core.evaluate.paired import LEVEL, Comparison, Part, compare_ranks
 from imf_core.evaluate.ranking import slices
+from imf_core.evaluate.test_once import OWN
 
 SEED_WORDS = (
     "This is about these two trained models on these triples. Another seed gives another model: the mean of several seeds of "
@@ -36,6 +46,7 @@ def compare(
     """Rank the same triples with two checkpoints and test whether the difference in MRR is real.
 
     A paired permutation test over triples (both directions of a triple go together) and a bootstrap interval, with fixed seeds.
+    Figures are those of imf evaluate.
 
     Example: imf compare results/new/best results/old/best
     """
@@ -45,12 +56,23 @@ def compare(
     graph = graph_for(a, data, first)
     triples, known = open_split(graph, split)
     warnings = [*([TEST_WORDS] if split == "test" else []), *_other_triples(graph, a, b)]
+    notes = split_notes(graph, split, triples)
+    for note in notes:
+        terminal(stderr=True).print(f"note: {note}", soft_wrap=True)
     for warning in warnings:
         terminal(stderr=True).print(f"warning: {warning}", style="yellow", soft_wrap=True)
-    ranks_a, ranks_b = (_ranks(model, graph, triples, known) for model in models)
-    result = compare_ranks(ranks_a, ranks_b, slices(graph, triples))
+    ranks_a, ranks_b = (rank_split(model, graph, split, triples, known)[OWN].ranks for model in models)
+    masks, counted, whole = slices(graph, triples), counted_triples(graph, split, triples), {}
+    if counted is not None:
+        both = np.tile(counted, 2)
+        whole = {ALL_LINES: Part.of(ranks_a, ranks_b)}
+        ranks_a, ranks_b, masks = ranks_a[both], ranks_b[both], {name: mask[both] for name, mask in masks.items()}
+    result = compare_ranks(ranks_a, ranks_b, masks)
+    result = replace(result, slices={**whole, **result.slices})
     if as_json:
-        print(json.dumps({"a": str(first), "b": str(second), "split": split, **facts(result), "warnings": warnings}, indent=1))
+        said = {"warnings": warnings, "notes": notes}
+        named = {"a": str(first), "b": str(second), "split": split}
+        print(json.dumps({**named, **facts(result), **said}, indent=1))
         return
     console = terminal()
     console.print(f"A: {first}", f"B: {second}", sep="\n", soft_wrap=True)
@@ -75,9 +97,12 @@ def check_same_names(a: Checkpoint, b: Checkpoint) -> None:
 
 def facts(result: Comparison) -> dict[str, Any]:
     """A comparison as JSON values."""
+    whole = result.slices.get(ALL_LINES)
     return {
-        "triples": result.all.count // 2, **_part(result.all), "interval": list(result.interval), "p": result.p,
-        "exact": result.exact, "draws": result.draws, "least_p": result.least, "level": LEVEL, "real": result.real,
+        "triples": result.all.count // 2, **_part(result.all),
+        **({"mrr_all_lines": [whole.first, whole.second]} if whole is not None else {}),
+        "interval": list(result.interval), "p": result.p, "exact": result.exact, "draws": result.draws,
+        "least_p": result.least, "level": LEVEL, "real": result.real,
         "slices": {name: _part(part) for name, part in result.slices.items()},
     }
 
@@ -127,17 +152,12 @@ def _other_triples(graph: KnowledgeGraph, a: Checkpoint, b: Checkpoint) -> list[
     ]
 
 
-def _ranks(model: Checkpoint | Ensemble, graph: KnowledgeGraph, triples: np.ndarray, known: KnownAnswers) -> np.ndarray:
-    """(T, 3) triples -> (2T,) ranks, tails first."""
-    ranked = rank_with(model, graph, triples, known)
-    return np.concatenate([ranked.tail_ranks, ranked.head_ranks])
-
-
 def _table(result: Comparison, split: str) -> Table:
     table = Table(title=f"{split}: MRR, and queries that A ranks higher, the same, lower")
     for column in ("slice", "queries", "A", "B", "A - B", "higher", "same", "lower"):
         table.add_column(column, justify="left" if column == "slice" else "right")
-    for name, part in {"all": result.all, **result.slices}.items():
+    first = "clean" if ALL_LINES in result.slices else "all"
+    for name, part in {first: result.all, **result.slices}.items():
         if part.count:
             figures = f"{part.first:.4f}", f"{part.second:.4f}", f"{part.difference:+.4f}"
             counts = (f"{number:,}" for number in (part.better, part.equal, part.worse))

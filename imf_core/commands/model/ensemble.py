@@ -12,10 +12,12 @@ from rich.table import Table
 from imf_core.checkpoint.checkpoint import load_checkpoint
 from imf_core.commands.model.graph import graph_for
 from imf_core.commands.terminal import terminal
-from imf_core.ensemble.ensemble import ENSEMBLE_FILE, same_names, save_ensemble
+from imf_core.data.graph.graph import split_notes
+from imf_core.ensemble.ensemble import ENSEMBLE_FILE, members_by_fold, same_names, save_ensemble
 from imf_core.ensemble.selection import ROUNDS, Selection, select
 from imf_core.errors import ConfigError
-from imf_core.evaluate.pooled import evaluate_pooled
+from imf_core.evaluate.metrics import RankingMetrics
+from imf_core.evaluate.pooled import pooled_by_fold
 from imf_core.files.digest import sha256_of_file
 from imf_core.runtime import MemoryBudget
 from imf_core.study_reader import StudyFolder
@@ -41,17 +43,25 @@ def ensemble(
     same_names(loaded)
     first = loaded[0]
     graph = graph_for(first, data, first.path)
-    memory, known = MemoryBudget.of(first.config.train.memory_budget_mb), graph.known()
-    models = [member.model for member in loaded]
-    chosen = select(models, graph, graph.valid, known, rounds=rounds, memory=memory)
+    memory = MemoryBudget.of(first.config.train.memory_budget_mb)
+    models, by_fold = [member.model for member in loaded], members_by_fold(loaded, graph, memory)
+    chosen = select(models, graph, graph.clean_valid, graph.known(), rounds=rounds, memory=memory, by_fold=by_fold)
     kept = [index for index, weight in enumerate(chosen.weights) if weight > 0]
     weights = [chosen.weights[index] for index in kept]
-    ranked = evaluate_pooled([models[index] for index in kept], weights, graph, graph.valid, known, memory)
-    singles = [evaluate_pooled([model], [1.0], graph, graph.valid, known, memory).metrics.mrr for model in models]
+    notes = split_notes(graph, "valid", graph.valid)
+    for note in notes:
+        terminal(stderr=True).print(f"note: {note}", soft_wrap=True)
+
+    def ranked(members: list[int], shares: list[float]) -> RankingMetrics:
+        """Crosswise, as `imf evaluate` ranks."""
+        decisions = [[fold[index] for index in members] for fold in by_fold]
+        return pooled_by_fold([models[index] for index in members], shares, graph, decisions, memory).metrics
+
+    singles = [ranked([index], [1.0]).mrr for index in range(len(models))]
     figures: dict[str, Any] = {
-        "validation": ranked.metrics.as_dict(), "held_back_mrr": chosen.held_back,
+        "validation": ranked(kept, weights).as_dict(), "held_back_mrr": chosen.held_back,
         "held_back_mrr_of_single": chosen.held_back_single, "best_single_mrr": max(singles),
-        "candidates": len(models), "fingerprint": graph.fingerprint,
+        "candidates": len(models), "fingerprint": graph.fingerprint, "notes": notes,
     }
     save_ensemble(out, [folders[index] for index in kept], weights, figures)
     if as_json:

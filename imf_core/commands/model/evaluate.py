@@ -13,13 +13,12 @@ from rich.table import Table
 from imf_core.commands.model.graph import DataOption, SplitOption, graph_for
 from imf_core.commands.terminal import terminal
 from imf_core.data.audit.report import certain_hits
-from imf_core.data.graph.graph import open_split
-from imf_core.ensemble.ensemble import Ensemble, names_of, open_model, rank_with
+from imf_core.data.graph.graph import ALL_LINES, open_split, split_notes
+from imf_core.ensemble.ensemble import Ensemble, names_of, open_model, rank_split
 from imf_core.errors import ConfigError
 from imf_core.evaluate.metrics import RankingMetrics
-from imf_core.evaluate.ranking import evaluate_decisions
+from imf_core.evaluate.test_once import OWN
 from imf_core.model.decision import alternatives
-from imf_core.runtime import MemoryBudget
 
 
 def evaluate_command(
@@ -31,30 +30,32 @@ def evaluate_command(
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Filtered ranking of a split: MRR, mean rank, Hits@1/3/10, with all slices."""
+    """Filtered ranking of a split: MRR, mean rank, Hits@1/3/10, with all slices.
+
+    Decision weights that were fitted to validation are fitted crosswise for its figures, as while training: each half of the
+    triples is ranked with weights that saw the other half alone.
+    """
     opened = open_model(checkpoint)
     loaded = names_of(opened)
     if decisions and isinstance(opened, Ensemble):
         raise ConfigError("an ensemble has no branches to decide by", remedy="leave out --decisions, or name a member's folder")
     graph = graph_for(loaded, data, checkpoint)
     triples, known = open_split(graph, split)
-    by_decision = {}
-    if decisions:
-        current = loaded.model.decision
-        memory = MemoryBudget.of(loaded.config.train.memory_budget_mb)
-        variants = {current.mode: current, **alternatives(current)}
-        by_decision = evaluate_decisions(loaded.model, graph, triples, known, variants, memory=memory)
-        metrics = by_decision[current.mode].metrics
-    else:
-        metrics = rank_with(opened, graph, triples, known).metrics
+    current = loaded.model.decision
+    ranked = rank_split(opened, graph, split, triples, known, alternatives(current) if decisions else None)
+    metrics = ranked[OWN].metrics
+    by_decision = {current.mode if name == OWN else name: one.metrics for name, one in ranked.items()}
+    notes = split_notes(graph, split, triples)
+    for note in notes:
+        terminal(stderr=True).print(f"note: {note}", soft_wrap=True)
     if as_json:
-        others = {name: ranked.metrics.flat() for name, ranked in by_decision.items()}
-        print(json.dumps(metrics.as_dict() | ({"decisions": others} if decisions else {}), indent=1))
+        others = {"decisions": {name: part.flat() for name, part in by_decision.items()}} if decisions else {}
+        print(json.dumps({**metrics.as_dict(), **others, "notes": notes}, indent=1))
         return
-    terminal().print(_metrics_table({"all": metrics, **metrics.slices}, f"{checkpoint}: {split}"))
+    first = "clean" if ALL_LINES in metrics.slices else "all"
+    terminal().print(_metrics_table({first: metrics, **metrics.slices}, f"{checkpoint}: {split}"))
     if decisions:
-        rows = {name: ranked.metrics for name, ranked in by_decision.items()}
-        terminal().print(_metrics_table(rows, "decisions", "decision"))
+        terminal().print(_metrics_table(by_decision, "decisions", "decision"))
     if certain := certain_hits(graph.num_entities):
         terminal().print(certain)
 

@@ -20,7 +20,7 @@ from imf_core.data.audit.names import colliding, self_loops
 from imf_core.data.audit.relations import RelationPair, flipped, is_in, pair_codes, similar_relations
 from imf_core.data.audit.report import WORDS, AuditReport, Coverage, SplitCounts, certain_hits
 from imf_core.data.graph.graph import CATEGORY_NAMES, SPLITS, KnowledgeGraph, KnownAnswers, RawGraph
-from imf_core.data.graph.splits import codes, distinct
+from imf_core.data.graph.splits import codes, counted_of, distinct
 from imf_core.data.graph.unseen import find_unseen, seen_in
 
 _CHANCE = 5  # so few held-out examples may all be cold by chance
@@ -134,7 +134,9 @@ def _baselines(
     for name in ranked:
         filters = SPLITS if name == "test" else SPLITS[:2]
         parts = [_asked(unique[other], unique[name], num_relations) for other in filters if other in unique]
-        metrics[name] = rules.evaluate(unique[name], KnownAnswers.build(parts, num_relations))
+        earlier = [unique[other] for other in SPLITS[: SPLITS.index(name)] if other in unique]
+        counted = counted_of(unique[name], earlier, num_entities, num_relations)
+        metrics[name] = rules.evaluate(unique[name], KnownAnswers.build(parts, num_relations), counted)
     return metrics
 
 
@@ -173,14 +175,14 @@ def _problems(counts: dict[str, SplitCounts], coverage: Sequence[Coverage], sour
     if valid.in_train or valid.in_test:
         problems.append(
             f"{valid.in_train:,} of {valid.lines:,} validation lines stand in train and {valid.in_test:,} in test; "
-            f"{valid.clean:,} stand in neither: the validation score does not say what it should ({repair_command(source)} "
-            "writes a repaired copy)"
+            f"{valid.clean:,} stand in neither: figures are of those that are not in train, and what lines of test choose has "
+            f"seen test ({repair_command(source)} writes a repaired copy)"
         )
     if test.in_train:
         overlaps = f"{test.in_train:,} overlap{'' if test.in_train == 1 else 's'}"
         problems.append(
-            f"{overlaps} of test with train: {test.in_train:,} of {test.lines:,} test lines stand in train, which makes the "
-            "test score too good (test is never changed: take them out of train by hand if the split is yours)"
+            f"{overlaps} of test with train: {test.in_train:,} of {test.lines:,} test lines stand in train; figures are of the "
+            "others, with those of all beside (test is never changed: take them out of train by hand if the split is yours)"
         )
     if test.lines > _CHANCE and test.cold == test.lines:
         told = f"all {test.lines:,} test lines have an entity or relation that training lacks"

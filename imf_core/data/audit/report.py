@@ -11,7 +11,7 @@ from imf_core.data.audit.baseline import BaselineMetrics
 from imf_core.data.audit.leaks import TextLeak
 from imf_core.data.audit.links import LinkLeak
 from imf_core.data.audit.relations import DUPLICATE, INVERSE, SYMMETRIC, RelationPair
-from imf_core.data.graph.graph import SPLITS
+from imf_core.data.graph.graph import ALL_LINES, SPLITS
 from imf_core.files.markdown import one_line, table
 
 WORDS = {"train": "training", "valid": "validation", "test": "test"}
@@ -60,6 +60,11 @@ class Audit:
     @property
     def named_answers(self) -> Mapping[str, str]:
         """Modalities that name the answers of held-out examples, and of how many, in words: to compare with a model without."""
+        return {}
+
+    @property
+    def overlaps(self) -> Mapping[str, str]:
+        """By split, how many of its lines stand in an earlier split and what its figures are of, in words."""
         return {}
 
     @property
@@ -224,6 +229,18 @@ class AuditReport(Audit):
             for split, counts in most.items() if any(counts.values())
         ]
         return {"text": f"it names the answer in at least {' and '.join(told)} triples"} if told else {}
+
+    @property
+    def overlaps(self) -> Mapping[str, str]:
+        """See `Audit.overlaps`."""
+        met = {"valid": (self.splits["valid"].in_train, "train")}
+        if (test := self.splits["test"]).present:
+            met["test"] = test.lines - test.clean, "train or valid"
+        return {
+            split: f"{count:,} of {self.splits[split].lines:,} {WORDS[split]} lines stand in {where} too: figures are of the "
+            f"others, with those of {ALL_LINES} beside"
+            for split, (count, where) in met.items() if count
+        }
 
     def to_json(self) -> dict[str, Any]:
         """Everything as plain values; each of `train`, `valid` and `test` has all counts even where it has no file."""

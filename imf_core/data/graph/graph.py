@@ -14,12 +14,14 @@ from typing import Any
 import numpy as np
 
 from imf_core.config_base import nearest
+from imf_core.data.graph.splits import counted_of
 from imf_core.errors import ConfigError, DataError, VocabularyError
 from imf_core.files.digest import sha256_of
 
 TEST_WORDS = "Test is for final figures: whoever chooses with it has none left."
 
 SPLITS = ("train", "valid", "test")
+ALL_LINES = "all lines"  # the slice of all triples of a split that shares some with an earlier one; figures are of the others
 
 
 @dataclass(frozen=True)
@@ -210,6 +212,16 @@ class KnowledgeGraph:
         return mask
 
     @cached_property
+    def counted_valid(self) -> np.ndarray | None:
+        """Which validation triples are counted, see `counted_triples`."""
+        return counted_triples(self, "valid", self.valid)
+
+    @cached_property
+    def clean_valid(self) -> np.ndarray:
+        """(T, 3) the validation triples that are counted: decision weights and ensembles are fitted to them."""
+        return self.valid if self.counted_valid is None else self.valid[self.counted_valid]
+
+    @cached_property
     def categories(self) -> np.ndarray:
         """(R,) int8: 0 = 1-1, 1 = 1-N, 2 = N-1, 3 = N-N, from train; "N" means 1.5 or more on average (Bordes et al. 2013)."""
         def mean_answers(entity_column: int) -> np.ndarray:
@@ -273,3 +285,52 @@ def open_split(graph: KnowledgeGraph, split: str) -> tuple[np.ndarray, KnownAnsw
         triples = graph.open_test()
         return triples, graph.known(graph.train, graph.valid, triples)
     raise ConfigError(f"unknown split {split!r}", remedy="choose valid or test", key="split", value=split)
+
+
+def counted_triples(graph: KnowledgeGraph, split: str, triples: np.ndarray) -> np.ndarray | None:
+    """Which triples of a split its figures are of: the clean ones, which the model has not met before.
+
+    A triple of `valid` is clean if it is not in train, one of `test` if it is in neither train nor valid.
+
+    Args:
+        graph: train and valid are read.
+        split: `valid` or `test`.
+        triples: (T, 3), of that split.
+
+    Returns:
+        See `counted_of`.
+    """
+    earlier = [graph.train] if split == "valid" else [graph.train, graph.valid]
+    return counted_of(triples, earlier, graph.num_entities, graph.num_relations)
+
+
+def overlap_note(split: str, counted: np.ndarray | None) -> str:
+    """What to say of the figures of a split that shares triples with an earlier one; empty where it does not.
+
+    Args:
+        split: `valid` or `test`.
+        counted: see `counted_of`.
+    """
+    if counted is None:
+        return ""
+    count, left = len(counted), int(counted.sum())
+    where, name = ("train", "validation") if split == "valid" else ("train or valid", "test")
+    if left == count:
+        return f"all {count:,} {name} triples stand in {where} too: no figure is of answers that are new to the model"
+    return (
+        f"{count - left:,} of {count:,} {name} triples stand in {where} too: figures are of the other {left:,}, with those of "
+        f"{ALL_LINES} beside"
+    )
+
+
+def split_notes(graph: KnowledgeGraph, split: str, triples: np.ndarray) -> list[str]:
+    """What to say beside figures of a split: what was done to its lines, and that it shares triples with an earlier split.
+
+    Args:
+        graph: of the split.
+        split: `valid` or `test`.
+        triples: (T, 3), from `open_split`.
+    """
+    note = overlap_note(split, counted_triples(graph, split, triples))
+    told = [*(graph.notes if split == "valid" else graph.test_notes), note]
+    return [line for line in dict.fromkeys(told) if line]

@@ -7,9 +7,9 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from imf_core.data.graph.graph import KnowledgeGraph, RawGraph, Vocabulary
+from imf_core.data.graph.graph import KnowledgeGraph, RawGraph, Vocabulary, overlap_note
 from imf_core.data.graph.partition import carve
-from imf_core.data.graph.splits import codes, distinct
+from imf_core.data.graph.splits import codes, counted_of, distinct
 from imf_core.data.graph.unseen import Policy, find_unseen, seen_in
 from imf_core.errors import DataError
 
@@ -50,9 +50,11 @@ class TestSplit:
         Raises:
             DataError: the file cannot be used, or the policy leaves nothing of it.
         """
-        triples = self.lines.read(allow_unknown=self.policy == "drop")
+        lines = self.lines.read(allow_unknown=self.policy == "drop")
+        notes: list[str] = []
+        triples = _merged(lines, "test", len(self.seen_entities), len(self.seen_relations), notes)
         kept, note = apply_policy("test", triples, self.policy, self.seen_entities, self.seen_relations, self.source)
-        self.notes = (note,) if note else ()
+        self.notes = (*notes, note) if note else tuple(notes)
         return kept
 
 
@@ -75,9 +77,7 @@ def mended(raw: RawGraph, test: LazySplit | None, policy: Policy, validation_nam
             f"{raw.source} has no training triple", remedy="put head<TAB>relation<TAB>tail lines into train.tsv",
             path=raw.source,
         )
-    train = distinct(raw.train, num_entities, num_relations)
-    if len(train) < len(raw.train):
-        notes.append(f"{len(raw.train) - len(train):,} repeated training lines merged")
+    train = _merged(raw.train, "training", num_entities, num_relations, notes)
     made = dict(raw.made)
     if raw.valid is None:
         count = min(_MOST_CARVED, max(1, len(train) // 10))
@@ -176,15 +176,19 @@ def _validation(
             f"{source}: the validation file holds no triple",
             remedy="add triples, or remove the file: a tenth of train is then set aside", path=source,
         )
-    valid = distinct(lines, num_entities, num_relations)
-    if len(valid) < len(lines):
-        notes.append(f"{len(lines) - len(valid):,} repeated validation lines merged")
-    known = np.isin(codes(valid, num_entities, num_relations), codes(train, num_entities, num_relations))
-    if known.any():
-        notes.append(
-            f"{int(known.sum()):,} of {len(valid):,} validation triples are training triples: the validation score is too good"
-        )
+    valid = _merged(lines, "validation", num_entities, num_relations, notes)
+    if note := overlap_note("valid", counted_of(valid, [train], num_entities, num_relations)):
+        notes.append(note)
     return valid
+
+
+def _merged(lines: np.ndarray, split: str, num_entities: int, num_relations: int, notes: list[str]) -> np.ndarray:
+    """The triples of a split, each once, as the audit counts them; ids beyond N and R (names that are unknown) are allowed."""
+    highest = [int(lines[:, columns].max(initial=-1)) for columns in ([0, 2], [1])]
+    triples = distinct(lines, max(num_entities, highest[0] + 1), max(num_relations, highest[1] + 1))
+    if len(triples) < len(lines):
+        notes.append(f"{len(lines) - len(triples):,} repeated {split} lines merged")
+    return triples
 
 
 def _only(vocabulary: Vocabulary, seen: np.ndarray) -> Vocabulary:

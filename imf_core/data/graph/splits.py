@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 
@@ -23,6 +25,23 @@ def distinct(triples: np.ndarray, num_entities: int, num_relations: int) -> np.n
     """Without repeats, in order of first appearance."""
     _, first = np.unique(codes(triples, num_entities, num_relations), return_index=True)
     return triples if len(first) == len(triples) else triples[np.sort(first)]
+
+
+def counted_of(
+    triples: np.ndarray, earlier: Sequence[np.ndarray], num_entities: int, num_relations: int
+) -> np.ndarray | None:
+    """Which triples of a split its figures are of: those that stand in no earlier split.
+
+    Args:
+        triples: (T, 3).
+        earlier: (., 3) each.
+
+    Returns:
+        (T,) bool; all True where no triple is left, None where none is shared.
+    """
+    size = num_entities, num_relations
+    shared = np.isin(codes(triples, *size), np.concatenate([codes(part, *size) for part in earlier]))
+    return None if not shared.any() else shared if shared.all() else ~shared
 
 
 def mixed(values: np.ndarray, seed: int) -> np.ndarray:

@@ -22,6 +22,8 @@ from imf_core.data.audit.report import AuditReport
 from imf_core.data.graph.graph import RawGraph, Vocabulary
 from imf_core.files.programs import command_line, program
 from tune.report.files import machine, summary, write_leaderboard, write_summary
+from tune.report.html import write_html
+from tune.report.metrics import description, study_metrics
 from tune.report.pictures.plots import plots, save_picture
 from tune.report.result import StudyResult
 from tune.report.verdict import closing_table, next_commands, write_report
@@ -319,3 +321,26 @@ def test_the_report_tells_the_same_and_has_the_audit(result: StudyResult) -> Non
     plain = write_report(replace(result, records=())).read_text(encoding="utf-8")
     assert "no winner" in plain
     assert "Audit of the data" not in plain
+
+
+def test_where_splits_share_lines_the_clean_figure_comes_first_and_both_are_told(result: StudyResult, tmp_path: Path) -> None:
+    """In the closing panel, `report.md`, `report.html`, `summary.json` and MLflow's figures."""
+    names, rows = Vocabulary(("a", "b", "c")), np.array([[0, 0, 1], [1, 0, 2], [2, 0, 0]])
+    raw = RawGraph(names, Vocabulary(("r",), "relation"), rows[:2], np.array([[0, 0, 1], [0, 0, 2]]), rows[1:])
+    best = replace(RECORDS[3], metrics={"mrr_all_lines": 0.8123})
+    runs = tuple({**run, "mrr_all_lines": 0.9001} for run in result.test_runs)
+    shared = replace(result, audit=audit(raw), test_runs=runs, records=(*RECORDS[:3], best))
+    words = "1 of 2 test lines stand in train or valid too: figures are of the others, with those of all lines beside"
+    write_report(shared)
+    for text in (closing(shared), (result.folder / "report.md").read_text().replace("\\", "")):
+        assert words in text and "1 of 2 validation lines stand in train too" in text
+        assert "validation MRR 0.5200 (all lines 0.8123)" in text
+        assert text.index("mrr 0.5200 ± 0.0200") < text.index("mrr_all_lines 0.9001")
+        assert "(all lines " in text[text.index("test without training"):]
+    page = write_html(shared).read_text()
+    assert words in page and "MRR, all lines" in page and "all lines 0.8123" in page
+    assert summary(shared)["test"]["mrr_all_lines"]["mean"] == pytest.approx(0.9001)
+    figures = study_metrics(shared)
+    assert (figures["test_mrr_all_lines"], figures["best_mrr_all_lines"]) == (pytest.approx(0.9001), 0.8123)
+    assert "(all lines 0.9001)" in description(shared)
+    assert "all lines" not in closing(replace(result, audit=audit(replace(raw, valid=rows[2:], test=None))))
