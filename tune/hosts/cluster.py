@@ -9,11 +9,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import psutil
 import ray
 
 import imf_core
 from imf_core.errors import ResourceError
 from tune.environment import environment
+from tune.hosts.leftovers import ProcessRecord, end_leftovers
 from tune.hosts.resources import ClusterResources, ResourcePlan
 from tune.hosts.watchdog import watching
 from tune.settings import SearchConfig
@@ -28,7 +30,7 @@ def ray_cluster(
     """Ray for the length of the block: one of our own with the planned resources, unless a cluster has been joined.
 
     The dashboard runs with worker groups only, on loopback: Ray Train returns the resources of an early-stopped group through
-    its state API, and without it the next trial would wait for ever.
+    its state API, and without it the next trial would wait for ever. What a killed driver has left is ended first.
 
     Args:
         machine: resources of this machine, as in the plan.
@@ -44,6 +46,8 @@ def ray_cluster(
     if settings.workers > 1:  # Ray Train asks for the state of "the" cluster, and gives up where another Ray runs beside ours
         port = os.environ[_PORT] = str(_free_port())
         variables["RAY_ADDRESS"] = f"{ray.util.get_node_ip_address()}:{port}"
+    end_leftovers()
+    before = set(psutil.Process().children())
     ray.init(
         address="local", num_cpus=int(machine.cpus), num_gpus=int(machine.gpus), include_dashboard=settings.workers > 1,
         resources=resources.custom_resources, runtime_env={"env_vars": variables}, log_to_driver=False,
@@ -51,11 +55,13 @@ def ray_cluster(
     )
     if settings.workers > 1:
         os.environ.pop(_PORT)
+    record = ProcessRecord(set(psutil.Process().children()) - before)
     try:
-        with watching(lost):
+        with watching(lost, record):
             yield
     finally:
         ray.shutdown()
+        record.remove()
 
 
 def _free_port() -> int:
