@@ -19,7 +19,8 @@ from tiny_checkpoint import tiny_checkpoint, tiny_graph
 from tiny_interactions import write_interactions
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "cluster" / "README.md", *sorted(ROOT.glob("docs/**/*.md"))]
+NAMES = ("README.md", "CONTRIBUTING.md", "cluster/README.md", "results/README.md")
+PAGES = [*(ROOT / name for name in NAMES), *sorted(ROOT.glob("docs/**/*.md"))]
 PROGRAMS = ("imf", "python", "make", "ray")
 OMITTED = {"...", "ARGUMENTS"}  # stand for what the reader fills in
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -31,7 +32,8 @@ def commands(page: Path) -> list[str]:
     text = page.read_text(encoding="utf-8")
     lines = [line for language, block in FENCE.findall(text) if language != "python" for line in block.splitlines()]
     spans = [" ".join(span.split()) for span in re.findall(r"`([^`]+)`", FENCE.sub("", text))]
-    written = [re.sub(r"^\.venv/bin/", "", re.split(r"\s+#\s", line)[0].strip()) for line in (*lines, *spans)]
+    each = [part for line in (*lines, *spans) for part in re.split(r"; (?:do )?", line)]  # of several in a row, or in a loop
+    written = [re.sub(r"^\.venv/bin/", "", re.split(r"\s+#\s", line)[0].strip()) for line in each]
     return list(dict.fromkeys(line for line in written if line.split(" ")[0] in PROGRAMS and " " in line))
 
 

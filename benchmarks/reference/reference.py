@@ -80,7 +80,7 @@ def render_reference(rows: Sequence[Mapping[str, Any]], published: Published = P
     The table is followed by a list of the commands and settings that reproduce our rows.
 
     Args:
-        rows: of `reference.json`.
+        rows: of `reference.json`. A `note` of a row says why its command gives other figures today.
         published: published results by data set.
     """
     if not rows:
@@ -94,13 +94,13 @@ def render_reference(rows: Sequence[Mapping[str, Any]], published: Published = P
             mrr = _percent(row["mrr_mean"]) + (f" ± {_percent(row['mrr_std'])}" if row["mrr_std"] is not None else "")
             around = _percent(row.get("valid")), _percent(row.get("cold"))
             seeds = str(len(row["seeds"])) if row["seeds"] else ""
-            lines.append(_line([data_set, f"**{_text(row['row'])}**", around[0], mrr, *hits, around[1], seeds, row["date"]]))
+            lines.append(_line([data_set, _name(row), around[0], mrr, *hits, around[1], seeds, row["date"]]))
         for name, figures in published.get(data_set, ()):
             lines.append(_line([data_set, f"*{name}*", "", *map(_figure, figures), "", "", ""]))
     lines += ["", "How each of our rows was made:", ""]
     own = {row["command"]: row["row"] for row in rows if row.get("decision", OWN) == OWN}
     for row in rows:
-        decision, shown = row.get("decision", OWN), f"- {row['data_set']}, **{_text(row['row'])}**"
+        decision, shown = row.get("decision", OWN), f"- {row['data_set']}, {_name(row)}"
         beside = decision != OWN and row["command"] in own  # the row of the study itself says how it was made
         if beside:
             lines.append(f"{shown}: of **{_text(own[row['command']])}**, {_text(decision)}")
@@ -152,6 +152,11 @@ def _against(other: Mapping[str, Any]) -> str:
 
 def _line(cells: Iterable[str]) -> str:
     return "| " + " | ".join(cells) + " |"
+
+
+def _name(row: Mapping[str, Any]) -> str:
+    """Name and note of a row."""
+    return f"**{_text(row['row'])}**" + (f" ({_text(row['note'])})" if "note" in row else "")
 
 
 def _text(name: str) -> str:

@@ -13,10 +13,10 @@ from benchmarks.reference import reference
 from benchmarks.reference.reference_row import summary_row
 from imf_core.checkpoint.checkpoint import load_checkpoint
 from imf_core.data.graph.graph import open_split
-from imf_core.ensemble.ensemble import load_ensemble, open_predictor
+from imf_core.ensemble.ensemble import Ensemble, load_ensemble, open_predictor, rank_split
 from imf_core.evaluate.pooled import evaluate_pooled
 from imf_core.evaluate.ranking import evaluate
-from imf_core.evaluate.test_once import POOLED, RANKS_FILE, read_ranks
+from imf_core.evaluate.test_once import OWN, POOLED, RANKS_FILE, read_ranks
 from imf_core.prepare.link_data import graph_of
 from tests.support.reference_command import command
 from tests.support.tiny_checkpoint import tiny_checkpoint, tiny_graph
@@ -66,9 +66,13 @@ def test_an_ensemble_of_each_seed_and_a_row_of_it(
     assert values["test_otherwise"][POOLED]["mrr"] == {"mean": pytest.approx(together), "std": None}
     assert (1 / read_ranks(tmp_path / "both" / "final" / RANKS_FILE, POOLED)[0]).mean() == pytest.approx(together, rel=1e-6)
     reached = values["winner_validation_mrr"]["by_seed"]
-    assert reached == [one.rank(graph, graph.valid, graph.known()).metrics.mrr for one in every]
+
+    def validation(one: Ensemble) -> float:
+        return rank_split(one, graph, "valid", graph.valid, graph.known())[OWN].metrics.mrr
+
+    assert reached == [validation(one) for one in every]
     best = load_ensemble(tmp_path / "both" / "best")
-    assert best.rank(graph, graph.valid, graph.known()).metrics.mrr == max(reached)
+    assert validation(best) == max(reached)
     alone = evaluate(best.members[0].model, graph, graph.valid, graph.known()).metrics.mrr
     assert 0 < alone <= 1 and open_predictor(tmp_path / "both" / "best").tails(*graph_example(graph), k=1)
 
