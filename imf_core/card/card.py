@@ -13,7 +13,7 @@ import yaml
 from imf_core.card.text import CITATION, FOR, NOT_FOR, UNKNOWN, Facts, count, limits
 from imf_core.checkpoint.checkpoint import Checkpoint
 from imf_core.config import ModelConfig
-from imf_core.data.graph.graph import ALL_LINES, SPLITS
+from imf_core.data.graph.graph import ALL_LINES, SPLITS, counted_title, overlap_words
 from imf_core.errors import CheckpointError, DataError
 from imf_core.files.markdown import one_line, table
 from imf_core.study_reader import summary_beside
@@ -159,27 +159,16 @@ def _figures(metrics: Facts, study: Facts) -> list[str]:
             continue
         slices = part.part("slices")
         if stored in shared:
-            whole, clean = slices.number(ALL_LINES, "count") or 0, part.number("count") or 0
-            lines += [_overlap(stored, int(clean) // 2, int(whole) // 2), ""]
+            whole, clean = (int(facts.number("count") or 0) // 2 for facts in (slices.part(ALL_LINES), part))  # ranks: two a triple
+            lines += [f"{overlap_words(split, whole, clean if clean < whole else 0).capitalize()}.", ""]
         elif unmarked := _unmarked(study, split):
             lines += [unmarked, ""]
-        first = "clean" if stored in shared else "all"
+        first = counted_title(part.number("count") or 0, slices.number(ALL_LINES, "count"))
         rows = [[first, *_row(part)], *([name, *_row(slices.part(name))] for name in slices.values)]
         lines += table(["slice", "queries", *FIGURES.values()], rows)
         if not slices.values:
             lines += [f"Slices: {UNKNOWN}.", ""]
     return lines
-
-
-def _overlap(stored: str, clean: int, whole: int) -> str:
-    """What to say of a split that shares triples with an earlier one."""
-    earlier = "train" if stored == "validation" else "train or valid"
-    if clean == whole:
-        return f"All {whole:,} {stored} triples stand in {earlier} too: no figure is of answers that are new to the model."
-    return (
-        f"{clean:,} of {whole:,} {stored} triples are new to the model: the figures are of them. The others stand in {earlier} "
-        f"too; `{ALL_LINES}` has all."
-    )
 
 
 def _unmarked(study: Facts, split: str) -> str:

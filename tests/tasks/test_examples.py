@@ -14,7 +14,8 @@ from tiny_checkpoint import tiny_checkpoint, tiny_graph
 
 from imf_core.checkpoint.checkpoint import load_checkpoint
 from imf_core.config import Config
-from imf_core.evaluate.ranking import evaluate
+from imf_core.ensemble.ensemble import rank_split
+from imf_core.evaluate.test_once import OWN
 from imf_core.prepare.link_data import LinkData, prepare
 from imf_core.tasks.link import LINK
 from imf_core.tasks.protocols import Examples
@@ -45,7 +46,7 @@ def examples(study: tuple[Path, Config, LinkData]) -> Examples:
 
 def test_relations_add_up_to_validation(study: tuple[Path, Config, LinkData]) -> None:
     best, _, data = study
-    ranked = evaluate(load_checkpoint(best).model, data.graph, data.graph.valid, data.graph.known())
+    ranked = rank_split(load_checkpoint(best), data.graph, "valid", data.graph.valid, data.graph.known())[OWN]
     found = examples(study)
     assert (found.ranked, found.triples) == (8, 8)
     assert sum(score.count for score in found.relations) == 16

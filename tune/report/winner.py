@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from imf_core.data.graph.graph import ALL_LINES
+from imf_core.data.graph.graph import ALL_LINES, counted_title
 from imf_core.tasks.protocols import Examples, Inspection
 from tune.report.formatting import NONE, cell, metric, mrr, plural, points, usable
 from tune.report.pictures.svg import Bar, bars
@@ -181,7 +181,8 @@ def _slices(split: str, metrics: Any) -> Table | None:
     if not slices:
         return None
     names = [name for name in _SLICES if name in slices] + sorted(name for name in slices if name not in _SLICES)
-    parts = [(("", "clean" if ALL_LINES in slices else "all"), metrics)]
+    whole = slices[ALL_LINES].get("count") if ALL_LINES in slices else None
+    parts = [(("", counted_title(metrics.get("count", 0), whole)), metrics)]
     parts += [(_SLICES.get(name, ("other", name)), slices[name]) for name in names]
     rows = []
     for (group, name), part in parts:

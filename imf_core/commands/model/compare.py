@@ -19,6 +19,7 @@ from imf_core.data.graph.graph import (
     TEST_WORDS,
     KnowledgeGraph,
     Vocabulary,
+    counted_title,
     counted_triples,
     open_split,
     split_notes,
@@ -156,7 +157,8 @@ def _table(result: Comparison, split: str) -> Table:
     table = Table(title=f"{split}: MRR, and queries that A ranks higher, the same, lower")
     for column in ("slice", "queries", "A", "B", "A - B", "higher", "same", "lower"):
         table.add_column(column, justify="left" if column == "slice" else "right")
-    first = "clean" if ALL_LINES in result.slices else "all"
+    whole = result.slices.get(ALL_LINES)
+    first = counted_title(result.all.count, whole.count if whole is not None else None)
     for name, part in {first: result.all, **result.slices}.items():
         if part.count:
             figures = f"{part.first:.4f}", f"{part.second:.4f}", f"{part.difference:+.4f}"

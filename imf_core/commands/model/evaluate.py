@@ -13,7 +13,7 @@ from rich.table import Table
 from imf_core.commands.model.graph import DataOption, SplitOption, graph_for
 from imf_core.commands.terminal import terminal
 from imf_core.data.audit.report import certain_hits
-from imf_core.data.graph.graph import ALL_LINES, open_split, split_notes
+from imf_core.data.graph.graph import ALL_LINES, counted_title, open_split, split_notes
 from imf_core.ensemble.ensemble import Ensemble, names_of, open_model, rank_split
 from imf_core.errors import ConfigError
 from imf_core.evaluate.metrics import RankingMetrics
@@ -52,7 +52,8 @@ def evaluate_command(
         others = {"decisions": {name: part.flat() for name, part in by_decision.items()}} if decisions else {}
         print(json.dumps({**metrics.as_dict(), **others, "notes": notes}, indent=1))
         return
-    first = "clean" if ALL_LINES in metrics.slices else "all"
+    whole = metrics.slices.get(ALL_LINES)
+    first = counted_title(metrics.count, whole.count if whole is not None else None)
     terminal().print(_metrics_table({first: metrics, **metrics.slices}, f"{checkpoint}: {split}"))
     if decisions:
         terminal().print(_metrics_table(by_decision, "decisions", "decision"))

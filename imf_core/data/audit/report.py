@@ -11,7 +11,7 @@ from imf_core.data.audit.baseline import BaselineMetrics
 from imf_core.data.audit.leaks import TextLeak
 from imf_core.data.audit.links import LinkLeak
 from imf_core.data.audit.relations import DUPLICATE, INVERSE, SYMMETRIC, RelationPair
-from imf_core.data.graph.graph import ALL_LINES, SPLITS
+from imf_core.data.graph.graph import SPLITS, overlap_words
 from imf_core.files.markdown import one_line, table
 
 WORDS = {"train": "training", "valid": "validation", "test": "test"}
@@ -233,13 +233,10 @@ class AuditReport(Audit):
     @property
     def overlaps(self) -> Mapping[str, str]:
         """See `Audit.overlaps`."""
-        met = {"valid": (self.splits["valid"].in_train, "train")}
-        if (test := self.splits["test"]).present:
-            met["test"] = test.lines - test.clean, "train or valid"
+        valid, test = self.splits["valid"], self.splits["test"]
+        counts = {"valid": (valid.lines, valid.lines - valid.in_train), "test": (test.lines, test.clean)}
         return {
-            split: f"{count:,} of {self.splits[split].lines:,} {WORDS[split]} lines stand in {where} too: figures are of the "
-            f"others, with those of {ALL_LINES} beside"
-            for split, (count, where) in met.items() if count
+            split: overlap_words(split, count, clean, "lines") for split, (count, clean) in counts.items() if clean < count
         }
 
     def to_json(self) -> dict[str, Any]:

@@ -313,14 +313,31 @@ def overlap_note(split: str, counted: np.ndarray | None) -> str:
     """
     if counted is None:
         return ""
-    count, left = len(counted), int(counted.sum())
+    count = len(counted)
+    return overlap_words(split, count, 0 if counted.all() else int(counted.sum()))
+
+
+def overlap_words(split: str, count: int, clean: int, noun: str = "triples") -> str:
+    """`21 of 28 test triples stand in train or valid too: figures are of the other 7, with those of all lines beside`.
+
+    Args:
+        split: `valid` or `test`.
+        count: of its triples, or lines.
+        clean: how many of them stand in no earlier split; fewer than all.
+        noun: what is counted.
+    """
     where, name = ("train", "validation") if split == "valid" else ("train or valid", "test")
-    if left == count:
-        return f"all {count:,} {name} triples stand in {where} too: no figure is of answers that are new to the model"
+    if not clean:
+        return f"all {count:,} {name} {noun} stand in {where} too: no figure is of answers that are new to the model"
     return (
-        f"{count - left:,} of {count:,} {name} triples stand in {where} too: figures are of the other {left:,}, with those of "
+        f"{count - clean:,} of {count:,} {name} {noun} stand in {where} too: figures are of the other {clean:,}, with those of "
         f"{ALL_LINES} beside"
     )
+
+
+def counted_title(count: float, whole: float | None) -> str:
+    """What to call the figures of so many ranks, where the slice of all lines has `whole`: `clean` or `all`."""
+    return "all" if whole is None or whole == count else "clean"
 
 
 def split_notes(graph: KnowledgeGraph, split: str, triples: np.ndarray) -> list[str]:

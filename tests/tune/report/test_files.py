@@ -330,7 +330,7 @@ def test_where_splits_share_lines_the_clean_figure_comes_first_and_both_are_told
     best = replace(RECORDS[3], metrics={"mrr_all_lines": 0.8123})
     runs = tuple({**run, "mrr_all_lines": 0.9001} for run in result.test_runs)
     shared = replace(result, audit=audit(raw), test_runs=runs, records=(*RECORDS[:3], best))
-    words = "1 of 2 test lines stand in train or valid too: figures are of the others, with those of all lines beside"
+    words = "1 of 2 test lines stand in train or valid too: figures are of the other 1, with those of all lines beside"
     write_report(shared)
     for text in (closing(shared), (result.folder / "report.md").read_text().replace("\\", "")):
         assert words in text and "1 of 2 validation lines stand in train too" in text
@@ -343,4 +343,6 @@ def test_where_splits_share_lines_the_clean_figure_comes_first_and_both_are_told
     figures = study_metrics(shared)
     assert (figures["test_mrr_all_lines"], figures["best_mrr_all_lines"]) == (pytest.approx(0.9001), 0.8123)
     assert "(all lines 0.9001)" in description(shared)
+    gone = audit(replace(raw, test=rows[:2]))
+    assert "all 2 test lines stand in train or valid too: no figure is of answers" in closing(replace(shared, audit=gone))
     assert "all lines" not in closing(replace(result, audit=audit(replace(raw, valid=rows[2:], test=None))))
