@@ -159,7 +159,7 @@ def _figures(metrics: Facts, study: Facts) -> list[str]:
             continue
         slices = part.part("slices")
         if stored in shared:
-            whole, clean = (int(facts.number("count") or 0) // 2 for facts in (slices.part(ALL_LINES), part))  # ranks: two a triple
+            whole, clean = (int(facts.number("count") or 0) // 2 for facts in (slices.part(ALL_LINES), part))
             lines += [f"{overlap_words(split, whole, clean if clean < whole else 0).capitalize()}.", ""]
         elif unmarked := _unmarked(study, split):
             lines += [unmarked, ""]
