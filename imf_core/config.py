@@ -16,6 +16,7 @@ from imf_core.config_base import Section, Settings, Share, Tunable
 from imf_core.errors import ConfigError
 
 MissingPolicy = Literal["learned", "mean", "neutral"]
+Scoring = Literal["contextual", "block", "transe", "distmult", "complex"]
 DecisionMode = Literal["uniform", "fixed", "learned", "relation"]
 FusionKind = Literal["tucker", "meta", "meta_cp", "concat", "gated"]
 STRUCTURE, FUSED = "structure", "fused"
@@ -71,6 +72,27 @@ class DataConfig(Section):
         return self.model_copy(update=given)
 
 
+class HeadConfig(Section):
+    """A further branch of the model: a view scored in another way, with vectors of its own. Null: as in `ModelConfig`."""
+
+    view: str = Field(description="structure, or a modality")
+    scoring: Scoring = Field(description="relation model")
+    dim: int | None = Field(None, ge=2, le=4096)
+    relation_dim: int | None = Field(None, ge=1, le=4096)
+    block_size: int | None = Field(None, ge=1, le=256)
+    norm: Literal["batch", "none"] | None = None
+    init_scale: float | None = Field(None, ge=0, le=10)
+    dropout_input: float | None = Field(None, ge=0, lt=1)
+    dropout_relation: float | None = Field(None, ge=0, lt=1)
+    dropout_context: float | None = Field(None, ge=0, lt=1)
+    penalty: float = Field(1.0, ge=0, le=1000, description="factor on train.regularizer_weight")
+
+    @property
+    def branch(self) -> str:
+        """Name of the branch."""
+        return f"{self.view}_{self.scoring}"
+
+
 class ModelConfig(Section):
     """Shape and behaviour of `Imf` (model sections 2 to 5)."""
 
@@ -104,9 +126,23 @@ class ModelConfig(Section):
     cp_rank: Annotated[int, Tunable(low=4, high=64, log=True, when={"model.fusion": ("meta_cp",)})] = Field(
         16, ge=1, le=1024, description="meta_cp: rank Q of the factored meta learner"
     )
-    scoring: Annotated[Literal["contextual", "transe", "distmult", "complex"], Tunable(
-        choices=("contextual", "complex")
-    )] = Field("contextual", description="relation model of each branch: the paper's (contextual), or a plainer one")
+    scoring: Annotated[Scoring, Tunable(choices=("contextual", "complex"))] = Field(
+        "contextual", description="relation model of each branch: the paper's (contextual), its block-term form (block), or a "
+        "plainer one"
+    )
+    block_size: Annotated[int, Tunable(choices=(4, 8, 16), when={"model.scoring": ("block",)}, default=False)] = Field(
+        8, ge=1, le=256, description="block: width P of the blocks that share a P x P x P core; it divides dim"
+    )
+    norm: Annotated[Literal["batch", "none"], Tunable(choices=("batch", "none"), default=False)] = Field(
+        "batch", description="normalisation of heads and contexts in the relation models; transe has none"
+    )
+    init_scale: Annotated[float, Tunable(choices=(0.0, 1e-3, 1e-2), default=False)] = Field(
+        0.0, ge=0, le=10, description="standard deviation of the first entity and relation vectors; 0: Xavier's"
+    )
+    heads: tuple[HeadConfig, ...] = Field(
+        (), max_length=16, description="further branches: a view scored by another relation model, with vectors of its own, "
+        "for example [{view: structure, scoring: complex}]"
+    )
     decision: Annotated[DecisionMode, Tunable(choices=("learned", "relation", "uniform", "fixed"))] = Field(
         "learned", description="how the branches' predictions are weighted"
     )
@@ -139,13 +175,27 @@ class ModelConfig(Section):
         1.0, ge=0, description="weight of the loss on the fused decision"
     )
 
+    def of_head(self, head: HeadConfig) -> ModelConfig:
+        """These settings for a further branch alone."""
+        own = {name: value for name in type(self).model_fields if (value := getattr(head, name, None)) is not None}
+        return ModelConfig.model_validate({**self.model_dump(), **own, "heads": ()})
+
     @model_validator(mode="after")
     def _agree(self) -> ModelConfig:
+        names = [head.branch for head in self.heads]
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(f"heads has {twice[0]} twice; a view and a relation model make one head")
+        for head in self.heads:
+            if head.view == FUSED:
+                raise ValueError("a head scores structure or a modality, not fused")
+            self.of_head(head)  # its numbers agree with each other too
         weights = list(self.decision_weights.values()) if self.decision_weights is not None else [1.0]
         if self.decision == "fixed" and (min(weights, default=0.0) < 0 or sum(weights) <= 0):
             raise ValueError("decision_weights must be >= 0 with a positive sum")
         if self.scoring == "complex" and self.dim % 2:
             raise ValueError(f"scoring: complex needs an even dim, found {self.dim}")
+        if self.scoring == "block" and self.dim % self.block_size:
+            raise ValueError(f"scoring: block needs a dim that block_size {self.block_size} divides, found {self.dim}")
         return self
 
 
@@ -161,7 +211,24 @@ class TrainConfig(Section):
     label_smoothing: Annotated[float, Tunable(low=0.0, high=0.2)] = Field(
         0.1, ge=0, lt=1, description="label smoothing epsilon"
     )
-    optimizer: Literal["adam", "adamw"] = "adam"
+    regularizer: Annotated[Literal["none", "n3", "dura", "ivr"], Tunable(
+        choices=("none", "n3", "dura", "ivr"), default=False
+    )] = Field(
+        "none", description="penalty on the vectors of each training triple: cubed moduli (n3), squares of context and answer "
+        "(dura), or cubed moduli of the context too (ivr)"
+    )
+    regularizer_weight: Annotated[float, Tunable(
+        low=1e-3, high=0.3, log=True, when={"train.regularizer": ("n3", "dura", "ivr")}
+    )] = Field(0.01, ge=0, le=100, description="weight of the penalty, a mean over the triples of a step")
+    relation_weight: Annotated[float, Tunable(choices=(0.0, 0.05, 0.25, 1.0), default=False)] = Field(
+        0.0, ge=0, le=1000, description="weight of a loss on each triple's relation, told from head and tail; 0: none"
+    )
+    optimizer: Annotated[Literal["adam", "adamw", "adagrad"], Tunable(choices=("adam", "adagrad"), default=False)] = Field(
+        "adam", description="adagrad: Adagrad for the entity and relation vectors, Adam for everything else"
+    )
+    table_lr: Annotated[float, Tunable(low=0.02, high=0.5, log=True, when={"train.optimizer": ("adagrad",)})] = Field(
+        0.1, gt=0, le=10, description="adagrad: learning rate of the entity and relation vectors"
+    )
     lr: Annotated[float, Tunable(low=1e-3, high=1.5e-2, log=True)] = Field(8e-3, gt=0, le=1, description="learning rate")
     lr_decay: Annotated[float, Tunable(low=0.9, high=1.0, default=False)] = Field(
         1.0, gt=0, le=1, description="factor on the learning rate after each epoch"
@@ -170,6 +237,10 @@ class TrainConfig(Section):
     average: Annotated[float, Tunable(choices=(0.0, 0.99, 0.999), default=False)] = Field(
         0.0, ge=0, lt=1, description="decay per step of the moving average of the weights that is evaluated and kept; 0: the "
         "weights themselves"
+    )
+    average_share: Annotated[float, Tunable(choices=(0.0, 1 / 3), default=False)] = Field(
+        0.0, ge=0, le=1, description="share of the steps so far, counted from the latest, over which the weights that are "
+        "evaluated and kept are averaged; 0: no such average"
     )
     precision: Literal["fp32", "bf16", "auto"] = Field(
         "fp32", description="bf16: a training step multiplies in bfloat16 (evaluation in fp32); auto: where the hardware can"
@@ -197,6 +268,12 @@ class TrainConfig(Section):
         None, ge=8, description="memory for the scores of a step or an evaluation, MiB; null: an eighth of what is free, up to "
         "1 GiB (8 GiB on a GPU); where it runs out it is halved"
     )
+
+    @model_validator(mode="after")
+    def _agree(self) -> TrainConfig:
+        if self.average and self.average_share:
+            raise ValueError("average and average_share exclude each other: set one of them to 0")
+        return self
 
 
 class StructureConfig(Section):

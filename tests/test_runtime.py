@@ -211,7 +211,8 @@ def test_a_ranking_that_runs_out_of_memory_goes_on_with_less(toy: LinkData, toy_
 @pytest.mark.parametrize(
     ("changed", "factor"),
     [({"model.modalities": []}, 0.9), ({"model.dim": 512}, 1.2), ({"train.batch_size": 2048}, 1.05),
-     ({"model.scoring": "transe"}, 1.05), ({"train.num_negatives": 500, "train.batch_size": 2048}, 0.9)],
+     ({"model.scoring": "transe"}, 1.05), ({"model.heads": [{"view": "structure", "scoring": "complex", "dim": 256}]}, 1.1),
+     ({"train.num_negatives": 500, "train.batch_size": 2048}, 0.9)],
 )
 def test_the_estimate_follows_what_it_counts(changed: dict[str, Any], factor: float) -> None:
     base = Config().updated({"train.batch_size": 256, "train.memory_budget_mb": 1024})
@@ -263,11 +264,14 @@ print(json.dumps({"estimate": estimate / 2**30, "peak": peak_gib()}))
         (60_000, {}),
         pytest.param(60_000, {"train.num_negatives": 256}, marks=pytest.mark.slow),
         pytest.param(15_000, {"model.scoring": "transe", "train.batch_size": 512}, marks=pytest.mark.slow),
+        pytest.param(60_000, {"model.heads": [
+            {"view": "structure", "scoring": "complex", "dim": 128}, {"view": "image", "scoring": "complex"},
+        ]}, marks=pytest.mark.slow),
         pytest.param(60_000, {"model.fusion": "meta_cp", "model.cp_rank": 64}, marks=pytest.mark.slow),
         pytest.param(60_000, {"model.fusion": "meta"}, marks=pytest.mark.slow),
         pytest.param(60_000, {"model.fusion": "gated"}, marks=pytest.mark.slow),
     ],
-    ids=["1-N", "sampled", "distances", "meta_cp", "meta", "gated"],
+    ids=["1-N", "sampled", "distances", "heads", "meta_cp", "meta", "gated"],
 )
 def test_the_estimate_is_near_the_measured_peak(entities: int, changed: dict[str, Any]) -> None:
     done = subprocess.run(

@@ -108,17 +108,20 @@ def carry_over(model: Imf, start: Checkpoint, data: LinkData) -> CarriedOver:
         model.decision.logits.copy_(common.expand_as(model.decision.logits))  # for relations that are new
         _rows_by_name(model.decision.logits, old.decision.logits, relations.both_ways())
     views = [_View(item.name, item.standardised(), item.mask) for item in data.select(model.config.modalities)]
-    _entity_rows(model.structure, old.structure, entities, views)
+    for name, structure in model.structure_tables.items():
+        _entity_rows(structure, old.structure_tables[name], entities, views)
     model.cold_entities = None  # every row is informed now
     described, refitted = np.zeros(len(graph.entities), dtype=bool), {}
     for view in views:
         described |= view.mask
-        own, other = model.features[view.name], old.features[view.name]
-        assert isinstance(own, ModalityTable) and isinstance(other, ModalityTable)
-        if own.table is not None and other.table is not None:
-            _entity_rows(own.table, other.table, entities, [view])
-        elif (share := _projection(own, other, entities)) is not None:
-            refitted[view.name] = share
+        for branch, own in model.feature_tables.items():
+            if model.of_branch[branch].view != view.name:
+                continue
+            other = old.feature_tables[branch]
+            if own.table is not None and other.table is not None:
+                _entity_rows(own.table, other.table, entities, [view])
+            elif (share := _projection(own, other, entities)) is not None:
+                refitted[view.name] = share
     new = entities.new
     return CarriedOver(
         len(entities.own), len(new), len(start.entities) - len(entities.own), len(relations.own), len(relations.new),
@@ -177,7 +180,8 @@ def _shared_weights(model: Imf, start: Checkpoint) -> None:
     """Copy all tensors that have no row for each entity or relation."""
     own, other = model.trained_state(), start.model.trained_state()
     for name, tensor in own.items():
-        if name == "structure" or name.endswith(".table") or ".projection." in name or name.startswith("relations."):
+        by_rows = name == "structure" or name.endswith(".table") or name.startswith(("relations.", "head_structure."))
+        if by_rows or ".projection." in name:
             continue
         if name == "decision.logits" and len(tensor) > 1:
             continue

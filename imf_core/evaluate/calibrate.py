@@ -21,8 +21,9 @@ from torch import Tensor
 from imf_core.data.graph.graph import KnowledgeGraph, KnownAnswers, with_inverses
 from imf_core.evaluate.competitors import answer_ranks, pick_candidates
 from imf_core.evaluate.ranking import Ranked, evaluate_decisions
+from imf_core.model.branches import Tables
 from imf_core.model.decision import Decision
-from imf_core.model.imf import Imf, Tables
+from imf_core.model.imf import Imf
 from imf_core.runtime import WHOLE, MemoryBudget, Shard
 
 _MAX_TRIPLES = 1000  # more hardly move M - 1 numbers

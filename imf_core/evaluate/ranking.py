@@ -99,7 +99,7 @@ class ModelScores:
         """Cut queries (Q,), ordered by relation, into runs whose relation matrices fit the budget together."""
         first = torch.ones(len(relations), dtype=torch.long, device=relations.device)  # 1 where a relation begins
         first[1:] = relations[1:] != relations[:-1]
-        matrix = 4 * self.model.config.dim**2 if self.model.config.scoring == "contextual" else 1  # bytes
+        matrix = 4 * self.model.matrix_width**2 or 1  # bytes
         number = (first.cumsum(0) - 1) // max(1, self.budget // (4 * matrix))
         stops = number.unique_consecutive(return_counts=True)[1].cumsum(0).tolist()
         return [slice(low, high) for low, high in zip([0, *stops], stops, strict=False)]

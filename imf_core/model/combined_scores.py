@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from imf_core.model.branches import Tables
 from imf_core.model.decision import combine, partial_columns, renormalised
-from imf_core.model.imf import Imf, Tables
+from imf_core.model.imf import Imf
 from imf_core.model.losses.tiles import tile_width
 
 # Edge tiles of a GEMM sum in another order, so identical rows could score differently. Queries and candidates are padded to

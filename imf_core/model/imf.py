@@ -7,7 +7,6 @@ each modality, fused), `d` entity width, `r` relation width, `C` candidates (all
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -16,6 +15,7 @@ from torch.nn import functional
 
 from imf_core.config import FUSED, STRUCTURE, ModelConfig, TrainConfig
 from imf_core.data.features.modality import Modality
+from imf_core.model.branches import Tables, branches_of
 from imf_core.model.cold_entities import ColdEntities
 from imf_core.model.decision import Decision, combine, present_weights
 from imf_core.model.fusion.build import build_fusion
@@ -25,23 +25,18 @@ from imf_core.model.losses.binary import joint_binary_loss
 from imf_core.model.losses.contrastive import contrastive_over_pairs
 from imf_core.model.losses.distillation import SoftTargets, distillation_loss
 from imf_core.model.losses.negatives import draw_distinct
+from imf_core.model.losses.regularizer import penalty
+from imf_core.model.losses.relation import relation_loss
 from imf_core.model.losses.sampled import joint_sampled_loss
 from imf_core.model.losses.softmax import joint_softmax_loss
 from imf_core.model.losses.target import JointTarget, Positives
-from imf_core.model.modality_table import ModalityTable, start_from
+from imf_core.model.modality_table import ModalityTable, initialise, start_from
 from imf_core.model.scoring import Scorer, build_scorer, relation_width
 
 
-@dataclass(frozen=True)
-class Tables:
-    """Vectors in each branch, by its name: entities (N, d) or (n, d), relations (2R, r)."""
-
-    entities: dict[str, Tensor]
-    relations: dict[str, Tensor]
-
-
 class Imf(nn.Module):
-    """The model. Its branches are `structure`, then each modality in the given order, then `fused` (if there is a modality).
+    """The model. Its branches are `structure`, then each modality in the given order, then `fused` (if there is a modality),
+    then the further heads of the configuration whose view is in use.
 
     Args:
         config: sizes and behaviour.
@@ -61,23 +56,40 @@ class Imf(nn.Module):
         self.num_entities, self.num_relations = num_entities, num_relations
         self.modality_names = tuple(modality.name for modality in modalities)
         views = (STRUCTURE, *self.modality_names)
-        self.branches = (*views, FUSED) if modalities else views
+        self.of_branch = {branch.name: branch for branch in branches_of(config, self.modality_names)}
+        self.branches = tuple(self.of_branch)
+        heads = [branch for branch in self.of_branch.values() if branch.further]
         width, narrow = config.dim, relation_width(config)
         self.structure = nn.Parameter(torch.empty(num_entities, width))
-        nn.init.xavier_normal_(self.structure)
+        initialise(self.structure, config.init_scale)
         self.cold_entities: ColdEntities | None = None  # their trained rows are replaced before each evaluation
         if structure_table is not None:
             start_from(self.structure, structure_table)
         self.features = nn.ModuleDict(
             {item.name: ModalityTable(item, width, config.missing, config.finetune_features) for item in modalities}
         )
-        self.relations = nn.ParameterDict(
-            {view: nn.Parameter(nn.init.xavier_normal_(torch.empty(2 * num_relations, narrow))) for view in views}
-        )
-        self.scorers = nn.ModuleDict({branch: build_scorer(config) for branch in self.branches})
+        self.relations = nn.ParameterDict()
+        for name in (*views, *(head.name for head in heads)):
+            settings = self.of_branch[name].settings
+            self.relations[name] = nn.Parameter(torch.empty(2 * num_relations, relation_width(settings)))
+            initialise(self.relations[name], settings.init_scale)
+        self.scorers = nn.ModuleDict({name: build_scorer(branch.settings) for name, branch in self.of_branch.items()})
         if modalities:
             self.fuse_entities = build_fusion(config, width, len(views))
             self.fuse_relations = build_fusion(config, narrow, len(views))
+        self.head_structure, self.head_features = nn.ParameterDict(), nn.ModuleDict()
+        for head in heads:
+            if head.view == STRUCTURE:
+                own = nn.Parameter(torch.empty(num_entities, head.settings.dim))
+                initialise(own, head.settings.init_scale)
+                if structure_table is not None:
+                    start_from(own, structure_table)
+                self.head_structure[head.name] = own
+            else:
+                item = modalities[self.modality_names.index(head.view)]
+                table = ModalityTable(item, head.settings.dim, config.missing, config.finetune_features)
+                table.share(self.features[head.view])
+                self.head_features[head.name] = table
         self.decision = Decision(config.decision, self.branches, 2 * num_relations, config.decision_weights)
 
     @property
@@ -91,9 +103,10 @@ class Imf(nn.Module):
 
     def mask(self, branch: str) -> Tensor | None:
         """(N,) bool: which entities have the branch's modality; None if all do."""
-        if branch not in self.features:
+        view = self.of_branch[branch].view if branch in self.of_branch else branch
+        if view not in self.features:
             return None
-        table = self.features[branch]
+        table = self.features[view]
         assert isinstance(table, ModalityTable)
         return None if table.complete else table.mask
 
@@ -102,10 +115,22 @@ class Imf(nn.Module):
         if self.cold_entities is None:
             return
         if self.cold_entities.structure:
-            self.cold_entities.replace_rows(self.structure)
-        for table in self.features.values():
-            if isinstance(table, ModalityTable) and table.table is not None:
+            for structure in self.structure_tables.values():
+                self.cold_entities.replace_rows(structure)
+        for table in self.feature_tables.values():
+            if table.table is not None:
                 self.cold_entities.replace_rows(table.table, None if table.complete else table.mask)
+
+    @property
+    def structure_tables(self) -> dict[str, nn.Parameter]:
+        """(N, d) trained vectors of each branch that scores structure, by its name."""
+        return {STRUCTURE: self.structure, **dict(self.head_structure.items())}
+
+    @property
+    def feature_tables(self) -> dict[str, ModalityTable]:
+        """Projected features of each branch that scores a modality, by its name."""
+        tables = {**dict(self.features.items()), **dict(self.head_features.items())}
+        return {name: table for name, table in tables.items() if isinstance(table, ModalityTable)}
 
     def tables(self, nodes: Tensor | None = None) -> Tables:
         """Compute the vectors of entities and relations; once in a training step, once in an evaluation.
@@ -114,14 +139,20 @@ class Imf(nn.Module):
             nodes: (n,) int64, distinct entities: only their vectors, in this order; the trained tables then get sparse
                 gradients. None: all N.
         """
-        structure = self.structure if nodes is None else functional.embedding(nodes, self.structure, sparse=True)
-        entities = {STRUCTURE: structure, **{name: table(nodes) for name, table in self.features.items()}}
+
+        def rows(structure: Tensor) -> Tensor:
+            return structure if nodes is None else functional.embedding(nodes, structure, sparse=True)
+
+        entities = {STRUCTURE: rows(self.structure), **{name: table(nodes) for name, table in self.features.items()}}
         relations = {name: self.relations[name] for name in entities}
         if self.modality_names:
             neutral = self.config.missing == "neutral"
             masks = [_rows(self.mask(view), nodes) if neutral else None for view in entities]
             entities[FUSED] = self.fuse_entities(list(entities.values()), masks)
             relations[FUSED] = self.fuse_relations(list(relations.values()))
+        entities |= {name: rows(structure) for name, structure in self.head_structure.items()}
+        entities |= {name: table(nodes) for name, table in self.head_features.items()}
+        relations |= {name: self.relations[name] for name in entities if name not in relations}
         return Tables(entities, relations)
 
     def contexts(self, tables: Tables, heads: Tensor, relations: Tensor) -> list[Tensor]:
@@ -135,7 +166,7 @@ class Imf(nn.Module):
         Returns:
             M tensors (B, d).
         """
-        grouping = Grouping(relations) if self.config.scoring == "contextual" else None
+        grouping = Grouping(relations) if self.matrix_width else None
         return [
             self._scorer(branch).context(tables.entities[branch][heads], tables.relations[branch], relations, grouping)
             for branch in self.branches
@@ -167,7 +198,13 @@ class Imf(nn.Module):
     @property
     def scores_are_products(self) -> bool:
         """Whether a score is the dot product of context and candidate; otherwise it is a distance."""
-        return self.config.scoring != "transe"
+        return all(branch.settings.scoring != "transe" for branch in self.of_branch.values())
+
+    @property
+    def matrix_width(self) -> int:
+        """Largest d of a branch that builds a (d, d) matrix for each relation; 0 if none does."""
+        each = [branch.settings for branch in self.of_branch.values()]
+        return max((settings.dim for settings in each if settings.scoring == "contextual"), default=0)
 
     def decision_weights(self, heads: Tensor, relations: Tensor) -> Tensor:
         """(B,) heads, (B,) relations -> (B, M) weights on the simplex, 0 where the head lacks the modality."""
@@ -207,7 +244,7 @@ class Imf(nn.Module):
             soft: a teacher's answers to these queries; None without a teacher.
 
         Returns:
-            `total` and its parts (`structure`, ..., `joint`, `contrastive`, `distil`), scalars in nats.
+            `total` and its parts (`structure`, ..., `joint`, `contrastive`, `distil`, `penalty`, `relation`), scalars in nats.
         """
         if train.num_negatives is not None and train.num_negatives < self.num_entities:
             return self.sampled_parts(heads, relations, positives, train, train.num_negatives, soft)
@@ -222,10 +259,7 @@ class Imf(nn.Module):
         loss = self.one_pass_loss if self.scores_are_products else self.autograd_loss
         total, values = loss(tables, contexts, target)
         parts = {"total": total, **dict(zip((*self.branches, "joint"), values, strict=False))}
-        if self.modality_names and self.config.contrastive_weight > 0:
-            self._add_contrastive(parts, tables, heads.unique(), target.masks)
-        if soft is not None and train.distil_weight > 0:
-            self._add_distil(parts, tables, contexts, soft, target, train)
+        self._add_auxiliary(parts, tables, contexts, (heads, relations), target, train, soft)
         return parts
 
     def one_pass_loss(self, tables: Tables, contexts: Sequence[Tensor], target: JointTarget) -> tuple[Tensor, Tensor]:
@@ -272,26 +306,38 @@ class Imf(nn.Module):
             [parameter for branch in self.branches for parameter in self._scorer(branch).score_parameters()],
         )
         parts = {"total": total, **dict(zip((*self.branches, "joint"), values, strict=False))}
-        if self.modality_names and self.config.contrastive_weight > 0:
-            self._add_contrastive(parts, tables, head_rows.unique(), masks)
-        if soft is not None and train.distil_weight > 0:
-            row_targets = SoftTargets(answers.view_as(soft.answers), soft.probabilities)
-            self._add_distil(parts, tables, contexts, row_targets, target, train)
+        if soft is not None:
+            soft = SoftTargets(answers.view_as(soft.answers), soft.probabilities)
+        self._add_auxiliary(parts, tables, contexts, (head_rows, relations), target, train, soft)
         return parts
 
-    def _add_contrastive(
-        self, parts: dict[str, Tensor], tables: Tables, nodes: Tensor, masks: Sequence[Tensor | None]
+    def _add_auxiliary(
+        self, parts: dict[str, Tensor], tables: Tables, contexts: Sequence[Tensor], queries: tuple[Tensor, Tensor],
+        target: JointTarget, train: TrainConfig, soft: SoftTargets | None,
     ) -> None:
-        """Add the contrastive constraint over `nodes` (b,), rows of the entity tables."""
-        views = [tables.entities[view] for view in (STRUCTURE, *self.modality_names)]
-        parts["contrastive"] = contrastive_over_pairs(views, masks[: len(views)], nodes, self.config.temperature)
-        parts["total"] = parts["total"] + self.config.contrastive_weight * parts["contrastive"]
+        """Add the losses beside those of the answers. All ids of entities are rows of the tables."""
+        weights = {}
+        if self.modality_names and self.config.contrastive_weight > 0:
+            views = [tables.entities[view] for view in (STRUCTURE, *self.modality_names)]
+            masks, nodes = target.masks[: len(views)], queries[0].unique()
+            parts["contrastive"] = contrastive_over_pairs(views, masks, nodes, self.config.temperature)
+            weights["contrastive"] = self.config.contrastive_weight
+        if soft is not None and train.distil_weight > 0:
+            parts["distil"] = self._distil(tables, contexts, soft, target, train)
+            weights["distil"] = train.distil_weight
+        if train.regularizer != "none" and train.regularizer_weight > 0:
+            parts["penalty"] = self._over_triples(tables, contexts, queries, target, train.regularizer)
+            weights["penalty"] = train.regularizer_weight
+        if train.relation_weight > 0:
+            parts["relation"] = self._over_triples(tables, contexts, queries, target, "relation")
+            weights["relation"] = train.relation_weight
+        for name, weight in weights.items():
+            parts["total"] = parts["total"] + weight * parts[name]
 
-    def _add_distil(
-        self, parts: dict[str, Tensor], tables: Tables, contexts: Sequence[Tensor], soft: SoftTargets, target: JointTarget,
-        train: TrainConfig,
-    ) -> None:
-        """Add the loss on a teacher's answers (B, S), which are rows of the entity tables."""
+    def _distil(
+        self, tables: Tables, contexts: Sequence[Tensor], soft: SoftTargets, target: JointTarget, train: TrainConfig
+    ) -> Tensor:
+        """The loss on a teacher's answers (B, S)."""
         rows, count = soft.answers.flatten(), soft.answers.shape[1]
         scores = [
             self._scorer(branch).score_pairs(
@@ -300,18 +346,35 @@ class Imf(nn.Module):
             for branch, context in zip(self.branches, contexts, strict=True)
         ]
         usable = [None if mask is None else mask[soft.answers] for mask in target.masks]
-        parts["distil"] = distillation_loss(
-            scores, soft, target.weights.detach(), usable, train.distil_temperature, self.loss_kind
-        )
-        parts["total"] = parts["total"] + train.distil_weight * parts["distil"]
+        return distillation_loss(scores, soft, target.weights.detach(), usable, train.distil_temperature, self.loss_kind)
+
+    def _over_triples(
+        self, tables: Tables, contexts: Sequence[Tensor], queries: tuple[Tensor, Tensor], target: JointTarget, kind: str
+    ) -> Tensor:
+        """Sum over the branches of a norm penalty, or of `relation`, the loss on the relations."""
+        (heads, relations), positives, weights, losses = queries, target.positives, target.row_weights(), []
+        for (name, branch), context in zip(self.of_branch.items(), contexts, strict=True):
+            scorer, table = self._scorer(name), tables.relations[name]
+            first, answers = (tables.entities[name][rows] for rows in (heads, positives.tails))  # (B, d), (P, d)
+            if kind == "relation":
+                losses.append(relation_loss(scorer, first, relations, answers, table, positives, weights))
+            else:
+                each = penalty(kind, scorer, first, table[relations], context, answers, positives, weights)
+                losses.append(branch.penalty * each)
+        return torch.stack(losses).sum()
+
+    def vectors(self) -> list[nn.Parameter]:
+        """The trained tables of entity and relation vectors: whatever is looked up, not multiplied with."""
+        tables = [table.table for table in self.feature_tables.values() if table.table is not None]
+        return [*self.structure_tables.values(), *tables, *self.relations.parameters()]
 
     def sparse_parameters(self, train: TrainConfig) -> dict[str, nn.Parameter]:
         """The trained entity tables by name if a step touches only some of their rows; otherwise none."""
         if train.num_negatives is None or train.num_negatives >= self.num_entities:
             return {}
-        parameters = dict(self.named_parameters())
-        tables = ["structure", *(f"features.{name}.table" for name in self.modality_names)]
-        return {name: parameters[name] for name in tables if name in parameters}
+        relations = {id(table) for table in self.relations.parameters()}
+        found = {id(table) for table in self.vectors()} - relations
+        return {name: parameter for name, parameter in self.named_parameters() if id(parameter) in found}
 
     def _scorer(self, branch: str) -> Scorer:
         scorer = self.scorers[branch]

@@ -51,6 +51,11 @@ class ModalityTable(nn.Module):
         self._mean_features: Tensor | None = None
         self.missing = nn.Parameter(torch.randn(width) * 0.1) if policy == "learned" and not self.complete else None
 
+    def share(self, other: nn.Module) -> None:
+        """Use the frozen features and the mask of another table of the modality: memory and a checkpoint hold them once."""
+        for name in ("features", "mask"):
+            self.register_buffer(name, getattr(other, name), persistent=False)
+
     def forward(self, nodes: Tensor | None = None) -> Tensor:
         """Projected features, missing rows filled according to the policy.
 
@@ -120,6 +125,14 @@ def shared_tensor(array: np.ndarray) -> Tensor:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "The given NumPy array is not writable")
         return torch.from_numpy(array)
+
+
+def initialise(table: Tensor, scale: float) -> None:
+    """Fill a new table with normal numbers of this standard deviation; 0: Xavier's."""
+    if not scale:
+        nn.init.xavier_normal_(table)
+    else:
+        nn.init.normal_(table, std=scale)
 
 
 @torch.no_grad()

@@ -21,6 +21,12 @@ class Scorer(nn.Module):
 
     relation_width: int
 
+    def square_moduli(self, vectors: Tensor) -> Tensor:
+        """(n, d or r) vectors of entities, relations or contexts -> (n, blocks) squared lengths of the blocks that the scorer
+        multiplies as one: single numbers here.
+        """
+        return vectors.square()
+
     def context(self, heads: Tensor, relation_table: Tensor, relations: Tensor, grouping: Grouping | None = None) -> Tensor:
         """Context vectors.
 
@@ -48,6 +54,13 @@ class Scorer(nn.Module):
         return (context * candidates).sum(dim=1)
 
 
+    def relation_scores(self, heads: Tensor, tails: Tensor, relation_table: Tensor) -> Tensor:
+        """Scores of all relations between heads and tails, without normalisation of the context: (P, d), (P, d) and
+        (2R, r) -> (P, 2R).
+        """
+        raise NotImplementedError  # abstract
+
+
 class Contextual(Scorer):
     """Contextual relational model of IMF: the relation builds the matrix that transforms the head (section 2.3; TuckER,
     arXiv 1901.09590).
@@ -60,14 +73,16 @@ class Contextual(Scorer):
         width: d.
         relation_width: r.
         dropouts: probabilities 0 <= p < 1 for head, relation matrix and context.
+        norm: `batch` or `none`.
     """
 
-    def __init__(self, width: int, relation_width: int, dropouts: tuple[float, float, float]) -> None:
+    def __init__(
+        self, width: int, relation_width: int, dropouts: tuple[float, float, float], norm: str = "batch"
+    ) -> None:
         super().__init__()
         self.width, self.relation_width = width, relation_width
         self.core = nn.Parameter(torch.empty(relation_width, width, width).uniform_(-1.0, 1.0))
-        self.norm_head = nn.BatchNorm1d(width)
-        self.norm_context = nn.BatchNorm1d(width)
+        self.norm_head, self.norm_context = _norm(norm, width), _norm(norm, width)
         self.drop_head, self.drop_relation, self.drop_context = (Dropout(p) for p in dropouts)
 
     def context(self, heads: Tensor, relation_table: Tensor, relations: Tensor, grouping: Grouping | None = None) -> Tensor:
@@ -78,6 +93,12 @@ class Contextual(Scorer):
         groups = Groups(grouping, dropped, compute_dtype(self.core))
         products = grouped_products(ordered, relation_table[grouping.distinct], self.core, groups)  # (B, d)
         return self.drop_context(self.norm_context(products[grouping.back]))
+
+    def relation_scores(self, heads: Tensor, tails: Tensor, relation_table: Tensor) -> Tensor:
+        """See `Scorer.relation_scores`."""
+        heads = self.drop_head(self.norm_head(heads))
+        products = (heads @ self.core).transpose(0, 1) @ tails[..., None]  # (P, r, 1)
+        return products[..., 0] @ relation_table.T
 
 
 class TransE(Scorer):
@@ -101,6 +122,10 @@ class TransE(Scorer):
         """See `Scorer.score_parameters`."""
         return [self.margin]
 
+    def relation_scores(self, heads: Tensor, tails: Tensor, relation_table: Tensor) -> Tensor:
+        """See `Scorer.relation_scores`."""
+        return self.margin - torch.cdist(tails - heads, relation_table, p=1.0)
+
     def score_pairs(self, context: Tensor, candidates: Tensor) -> Tensor:
         """See `Scorer.score_pairs`."""
         return self.margin - (context - candidates).abs().sum(dim=1)
@@ -109,11 +134,10 @@ class TransE(Scorer):
 class DistMult(Scorer):
     """`s = <e_h, e_r, e_t>` (Yang et al., ICLR 2015); arguments as of `Contextual`."""
 
-    def __init__(self, width: int, dropouts: tuple[float, float, float]) -> None:
+    def __init__(self, width: int, dropouts: tuple[float, float, float], norm: str = "batch") -> None:
         super().__init__()
         self.relation_width = width
-        self.norm_head = nn.BatchNorm1d(width)
-        self.norm_context = nn.BatchNorm1d(width)
+        self.norm_head, self.norm_context = _norm(norm, width), _norm(norm, width)
         self.drop_head, self.drop_context = Dropout(dropouts[0]), Dropout(dropouts[2])
 
     def context(self, heads: Tensor, relation_table: Tensor, relations: Tensor, grouping: Grouping | None = None) -> Tensor:
@@ -125,25 +149,84 @@ class DistMult(Scorer):
         """Multiply heads (B, d) with relation vectors (B, d) -> (B, d)."""
         return heads * relations
 
+    def relation_scores(self, heads: Tensor, tails: Tensor, relation_table: Tensor) -> Tensor:
+        """See `Scorer.relation_scores`."""
+        return self.pair(self.drop_head(self.norm_head(heads)), tails) @ relation_table.T
+
+    def pair(self, heads: Tensor, tails: Tensor) -> Tensor:
+        """(P, d), (P, d) -> (P, d): what a relation vector is multiplied with to give the score of a triple."""
+        return heads * tails
+
 
 class ComplEx(DistMult):
     """`s = Re <e_h, e_r, conj(e_t)>` (Trouillon et al., ICML 2016); first half of a vector: real part, second half: imaginary
     part, so d is even.
     """
 
+    def square_moduli(self, vectors: Tensor) -> Tensor:
+        """See `Scorer.square_moduli`: (n, d / 2), of complex numbers."""
+        real, imaginary = vectors.chunk(2, dim=1)
+        return real.square() + imaginary.square()
+
     def combine(self, heads: Tensor, relations: Tensor) -> Tensor:
         """See `DistMult.combine`."""
         (real, imaginary), (rel_real, rel_imaginary) = heads.chunk(2, dim=1), relations.chunk(2, dim=1)  # (B, d / 2) each
         return torch.cat([real * rel_real - imaginary * rel_imaginary, real * rel_imaginary + imaginary * rel_real], dim=1)
 
+    def pair(self, heads: Tensor, tails: Tensor) -> Tensor:
+        """See `DistMult.pair`."""
+        (real, imaginary), (tail_real, tail_imaginary) = heads.chunk(2, dim=1), tails.chunk(2, dim=1)
+        return torch.cat([real * tail_real + imaginary * tail_imaginary, real * tail_imaginary - imaginary * tail_real], dim=1)
+
+
+class BlockTerm(DistMult):
+    """Contextual model with a block-diagonal core: `c_b = W x_1 r_b x_2 h_b` for each of the d / P blocks (block-term
+    decomposition; TuckER with a sparse core, Xiao and Cao, arXiv 2309.15816). P = 1 is DistMult; ComplEx is P = 2 with a
+    certain core.
+
+    Args:
+        width: d.
+        block: P, divides d.
+        dropouts, norm: as of `Contextual`.
+    """
+
+    def __init__(self, width: int, block: int, dropouts: tuple[float, float, float], norm: str = "batch") -> None:
+        super().__init__(width, dropouts, norm)
+        self.block = block
+        self.core = nn.Parameter(torch.randn(block * block, block) / block)
+        self.drop_relation = Dropout(dropouts[1])
+
+    def square_moduli(self, vectors: Tensor) -> Tensor:
+        """See `Scorer.square_moduli`: (n, d / P)."""
+        return vectors.square().unflatten(1, (-1, self.block)).sum(dim=2)
+
+    def combine(self, heads: Tensor, relations: Tensor) -> Tensor:
+        """See `DistMult.combine`."""
+        parts = heads.unflatten(1, (-1, self.block)), self.drop_relation(relations).unflatten(1, (-1, self.block))
+        outer = parts[1][..., None] * parts[0][..., None, :]  # (B, d / P, P, P)
+        return (outer.flatten(2) @ self.core).flatten(1)
+
+    def pair(self, heads: Tensor, tails: Tensor) -> Tensor:
+        """See `DistMult.pair`."""
+        outer = heads.unflatten(1, (-1, self.block))[..., None] * tails.unflatten(1, (-1, self.block))[..., None, :]
+        return (outer.flatten(2) @ self.core.view(self.block, -1).T).flatten(1)
+
+
+def _norm(kind: str, width: int) -> nn.Module:
+    return nn.BatchNorm1d(width) if kind == "batch" else nn.Identity()
+
 
 def build_scorer(config: ModelConfig) -> Scorer:
     """The relation model named by `config.scoring`."""
     dropouts = (config.dropout_input, config.dropout_relation, config.dropout_context)
-    if config.scoring == "contextual":
-        return Contextual(config.dim, config.relation_dim, dropouts)
-    kind = {"transe": TransE, "distmult": DistMult, "complex": ComplEx}[config.scoring]
-    return kind(config.dim, dropouts)
+    match config.scoring:
+        case "contextual":
+            return Contextual(config.dim, config.relation_dim, dropouts, config.norm)
+        case "block":
+            return BlockTerm(config.dim, config.block_size, dropouts, config.norm)
+        case "transe":
+            return TransE(config.dim, dropouts)
+    return {"distmult": DistMult, "complex": ComplEx}[config.scoring](config.dim, dropouts, config.norm)
 
 
 def relation_width(config: ModelConfig) -> int:

@@ -12,7 +12,7 @@ import torch
 
 from imf_core.card.card import model_card, read_study
 from imf_core.checkpoint.checkpoint import load_checkpoint, save_checkpoint
-from imf_core.config import FUSED, PRESETS, STRUCTURE, Config
+from imf_core.config import PRESETS, Config
 from imf_core.data.audit.audit import audit, repair_command
 from imf_core.data.audit.baseline import BaselineMetrics, baseline
 from imf_core.data.audit.report import Audit
@@ -22,6 +22,7 @@ from imf_core.evaluate.cached_scores import cache_decision, save_cache
 from imf_core.evaluate.latency import latency_ms
 from imf_core.evaluate.redecide import fold_decisions, redecide
 from imf_core.evaluate.test_once import flat, rank_test
+from imf_core.model.branches import branches_of
 from imf_core.model.imf import Imf
 from imf_core.predict import Predictor
 from imf_core.prepare.link_data import GraphSource, LinkData, load_prepared, save_prepared
@@ -100,7 +101,7 @@ class LinkTask(Task[Config, LinkData, Imf]):
 
     def branches(self, config: Config, data: LinkData) -> tuple[str, ...]:
         names = super().branches(config, data)
-        return (STRUCTURE, *names, FUSED) if names else (STRUCTURE,)
+        return tuple(branch.name for branch in branches_of(config.model, names))
 
     def estimate(self, config: Config, data: LinkData, workers: int) -> MemoryEstimate:
         TrainingQueries(data.graph).num_steps(config.train.batch_size, workers)
@@ -258,7 +259,8 @@ def without(config: Config, name: str, used: Sequence[str], seed: int) -> Config
     """The same settings without one of the modalities `used`; the weights of the others keep their proportions."""
     changes: dict[str, Any] = {"model.modalities": [other for other in used if other != name], "train.seed": seed}
     if (weights := config.model.decision_weights) is not None:
-        changes["model.decision_weights"] = {branch: weight for branch, weight in weights.items() if branch != name}
+        gone = {name, *(head.branch for head in config.model.heads if head.view == name)}
+        changes["model.decision_weights"] = {branch: weight for branch, weight in weights.items() if branch not in gone}
     return config.updated(changes)
 
 

@@ -1,4 +1,4 @@
-"""The moving average of a model's weights, which is evaluated and kept instead of them (Polyak and Juditsky 1992).
+"""The average of a model's weights, which is evaluated and kept instead of them (Polyak and Juditsky 1992).
 
 With a large learning rate the weights move around a minimum; their mean is closer to it.
 """
@@ -13,17 +13,20 @@ from torch import Tensor
 
 
 class WeightAverage:
-    """Exponential moving average of tensors that a step changes in place.
+    """Moving average of tensors that a step changes in place.
 
-    Its decay after step t is the smaller of `decay` and (1 + t) / (10 + t), so that the initial values soon lose weight.
+    With a decay it is exponential: the decay after step t is the smaller of `decay` and (1 + t) / (10 + t), so that the initial
+    values soon lose weight. With a share p it spans about the last p t steps, at every t: the values of step t get the weight
+    1 / (p (t - 1) + 1) (polynomial-decay averaging, Shamir and Zhang, ICML 2013).
 
     Args:
         tensors: by name; they must not be replaced while the average is used.
-        decay: 0 < decay < 1.
+        decay: 0 < decay < 1; unused with a share.
+        share: p, 0 < p <= 1; 0: exponential.
     """
 
-    def __init__(self, tensors: Mapping[str, Tensor], decay: float) -> None:
-        self.decay, self.steps = decay, 0
+    def __init__(self, tensors: Mapping[str, Tensor], decay: float, share: float = 0.0) -> None:
+        self.decay, self.share, self.steps = decay, share, 0
         self._names, self._live = list(tensors), list(tensors.values())
         self._mean = [tensor.detach().clone() for tensor in self._live]
 
@@ -31,8 +34,11 @@ class WeightAverage:
     def update(self) -> None:
         """Add the values after a step to the average."""
         self.steps += 1
-        decay = min(self.decay, (1 + self.steps) / (10 + self.steps))
-        torch._foreach_lerp_(self._mean, self._live, 1.0 - decay)
+        if self.share:
+            newest = 1 / (self.share * (self.steps - 1) + 1)
+        else:
+            newest = 1.0 - min(self.decay, (1 + self.steps) / (10 + self.steps))
+        torch._foreach_lerp_(self._mean, self._live, newest)
 
     @contextmanager
     def applied(self) -> Iterator[None]:

@@ -15,9 +15,10 @@ from imf_core.train.optimizers import Optimizers
 def relation_run(config: Config, num_entities: int) -> int:
     """Queries of a relation that follow one another in training: `train.relation_run`, or `fitting_run` of N entities."""
     settings, model = config.train, config.model
-    if settings.relation_run is not None or model.scoring != "contextual":
-        return settings.relation_run or 1
-    return fitting_run(model.dim, model.relation_dim, min(num_entities, settings.num_negatives or num_entities))
+    kinds = [model, *map(model.of_head, model.heads)]
+    candidates = min(num_entities, settings.num_negatives or num_entities)
+    runs = [fitting_run(kind.dim, kind.relation_dim, candidates) for kind in kinds if kind.scoring == "contextual"]
+    return settings.relation_run or max(runs, default=1)
 
 
 def train_epoch(
@@ -50,7 +51,7 @@ def train_epoch(
     """
     settings = config.train
     seed_epoch(settings.seed, epoch, shard.rank)
-    optimizers.set_lr(settings.lr * settings.lr_decay ** (epoch - 1))
+    optimizers.scale_lr(settings.lr_decay ** (epoch - 1))
     trained.train()
     sums: dict[str, Tensor] = {}
     per_triple = settings.loss == "ce" and settings.weighting == "triple"

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 import torch
 
-from imf_core.config import Config
+from imf_core.config import STRUCTURE, Config
+from imf_core.model.branches import branches_of
 from imf_core.model.fusion.build import fusion_size
 from imf_core.model.losses.autograd import bytes_per_query
 from imf_core.model.scoring import relation_width
@@ -69,38 +70,46 @@ def estimate_memory(
     """
     model, train = config.model, config.train
     width, batch = model.dim, train.batch_size
-    contextual = model.scoring == "contextual"
     narrow = relation_width(model)
     views = 1 + len(feature_widths)
-    branches = views + 1 if views > 1 else 1
+    each = branches_of(model, list(feature_widths))
+    widths = [branch.settings.dim for branch in each]
+    cores = [branch.settings for branch in each if branch.settings.scoring == "contextual"]
+    branches = len(each)
     sampled = train.num_negatives is not None and train.num_negatives < num_entities
     budget = MemoryBudget.of(train.memory_budget_mb, device).size
 
     trained_tables = num_entities * width * (views if model.finetune_features else 1)
     others = 2 * num_relations * narrow * views
-    others += branches * (narrow * width * width if contextual else 0)
+    for head in [branch for branch in each if branch.further]:
+        others += 2 * num_relations * relation_width(head.settings)
+        if head.view == STRUCTURE or model.finetune_features:
+            trained_tables += num_entities * head.settings.dim
+        else:
+            others += feature_widths[head.view] * head.settings.dim
+    others += sum(own.relation_dim * own.dim**2 for own in cores)
     fusion = fusion_size(model, width, views)  # of the entities; relations are few
     others += fusion.parameters + fusion_size(model, narrow, views).parameters if views > 1 else 0
     others += 0 if model.finetune_features else sum(size * width for size in feature_widths.values())
     # Value, two moments of Adam, best copy, moving average. The gradients of large parameters never exist at the same time.
-    weights = (5 if train.average else 4) * (trained_tables + others)
-    weights += others if sampled else max(num_entities * width, others)
+    weights = (5 if train.average or train.average_share else 4) * (trained_tables + others)
+    weights += others if sampled else max(num_entities * max(widths), others)
 
     features = 0 if model.finetune_features else num_entities * sum(feature_widths.values())
     if sampled:
         touched = min(num_entities, train.num_negatives + 3 * batch) if train.num_negatives else num_entities
         # Rows of each branch with gradients, intermediate results of the fusion, the rows' gradients sparse and dense.
-        rows = touched * (4 * branches * width + 2 * fusion.per_node)
+        rows = touched * (4 * sum(widths) + 2 * fusion.per_node)
         scores = 3 * batch * (train.num_negatives or 0)
-        tables = num_entities * width * (branches - 1)  # of the evaluation
+        tables = num_entities * sum(widths[1:])  # of the evaluation
     else:
         rows = 0
         # Each branch's table, its gradient and the parts of it from losses, heads and constraint; results inside the fusion.
-        tables = num_entities * (4 * branches * width + fusion.per_node if views > 1 else 3 * width)
+        tables = num_entities * (4 * sum(widths) + fusion.per_node if branches > 1 else 3 * width)
         scores = min(budget // FLOAT, batch * num_entities * (branches + 1)) if train.loss == "ce" else 0
-        if model.scoring == "transe":
+        if any(branch.settings.scoring == "transe" for branch in each):
             scores = min(budget, batch * bytes_per_query(num_entities, branches)) // FLOAT
-    matrices = branches * min(2 * num_relations, batch) * width * width if contextual else 0
+    matrices = min(2 * num_relations, batch) * sum(own.dim**2 for own in cores)
     # Ranking and calibration stay within the budget; their tables have no gradients.
     evaluated = min(budget // FLOAT, 1024 * num_entities * 2)
     temporary = {

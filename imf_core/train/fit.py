@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from torch import nn
 
-from imf_core.config import Config
+from imf_core.config import STRUCTURE, Config
 from imf_core.data.graph.graph import KnowledgeGraph, KnownAnswers
 from imf_core.errors import DataError
 from imf_core.evaluate.calibrate import calibrate, rank_by_fold
@@ -38,9 +38,15 @@ def build_model(config: Config, data: LinkData) -> Imf:
     """The model of a configuration, initialised with its seed; the structure branch from the data's table, if there is one.
 
     Raises:
-        DataError: a configured modality is missing in the data.
+        DataError: a configured modality, or the view of a head, is missing in the data.
     """
     graph, modalities = data.graph, data.select(config.model.modalities)
+    views = {STRUCTURE, *(modality.name for modality in data.modalities)}
+    for head in config.model.heads:
+        if head.view not in views:
+            raise DataError(
+                f"a head scores {head.view!r}; the graph has {', '.join(sorted(views))}", remedy="correct model.heads"
+            )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.train.seed)
         model = Imf(config.model, graph.num_entities, graph.num_relations, modalities, config.train.loss, data.structure)
@@ -133,9 +139,12 @@ def build_optimizers(model: Imf, config: Config, early: bool) -> Optimizers:
     """The optimizers of a configuration; `early` as of `Optimizers`."""
     settings = config.train
     sparse = model.sparse_parameters(settings).values()
-    optimizers = Optimizers(model, settings.optimizer, settings.lr, settings.weight_decay, sparse, early)
-    if settings.average:  # not of the decision logits: they are fitted again at each evaluation
-        optimizers.average = WeightAverage(averaged_tensors(model.trained_state(), ["decision.logits"]), settings.average)
+    optimizers = Optimizers(
+        model, settings.optimizer, settings.lr, settings.weight_decay, sparse, early, model.vectors(), settings.table_lr
+    )
+    if settings.average or settings.average_share:
+        averaged = averaged_tensors(model.trained_state(), ["decision.logits"])  # those are fitted again at each evaluation
+        optimizers.average = WeightAverage(averaged, settings.average, settings.average_share)
     return optimizers
 
 

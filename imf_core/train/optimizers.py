@@ -22,15 +22,16 @@ _LARGE = 2**20  # numbers of a parameter with an optimizer of its own: the addit
 
 
 class Optimizers:
-    """Adam or AdamW over all parameters of a model, as one fused optimizer and one more for each large parameter.
+    """Adam or AdamW over all parameters of a model, as one fused optimizer and one more for each large parameter; Adagrad for
+    some of them, if asked for.
 
     Args:
         model: the order of its parameters identifies them in the saved state.
-        kind: `adam` or `adamw`.
+        kind: `adam` or `adamw`; `adagrad`: Adagrad for `tables`, Adam for the others.
         lr: learning rate, > 0.
-        weight_decay: >= 0.
-        sparse: parameters with sparse gradients: SparseAdam updates only the rows that a step touches, moments included, and
-            without weight decay.
+        weight_decay: >= 0; Adagrad has none.
+        sparse: parameters with sparse gradients: SparseAdam (or Adagrad) updates only the rows that a step touches, moments
+            included, and without weight decay.
         early: update large parameters as soon as their gradient is complete, and drop it: possible only if there are no
             gradients of other processes to average with. `close` ends it.
 
@@ -41,21 +42,36 @@ class Optimizers:
 
     def __init__(
         self, model: nn.Module, kind: str, lr: float, weight_decay: float, sparse: Iterable[nn.Parameter] = (),
-        early: bool = False,
+        early: bool = False, tables: Iterable[nn.Parameter] = (), table_lr: float = 0.1,
     ) -> None:
-        optimizer = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[kind]
         self._parameters, self._sparse = list(model.parameters()), list(sparse)
+        in_tables = {id(parameter) for parameter in tables} if kind == "adagrad" else set()
         sparse_ids = {id(parameter) for parameter in self._sparse}
-        dense = [parameter for parameter in self._parameters if id(parameter) not in sparse_ids]
-        large = [parameter for parameter in dense if early and parameter.numel() >= _LARGE]
-        large_ids = {id(parameter) for parameter in large}
-        small = [parameter for parameter in dense if id(parameter) not in large_ids]
+
+        def optimizer(parameters: list[nn.Parameter], adagrad: bool, fused: bool = True) -> torch.optim.Optimizer:
+            if adagrad:  # torch has a fused Adagrad for CPUs alone, and none for sparse gradients
+                fused = fused and parameters[0].device.type == "cpu"
+                return torch.optim.Adagrad(parameters, lr=table_lr, fused=fused)
+            if not fused:
+                return torch.optim.SparseAdam(parameters, lr=lr)
+            adam = torch.optim.AdamW if kind == "adamw" else torch.optim.Adam
+            return adam(parameters, lr=lr, weight_decay=weight_decay, fused=True)
+
         self._late: list[torch.optim.Optimizer] = []
-        if small:
-            self._late.append(optimizer(small, lr=lr, weight_decay=weight_decay, fused=True))
-        if self._sparse:
-            self._late.append(torch.optim.SparseAdam(self._sparse, lr=lr))
-        self._early = [optimizer([parameter], lr=lr, weight_decay=weight_decay, fused=True) for parameter in large]
+        self._early: list[torch.optim.Optimizer] = []
+        for adagrad in (False, True):
+            mine = [parameter for parameter in self._parameters if (id(parameter) in in_tables) == adagrad]
+            rows = [parameter for parameter in mine if id(parameter) in sparse_ids]
+            dense = [parameter for parameter in mine if id(parameter) not in sparse_ids]
+            large = [parameter for parameter in dense if early and parameter.numel() >= _LARGE]
+            small = [parameter for parameter in dense if not (early and parameter.numel() >= _LARGE)]
+            if small:
+                self._late.append(optimizer(small, adagrad))
+            if rows:
+                torch.sparse.check_sparse_tensor_invariants.disable()  # else Adagrad warns
+                self._late.append(optimizer(rows, adagrad, fused=False))
+            self._early += [optimizer([parameter], adagrad) for parameter in large]
+        self._rates = [made.param_groups[0]["lr"] for made in self._all]
         self.average: WeightAverage | None = None
         self.stepped = False
         self._hooks = [
@@ -87,11 +103,11 @@ class Optimizers:
         """Within the block the model holds the average of its weights, if there is one."""
         return self.average.applied() if self.average is not None else nullcontext()
 
-    def set_lr(self, lr: float) -> None:
-        """Set the learning rate of all parameters."""
-        for optimizer in self._all:
+    def scale_lr(self, factor: float) -> None:
+        """Set the learning rates to `factor` times the initial ones."""
+        for optimizer, rate in zip(self._all, self._rates, strict=True):
             for group in optimizer.param_groups:
-                group["lr"] = lr
+                group["lr"] = rate * factor
 
     def state(self) -> dict[int, dict[str, Tensor]]:
         """Moments and step counts by the position of their parameter in the model."""

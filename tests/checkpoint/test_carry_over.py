@@ -69,7 +69,10 @@ def mrr_of(model: Imf, graph: KnowledgeGraph, triples: np.ndarray) -> float:
 
 @pytest.mark.parametrize("finetune", [False, True])
 def test_another_order_of_the_same_names_scores_the_same(tmp_path: Path, finetune: bool) -> None:
-    config = settings(model__finetune_features=finetune, model__decision="relation", train__max_epochs=2)
+    heads = [{"view": "structure", "scoring": "complex", "dim": 10}, {"view": "sound", "scoring": "distmult", "dim": 6}]
+    config = settings(
+        model__finetune_features=finetune, model__decision="relation", model__heads=heads, train__max_epochs=2
+    )
     first = world(np.arange(COUNT))
     start = trained(config, first, tmp_path / "a")
     again = world(np.arange(COUNT)[::-1].copy(), ("knows", "likes"))

@@ -9,12 +9,12 @@ from torch import Tensor, nn
 from imf_core.config import ModelConfig
 from imf_core.model.scoring import Scorer, build_scorer, relation_width
 
-KINDS = ("contextual", "transe", "distmult", "complex")
+KINDS = ("contextual", "block", "transe", "distmult", "complex")
 N, R, D = 7, 6, 4
 
 
 def config(kind: str) -> ModelConfig:
-    return ModelConfig.model_validate({"dim": D, "relation_dim": 3, "scoring": kind})
+    return ModelConfig.model_validate({"dim": D, "relation_dim": 3, "block_size": 2, "scoring": kind})
 
 
 def scorer(kind: str) -> Scorer:
@@ -57,6 +57,13 @@ def naive(kind: str, made: Scorer, head: Tensor, relation: Tensor, tail: Tensor)
                 for j in range(D)
             ]
         )
+    elif kind == "block":
+        assert isinstance(made.core, Tensor)
+        core = made.core.view(2, 2, 2)  # relation, head, context
+        context = torch.stack([
+            sum((relation[low + k] * head[low + i] * core[k, i, j] for k in range(2) for i in range(2)), torch.zeros(()))
+            for low in range(0, D, 2) for j in range(2)
+        ])
     elif kind == "distmult":
         context = torch.stack([head[j] * relation[j] for j in range(D)])
     else:
@@ -106,6 +113,23 @@ def test_complex_is_the_real_part_of_the_trilinear_product() -> None:
             assert found[row, t].item() == pytest.approx(product.sum().real.item(), abs=1e-5)
 
 
+@torch.no_grad()
+def test_block_term_contains_distmult_and_complex() -> None:
+    settings = {"dim": D, "scoring": "block", "norm": "none"}
+    entities, table = tables("distmult")
+    single = build_scorer(ModelConfig.model_validate({**settings, "block_size": 1})).eval()
+    single.core.fill_(1.0)  # type: ignore[operator,union-attr]
+    assert torch.allclose(single.context(entities, table, torch.arange(R).repeat(2)[:N]),
+                          entities * table[torch.arange(R).repeat(2)[:N]])
+    pair = build_scorer(ModelConfig.model_validate({**settings, "block_size": 2})).eval()
+    pair.core.copy_(torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.0, 1.0], [-1.0, 0.0]]))  # type: ignore[operator,union-attr]
+    ours = build_scorer(ModelConfig.model_validate({"dim": D, "scoring": "complex", "norm": "none"})).eval()
+    order = torch.tensor([0, 2, 1, 3])  # real and imaginary parts side by side, instead of in halves
+    halves = ours.context(entities, table, torch.zeros(N, dtype=torch.int64))
+    assert torch.allclose(pair.context(entities[:, order], table[:, order], torch.zeros(N, dtype=torch.int64))[:, order],
+                          halves, atol=1e-6)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 @torch.no_grad()
 def test_the_order_of_the_batch_does_not_matter(kind: str) -> None:
@@ -137,7 +161,8 @@ def test_some_candidates_score_as_among_all(kind: str) -> None:
 def test_gradients_reach_all_that_is_used(kind: str) -> None:
     torch.manual_seed(0)
     made = build_scorer(ModelConfig.model_validate({
-        "dim": D, "relation_dim": 3, "scoring": kind, "dropout_input": 0.0, "dropout_relation": 0.0, "dropout_context": 0.0,
+        "dim": D, "relation_dim": 3, "block_size": 2, "scoring": kind, "dropout_input": 0.0, "dropout_relation": 0.0,
+        "dropout_context": 0.0,
     })).train()
     entities, table = (part.clone().requires_grad_() for part in tables(kind))
     scores = made.score(made.context(entities[HEADS], table, RELATIONS), entities)
@@ -149,6 +174,19 @@ def test_gradients_reach_all_that_is_used(kind: str) -> None:
     assert all(parameter.grad is not None and parameter.grad.isfinite().all() for parameter in made.parameters())
 
 
-@pytest.mark.parametrize(("kind", "width"), [("contextual", 3), ("transe", D), ("distmult", D), ("complex", D)])
+@pytest.mark.parametrize("kind", KINDS)
+@torch.no_grad()
+def test_relations_are_scored_as_triples_are(kind: str) -> None:
+    settings = {"dim": D, "relation_dim": 3, "block_size": 2, "scoring": kind, "norm": "none"}
+    made, (entities, table) = build_scorer(ModelConfig.model_validate(settings)).eval(), tables(kind)
+    tails = torch.tensor([4, 2, 6, 6, 0, 1])
+    found = made.relation_scores(entities[HEADS], entities[tails], table)
+    assert found.shape == (len(HEADS), R)
+    for relation in range(R):
+        context = made.context(entities[HEADS], table, torch.full_like(HEADS, relation))
+        assert torch.allclose(found[:, relation], made.score_pairs(context, entities[tails]), atol=1e-5)
+
+
+@pytest.mark.parametrize(("kind", "width"), [("contextual", 3), ("block", D), ("transe", D), ("distmult", D), ("complex", D)])
 def test_relation_width(kind: str, width: int) -> None:
     assert relation_width(config(kind)) == build_scorer(config(kind)).relation_width == width

@@ -36,6 +36,23 @@ def test_the_average_of_numbers() -> None:
     assert int(average.state()["steps"]) == 10
 
 
+def test_a_share_spans_the_last_steps() -> None:
+    """The weight of step s falls as (s / t)^2: the average of a line lies a quarter of its length before the end."""
+    value = torch.zeros(1, dtype=torch.float64)
+    average = WeightAverage({"w": value}, 0.0, share=1 / 3)
+    for step in range(1, 3001):
+        value.fill_(step)
+        average.update()
+        if step == 1:
+            assert average.state()["w"].item() == 1.0  # nothing is left of the initial values
+    assert average.state()["w"].item() == pytest.approx(3000 * 3 / 4, rel=1e-3)
+    constant = WeightAverage({"w": value}, 0.0, share=1.0)  # the plain mean
+    for number in (3.0, 4.0, 8.0):
+        value.fill_(number)
+        constant.update()
+    assert constant.state()["w"].item() == pytest.approx(5.0)
+
+
 def test_within_the_block_the_model_is_the_average_and_afterwards_as_before() -> None:
     weight, statistic = torch.randn(5, generator=torch.Generator().manual_seed(0)), torch.zeros(2)
     average = WeightAverage({"w": weight, "s": statistic}, 0.9)
@@ -76,8 +93,9 @@ def test_the_average_is_what_is_validated_and_kept(toy: LinkData, negatives: int
     assert runs[0.0][0] != runs[0.9][0]
 
 
-def test_an_interrupted_run_goes_on_to_the_bit(toy: LinkData, tmp_path: Path) -> None:
-    config, saving = _config(train__average=0.99, model__decision="learned"), Saving(tmp_path / "state", seconds=0)
+@pytest.mark.parametrize("average", [{"train__average": 0.99}, {"train__average_share": 0.5}], ids=["decay", "share"])
+def test_an_interrupted_run_goes_on_to_the_bit(toy: LinkData, tmp_path: Path, average: dict[str, float]) -> None:
+    config, saving = _config(**average, model__decision="learned"), Saving(tmp_path / "state", seconds=0)
     unbroken = build_model(config, toy)
     expected = fit(unbroken, toy, config)
     with pytest.raises(Killed):
@@ -101,3 +119,5 @@ def test_its_bounds() -> None:
     for value in (-0.1, 1.0):
         with pytest.raises(ConfigError, match=r"train\.average"):
             _config(train__average=value)
+    with pytest.raises(ConfigError, match="exclude each other"):
+        _config(train__average=0.9, train__average_share=0.3)

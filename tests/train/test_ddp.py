@@ -31,6 +31,12 @@ RUNS: dict[str, dict[str, object]] = {
     "weights of each entity's own": {"model.fusion": "meta_cp", "model.fusion_widths": [8], "model.cp_rank": 3},
     "sparse gradients": {"train.num_negatives": 5},
     "sparse gradients, features too": {"train.num_negatives": 5, "model.finetune_features": True},
+    "heads": {
+        "model.heads": [{"view": "structure", "scoring": "complex"}], "train.optimizer": "adagrad", "train.regularizer": "n3",
+    },
+    "sparse gradients, heads": {
+        "train.num_negatives": 5, "model.heads": [{"view": "structure", "scoring": "complex"}], "train.optimizer": "adagrad",
+    },
     "seldom evaluated": {"train.eval_every": 3},
     KILLED: {"train.eval_every": 3},
 }
@@ -104,14 +110,14 @@ def test_ranks_that_die_between_two_evaluations_go_on_to_the_bit(ranks: dict[str
     assert broken[0]["losses"] == unbroken[0]["losses"]  # rank 0 reports
 
 
-@pytest.mark.parametrize("name", ["default", "text alone", "structure alone", "weights of each entity's own"])
+@pytest.mark.parametrize("name", ["default", "text alone", "structure alone", "weights of each entity's own", "heads"])
 def test_modalities_on_and_off_and_weights_of_each_entity_train_under_ddp(ranks: dict[str, Ranks], name: str) -> None:
     first, second = ranks[name]
     assert len(first["curve"]) == 3
     assert first["bits"] == second["bits"]
 
 
-@pytest.mark.parametrize("name", ["sparse gradients", "sparse gradients, features too"])
+@pytest.mark.parametrize("name", ["sparse gradients", "sparse gradients, features too", "sparse gradients, heads"])
 def test_sparse_gradients_are_averaged_by_rows(ranks: dict[str, Ranks], name: str) -> None:
     first, second = ranks[name]
     assert first["bits"] == second["bits"]

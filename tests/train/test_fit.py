@@ -11,7 +11,7 @@ import torch
 from imf_core.config import Config
 from imf_core.data.features.modality import Modality
 from imf_core.data.graph.graph import KnowledgeGraph, Vocabulary
-from imf_core.errors import DataError, DivergedError
+from imf_core.errors import ConfigError, DataError, DivergedError
 from imf_core.evaluate.ranking import evaluate
 from imf_core.prepare.link_data import LinkData
 from imf_core.train.fit import build_model, fit
@@ -72,12 +72,20 @@ def unbroken(toy: LinkData) -> Callable[[Config], tuple[FitResult, Weights, list
     return run
 
 
-@pytest.mark.parametrize("negatives", [None, 8])
+HEADS = {
+    "model.heads": [{"view": "structure", "scoring": "complex", "dim": 12}, {"view": "text", "scoring": "block"}],
+    "train.optimizer": "adagrad", "train.regularizer": "n3", "train.relation_weight": 0.1,
+}
+
+
+@pytest.mark.parametrize("changes", [
+    {}, {"train.num_negatives": 8}, HEADS, {**HEADS, "train.num_negatives": 8},
+], ids=["1-N", "sampled", "heads", "heads, sampled"])
 @pytest.mark.parametrize("killed_at", [1, 3, 5])
 def test_an_interrupted_run_goes_on_to_the_bit(
-    toy: LinkData, tmp_path: Path, killed_at: int, negatives: int | None, unbroken: Callable
+    toy: LinkData, tmp_path: Path, killed_at: int, changes: dict[str, object], unbroken: Callable
 ) -> None:
-    config = small().updated({"train.num_negatives": negatives})
+    config = small().updated(changes)
     expected, expected_weights, _ = unbroken(config)
     saving = Saving(tmp_path / "state", seconds=0)
     with pytest.raises(Killed):
@@ -148,7 +156,7 @@ def test_no_validation_triples_is_refused_before_training(toy: LinkData) -> None
         fit(build_model(small(), toy), LinkData(graph, toy.modalities), small())
 
 
-SCORINGS, LOSSES = ("contextual", "transe", "distmult", "complex"), ("ce", "bce")
+SCORINGS, LOSSES = ("contextual", "block", "transe", "distmult", "complex"), ("ce", "bce")
 DECISIONS = ("uniform", "fixed", "learned", "relation")
 PAIRS = [  # each two values meet in one of them
     (scoring, decision, LOSSES[(row + column) % 2])
@@ -167,6 +175,46 @@ def test_every_combination_trains_with_every_parameter_used(toy: LinkData, scori
     assert 0 < result.best_mrr <= 1
     unused = [name for name, parameter in model.named_parameters() if parameter.grad is None]
     assert unused == []  # DDP would stop at the second step
+
+
+def test_a_head_is_a_branch_with_vectors_of_its_own(toy: LinkData) -> None:
+    config = small().updated({**HEADS, "model.joint_weight": 0.0, "model.contrastive_weight": 0.0})
+    model = build_model(config, toy)
+    assert model.branches == ("structure", "image", "text", "fused", "structure_complex", "text_block")
+    assert [model.mask(branch) is model.mask(model.of_branch[branch].view) for branch in model.branches] == [True] * 6
+    tables = model.tables()
+    assert tables.entities["structure_complex"].shape == (toy.graph.num_entities, 12)
+    assert tables.relations["text_block"].shape == (2 * toy.graph.num_relations, 16)
+    alone = build_model(small().updated({"model.modalities": [], "model.scoring": "complex", "model.dim": 12}), toy)
+    with torch.no_grad():
+        alone.structure.copy_(model.head_structure["structure_complex"])
+        alone.relations["structure"].copy_(model.relations["structure_complex"])
+    heads, relations = torch.tensor([0, 4, 9]), torch.tensor([0, 1, 0])
+    place = model.branches.index("structure_complex")
+    ours = model.eval().branch_scores(tables, model.contexts(tables, heads, relations))[place]
+    plain = alone.eval().tables()
+    assert torch.allclose(ours, alone.branch_scores(plain, alone.contexts(plain, heads, relations))[0], atol=1e-6)
+
+
+def test_a_head_goes_with_its_view(toy: LinkData) -> None:
+    model = build_model(small().updated({**HEADS, "model.modalities": ["image"]}), toy)
+    assert model.branches == ("structure", "image", "fused", "structure_complex")
+
+
+@pytest.mark.parametrize(("heads", "words"), [
+    ([{"view": "structure", "scoring": "complex"}] * 2, "structure_complex twice"),
+    ([{"view": "fused", "scoring": "complex"}], "not fused"),
+    ([{"view": "text", "scoring": "complex", "dim": 7}], "even dim, found 7"),
+    ([{"view": "text", "scoring": "block", "dim": 20}], "block_size 8 divides, found 20"),
+])
+def test_heads_that_cannot_be_are_refused(heads: list[dict[str, object]], words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        small().updated({"model.heads": heads})
+
+
+def test_a_head_of_a_view_that_the_graph_lacks_is_refused(toy: LinkData) -> None:
+    with pytest.raises(DataError, match=r"a head scores 'sound'.*image, structure, text"):
+        build_model(small().updated({"model.heads": [{"view": "sound", "scoring": "complex"}]}), toy)
 
 
 def test_off_modalities_have_no_parameters(toy: LinkData) -> None:

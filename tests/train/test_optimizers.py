@@ -40,13 +40,31 @@ def test_equals_the_optimizer_of_torch(
     made, plain = Optimizers(ours, kind, 0.01, 0.1, early=early), theirs(reference.parameters(), lr=0.01, weight_decay=0.1)
     train(ours, made)
     train(reference, plain)
-    made.set_lr(0.05)
+    made.scale_lr(5.0)
     for group in plain.param_groups:
         group["lr"] = 0.05
     train(ours, made)
     train(reference, plain)
     assert torch.allclose(weights(ours), weights(reference), atol=1e-7)
     assert not torch.equal(weights(ours), weights(network()))
+
+
+@pytest.mark.parametrize("early", [False, True])
+def test_adagrad_moves_the_tables_and_adam_the_rest(early: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_LARGE", 100)
+    ours, reference = network(), network()
+    made = Optimizers(ours, "adagrad", 0.01, 0.1, early=early, tables=[ours[0].weight], table_lr=0.2)
+    others = [parameter for parameter in reference.parameters() if parameter is not reference[0].weight]
+    plain = torch.optim.Adagrad([reference[0].weight], lr=0.2), torch.optim.Adam(others, lr=0.01, weight_decay=0.1)
+    train(ours, made)
+    for step in range(4):
+        loss = reference(torch.randn(8, 6, generator=torch.Generator().manual_seed(step))).square().mean()
+        reference.zero_grad()
+        loss.backward()
+        for optimizer in plain:
+            optimizer.step()
+    assert torch.allclose(weights(ours), weights(reference), atol=1e-6)
+    assert not torch.allclose(weights(ours), weights(network()), atol=1e-2)
 
 
 def test_large_gradients_are_gone_after_the_backward_pass(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -102,9 +120,12 @@ def test_sparse_rows_move_as_under_adam_and_the_others_do_not() -> None:
     assert moved.nonzero()[:, 0].tolist() == [1, 4]
 
 
-def test_sparse_moments_are_restored() -> None:
+@pytest.mark.parametrize("kind", ["adamw", "adagrad"])
+def test_sparse_moments_are_restored(kind: str) -> None:
     net, copy = rows_network(True), rows_network(True)
-    made, other = (Optimizers(part, "adamw", 0.01, 0.5, part.parameters()) for part in (net, copy))
+    made, other = (
+        Optimizers(part, kind, 0.01, 0.5, part.parameters(), tables=part.parameters()) for part in (net, copy)
+    )
     train_rows(net, made, 3)
     copy.load_state_dict(net.state_dict())
     other.load_state({place: {name: value.clone() for name, value in entry.items()} for place, entry in made.state().items()})

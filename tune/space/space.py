@@ -13,11 +13,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from imf_core.config import FUSED, STRUCTURE, Config
+from imf_core.config import Config
 from imf_core.config_base import Settings
 from imf_core.errors import ConfigError
 from imf_core.files.digest import sha256_of
 from imf_core.files.yaml_files import read_yaml
+from imf_core.model.branches import branches_of
 from tune.space.parameter import Parameter, hint, label, marks, ordered, try_corners, value_of
 
 WEIGHTS = "model.decision_weights"
@@ -223,7 +224,7 @@ class SearchSpace:
             present = self.branches
             if MODALITIES in values:
                 views = values[MODALITIES] or ()
-                present = (STRUCTURE, *views, FUSED) if views else (STRUCTURE,)
+                present = tuple(branch.name for branch in branches_of(self.base.model, views))
             mass = {branch: max(-math.log(drawn.get(f"{WEIGHTS}.{branch}", 0.5)), _MIN_WEIGHT) for branch in present}
             values[WEIGHTS] = {branch: share / sum(mass.values()) for branch, share in mass.items()}
         return values

@@ -40,10 +40,10 @@ def space(values: dict[str, Any], config: Config | None = None, fixed: tuple[str
 def test_default_space_holds_the_marked_parameters_and_starts_at_the_base() -> None:
     default = SearchSpace.default(Config(), BRANCHES)
     usual = {name: dict(mark.when or {}) for name, mark in marks().items() if mark.default}
-    tucker = {name for name, when in usual.items() if "tucker" in when.get("model.fusion", ("tucker",))}
-    expected = tucker | set(WEIGHTS)
+    elsewhere = {"model.cp_rank", "model.meta_dim", "model.fusion_widths", "train.regularizer_weight", "train.table_lr"}
+    assert elsewhere <= set(usual)  # of another fusion, penalty or optimizer than the default
+    expected = (set(usual) - elsewhere) | set(WEIGHTS)
     assert set(default.names) == expected
-    assert {"model.cp_rank", "model.meta_dim", "model.fusion_widths"} == set(usual) - tucker
     assert {"model.fusion_rank", "model.temperature", "model.contrastive_weight", "model.decision", "train.lr"} <= expected
     assert default.config_for(default.default_point()) == Config()
     assert default.notes == ()

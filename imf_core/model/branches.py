@@ -1,0 +1,52 @@
+"""The branches of a model: which view each scores, with which settings, and their vectors."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from imf_core.config import FUSED, STRUCTURE, ModelConfig
+
+
+@dataclass(frozen=True)
+class Tables:
+    """Vectors in each branch, by its name: entities (N, d) or (n, d), relations (2R, r)."""
+
+    entities: dict[str, Tensor]
+    relations: dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Branch:
+    """One of the predictions that a model combines.
+
+    Args:
+        name: of the branch.
+        view: whose entity vectors it scores: structure, a modality, or fused.
+        settings: width, relation model, dropout of this branch.
+        penalty: factor on `train.regularizer_weight`, >= 0.
+        further: one of `model.heads`, with vectors of its own.
+    """
+
+    name: str
+    view: str
+    settings: ModelConfig
+    penalty: float = 1.0
+    further: bool = False
+
+
+def branches_of(config: ModelConfig, modalities: Sequence[str]) -> tuple[Branch, ...]:
+    """Structure, each modality in use, fused (if there is a modality), then the further heads whose view is in use.
+
+    Args:
+        config: of the model.
+        modalities: names of those in use.
+    """
+    views = (STRUCTURE, *modalities)
+    plain = [Branch(view, view, config) for view in (*views, *((FUSED,) if modalities else ()))]
+    heads = [
+        Branch(head.branch, head.view, config.of_head(head), head.penalty, True) for head in config.heads if head.view in views
+    ]
+    return (*plain, *heads)
