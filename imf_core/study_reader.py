@@ -10,15 +10,25 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from imf_core.errors import DataError
+from imf_core.files import json_files
+from imf_core.files.json_files import Stored, told
 
 SUMMARY_FILE, TRIALS_FILE = "summary.json", "trials.json"
 _REMEDY = "name the folder of a finished study"
+
+
+class Summary(Stored):
+    """The values of a summary that are read again; the others are only shown."""
+
+    study: str | None = None
+    checkpoint: str | None = None
 
 
 @dataclass(frozen=True)
@@ -45,11 +55,14 @@ class StudyFolder:
         """The study in numbers.
 
         Raises:
-            DataError: there is no summary, or it is no JSON object.
+            DataError: there is no summary, or it is none.
         """
-        values = _read_json(self.summary_file, "not the summary of a study")
-        if not isinstance(values, dict):
-            raise DataError.at(self.summary_file, None, "not the summary of a study", remedy=_REMEDY)
+        problem = "not the summary of a study"
+        values: dict[str, Any] = _read_json(self.summary_file, problem)
+        try:
+            Summary.model_validate(values)
+        except ValidationError as error:
+            raise DataError.at(self.summary_file, None, f"{problem}: {told(error)}", remedy=_REMEDY) from error
         return values
 
     def trials(self) -> list[dict[str, Any]]:
@@ -91,7 +104,7 @@ def summary_beside(checkpoint: Path) -> dict[str, Any]:
     if not study.summary_file.is_file():
         return {}
     values = _read_json(study.summary_file, "cannot be read")
-    if not isinstance(values, dict) or values.get("study") is None:
+    if not isinstance(values, dict) or values.get("study") is None:  # another program's
         return {}
     best = values.get("checkpoint")
     return values if isinstance(best, str) and Path(best).name == folder.name else {}
@@ -99,6 +112,6 @@ def summary_beside(checkpoint: Path) -> dict[str, Any]:
 
 def _read_json(path: Path, problem: str) -> Any:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json_files.read_json(path)
     except (OSError, ValueError) as error:
         raise DataError.at(path, None, f"{problem}: {error}", remedy=_REMEDY) from error

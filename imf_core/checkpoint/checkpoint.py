@@ -13,7 +13,9 @@ The recommender's checkpoints (`imf_core/recommend/checkpoint.py`) have the same
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import math
+import os
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -23,21 +25,34 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 import imf_core
+from imf_core.checkpoint.described import (
+    RESTORE,
+    Described,
+    DescribedLinks,
+    DescribedMetrics,
+    LinkNames,
+    StoredT,
+    checked,
+    read_json,
+)
 from imf_core.config import Config
 from imf_core.config_base import Settings
 from imf_core.data.features.modality import Modality
 from imf_core.data.graph.graph import KnowledgeGraph, Vocabulary
-from imf_core.errors import CheckpointError, ConfigError
+from imf_core.errors import CheckpointError, ConfigError, ImfError
 from imf_core.files.atomic import atomic_folder
+from imf_core.files.json_files import shortened
 from imf_core.model.imf import Imf
 
 SettingsT = TypeVar("SettingsT", bound=Settings)
+ModelT = TypeVar("ModelT", bound=nn.Module)
 
 FORMAT = 1
 FACTS_FILE = "facts.safetensors"
-RESTORE = "restore the folder from a copy"
+_MAKERS = (torch.empty, torch.zeros, torch.ones, torch.full, torch.randn, torch.rand)
 
 
 @dataclass(frozen=True)
@@ -123,14 +138,20 @@ def load_checkpoint(folder: Path | str) -> Checkpoint:
     description = read_description(folder)
     if description.get("task"):
         raise CheckpointError(f"{folder} holds a recommender, no link predictor", remedy="ask it by imf recommend")
-    names = read_names(folder, description, ("entities", "relations"))
-    entities, relations = Vocabulary(tuple(names["entities"])), Vocabulary(tuple(names["relations"]), "relation")
+    names = read_names(folder, description, DescribedLinks, LinkNames)
+    entities, relations = Vocabulary(tuple(names.entities)), Vocabulary(tuple(names.relations), "relation")
     check_vocabulary(description, entities, relations, folder)
     state = read_tensors(folder / "model.safetensors", RESTORE)
     config = stored_settings(Config, description, folder)
-    modalities = [_placeholder(name, state) for name in description["modalities"]]
-    model = Imf(config.model, len(entities), len(relations), modalities, config.train.loss)
-    load_state(model, state, folder)
+    model = model_of(
+        lambda: Imf(
+            config.model, len(entities), len(relations),
+            [_placeholder(name, len(entities), state) for name in description["modalities"]], config.train.loss,
+        ), state, folder,
+    )
+    decision = checked(folder / "config.json", DescribedMetrics, description["metrics"]).decision
+    if decision is not None and not decision.fit(len(model.branches), 2 * len(relations)):
+        raise CheckpointError(f"{folder / 'config.json'} is damaged: decision weights of another model", remedy=RESTORE)
     graph = _read_facts(folder, entities, relations)
     return Checkpoint(model.eval(), config, entities, relations, description["metrics"], folder, description, graph)
 
@@ -142,7 +163,7 @@ def _read_facts(folder: Path, entities: Vocabulary, relations: Vocabulary) -> Kn
         CheckpointError: it is damaged, or names other entities or relations.
     """
     file = folder / FACTS_FILE
-    if not file.exists():
+    if not os.path.lexists(file):
         return None
     facts = read_tensors(file, RESTORE)
     most = torch.tensor([len(entities), len(relations), len(entities)])
@@ -156,27 +177,28 @@ def _read_facts(folder: Path, entities: Vocabulary, relations: Vocabulary) -> Kn
     return KnowledgeGraph(entities, relations, train, valid, source=str(folder))
 
 
-def read_names(folder: Path, description: Mapping[str, Any], kinds: tuple[str, str]) -> dict[str, Any]:
+def read_names(
+    folder: Path, description: Mapping[str, Any], described: type[Described], names: type[StoredT]
+) -> StoredT:
     """Read the `vocabulary.json` of a checkpoint; its description must be complete and of this version's format.
 
     Args:
         folder: of the checkpoint.
         description: its `config.json`.
-        kinds: of names: `entities` and `relations`, or `users` and `items`.
+        described: what that must hold.
+        names: what the vocabulary must hold.
 
     Raises:
-        CheckpointError: another format, or a part is missing or damaged.
+        CheckpointError: another format, or a part is missing, damaged or of another type.
     """
-    names = read_json(folder / "vocabulary.json")
+    vocabulary = read_json(folder / "vocabulary.json")
     if description.get("format") != FORMAT:
         raise CheckpointError(
-            f"{folder} has format {description.get('format')!r}, this version reads {FORMAT}", remedy="update imf-search"
+            f"{folder / 'config.json'} has format {shortened(description.get('format'))}, this version reads {FORMAT}",
+            remedy="update imf-search",
         )
-    parts = ("config", "modalities", *(f"{kind}_sha256" for kind in kinds), "metrics")
-    for file, content, needed in (("config.json", description, parts), ("vocabulary.json", names, kinds)):
-        if absent := [part for part in needed if part not in content]:
-            raise CheckpointError(f"{folder / file} is damaged: it lacks {', '.join(absent)}", remedy=RESTORE)
-    return names
+    checked(folder / "config.json", described, description)
+    return checked(folder / "vocabulary.json", names, vocabulary)
 
 
 def check_vocabulary(
@@ -213,7 +235,7 @@ def stored_settings(kind: type[SettingsT], description: Mapping[str, Any], folde
     try:
         return kind.build(description["config"], source=str(folder / "config.json"))
     except ConfigError as error:
-        written = str(dict(description.get("versions") or {}).get("imf_search", ""))
+        written = str(description.get("versions", {}).get("imf_search", ""))
         if _version(written) > _version(imf_core.__version__):
             raise CheckpointError(
                 f"{folder} was written by imf-search {written}, this is {imf_core.__version__}", remedy="update imf-search"
@@ -246,27 +268,79 @@ def load_state(model: nn.Module, state: Mapping[str, Tensor], folder: Path) -> N
     """
     wanted = model.state_dict()
     name = mismatched_tensor(wanted, state)
-    if name is not None:
-        given = tuple(state[name].shape) if name in state else "nothing"
-        needed = tuple(wanted[name].shape) if name in wanted else "nothing"
-        raise CheckpointError(
-            f"{folder}: tensor {name} is {given}, the model needs {needed}", remedy="use the settings it was trained with"
-        )
-    model.load_state_dict(dict(state))
+    if name is None:
+        model.load_state_dict(dict(state))
+        return
+    given, needed = (_kind(tensors[name]) if name in tensors else "nothing" for tensors in (state, wanted))
+    raise CheckpointError(
+        f"{folder}: tensor {name} is {given}, the model needs {needed}", remedy="use the settings it was trained with"
+    )
+
+
+def model_of(build: Callable[[], ModelT], state: Mapping[str, Tensor], folder: Path) -> ModelT:
+    """A model with its stored tensors. It may not take much more memory than they do: altered settings may ask for terabytes.
+
+    Args:
+        build: makes the model.
+        state: tensors by name.
+        folder: of the checkpoint, for messages.
+
+    Raises:
+        CheckpointError: the settings fit no model, or the tensors are not this model's.
+    """
+    try:
+        with _AtMost(4 * sum(tensor.numel() for tensor in state.values()) + 2**20):
+            model = build()
+    except (ImfError, RuntimeError, ValueError) as error:
+        problem = error.problem if isinstance(error, ImfError) else str(error)
+        raise CheckpointError(f"{folder / 'config.json'} fits no model: {problem}", remedy=RESTORE) from error
+    load_state(model, state, folder)
+    return model
+
+
+class _AtMost(TorchFunctionMode):
+    """Refuses tensors that together have more elements than the given number.
+
+    Raises:
+        ImfError: they have.
+    """
+
+    def __init__(self, elements: int) -> None:
+        super().__init__()
+        self.left = elements
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if func in _MAKERS:
+            size = args[0] if args and isinstance(args[0], Sequence) else args
+            self.left -= math.prod(int(length) for length in size)
+            if self.left < 0:
+                raise ImfError("it asks for a larger model than the stored tensors are")
+        return func(*args, **(kwargs or {}))
+
+
+def _kind(tensor: Tensor) -> str:
+    return f"{tuple(tensor.shape)} of {str(tensor.dtype).removeprefix('torch.')}"
 
 
 def mismatched_tensor(wanted: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> str | None:
-    """The first tensor, in the order of names, that is missing on one side or differs in shape; None if all match."""
+    """The first tensor, in the order of names, that is missing on one side or differs in shape or type; None if all match."""
     names = sorted(wanted.keys() | given.keys())
-    return next((n for n in names if n not in wanted or n not in given or wanted[n].shape != given[n].shape), None)
+    return next((name for name in names if name not in wanted or name not in given or _differ(wanted[name], given[name])), None)
 
 
-def _placeholder(name: str, state: Mapping[str, Tensor]) -> Modality:
+def _differ(first: Tensor, second: Tensor) -> bool:
+    return first.shape != second.shape or first.dtype != second.dtype
+
+
+def _placeholder(name: str, num_entities: int, state: Mapping[str, Tensor]) -> Modality:
     """A modality with the stored mask and width; its zeros are replaced by the stored features when the state is loaded."""
-    mask = state[f"features.{name}.mask"].numpy()
-    features = state.get(f"features.{name}.features")
-    width = features.shape[1] if features is not None else 1
-    return Modality(name, np.zeros((len(mask), width), dtype=np.float32), mask)
+    mask, features = state.get(f"features.{name}.mask"), state.get(f"features.{name}.features")
+    if mask is None or mask.dtype != torch.bool or mask.shape != (num_entities,):
+        raise ImfError(f"there is no mask of the modality {shortened(name)}")
+    width = features.shape[1] if features is not None and features.dim() == 2 else 1
+    return Modality(name, np.zeros((num_entities, width), dtype=np.float32), mask.numpy())
 
 
 def read_tensors(path: Path, remedy: str) -> dict[str, Tensor]:
@@ -279,24 +353,3 @@ def read_tensors(path: Path, remedy: str) -> dict[str, Tensor]:
         return load_file(path)
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"{path} cannot be read: {error}", remedy=remedy) from error
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON object of a checkpoint.
-
-    Raises:
-        CheckpointError: the file is missing or damaged.
-    """
-    try:
-        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise CheckpointError(
-            f"{path} is missing", remedy="give the folder of a checkpoint, for example results/<study>/best"
-        ) from error
-    except NotADirectoryError as error:
-        raise CheckpointError(f"{path.parent} is not a folder", remedy="give the folder of a checkpoint") from error
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise CheckpointError(f"{path} is damaged: {error}", remedy=RESTORE) from error
-    if not isinstance(content, dict):
-        raise CheckpointError(f"{path} is damaged: it holds no settings", remedy=RESTORE)
-    return content

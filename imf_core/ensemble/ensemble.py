@@ -13,13 +13,15 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
+from pydantic import Field, FiniteFloat
 
 from imf_core.answers import Answer, Choice
 from imf_core.checkpoint.checkpoint import FACTS_FILE, Checkpoint, load_checkpoint
+from imf_core.checkpoint.described import RESTORE, checked, read_json
 from imf_core.data.graph.graph import KnowledgeGraph, KnownAnswers, counted_triples
 from imf_core.ensemble.teacher import teach
 from imf_core.errors import CheckpointError, ConfigError, VocabularyError
@@ -29,6 +31,7 @@ from imf_core.evaluate.ranking import Ranked, evaluate_decisions
 from imf_core.evaluate.redecide import fold_decisions
 from imf_core.evaluate.test_once import OWN
 from imf_core.files.atomic import atomic_folder
+from imf_core.files.json_files import Stored, shortened
 from imf_core.model.decision import Decision
 from imf_core.model.losses.distillation import SoftTargets
 from imf_core.predict import BUDGET, MOST, Predictor
@@ -36,6 +39,20 @@ from imf_core.runtime import MemoryBudget
 
 ENSEMBLE_FILE = "ensemble.json"
 FORMAT = 2  # 1 was the arithmetic mean
+
+
+class DescribedMember(Stored):
+    """A member of an ensemble."""
+
+    folder: str
+    weight: Annotated[FiniteFloat, Field(gt=0)]
+
+
+class DescribedEnsemble(Stored):
+    """What `ensemble.json` holds."""
+
+    members: Annotated[list[DescribedMember], Field(min_length=1)]
+    metrics: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -239,26 +256,19 @@ def load_ensemble(folder: Path | str) -> Ensemble:
     """
     folder = Path(folder)
     file = folder / ENSEMBLE_FILE
-    try:
-        description = json.loads(file.read_text(encoding="utf-8"))
-        version = description["format"]
-        listed = [(folder / str(item["folder"]), float(item["weight"])) for item in description["members"]]
-        metrics = dict(description["metrics"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        remedy = "restore the folder from a copy, or make it again: imf ensemble"
-        raise CheckpointError(f"{file} cannot be read: {error!r}", remedy=remedy) from error
+    content = read_json(file)
+    version = content.get("format")
     if version != FORMAT:
-        remedy = "make it again: imf ensemble" if version == 1 else "update imf-search"
-        raise CheckpointError(f"{folder} has format {version!r}, this version reads {FORMAT}", remedy=remedy)
+        remedy = "make it again: imf ensemble" if version in (1, None) else "update imf-search"
+        raise CheckpointError(f"{file} has format {shortened(version)}, this version reads {FORMAT}", remedy=remedy)
+    description = checked(file, DescribedEnsemble, content)
+    listed = [(folder / member.folder, member.weight) for member in description.members]
     total = sum(weight for _, weight in listed)
-    if not listed or min(weight for _, weight in listed) <= 0 or not np.isfinite(total):
-        raise CheckpointError(
-            f"{file}: the weights {[weight for _, weight in listed]} are not all positive",
-            remedy="restore the folder from a copy",
-        )
+    if not np.isfinite(total):
+        raise CheckpointError(f"{file} is damaged: the weights sum to {total}", remedy=RESTORE)
     outside = [path for path, _ in listed if not path.resolve().is_relative_to(folder.resolve())]
     if outside:
         raise CheckpointError(f"{file} names a member outside its folder: {outside[0]}", remedy="make the ensemble again")
     members = tuple(load_checkpoint(path) for path, _ in listed)
     same_names(members)
-    return Ensemble(members, tuple(weight / total for _, weight in listed), metrics, folder)
+    return Ensemble(members, tuple(weight / total for _, weight in listed), description.metrics, folder)

@@ -17,26 +17,44 @@ from typing import Any
 
 import numpy as np
 import torch
+from pydantic import PositiveInt
 from torch import Tensor
 
 from imf_core.checkpoint.checkpoint import (
-    RESTORE,
     check_vocabulary,
-    load_state,
+    model_of,
     read_description,
     read_names,
     read_tensors,
     stored_settings,
     write_checkpoint,
 )
+from imf_core.checkpoint.described import RESTORE, Described, Names
 from imf_core.data.features.modality import Modality
 from imf_core.data.graph.graph import Vocabulary
-from imf_core.errors import CheckpointError
+from imf_core.errors import CheckpointError, ImfError
+from imf_core.files.json_files import Stored, shortened
 from imf_core.recommend.config import RecommendConfig
 from imf_core.recommend.data.interactions import Interactions
 from imf_core.recommend.model import Recommender, build_recommender
 
 TASK = "recommend"
+
+
+class DescribedRecommender(Described):
+    """The `config.json` of a recommender."""
+
+    modalities: dict[str, PositiveInt]
+    metrics: dict[str, Any]
+    users_sha256: str
+    items_sha256: str
+
+
+class RecommenderNames(Stored):
+    """The `vocabulary.json` of a recommender."""
+
+    users: Names
+    items: Names
 
 
 @dataclass(frozen=True)
@@ -90,8 +108,8 @@ def load_recommender(folder: Path | str) -> RecommenderCheckpoint:
     description = read_description(folder)
     if description.get("task") != TASK:
         raise CheckpointError(f"{folder} holds no recommender", remedy="a link predictor answers by imf predict")
-    names = read_names(folder, description, ("users", "items"))
-    users, items = Vocabulary(tuple(names["users"]), "user"), Vocabulary(tuple(names["items"]), "item")
+    names = read_names(folder, description, DescribedRecommender, RecommenderNames)
+    users, items = Vocabulary(tuple(names.users), "user"), Vocabulary(tuple(names.items), "item")
     check_vocabulary(description, users, items, folder, ("users", "items"))
     pairs = read_tensors(folder / "interactions.safetensors", RESTORE)
     if pairs.keys() != {"train", "valid"} or any(_outside(part, len(users), len(items)) for part in pairs.values()):
@@ -99,9 +117,11 @@ def load_recommender(folder: Path | str) -> RecommenderCheckpoint:
     data = Interactions(users, items, pairs["train"].numpy(), pairs["valid"].numpy(), None, (), str(folder))
     state = read_tensors(folder / "model.safetensors", RESTORE)
     config = stored_settings(RecommendConfig, description, folder)
-    modalities = _placeholders(description["modalities"], state, len(items))
-    model = build_recommender(config.model, len(users), len(items), modalities, data.train)
-    load_state(model, state, folder)
+    model = model_of(
+        lambda: build_recommender(
+            config.model, len(users), len(items), _placeholders(description["modalities"], state, len(items)), data.train
+        ), state, folder,
+    )
     return RecommenderCheckpoint(model.eval(), config, data, description["metrics"], folder, description)
 
 
@@ -114,9 +134,13 @@ def _outside(pairs: Tensor, num_users: int, num_items: int) -> bool:
 
 def _placeholders(widths: Mapping[str, int], state: Mapping[str, Tensor], num_items: int) -> list[Modality]:
     """Modalities with the stored masks and widths; their zeros are replaced by the stored features."""
-    masks = state.get("features.masks")  # (I, number of modalities)
+    masks, table = state.get("features.masks"), state.get("features.table")  # (I, number of modalities), (I, F)
     if not widths or masks is None:
         return []
+    if masks.dtype != torch.bool or masks.shape != (num_items, len(widths)):
+        raise ImfError(f"there are no masks of the modalities {shortened(list(widths))}")
+    if table is None or table.shape != (num_items, sum(widths.values())):
+        raise ImfError(f"there are no features of the widths {shortened(widths)}")
     return [
         Modality(name, np.zeros((num_items, width), dtype=np.float32), masks[:, column].numpy(), standard=True)
         for column, (name, width) in enumerate(widths.items())

@@ -5,6 +5,7 @@ The caller passes functions that train an epoch and evaluate. No Ray, no MLflow:
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections.abc import Callable, Iterable
@@ -16,12 +17,14 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
-from imf_core.errors import DivergedError
+from imf_core.errors import CheckpointError, DivergedError
 from imf_core.runtime import Shard
 from imf_core.train.optimizers import Optimizers
 from imf_core.train.pace import WATCH
 from imf_core.train.progress import EpochReport, M, RunProgress, TrainedModule
-from imf_core.train.state import load_training_state, save_training_state
+from imf_core.train.state import read_training_state, restore_training_state, save_training_state
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -31,10 +34,12 @@ class Saving:
     Args:
         folder: of the state; a state that is there already is resumed.
         seconds: least time between two saves.
+        fresh: begin anew all the same.
     """
 
     folder: Path
     seconds: float = 20.0
+    fresh: bool = False
 
 
 @dataclass(frozen=True)
@@ -85,18 +90,25 @@ class Loop(Generic[M]):
     saving: Saving | None
 
     def begin(self, model: TrainedModule, optimizers: Optimizers, unpack: Callable[[Any], M]) -> RunProgress[M]:
-        """Start a run, or restore a saved one.
+        """Start a run, or restore a saved one. One whose state is damaged starts anew, which is logged.
 
         Args:
             model, optimizers: filled from the saved state, if there is one.
             unpack: the inverse of `Metrics.pack`.
 
         Raises:
-            CheckpointError: the saved state is damaged, or of another model.
+            CheckpointError: the saved state is of another model.
         """
-        if self.saving is None or not (self.saving.folder / "progress.json").exists():
+        if self.saving is None or self.saving.fresh or not self.saving.folder.exists():
             return RunProgress()
-        run = RunProgress.from_json(*load_training_state(self.saving.folder, model, optimizers), unpack)
+        try:
+            progress, tensors, best = read_training_state(self.saving.folder)
+            run = RunProgress.from_json(progress, best, unpack)
+        except (CheckpointError, KeyError, TypeError, ValueError) as error:
+            problem = error.problem if isinstance(error, CheckpointError) else f"progress.json: {error!r}"
+            logger.warning("the training state %s is damaged (%s): training begins anew", self.saving.folder, problem)
+            return RunProgress()
+        restore_training_state(self.saving.folder, tensors, model, optimizers)
         if self.on_epoch is not None and run.last is not None:
             self.on_epoch(run.last)  # the interrupted process may have saved the report without delivering it
         if run.curve:

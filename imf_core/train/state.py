@@ -10,7 +10,8 @@ from typing import Any
 from safetensors.torch import save_file
 from torch import Tensor
 
-from imf_core.checkpoint.checkpoint import mismatched_tensor, read_json, read_tensors
+from imf_core.checkpoint.checkpoint import mismatched_tensor, read_tensors
+from imf_core.checkpoint.described import read_json
 from imf_core.errors import CheckpointError
 from imf_core.files.atomic import atomic_folder
 from imf_core.train.optimizers import Optimizers
@@ -40,23 +41,33 @@ def save_training_state(
         (fresh / "progress.json").write_text(json.dumps(dict(progress)), encoding="utf-8")
 
 
-def load_training_state(
-    folder: Path, model: TrainedModule, optimizers: Optimizers
-) -> tuple[dict[str, Any], dict[str, Tensor] | None]:
-    """Restore what `save_training_state` wrote.
-
-    Args:
-        folder: of the state.
-        model, optimizers: filled in place.
+def read_training_state(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor], dict[str, Tensor] | None]:
+    """Read what `save_training_state` wrote.
 
     Returns:
-        The progress counters, and the best weights or None.
+        The progress counters, the tensors of `restore_training_state`, and the best weights or None.
 
     Raises:
-        CheckpointError: a part is missing or damaged, or the state is another model's.
+        CheckpointError: a part is missing or damaged.
     """
     progress = read_json(folder / "progress.json")
     tensors = read_tensors(folder / "state.safetensors", "delete the folder; training starts over")
+    return progress, tensors, _part(tensors, "best.") or None
+
+
+def restore_training_state(
+    folder: Path, tensors: Mapping[str, Tensor], model: TrainedModule, optimizers: Optimizers
+) -> None:
+    """Restore what was read.
+
+    Args:
+        folder: of the state, for messages.
+        tensors: from `read_training_state`.
+        model, optimizers: filled in place.
+
+    Raises:
+        CheckpointError: the state is another model's.
+    """
     state = _part(tensors, "model.")
     odd = mismatched_tensor(model.trained_state(), state)
     if odd is not None:
@@ -71,7 +82,6 @@ def load_training_state(
         if "average.steps" not in tensors:
             raise CheckpointError(f"{folder} is the state of a run without train.average", remedy="delete the folder")
         optimizers.average.load_state(_part(tensors, "average."))
-    return progress, _part(tensors, "best.") or None
 
 
 def _part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

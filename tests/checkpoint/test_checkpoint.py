@@ -26,7 +26,7 @@ from imf_core.prepare.link_data import LinkData
 from imf_core.train import optimizers
 from imf_core.train.fit import build_model
 from imf_core.train.optimizers import Optimizers
-from imf_core.train.state import load_training_state, save_training_state
+from imf_core.train.state import read_training_state, restore_training_state, save_training_state
 
 SMALL = {"model.dim": 8, "model.relation_dim": 4}
 
@@ -274,6 +274,14 @@ def test_metrics_that_json_cannot_hold_leave_the_old_checkpoint(toy: LinkData, t
 
 
 # --- training state -----------------------------------------------------------------------------------------------------
+
+
+def load_training_state(
+    folder: Path, model: Imf, optimizer: Optimizers
+) -> tuple[dict[str, object], dict[str, Tensor] | None]:
+    progress, tensors, best = read_training_state(folder)
+    restore_training_state(folder, tensors, model, optimizer)
+    return progress, best
 
 
 def stepped(model: Imf, optimizer: Optimizers, config: Config, steps: int) -> list[float]:

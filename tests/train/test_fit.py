@@ -122,6 +122,33 @@ def test_a_run_that_is_seldom_evaluated_loses_no_epoch(
         assert torch.equal(tensor, weights(resumed)[name]), name
 
 
+@pytest.mark.parametrize("part", ["progress.json", "state.safetensors"])
+@pytest.mark.parametrize("damage", [lambda content: content[:-40], lambda content: b"", lambda content: b"{}", None])
+def test_a_run_whose_state_is_damaged_begins_anew_and_says_so(
+    toy: LinkData, tmp_path: Path, part: str, damage: Callable[[bytes], bytes] | None, unbroken: Callable,
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture,
+) -> None:
+    config, saving = small(), Saving(tmp_path / "state", seconds=0)
+    expected, expected_weights, _ = unbroken(config)
+    with monkeypatch.context() as patched:
+        patched.setattr("imf_core.train.fit.train_epoch", die_in(3, []))
+        with pytest.raises(Killed):
+            fit(build_model(config, toy), toy, config, saving=saving)
+    file = tmp_path / "state" / part
+    if damage is None:
+        file.unlink()
+    else:
+        file.write_bytes(damage(file.read_bytes()))
+    epochs: list[int] = []
+    resumed = build_model(config, toy)
+    assert fit(resumed, toy, config, lambda report: epochs.append(report.epoch), saving=saving) == expected
+    assert epochs == [1, 2, 3, 4, 5, 6]
+    assert f"the training state {tmp_path / 'state'} is damaged" in caplog.text
+    assert part in caplog.text
+    for name, tensor in expected_weights.items():
+        assert torch.equal(tensor, weights(resumed)[name]), name
+
+
 def test_a_finished_run_is_not_trained_again(toy: LinkData, tmp_path: Path) -> None:
     config, saving = small(), Saving(tmp_path / "state", seconds=0)
     first = fit(build_model(config, toy), toy, config, saving=saving)

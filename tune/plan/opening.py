@@ -20,7 +20,7 @@ from tune.plan.plan import Plan
 from tune.plan.warm_start import warm_start
 from tune.settings import SearchConfig, absolute, given_settings
 from tune.sources import code_digest
-from tune.study.journal import JOURNAL_FILE, Journal, read_events
+from tune.study.journal import JOURNAL_FILE, Journal, begun_study, read_events
 from tune.study.sampler import sampler_settings
 
 AUDIT_FILE = "audit.json"
@@ -118,10 +118,11 @@ def open_study(plan: Plan) -> OpenStudy:
         if not journal.events and begun:
             remedy = f"restore it, or start a new study from its best points: --study NEW --warm-start {folder}"
             raise DataError.at(journal.path, None, "the journal is damaged: it is empty", remedy=remedy)
-        tied = ties(plan)
+        tied, earlier = ties(plan), {}
         if journal.events:
-            _refuse_difference(settings, journal.events[0]["tied"], tied)
-        tied["features"] = _share_data(plan, journal.events[0]["tied"].get("features") if journal.events else None)
+            earlier = begun_study(journal.path, journal.events, "tied", "points", "known", "note", "settings")["tied"]
+            _refuse_difference(settings, earlier, tied)
+        tied["features"] = _share_data(plan, earlier.get("features"))
         if not journal.events:
             warm = warm_start(settings.warm_start, plan.space, tied)
             journal.append(
@@ -160,7 +161,7 @@ def _refuse_difference(settings: SearchConfig, then: Mapping[str, Any], now: Map
     names = [name for name in {**then, **now} if then.get(name) != now.get(name) and name != "features"]
     if not names:
         return
-    lines = [f"  {name}: {_shortened(then, name)} then, {_shortened(now, name)} now" for name in names[:_SHOWN]]
+    lines = [f"  {name}: {' then, '.join(_both(then, now, name))} now" for name in names[:_SHOWN]]
     lines += [f"  and {len(names) - _SHOWN} more"] if len(names) > _SHOWN else []
     raise ConfigError(
         f"the study {settings.study!r} was started differently, and its results must not be mixed:\n" + "\n".join(lines),
@@ -170,9 +171,23 @@ def _refuse_difference(settings: SearchConfig, then: Mapping[str, Any], now: Map
     )
 
 
-def _shortened(values: Mapping[str, Any], name: str) -> str:
-    text = json.dumps(values[name], ensure_ascii=False) if name in values else "absent"
-    return text if len(text) <= 60 else f"{text[:57]}..."
+def _both(then: Mapping[str, Any], now: Mapping[str, Any], name: str) -> tuple[str, str]:
+    """The two values of a tie; of a parameter's range only what differs."""
+    first, second = then.get(name), now.get(name)
+    if isinstance(first, dict) and isinstance(second, dict):
+        parts = [part for part in {**first, **second} if first.get(part) != second.get(part)]
+        texts = [", ".join(f"{part} {_text(values.get(part))}" for part in parts) for values in (first, second)]
+    else:
+        texts = [_text(values[name]) if name in values else "absent" for values in (then, now)]
+    start = next((place for place, (one, other) in enumerate(zip(*texts, strict=False)) if one != other), 0)
+    if start > 40:  # what differs is to be seen
+        texts = [f"...{text[start - 20 :]}" for text in texts]
+    short = [text if len(text) <= 60 else f"{text[:57]}..." for text in texts]
+    return short[0], short[1]
+
+
+def _text(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False)
 
 
 def _share_data(plan: Plan, expected: str | None) -> str:
@@ -238,4 +253,4 @@ def _earlier_settings(values: Mapping[str, Any]) -> dict[str, Any]:
         remedy = "name its --study and --storage, or leave out --resume and --extend to start it"
         raise ConfigError(f"there is no study {file.parent.name!r} in {storage}", remedy=remedy, key="study")
     events, _ = read_events(file)
-    return dict(events[0]["settings"]) if events else {}
+    return dict(begun_study(file, events, "settings")["settings"]) if events else {}

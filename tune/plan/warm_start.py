@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import csv
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from imf_core.errors import ConfigError, DataError
+from imf_core.files.json_files import parse_json
 from tune.settings import METRIC
 from tune.space.space import SearchSpace
-from tune.study.journal import JOURNAL_FILE, read_events
+from tune.study.journal import JOURNAL_FILE, begun_study, read_events
 from tune.study.outcome import TrialState
 from tune.study.records import load_records
 from tune.study.schedule import is_finite
@@ -131,7 +131,7 @@ def _row(file: Path, number: int, line: Mapping[str | None, Any]) -> _Row | None
 
 def _parsed(cell: str) -> Any:
     try:
-        return json.loads(cell)
+        return parse_json(cell)
     except ValueError:
         return cell
 
@@ -141,5 +141,8 @@ def _differing(source: Path, tied: Mapping[str, Any]) -> list[str] | None:
     journal = (source if source.is_dir() else source.parent) / JOURNAL_FILE
     if not journal.is_file():
         return None
-    earlier = read_events(journal)[0][0]["tied"]
+    events, _ = read_events(journal)
+    if not events:
+        return None
+    earlier = begun_study(journal, events, "tied")["tied"]
     return [name for name in {**earlier, **tied} if not name.startswith(_IRRELEVANT) and earlier.get(name) != tied.get(name)]

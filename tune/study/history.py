@@ -152,7 +152,7 @@ class History(DriverOnly):
             if event["event"] == "session":
                 total, spent, begun = (0.0 if since and event.get(since) else total + spent), 0.0, float(event["at"])
             elif begun and (kinds is None or event["event"] in kinds):
-                spent = max(spent, float(event["at"]) - begun)
+                spent = max(spent, float(event.get("at", begun)) - begun)
         return total + spent
 
     def append(self, event: str, **values: Any) -> Event:

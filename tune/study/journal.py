@@ -26,12 +26,15 @@ import errno
 import json
 import os
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 
 from imf_core.errors import ConfigError, DataError, ImfError, ResourceError
 from imf_core.files.digest import sha256_of
+from imf_core.files.json_files import parse_json
 from imf_core.files.locks import lock
+from tune.study.events import wrong_event
 from tune.study.history import Event, History
 from tune.study.outcome import DISK_FULL, OUTCOME_FILE
 
@@ -39,7 +42,7 @@ JOURNAL_FILE = "journal.jsonl"
 TRIALS_DIR = "trials"  # holds the folder of each trial, by its name
 _MIN_FREE_BYTES = 2**20
 _CHAIN = "chain"
-_NEEDED = {"ask": ("trial", "params"), "report": ("trial", "epoch", "numbers"), "retry": ("trial",), "tell": ("trial",)}
+_OF_TRIALS = ("ask", "report", "retry", "tell")
 
 
 class Journal(History):
@@ -149,6 +152,22 @@ def read_events(path: Path) -> tuple[list[Event], int]:
     return events, length
 
 
+def begun_study(path: Path, events: Sequence[Event], *parts: str) -> Event:
+    """The first event of a journal.
+
+    Args:
+        path: of the journal, for the message.
+        events: of it, at least one.
+        parts: what is needed of what the study is tied to (`tied`), its `settings`, `points`, `known` and `note`.
+
+    Raises:
+        DataError: it lacks a part.
+    """
+    if lacking := [part for part in parts if part not in events[0]]:
+        raise _damaged(path, 1, f"an event study: it lacks {lacking[0]}")
+    return events[0]
+
+
 def _read(path: Path) -> tuple[list[Event], int, str]:
     """As `read_events`, with the digest of all lines; empty in a journal without digests."""
     content, chain = path.read_bytes(), ""
@@ -158,7 +177,7 @@ def _read(path: Path) -> tuple[list[Event], int, str]:
     events: list[Event] = []
     for number, line in enumerate(content[:length].splitlines(), start=1):
         try:
-            event = json.loads(line)
+            event = parse_json(line)
         except ValueError:
             event = None
         if not isinstance(event, dict) or not isinstance(event.get("event"), str):
@@ -167,8 +186,11 @@ def _read(path: Path) -> tuple[list[Event], int, str]:
             raise _damaged(path, number, "the first event, and it alone, says what the study is")
         given = event.pop(_CHAIN, "")
         if given or chain:
-            expected = _link(chain, event)
-            if given != expected:
+            try:
+                expected = _link(chain, event)
+            except UnicodeEncodeError:  # half a surrogate pair, which no journal of ours holds
+                expected = ""
+            if not expected or given != expected:
                 raise _damaged(path, number, "the line was altered, or lines before it are missing")
             chain = expected
         if problem := _out_of_order(event, begun, ended):
@@ -185,14 +207,13 @@ def _link(chain: str, event: Event) -> str:
 def _out_of_order(event: Event, begun: set[str], ended: set[str]) -> str:
     """What is wrong with an event after those before it, which `begun` and `ended` keep; empty if nothing is."""
     kind = event["event"]
-    lacking = [key for key in _NEEDED.get(kind, ()) if key not in event]
-    if lacking:
-        return f"an event {kind} without {', '.join(lacking)}"
+    if problem := wrong_event(event):
+        return problem
     if kind == "ask":
         if event["trial"] in begun:
             return f"{event['trial']} is begun twice"
         begun.add(event["trial"])
-    elif kind in _NEEDED:
+    elif kind in _OF_TRIALS:
         if event["trial"] not in begun:
             return f"{event['trial']} was never begun: a line is missing"
         if kind == "tell":

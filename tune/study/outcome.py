@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import errno
-import json
 import os
 import re
 import shutil
 from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+from pydantic import NonNegativeInt
 from ray.tune.result import AUTO_RESULT_KEYS
 
 from imf_core.errors import ResourceError
 from imf_core.files.atomic import atomic_write_text
+from imf_core.files.json_files import Stored, read_json
 
 OUTCOME_FILE, ERROR_FILE = "outcome.json", "error.txt"
 DISK_FULL = "the disk is full"
@@ -153,14 +154,31 @@ def read_outcome(trial: Any, trial_dir: Path, stale: int | None = None) -> tuple
     """
     for folder in _folders(trial, trial_dir):
         file = folder / OUTCOME_FILE
+        values = outcome_of(file)
         try:
             stamp = file.stat().st_mtime_ns
-            values = json.loads(file.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+        except OSError:
             continue
-        if isinstance(values, dict) and (stamp != stale or values.get("state") == TrialState.DIVERGED):
+        if values is not None and (stamp != stale or values.get("state") == TrialState.DIVERGED):
             return values, stamp
     return None, None
+
+
+class _Outcome(Stored):
+    state: Literal["completed", "pruned", "stopped", "failed", "diverged"]
+    reason: str
+    error_type: str | None = None
+    epochs: NonNegativeInt = 0
+
+
+def outcome_of(file: Path) -> dict[str, Any] | None:
+    """The content of an `outcome.json`; None where there is none, or it is damaged."""
+    try:
+        values: dict[str, Any] = read_json(file)
+        _Outcome.model_validate(values)
+    except (OSError, ValueError):
+        return None
+    return values
 
 
 def last_error(text: str) -> str:

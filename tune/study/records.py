@@ -9,12 +9,16 @@ import json
 import logging
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter, ValidationError
+
 from imf_core.errors import DataError
 from imf_core.files.atomic import atomic_write_text
+from imf_core.files.json_files import told
 from imf_core.study_reader import TRIALS_FILE, StudyFolder
 from tune.study.outcome import TrialState
 
@@ -69,15 +73,16 @@ class TrialRecord:
         Raises:
             DataError: a needed key is missing or holds an unusable value.
         """
-        known = {item.name for item in fields(cls)}
-        kept = {key: value for key, value in values.items() if key in known}
         try:
-            kept["state"] = TrialState(kept["state"])
-            kept["curve"] = tuple((int(epoch), float(mrr)) for epoch, mrr in kept.get("curve", ()))
-            return cls(**kept)
-        except (KeyError, TypeError, ValueError) as error:
+            return _records().validate_python(values)
+        except ValidationError as error:
             remedy = "restore the file or run the study again"
-            raise DataError.at(source, None, f"not a trial record: {error}", value=dict(values), remedy=remedy) from error
+            raise DataError.at(source, None, f"not a trial record: {told(error)}", remedy=remedy) from error
+
+
+@cache
+def _records() -> TypeAdapter[TrialRecord]:
+    return TypeAdapter(TrialRecord)
 
 
 def ranked(records: Iterable[TrialRecord]) -> list[TrialRecord]:

@@ -11,11 +11,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from pydantic import PositiveInt, TypeAdapter
+
 from imf_core.config_base import Settings
 from imf_core.files.atomic import atomic_write_text
+from imf_core.files.json_files import read_json
 from imf_core.runtime import is_out_of_memory
 
 REDUCED_FILE, KILLED_FILE = "smaller.json", "killed_for_memory"
+_REDUCED = TypeAdapter(dict[str, PositiveInt])
 # Errors of other processes: Ray's own, or that of a worker group, which quotes its first error.
 _MESSAGE = re.compile(r"OutOfMemoryError|out of memory", re.IGNORECASE)
 
@@ -29,11 +33,14 @@ def ran_out(error: BaseException | str) -> bool:
 
 def reduced_settings(folder: Path) -> dict[str, Any]:
     """Settings that override a trial's own because it ran out of memory; empty if it never did."""
+    file = folder / REDUCED_FILE
     try:
-        settings: dict[str, Any] = json.loads((folder / REDUCED_FILE).read_text(encoding="utf-8"))
+        return _REDUCED.validate_python(read_json(file))
     except FileNotFoundError:
         return {}
-    return settings
+    except (OSError, ValueError):
+        file.unlink()  # if memory runs out again, it is written again
+        return {}
 
 
 def kills_for_memory() -> int:

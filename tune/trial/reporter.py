@@ -3,20 +3,34 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import socket
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pydantic import model_validator
+
 from imf_core.files.atomic import atomic_write_text
+from imf_core.files.json_files import Stored, read_json
 from imf_core.runtime import Shard
 from imf_core.train.progress import EpochReport
 
 Report = Callable[[dict[str, Any]], None]
+logger = logging.getLogger(__name__)
 _RECENT = 64  # epochs that may be on their way to a driver when it dies; far fewer are
+
+
+class _Reported(Stored):
+    reports: list[dict[str, float]]
+
+    @model_validator(mode="after")
+    def _numbered(self) -> _Reported:
+        if any(report.get("epoch", 0) < 1 for report in self.reports):
+            raise ValueError("a report has no epoch")
+        return self
 
 
 @dataclass
@@ -36,10 +50,19 @@ class Reporter:
     shard: Shard
     began: int | None = field(init=False, default=None)  # first epoch that this process trained
     recent: list[dict[str, Any]] = field(init=False, default_factory=list)  # the last reports of all processes so far
+    damaged: bool = field(init=False, default=False)  # epochs may be missing, so all are to be trained and reported again
 
     def __post_init__(self) -> None:
-        with suppress(FileNotFoundError):
-            self.recent = json.loads((self.folder / "reported.json").read_text(encoding="utf-8"))["reports"]
+        file = self.folder / "reported.json"
+        try:
+            values = read_json(file)
+            _Reported.model_validate(values)
+            self.recent = values["reports"]
+        except FileNotFoundError:
+            pass
+        except (OSError, ValueError) as error:
+            self.damaged = True
+            logger.warning("%s is damaged (%s): the trial begins anew", file, str(error).partition("\n")[0])
 
     @property
     def reported(self) -> int:

@@ -26,7 +26,7 @@ from imf_core.tasks.registry import default_task
 from imf_core.tasks.task import AnyTask
 from imf_core.train.loop import FitResult, Saving
 from tune.sources import refuse_other_code
-from tune.study.outcome import OUTCOME_FILE, TrialState
+from tune.study.outcome import OUTCOME_FILE, TrialState, outcome_of
 from tune.trial.reporter import Report, Reporter
 
 _WAIT_SECONDS = 120.0
@@ -105,7 +105,8 @@ def run_job(job: Job, report: Report, shard: Shard = WHOLE) -> FitResult[Any]:
         reporter = Reporter(folder, report, constants, shard)
         reporter.catch_up(job.known)
         result = task.fit(
-            model, data, config, reporter, shard=shard, saving=Saving(folder / "state", job.save_seconds), device=device
+            model, data, config, reporter, shard=shard, device=device,
+            saving=Saving(folder / "state", job.save_seconds, fresh=reporter.damaged),
         )
         if job.scores and shard.rank == 0:
             try:
@@ -178,8 +179,5 @@ def write_outcome(folder: Path, state: TrialState, reason: str | BaseException, 
 
 def written_state(folder: Path) -> tuple[TrialState | None, str]:
     """State and reason in `outcome.json`; (None, "") if there is no outcome."""
-    try:
-        values = json.loads((folder / OUTCOME_FILE).read_text(encoding="utf-8"))
-        return TrialState(values["state"]), str(values["reason"])
-    except (OSError, ValueError, KeyError):
-        return None, ""
+    values = outcome_of(folder / OUTCOME_FILE)
+    return (TrialState(values["state"]), values["reason"]) if values is not None else (None, "")

@@ -51,7 +51,7 @@ def test_a_line_that_a_crash_cut_short_is_dropped(tmp_path: Path, cut: int) -> N
     ("lines", "line"),
     [
         (["{}"], 1), (["[1]"], 1), (['{"event": "session"}'], 1), (['{"event": "study"}', "garbage"], 2),
-        (['{"event": "study"}', '{"event": "session"}', '{"event": "study"}'], 3),
+        (['{"event": "study"}', '{"event": "session", "at": 1, "trials": 1}', '{"event": "study"}'], 3),
     ],
 )
 def test_damage_is_named_with_file_and_line(tmp_path: Path, lines: list[str], line: int) -> None:
@@ -95,10 +95,12 @@ def test_a_line_that_is_taken_out_altered_or_doubled_is_found(tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("lines", "told"),
     [
-        (['{"event": "report", "trial": "t", "epoch": 1, "numbers": {}}'], "t was never begun: a line is missing"),
+        (['{"event": "report", "trial": "t", "epoch": 1, "numbers": {}, "at": 1, "seconds": 1}'],
+         "t was never begun: a line is missing"),
         (['{"event": "ask", "trial": "t", "params": {}}'] * 2, "t is begun twice"),
-        (['{"event": "ask", "trial": "t", "params": {}}', *['{"event": "tell", "trial": "t"}'] * 2], "t ends twice"),
-        (['{"event": "ask", "trial": "t"}'], "an event ask without params"),
+        (['{"event": "ask", "trial": "t", "params": {}}', *['{"event": "tell", "trial": "t", "value": 1, "error": false}'] * 2],
+         "t ends twice"),
+        (['{"event": "ask", "trial": "t"}'], "an event ask: it lacks params"),
     ],
 )
 def test_events_out_of_order_are_damage_without_digests_too(tmp_path: Path, lines: list[str], told: str) -> None:

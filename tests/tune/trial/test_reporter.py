@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 
 from imf_core.config import Config
 from imf_core.evaluate.metrics import RankingMetrics
+from imf_core.prepare.link_data import LinkData, save_prepared
 from imf_core.runtime import Shard
 from imf_core.train.progress import EpochReport
 from tune.space.space import SearchSpace
 from tune.study.history import History
 from tune.study.journal import Journal
 from tune.study.searcher import StudySearch
+from tune.trial.out_of_memory import reduced_settings
 from tune.trial.reporter import Reporter
+from tune.trial.worker import Job, run_job, written_state
 
 
 def epoch(number: int) -> EpochReport[RankingMetrics]:
@@ -71,3 +76,50 @@ def test_a_trial_that_goes_on_is_told_what_is_known_of_it(tmp_path: Path) -> Non
             search.on_trial_result("a", {"best_mrr": 0.1 * number, "epoch": number})
     later = StudySearch(space, History.of(journal.events))
     assert later.suggest("b") == {**first, "known": 3}
+
+
+class Killed(Exception):
+    """Stands for the death of a worker."""
+
+
+@pytest.mark.parametrize(
+    ("part", "known"),
+    [
+        ("reported.json", 1), ("state/state.safetensors", 1),
+        *(
+            pytest.param(part, known, marks=pytest.mark.slow) for known in (0, 1, 2)
+            for part in ("reported.json", "state/progress.json", "state/state.safetensors", "smaller.json", "outcome.json")
+        ),
+    ],
+)
+def test_a_trial_one_of_whose_files_was_cut_short_ends_as_the_unbroken_one(
+    toy: LinkData, tmp_path: Path, part: str, known: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = Config.build({"model": {"dim": 8, "relation_dim": 4}, "train": {"max_epochs": 3, "batch_size": 32}})
+    save_prepared(toy, tmp_path / "data")
+
+    def job(name: str, known: int = 0) -> Job:
+        folder = tmp_path / name
+        folder.mkdir(exist_ok=True)
+        return Job(config.model_dump(), str(tmp_path / "data"), str(folder), save_seconds=0, known=known)
+
+    heard: dict[str, dict[int, float]] = {"unbroken": {}, "broken": {}}  # the driver counts an epoch once
+
+    def hear(name: str, last: int = 9) -> Callable[[dict[str, Any]], None]:
+        def report(numbers: dict[str, Any]) -> None:
+            if numbers["epoch"] > last:
+                raise Killed
+            heard[name].setdefault(numbers["epoch"], numbers["mrr"])
+
+        return report
+
+    expected = run_job(job("unbroken"), hear("unbroken"))
+    with pytest.raises(Killed):
+        run_job(job("broken"), hear("broken", last=2))
+    heard["broken"] = {epoch: mrr for epoch, mrr in heard["broken"].items() if epoch <= known}  # the driver died too
+    file = tmp_path / "broken" / part
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2] if file.exists() else b'{"train.batch')
+    assert (reduced_settings(file.parent), written_state(file.parent)) == ({}, (None, ""))
+    assert run_job(job("broken", known), hear("broken")) == expected
+    assert heard["broken"] == heard["unbroken"]
+    assert part in ("smaller.json", "outcome.json") or "anew" in caplog.text
