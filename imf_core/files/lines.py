@@ -24,7 +24,10 @@ BROKEN = (EOFError, OSError, zlib.error, lzma.LZMAError, zipfile.BadZipFile)  # 
 _LARGE = 1 << 20  # bytes: below, reading line by line is done before Arrow is loaded
 _WIDE = {b"\xff\xfe\x00\x00": "utf-32", b"\x00\x00\xfe\xff": "utf-32", b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}
 _LOOKED_AT = 512  # bytes from which an encoding without a mark is told
-_NO_FILES = {stat.S_IFIFO: "a pipe", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device", stat.S_IFSOCK: "a socket"}
+_NO_FILES = {
+    stat.S_IFDIR: "a folder", stat.S_IFIFO: "a pipe", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device",
+    stat.S_IFSOCK: "a socket",
+}
 
 
 def open_text(path: Path) -> BinaryIO:
@@ -36,9 +39,7 @@ def open_text(path: Path) -> BinaryIO:
         DataError: the file cannot be opened, is none (a pipe would never end), or is an archive of several.
     """
     try:
-        mode = path.stat().st_mode
-        if (kind := _NO_FILES.get(stat.S_IFMT(mode))) is not None:
-            raise DataError.at(path, None, f"this is {kind}, not a file", remedy="give a file")
+        refuse_other_kinds(path)
         handle = cast(BinaryIO, _unpacked(path, path.open("rb")))
         start = handle.read(_LOOKED_AT)
         handle.seek(0)
@@ -54,6 +55,17 @@ def open_text(path: Path) -> BinaryIO:
         if _is_text(text):
             data = text.encode("utf-8")
     return io.BytesIO(data)
+
+
+def refuse_other_kinds(path: Path) -> None:
+    """Refuse what is no regular file: to read a pipe or a device might never end.
+
+    Raises:
+        DataError: it is a folder, a pipe, a device or a socket.
+        OSError: there is no such file, or the system does not say.
+    """
+    if (kind := _NO_FILES.get(stat.S_IFMT(path.stat().st_mode))) is not None:
+        raise DataError.at(path, None, f"this is {kind}, not a file", remedy="give a file")
 
 
 def _unpacked(path: Path, handle: BinaryIO) -> object:

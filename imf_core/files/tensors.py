@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+import struct
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from imf_core.errors import DataError
+from imf_core.files.lines import refuse_other_kinds
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+
+_MOST_NUMBERS = 2**28  # that a tensor may stand for beyond those that it stores
+_BROKEN = (
+    RuntimeError, OSError, EOFError, ValueError, LookupError, AttributeError, TypeError, AssertionError, ArithmeticError,
+    MemoryError, ImportError, struct.error,
+)
 
 
 def read_torch(path: Path) -> Any:
@@ -22,18 +33,44 @@ def read_torch(path: Path) -> Any:
 
     refused = torch.serialization.pickle.UnpicklingError  # no import of what can unpickle
     try:
+        refuse_other_kinds(path)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # of protocols that the restricted reader may not know; it then fails
             return torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
         raise DataError.at(path, None, "no such file", remedy="check the path") from error
-    except (refused, RuntimeError, OSError, EOFError, ValueError, KeyError, AttributeError, IndexError, TypeError) as error:
+    except (refused, *_BROKEN) as error:
         raise DataError.at(
             path, None,
             "torch's restricted reader refuses it: damaged, a plain pickle, or more than tensors, which could run code",
             remedy="where you trust its origin, write it again where it was made: numpy.save('FEATURES.npy', matrix), or "
             "safetensors.torch.save_file(tensors, FILE)",
         ) from error
+
+
+def plain_numbers(tensor: Tensor) -> np.ndarray:
+    """The numbers of a tensor of any kind: sparse and quantised ones as they are meant, small floats as float32.
+
+    Raises:
+        ValueError: it has no data (meta), is nested, or stands for more numbers than memory holds.
+    """
+    import torch
+
+    if tensor.is_meta or tensor.is_nested:
+        raise ValueError("a tensor without data" if tensor.is_meta else "a nested tensor")
+    strided = tensor.layout == torch.strided
+    if tensor.numel() > _MOST_NUMBERS and not (strided and tensor.numel() <= tensor.untyped_storage().nbytes()):
+        raise ValueError(f"a tensor of {tensor.numel():,} numbers, most of which are not stored")
+    try:
+        if tensor.is_quantized:
+            tensor = tensor.dequantize()
+        if not strided:
+            tensor = tensor.to_dense()
+        if tensor.is_floating_point() and tensor.element_size() < 4:
+            tensor = tensor.float()
+        return tensor.detach().cpu().resolve_conj().resolve_neg().numpy()
+    except (RuntimeError, TypeError, NotImplementedError) as error:
+        raise ValueError(f"a tensor of {tensor.dtype} that cannot be read: {str(error).partition(chr(10))[0]}") from error
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
@@ -48,6 +85,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
 
     if path.suffix == ".safetensors":
         try:
+            refuse_other_kinds(path)
             return load_file(path)
         except (OSError, SafetensorError) as error:
             raise DataError.at(path, None, f"weights cannot be read: {error}", remedy="check the path") from error

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
@@ -14,8 +13,9 @@ from imf_core.commands.outputs import check_safetensors, write_features
 from imf_core.commands.terminal import terminal
 from imf_core.data.features.feature_files import PICKLED, Features
 from imf_core.errors import DataError
+from imf_core.files.arrays import read_arrays
 from imf_core.files.lines import read_lines
-from imf_core.files.tensors import read_torch
+from imf_core.files.tensors import plain_numbers, read_torch
 
 _FORMATS = ".npy, .npz, .pt, .pth, and .pkl or .bin that torch.save wrote"
 
@@ -35,7 +35,7 @@ def convert_features(
     listed = [line for _, line in read_lines(names)] if names is not None else names_in_file
     if listed is None:
         raise DataError.at(source, None, "no names in this file", remedy="list them, one for each row: --names NAMES.txt")
-    if matrix.ndim != 2 or matrix.dtype.kind not in "fiu":
+    if matrix.ndim != 2 or matrix.dtype.kind not in "fiu" or not matrix.shape[1]:
         raise DataError.at(
             source, None, f"not a matrix of numbers: shape {matrix.shape}, {matrix.dtype}", remedy="choose another --key"
         )
@@ -50,13 +50,7 @@ def convert_features(
 def _read(path: Path, key: str | None) -> tuple[np.ndarray, list[str] | None]:
     """The matrix, and the names where the file brings them."""
     if path.suffix in (".npy", ".npz"):
-        try:
-            content = np.load(path, allow_pickle=False)
-            entries = {name: content[name] for name in content.files} if isinstance(content, np.lib.npyio.NpzFile) else content
-        except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-            raise DataError.at(
-                path, None, f"no plain NumPy file: {error}", remedy="save a float matrix without objects (they are pickles)"
-            ) from error
+        entries: Any = read_arrays(path)
     elif path.suffix in PICKLED:
         entries = read_torch(path)
     else:
@@ -113,7 +107,10 @@ def _array(path: Path, value: Any) -> np.ndarray:
     import torch
 
     if isinstance(value, torch.Tensor):
-        return (value.float() if value.is_floating_point() else value).detach().cpu().numpy()
+        try:
+            return plain_numbers(value)
+        except ValueError as error:
+            raise DataError.at(path, None, f"it holds {error}", remedy="save a matrix with all its numbers") from error
     if isinstance(value, np.ndarray):
         return value
     raise DataError.at(path, None, f"it holds {type(value).__name__}, no matrix", remedy="save a matrix, or vectors by name")

@@ -11,8 +11,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from imf_core.errors import DataError
+from imf_core.files.arrays import read_array
 from imf_core.files.atomic import atomic_file
-from imf_core.files.lines import read_lines
+from imf_core.files.lines import read_lines, refuse_other_kinds
+from imf_core.files.tensors import plain_numbers
 
 PICKLED = (".pkl", ".pickle", ".pt", ".pth", ".bin")
 
@@ -70,7 +72,7 @@ def read_features(path: Path) -> Features:
             remedy="use .safetensors, or .npy with .names.txt (imf convert-features makes the first of .npy, .npz and .pth)",
         )
     matrix = features.matrix
-    if matrix.ndim != 2 or matrix.dtype.kind not in "fiu":
+    if matrix.ndim != 2 or matrix.dtype.kind not in "fiu" or not matrix.shape[1]:
         raise DataError.at(
             path, None, f"not a matrix of numbers: shape {matrix.shape}, {matrix.dtype}", remedy="one row a name"
         )
@@ -88,6 +90,7 @@ def feature_files(folder: Path) -> dict[str, Path]:
 
 def _read_safetensors(path: Path) -> Features:
     try:
+        refuse_other_kinds(path)
         # The flavour for torch maps the file, the one for NumPy copies it; besides, it knows bfloat16.
         with safe_open(path, framework="pt") as handle:
             missing = {"matrix", "names"} - set(handle.keys())
@@ -95,13 +98,16 @@ def _read_safetensors(path: Path) -> Features:
                 raise DataError.at(
                     path, None, f"no tensor {sorted(missing)[0]!r}", remedy="write it with imf encode or imf convert-features"
                 )
-            tensor, listing = handle.get_tensor("matrix"), bytes(handle.get_tensor("names").numpy())
+            matrix, listed = plain_numbers(handle.get_tensor("matrix")), plain_numbers(handle.get_tensor("names"))
             facts = handle.metadata() or {}
-    except (SafetensorError, OSError) as error:
+    except (SafetensorError, OSError, ValueError) as error:
         raise DataError.at(path, None, f"no safetensors file: {error}", remedy="extract the features again") from error
-    matrix = tensor.float().numpy() if tensor.is_floating_point() and tensor.element_size() < 4 else tensor.numpy()
+    if listed.dtype != np.uint8 or listed.ndim != 1:
+        remedy = "write it with imf encode or imf convert-features"
+        raise DataError.at(path, None, f"the tensor 'names' is no text: {listed.dtype} {listed.shape}", remedy=remedy)
     matrix.flags.writeable = False
-    names = listing.decode("utf-8", "surrogateescape").split("\n") if len(matrix) or listing else []
+    listing = listed.tobytes()
+    names = listing.decode("utf-8", "surrogateescape").split("\n") if matrix.size or listing else []
     return Features(tuple(names), matrix, facts)
 
 
@@ -112,12 +118,4 @@ def _read_npy(path: Path) -> Features:
             path, None, f"{listing.name} is missing: features are aligned by name",
             remedy=f"write one entity name a row into {listing.name}",
         )
-    try:
-        matrix = np.load(path, allow_pickle=False)
-        if not isinstance(matrix, np.ndarray):
-            raise ValueError("it is an archive of several")
-    except (ValueError, EOFError) as error:
-        raise DataError.at(
-            path, None, f"no plain NumPy array: {error}", remedy="save a float matrix without objects"
-        ) from error
-    return Features(tuple(line for _, line in read_lines(listing)), matrix)
+    return Features(tuple(line for _, line in read_lines(listing)), read_array(path))

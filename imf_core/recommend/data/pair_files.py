@@ -18,6 +18,7 @@ import numpy as np
 
 from imf_core.config_base import nearest
 from imf_core.errors import DataError
+from imf_core.files.arrays import read_arrays
 from imf_core.files.lines import read_lines
 
 SUFFIXES = (".tsv", ".txt", ".inter", ".npz", ".npy")
@@ -30,6 +31,7 @@ _RATING = ("rating", "score", "stars", "overall")
 _SPLIT = ("x_label", "split", "set")  # a published split in a column
 _SPLITS = {"0": 0, "1": 1, "2": 2, "train": 0, "valid": 1, "val": 1, "dev": 1, "validation": 1, "test": 2}
 _LABEL = "label"
+_MOST_ITEMS = 10**8  # of a matrix: each column gets a name
 _TYPES = ("token", "token_seq", "float", "float_seq")  # of a RecBole header
 _REMEDY = "write user<TAB>item, one interaction a line"
 
@@ -293,16 +295,9 @@ def _number(path: Path, number: int, text: str, what: str) -> float:
 def _read_arrays(path: Path, min_rating: float | None) -> PairFile:
     if min_rating is not None and path.suffix == ".npy":
         raise DataError.at(path, None, "data.min_rating needs ratings; pairs have none", remedy="leave min_rating out")
-    try:
-        loaded = np.load(path, allow_pickle=False)
-        if isinstance(loaded, np.ndarray):
-            return _of_pairs(path, loaded)
-        with loaded:
-            arrays = {name: loaded[name] for name in loaded.files}
-    except (OSError, ValueError, EOFError) as error:
-        raise DataError.at(
-            path, None, f"no plain NumPy file: {error}", remedy="save integers without objects (a pickle can run code)"
-        ) from error
+    arrays = read_arrays(path)
+    if isinstance(arrays, np.ndarray):
+        return _of_pairs(path, arrays)
     if {"users", "items"} <= arrays.keys():
         users, items = arrays["users"], arrays["items"]
         if users.ndim != 1 or users.shape != items.shape:
@@ -348,8 +343,13 @@ def _of_matrix(path: Path, arrays: Mapping[str, np.ndarray], min_rating: float |
             value=kind,
             remedy="save it by scipy.sparse.save_npz(path, matrix.tocsr())",
         )
-    pointers, columns, values = arrays["indptr"], arrays["indices"], arrays["data"]
-    num_users, num_items = (int(size) for size in arrays["shape"])
+    pointers, columns, values, shape = (arrays[name] for name in ("indptr", "indices", "data", "shape"))
+    flat = all(part.ndim == 1 and part.dtype.kind in "iu" for part in (pointers, columns, shape)) and values.ndim == 1
+    if not flat or shape.shape != (2,) or values.dtype.kind not in "biuf":
+        raise DataError.at(path, None, "the parts of the CSR matrix are no lists of numbers", remedy="save it again")
+    num_users, num_items = (int(size) for size in shape)
+    if num_items > _MOST_ITEMS:
+        raise DataError.at(path, None, f"a CSR matrix of {num_items:,} items", remedy="leave out columns without an entry")
     fits = len(pointers) == num_users + 1 and not pointers[0] and pointers[-1] == len(columns) == len(values)
     if not fits or (np.diff(pointers) < 0).any() or (len(columns) and (columns.min() < 0 or columns.max() >= num_items)):
         raise DataError.at(path, None, f"the CSR matrix of shape ({num_users}, {num_items}) is damaged", remedy="save it again")

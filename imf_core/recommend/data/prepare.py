@@ -17,6 +17,7 @@ from imf_core.data.features.feature_files import Features, feature_files, read_f
 from imf_core.data.features.modality import Modality, modality_of
 from imf_core.data.graph.graph import Vocabulary
 from imf_core.errors import DataError
+from imf_core.files.arrays import read_array
 from imf_core.prepare.entity_files import DESCRIPTIONS, IMAGES, origin
 from imf_core.prepare.shared_form import check_fingerprint, load_shared, named, save_shared
 from imf_core.prepare.views import image_view, text_view
@@ -229,13 +230,8 @@ def _numbered(path: Path) -> np.ndarray:
     Raises:
         DataError: no matrix of numbers.
     """
-    try:
-        matrix: np.ndarray = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise DataError.at(
-            path, None, f"no plain NumPy array: {error}", remedy="save a float matrix without objects"
-        ) from error
-    if matrix.ndim != 2 or matrix.dtype.kind not in "fiu":
+    matrix = read_array(path, mapped=True)
+    if matrix.ndim != 2 or matrix.dtype.kind not in "fiu" or not matrix.shape[1]:
         raise DataError.at(path, None, f"not a matrix of numbers: shape {matrix.shape}, {matrix.dtype}", remedy="a row an item")
     return matrix
 
