@@ -19,8 +19,9 @@ DEMO_FLAGS ?= --data unicode --trials 12 --seeds 2 --grace 1 --set model.dim=64 
 RECOMMEND_FLAGS ?= --task recommend --data codepages --trials 10 --seeds 2 --grace 3 --set model.widths=[64,32] --set train.lr=0.005 --set train.max_epochs=16 --set train.patience=6 --budget 200s
 PYTEST_FLAGS ?=
 BENCH_FLAGS ?=
+FUZZ_FLAGS ?=
 
-.PHONY: help demo demo-recommend test slow test-cluster bench lint types clean
+.PHONY: help demo demo-recommend test slow test-cluster bench fuzz lint types clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 22
@@ -43,6 +44,9 @@ test-cluster: $(DEV)  ## ray up, ray submit and lost hosts, on several hosts wit
 bench: $(DEV)  ## measure speed and memory anew (about an hour); writes results/benchmarks.md
 	$(VENV_PYTHON) -m pytest -n 0 -m "slow or not slow" tests/benchmarks/test_speed.py $(PYTEST_FLAGS)
 	$(VENV_PYTHON) -m benchmarks.run_speed $(BENCH_FLAGS)
+
+fuzz: $(DEV)  ## 10,000 hostile inputs through every reader (minutes); writes results/fuzz.md
+	$(VENV_PYTHON) -m benchmarks.fuzz $(FUZZ_FLAGS)
 
 lint: $(DEV)  ## ruff
 	$(VENV_PYTHON) -m ruff check .

@@ -42,9 +42,10 @@ from imf_core.config import Config
 from imf_core.config_base import Settings
 from imf_core.data.features.modality import Modality
 from imf_core.data.graph.graph import KnowledgeGraph, Vocabulary
-from imf_core.errors import CheckpointError, ConfigError, ImfError
+from imf_core.errors import CheckpointError, ConfigError, DataError, ImfError
 from imf_core.files.atomic import atomic_folder
 from imf_core.files.json_files import shortened
+from imf_core.files.lines import refuse_other_kinds
 from imf_core.model.imf import Imf
 
 SettingsT = TypeVar("SettingsT", bound=Settings)
@@ -350,6 +351,9 @@ def read_tensors(path: Path, remedy: str) -> dict[str, Tensor]:
         CheckpointError: the file is missing or damaged; with this remedy.
     """
     try:
+        refuse_other_kinds(path)
         return load_file(path)
-    except (OSError, SafetensorError) as error:
+    except DataError as error:
+        raise CheckpointError(error.problem, remedy=remedy) from error
+    except (OSError, SafetensorError, ValueError, RuntimeError, KeyError, AttributeError) as error:
         raise CheckpointError(f"{path} cannot be read: {error}", remedy=remedy) from error

@@ -266,7 +266,10 @@ def load_ensemble(folder: Path | str) -> Ensemble:
     total = sum(weight for _, weight in listed)
     if not np.isfinite(total):
         raise CheckpointError(f"{file} is damaged: the weights sum to {total}", remedy=RESTORE)
-    outside = [path for path, _ in listed if not path.resolve().is_relative_to(folder.resolve())]
+    try:
+        outside = [path for path, _ in listed if not path.resolve().is_relative_to(folder.resolve())]
+    except (OSError, ValueError, RuntimeError) as error:  # no name of a folder
+        raise CheckpointError(f"{file} is damaged: a member's folder: {error}", remedy=RESTORE) from error
     if outside:
         raise CheckpointError(f"{file} names a member outside its folder: {outside[0]}", remedy="make the ensemble again")
     members = tuple(load_checkpoint(path) for path, _ in listed)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -122,8 +123,9 @@ def test_settings_that_ask_for_terabytes_are_refused_before_any_memory_is_taken(
         load_recommender(folder)
 
 
+@pytest.mark.timeout(30)
 @pytest.mark.parametrize("part", ["config.json", "vocabulary.json", "model.safetensors", "facts.safetensors"])
-def test_a_folder_or_a_loop_of_links_where_a_file_is_meant(stored: dict[str, Path], tmp_path: Path, part: str) -> None:
+def test_a_folder_a_loop_of_links_or_a_pipe_where_a_file_is_meant(stored: dict[str, Path], tmp_path: Path, part: str) -> None:
     folder = shutil.copytree(stored["link"], tmp_path / "link")
     (folder / part).unlink()
     (folder / part).mkdir()
@@ -131,5 +133,9 @@ def test_a_folder_or_a_loop_of_links_where_a_file_is_meant(stored: dict[str, Pat
         load_checkpoint(folder)
     (folder / part).rmdir()
     (folder / part).symlink_to(part)
+    with pytest.raises(CheckpointError, match=part):
+        load_checkpoint(folder)
+    (folder / part).unlink()
+    os.mkfifo(folder / part)
     with pytest.raises(CheckpointError, match=part):
         load_checkpoint(folder)
