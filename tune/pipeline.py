@@ -22,6 +22,7 @@ from tune.hosts.cluster import ray_cluster
 from tune.hosts.joining import joined
 from tune.hosts.nodes import check_nodes, common_interface
 from tune.hosts.resources import ClusterResources
+from tune.plan.disk import refuse_unwritable
 from tune.plan.opening import AUDIT_FILE, OpenStudy, open_study, write_audit
 from tune.plan.plan import Plan, make_plan
 from tune.plan.show import show_plan, show_space
@@ -82,6 +83,8 @@ class Study:
 
 def search(settings: SearchConfig, console: Console) -> Study:
     """Search on this machine, or on the Ray cluster named in the settings."""
+    if not (settings.show_space or settings.dry_run):
+        refuse_unwritable(settings.study_dir)
     if not settings.joins:
         return planned(settings, ClusterResources.local(), console)
     with joined(settings, console) as cluster:

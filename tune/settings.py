@@ -37,7 +37,21 @@ _SERVER_SCHEMES = ("http", "https", "databricks", "databricks-uc", "postgresql",
 
 def local_tracking_uri(storage: Path) -> str:
     """The MLflow store beside the studies."""
-    return f"sqlite:///{storage / 'mlflow.db'}"
+    return sqlite_url(storage / "mlflow.db")
+
+
+def sqlite_url(file: Path | str) -> str:
+    """The URL of a SQLite database, in which `?`, `#` and `%` of its path are escaped."""
+    from sqlalchemy import URL
+
+    return URL.create("sqlite", database=str(file)).render_as_string()
+
+
+def database_of(url: str) -> str:
+    """The path of the database file that a `sqlite:` URL names; empty if it names none."""
+    from sqlalchemy import make_url
+
+    return make_url(url).database or ""
 
 
 def without_password(uri: str) -> str:
@@ -61,20 +75,21 @@ def absolute_tracking_uri(uri: str | None, storage: Path, source: str = "--track
         return default
     leave_out = f"unset {source}" if source == TRACKING_VARIABLE else f"leave {source} out"
     if uri.startswith("sqlite:"):
-        path, mark, query = uri.removeprefix("sqlite:///").partition("?")
-        if path.startswith("sqlite:") or path in ("", ":memory:"):
+        address, mark, query = uri.partition("?")
+        path = database_of(address) if address.startswith("sqlite:///") else ""
+        if path in ("", ":memory:"):
             raise ConfigError(
                 f"tracking URI {uri!r} ({source}) names no database file",
                 remedy=f"write sqlite:///path/mlflow.db, for example {default}", key="tracking_uri", value=uri,
             )
-        return f"sqlite:///{absolute(path)}{mark}{query}"
+        return f"{sqlite_url(absolute(path))}{mark}{query}"
     scheme = uri.partition("://")[0] if "://" in uri or uri.startswith("databricks") else ""
     if scheme.partition("+")[0] in _SERVER_SCHEMES:
         return uri
     folder = uri.removeprefix("file://").removeprefix("file:")
     if scheme in ("", "file"):
         if folder.endswith((".db", ".sqlite")):
-            remedy = f"write sqlite:///{absolute(folder)}"
+            remedy = f"write {sqlite_url(absolute(folder))}"
         else:
             remedy = (
                 f"{leave_out} or write {default}; to keep the runs that are already there: "

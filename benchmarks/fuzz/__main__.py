@@ -240,9 +240,9 @@ def _page(tallies: dict[str, Tally], seed: int, seconds: float) -> list[str]:
         "# Hostile inputs",
         "",
         "Whole files of each kind, of which one is damaged, forged or replaced (a folder, a link to itself, a pipe), go "
-        "through the readers that commands and searches use. Right is: read, or refused by an error with the file and a remedy, "
-        f"within {SECONDS} s. Batches of {_BATCH} run in processes of their own with {MEMORY / 2**30:.0f} GiB beyond what the process "
-        "had before its first input; peak memory is the resident set beyond that.",
+        "through the readers that commands and searches use. Right is: read, or refused by an error with the file and a "
+        f"remedy, within {SECONDS} s. Batches of {_BATCH} run in processes of their own with {MEMORY / 2**30:.0f} GiB beyond "
+        "what the process had before its first input; peak memory is the resident set beyond that.",
         "",
         *table(["kind", "tried", "refused", "read", "tracebacks", "hangs", "peak memory, MiB"], rows),
         f"Command: `{command}`; {host_line(machine())}; {seconds / 60:.0f} minutes; {date.today()}.",

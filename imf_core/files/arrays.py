@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import struct
 import tokenize
 import zipfile
 import zlib
@@ -15,8 +16,8 @@ from imf_core.errors import DataError
 from imf_core.files.lines import refuse_other_kinds
 
 _BROKEN = (
-    OSError, ValueError, EOFError, SyntaxError, TypeError, KeyError, OverflowError, RecursionError, MemoryError, RuntimeError,
-    tokenize.TokenError, zipfile.BadZipFile, zlib.error,
+    OSError, ValueError, EOFError, SyntaxError, TypeError, LookupError, ArithmeticError, MemoryError, RuntimeError,
+    struct.error, tokenize.TokenError, zipfile.BadZipFile, zlib.error,
 )
 _HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
 

@@ -84,7 +84,7 @@ def _unpacked(path: Path, handle: BinaryIO) -> object:
             names = [item.filename for item in items]
             if len(names) == 1:
                 return archive.open(names[0])
-        except (RuntimeError, ValueError, OverflowError, struct.error) as error:  # encrypted, of another method, damaged
+        except (RuntimeError, ValueError, OverflowError, LookupError, struct.error) as error:  # encrypted, damaged
             raise unreadable(path, error) from error
         problem = f"an archive of {len(names)} files ({', '.join(names[:3])}{', ...' * (len(names) > 3)})"
         raise DataError.at(path, None, problem, remedy="unpack it and give the folder")

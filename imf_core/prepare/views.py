@@ -145,7 +145,10 @@ def image_view(config: DataConfig, folder: Path, vocabulary: Vocabulary) -> View
     if files.others:
         hints = (f"files in {IMAGES}/ of a format that is not read: {files.others:,}; convert them to {FORMATS_READ}",)
     if not files.count:
-        hint = f"none of the {files.unknown:,} names of pictures in {IMAGES}/ is an entity"
+        hint = (
+            f"none of the {files.unknown:,} names of pictures in {IMAGES}/ is an entity: name them as the entities, in percent "
+            "form where a name has a slash (AC%2FDC for AC/DC); ids of Freebase also in dotted form (m.02x for /m/02x)"
+        )
         if not files.unknown:
             hint = f"there is no picture in {IMAGES}/ ({FORMATS_READ}, named as an entity)"
         hints = (hint, *hints)

@@ -139,3 +139,16 @@ def test_a_folder_a_loop_of_links_or_a_pipe_where_a_file_is_meant(stored: dict[s
     os.mkfifo(folder / part)
     with pytest.raises(CheckpointError, match=part):
         load_checkpoint(folder)
+
+
+@pytest.mark.parametrize(("written", "section"), [("9.9.0", "train"), ("1.0", "data")])
+def test_c1_a_key_of_a_later_version_in_any_section(
+    stored: dict[str, Path], tmp_path: Path, written: str, section: str
+) -> None:
+    folder = shutil.copytree(stored["link"], tmp_path / "link")
+    content = json.loads((folder / "config.json").read_text())
+    content["config"][section]["rotary"] = True
+    content["versions"]["imf_search"] = written
+    (folder / "config.json").write_text(json.dumps(content))
+    with pytest.raises(CheckpointError, match=f"was written by imf-search {written}, this is"):
+        load_checkpoint(folder)

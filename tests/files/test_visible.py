@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import io
+import unicodedata
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
 import numpy as np
+import pytest
 from rich.table import Table
 
 from imf_core.commands.terminal import NameConsole
@@ -56,3 +58,12 @@ def test_the_audit_in_a_report_has_no_markup_and_no_control_characters() -> None
 
 def test_a_command_stays_on_its_line() -> None:
     assert shown("imf predict --head 'a\nb\x1b[0m'") == "imf predict --head 'a␊b␛[0m'"
+
+
+@pytest.mark.parametrize("sign", ["\x1bP1;2|x\x1b\\", "\x9d8;;http://x\x9c", "\x1b_G\x1b\\", "a\x08b\x0c"])
+def test_other_commands_to_a_terminal_are_shown_in_every_place(tmp_path: Path, sign: str) -> None:
+    assert not any(unicodedata.category(one) == "Cc" for one in visible(sign))
+    file = save_picture(lambda console: console.print(sign, markup=False), 100, tmp_path / "terminal.svg", sign)
+    ElementTree.parse(file)
+    raw = RawGraph(Vocabulary((sign, "b")), Vocabulary((sign,), "relation"), np.array([[0, 0, 1]]), source=sign, notes=(sign,))
+    assert not any(unicodedata.category(one) == "Cc" and one != "\n" for one in audit(raw, baseline_splits=()).markdown())

@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import subprocess
 import sys
 from pathlib import Path
 
+import optuna
 import pytest
+from rich.console import Console
+from sqlalchemy import create_engine, text
 
-from imf_core.errors import ConfigError
+from imf_core.errors import ConfigError, ResourceError
 from tune.durations import parse_duration
 from tune.environment import environment
+from tune.pipeline import search
+from tune.plan.disk import refuse_unwritable
 from tune.plan.opening import search_config
-from tune.settings import SearchConfig, without_password
+from tune.settings import SearchConfig, database_of, sqlite_url, without_password
 from tune.study.journal import Journal
+from tune.study.sampler import export_study
 
 
 @pytest.fixture(autouse=True)
@@ -203,3 +210,39 @@ def test_zero_is_given_on_the_command_line_too() -> None:
     assert chosen.given("seed") and not chosen.given("trials") and not chosen.given("overrides")
     with pytest.raises(ConfigError, match="trials = 0"):
         search_config({"trials": 0})
+
+
+@pytest.mark.parametrize("name", ["a?b", "a%2Fb", "with space", "a#b", "Zürich", "100%", "a&b=c", "a+b", "x;y"])
+def test_databases_in_folders_of_any_name(tmp_path: Path, name: str) -> None:
+    folder = tmp_path / name
+    folder.mkdir()
+    url = sqlite_url(folder / "m.db")
+    with create_engine(url).connect() as connection:
+        connection.execute(text("create table t (x)"))
+        connection.commit()
+    assert [path.relative_to(tmp_path) for path in tmp_path.rglob("*.db")] == [Path(name, "m.db")]
+    assert database_of(url) == str(folder / "m.db")
+    config = SearchConfig.build({"storage": str(folder)})
+    assert database_of(str(config.tracking_uri)) == str(folder / "mlflow.db")
+    assert SearchConfig.build({"tracking_uri": url}).tracking_uri == url
+    study = optuna.create_study()
+    export_study(study, folder / "optuna.db")
+    assert (folder / "optuna.db").stat().st_size > 0
+
+
+def test_a_folder_that_cannot_be_written_is_named_before_anything_is_computed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(**arguments: object) -> None:
+        raise OSError(errno.EROFS, "Read-only file system", str(arguments["dir"]))
+
+    refuse_unwritable(tmp_path / "results" / "s")
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ResourceError, match=r"nothing can be written into .*file: Not a directory"):
+        refuse_unwritable(tmp_path / "file")
+    monkeypatch.setattr("tempfile.TemporaryFile", refuse)  # root may write everywhere
+    monkeypatch.setattr("tune.pipeline.planned", lambda *arguments: pytest.fail("it was planned"))
+    with pytest.raises(ResourceError, match=f"nothing can be written into {tmp_path}: Read-only file system") as caught:
+        search(SearchConfig.build({"storage": str(tmp_path / "results"), "study": "s"}), Console())
+    assert "--storage" in caught.value.remedy

@@ -78,6 +78,7 @@ def joined(settings: SearchConfig, console: Console) -> Iterator[ClusterResource
     """
     variables = environment(settings.address)
     variables.pop("RAY_AUTH_MODE", None)  # every node has its own
+    refuse_silent(str(settings.address))
     with staged_code() as code:
         try:
             ray.init(
@@ -98,6 +99,25 @@ def joined(settings: SearchConfig, console: Console) -> Iterator[ClusterResource
         yield count_resources(ray.nodes(), expected, settings.grows_to)
     finally:
         ray.shutdown()
+
+
+def refuse_silent(address: str, seconds: float = 10.0) -> None:
+    """Refuse an address at which nothing listens: Ray would try it for minutes. Words such as `auto` are left to Ray.
+
+    Raises:
+        ConfigError: nothing listens there; names RAY_ADDRESS if the address comes from it.
+    """
+    host, mark, port = address.removeprefix("ray://").rpartition(":")
+    if not mark or not port.isdecimal():
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=seconds).close()
+    except (OSError, OverflowError, UnicodeError) as error:
+        source = "RAY_ADDRESS" if os.environ.get("RAY_ADDRESS") == address else "--address"
+        raise ConfigError(
+            f"no Ray cluster answers at {address}, which {source} names: {error}",
+            remedy=f"start it, correct {source}, or search on this machine only: --address local", key="address", value=address,
+        ) from error
 
 
 @contextmanager

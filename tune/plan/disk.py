@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import shutil
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from imf_core.errors import ResourceError
 from imf_core.tasks.protocols import StudyData
 from imf_core.train.estimate import MemoryEstimate
 
@@ -46,6 +48,25 @@ class DiskEstimate:
             f"the study needs about {self.total / 2**20:.0f} MiB of disk and {self.folder} has {free / 2**20:.0f} MiB free: "
             "free some space, or choose another --storage"
         )
+
+
+def refuse_unwritable(folder: Path) -> None:
+    """Refuse a folder into which nothing can be written, before anything is computed for it. It is not made.
+
+    Raises:
+        ResourceError: the system does not let it be written.
+    """
+    place = folder
+    while not place.exists() and place != place.parent:
+        place = place.parent
+    try:
+        with tempfile.TemporaryFile(dir=place):
+            pass
+    except OSError as error:
+        raise ResourceError(
+            f"nothing can be written into {place}: {error.strerror or error}",
+            remedy="choose another --storage, or make it writable", path=str(place),
+        ) from error
 
 
 def disk_estimate(

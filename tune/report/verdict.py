@@ -20,6 +20,7 @@ from tune.durations import duration
 from tune.report.formatting import all_lines, cost_of, differing, fitting, plural, plus_minus, setting, settings_text
 from tune.report.judgement import STYLES, judgements
 from tune.report.result import StudyResult, with_ranks
+from tune.settings import sqlite_url
 from tune.sources import search_command
 from tune.study.outcome import TrialState
 from tune.study.records import TrialRecord, count_states
@@ -45,7 +46,7 @@ def next_commands(result: StudyResult) -> list[tuple[str, str]]:
         ui = uri if uri.startswith("http") else command_line(["mlflow", "ui", "--backend-store-uri", uri])
         commands.append(("compare the runs in MLflow", ui))
     if installed("optuna-dashboard"):
-        dashboard = command_line(["optuna-dashboard", f"sqlite:///{folder / 'optuna.db'}"])
+        dashboard = command_line(["optuna-dashboard", sqlite_url(folder / "optuna.db")])
         commands.append(("open it in Optuna's dashboard", dashboard))
     study = [*search_command(), "--storage", str(folder.parent), "--study", result.study]
     again = [*search_command(), *task_flags(result.task), "--data", result.data, "--warm-start", str(result.folder)]

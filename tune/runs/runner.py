@@ -8,6 +8,7 @@ from typing import Any
 
 import ray
 import ray.tune as ray_tune
+from pyarrow.fs import LocalFileSystem
 from rich.console import Console
 
 from imf_core.config_base import Settings
@@ -176,6 +177,7 @@ def _run(
         ),
         run_config=ray_tune.RunConfig(
             name=folder.name, storage_path=str(folder.parent), verbose=0, stop=ledger.deadline,
+            storage_filesystem=LocalFileSystem(),  # else a path with a `?` is taken for a URI
             callbacks=[ledger, callback, TrialLines(console, ledger, total, needs.get("GPU", 0.0)), live],
             failure_config=ray_tune.FailureConfig(max_failures=plan.settings.max_failures),
         ),

@@ -15,6 +15,7 @@ from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
 from optuna.trial import FrozenTrial, TrialState
 
 from imf_core.files.atomic import atomic_file
+from tune.settings import sqlite_url
 from tune.space.parameter import Parameter
 
 STARTUP = 10  # random draws before TPE has enough to go by; these do not depend on the order in which trials finish
@@ -107,7 +108,7 @@ def export_study(study: optuna.Study, path: Path | str, outcomes: Mapping[str, s
     several = len(study.directions) > 1  # Optuna knows no pruned trial of several objectives
     trials = [_with_outcome(trial, outcomes or {}, several) for trial in study.trials if trial.state.is_finished()]
     with atomic_file(path) as scratch:
-        storage = optuna.storages.RDBStorage(f"sqlite:///{scratch}")
+        storage = optuna.storages.RDBStorage(sqlite_url(scratch))
         copy = optuna.create_study(storage=storage, study_name=study.study_name, directions=study.directions)
         for key, value in study.user_attrs.items():
             copy.set_user_attr(key, value)

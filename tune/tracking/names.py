@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from imf_core.files.locks import locked
+from tune.settings import database_of
 
 MAX_PARAM, MAX_NAME, MAX_BATCH, MAX_METRICS, MAX_DIGEST = 6000, 250, 100, 900, 36  # MLflow's own limits
 MODEL_CODE = "import mlflow\n\nfrom tune.tracking import ImfPyfunc\n\nmlflow.models.set_model(ImfPyfunc())\n"
@@ -72,7 +73,7 @@ def one_at_a_time(uri: str) -> Iterator[None]:
     if not uri.startswith("sqlite:///"):
         yield
         return
-    database = Path(uri.removeprefix("sqlite:///").partition("?")[0])
+    database = Path(database_of(uri))
     with locked(database.parent / f".{database.name}.lock"):
         yield
 

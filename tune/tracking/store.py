@@ -21,7 +21,7 @@ from mlflow.utils.rest_utils import http_request
 from sqlalchemy.exc import SQLAlchemyError
 
 from imf_core.errors import ConfigError
-from tune.settings import TRACKING_VARIABLE
+from tune.settings import TRACKING_VARIABLE, database_of
 from tune.sources import git_commit
 from tune.tracking import names as text
 
@@ -55,7 +55,7 @@ def open_experiment(uri: str, experiment: str, root: str) -> Experiment:
     except LOGGING_ERRORS as error:
         refuse_credentials(error, uri)
         if uri.startswith("sqlite"):
-            database = uri.removeprefix("sqlite:///")
+            database = database_of(uri)
             locked = _LOCKED in str(error)
             whole = "move it away: a new one is made, and the study itself is whole"
             remedy = "end the program that holds it" if locked else whole

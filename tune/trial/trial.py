@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import ray.tune as ray_tune
+from pyarrow.fs import LocalFileSystem
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 from ray.tune.integration.ray_train import TuneReportCallback
@@ -152,6 +153,7 @@ def _run_distributed(job: Job, spec: TrialSpec) -> None:
         run_config=RunConfig(
             worker_runtime_env={"env_vars": {"GLOO_SOCKET_IFNAME": spec.interface}} if spec.interface else None,
             name=f"workers-{ray_tune.get_context().get_trial_id()}", storage_path=str(Path(job.folder)), callbacks=[callback],  # type: ignore[list-item]
+            storage_filesystem=LocalFileSystem(),
             # Only Ray Tune retries: retries on two levels would multiply.
             failure_config=FailureConfig(max_failures=0, controller_failure_limit=0),  # type: ignore[call-arg]
         ),

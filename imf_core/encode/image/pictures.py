@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import struct
 import unicodedata
 import warnings
@@ -27,6 +28,7 @@ Pictures: TypeAlias = Path | Sequence[Path]  # of one entity
 _FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF")
 # What Pillow raises on damaged files; any other exception is a bug of ours and must show.
 _DAMAGED = (OSError, SyntaxError, ValueError, EOFError, IndexError, struct.error, zlib.error, Image.DecompressionBombError)
+_FREEBASE = re.compile(r"^([mg])\.(?=[0-9a-z_]+$)(.+)$")  # of the ids of Freebase, with dots
 
 
 class PictureError(ValueError):
@@ -61,7 +63,8 @@ class ImageFiles:
 def find_images(folder: Path, names: Sequence[str]) -> ImageFiles:
     """Match pictures to entities: `<name>.png` (or jpg, jpeg, jfif, webp, bmp, gif), and all pictures in a folder `<name>/`.
 
-    The name may be percent-encoded, as by `urllib.parse.quote(name, safe="")`: the way to name the file of `AC/DC`.
+    The name may be percent-encoded, as by `urllib.parse.quote(name, safe="")`: the way to name the file of `AC/DC`. An id of
+    Freebase may have dots instead: `m.02x` for `/m/02x`.
 
     Raises:
         DataError: the folder cannot be listed.
@@ -114,7 +117,8 @@ def _is_other(file: str) -> bool:
 
 def _first_row(rows: dict[str, int], stem: str) -> int | None:
     # Some file systems store names decomposed: compose them as a last resort.
-    for name in (stem, unquote(stem, errors="surrogateescape"), unicodedata.normalize("NFC", stem)):
+    freebase = _FREEBASE.sub(r"/\1/\2", stem)
+    for name in (stem, unquote(stem, errors="surrogateescape"), unicodedata.normalize("NFC", stem), freebase):
         if name in rows:
             return rows[name]
     return None

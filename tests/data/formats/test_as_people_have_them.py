@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import bz2
 import gzip
+import io
 import lzma
 import os
 import zipfile
@@ -214,3 +215,55 @@ def test_a_pipe_is_refused(tmp_path: Path, name: str) -> None:
     os.mkfifo(tmp_path / name)
     with pytest.raises(DataError, match=r"this is a pipe, not a file"):
         list(read_lines(tmp_path / name))
+
+
+# --- two further inputs of each kind --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("encoding", ["utf-16-be", "utf-32-be"])
+def test_g1_marked_and_with_the_large_end_first(tmp_path: Path, right: Path, encoding: str) -> None:
+    assert same(write(tmp_path / "g", lambda lines: ("\ufeff" + lines).encode(encoding)), right)
+
+
+@pytest.mark.parametrize("encoding", ["iso-8859-15", "cp1250"])
+def test_g2_a_twin_in_other_encodings(tmp_path: Path, encoding: str) -> None:
+    folder = write(tmp_path / "g")
+    (folder / "train.tsv").write_bytes((folder / "train.tsv").read_bytes().decode().encode(encoding))
+    assert any("UTF-8" in problem for problem in problems(folder))
+
+
+@pytest.mark.parametrize("header", ["source\trelation\ttarget", "from\tlabel\tto"])
+def test_g3_headers_of_other_exports(tmp_path: Path, right: Path, header: str) -> None:
+    folder = write(tmp_path / "g", lambda lines: f"{header}\n{lines}".encode())
+    assert same(folder, right) or any("looks like a header" in problem for problem in problems(folder))
+
+
+@pytest.mark.parametrize("order", [(2, 0, 1), (1, 2, 0)])
+def test_g4_other_orders(tmp_path: Path, order: tuple[int, int, int]) -> None:
+    folder = tmp_path / "g"
+    folder.mkdir()
+    for split, triples in rows().items():
+        (folder / f"{split}.tsv").write_text(text(triples, order))
+    assert any("columns" in problem for problem in problems(folder))
+
+
+def in_a_zip(content: bytes) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("export/", b"")
+        archive.writestr("export/graph.txt", content)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize(
+    "pack", [lambda data: gzip.compress(data[:999]) + gzip.compress(data[999:]), in_a_zip], ids=["two members", "in a folder"]
+)
+def test_g6_other_containers(tmp_path: Path, right: Path, pack: Callable[[bytes], bytes]) -> None:
+    assert same(write(tmp_path / "g", lambda lines: pack(lines.encode())), right)
+
+
+@pytest.mark.parametrize("graph", ["_:b0", "<urn:x:g#1>"])
+def test_g7_other_graphs(tmp_path: Path, graph: str) -> None:
+    for split in ("train", "valid"):
+        (tmp_path / f"{split}.nt").write_text(f"# quads\r\n<a> <r> <b> {graph} .\r\n<b> <r> <a>\t{graph}\t.\r\n")
+    assert read_raw(tmp_path).entities.names == ("a", "b")

@@ -46,6 +46,15 @@ def test_several_pictures_lie_side_by_side_or_in_a_folder(tmp_path):
     assert (files.unknown, files.several, files.count) == (2, 3, 8)  # names, not files, are unknown
 
 
+def test_ids_of_freebase_may_have_dots(tmp_path):
+    touch(tmp_path, "m.02x/1.jpg", "m.0_a9.png", "g.11b.png", "%2Fm%2F04.png", "m.x.y.png", "M.02x.png")
+    files = find_images(tmp_path, ["/m/02x", "/m/0_a9", "/g/11b", "/m/04", "/m/x.y"])
+    found = [[str(path.relative_to(tmp_path)) for path in paths] for paths in files.paths]
+    assert found == [["m.02x/1.jpg"], ["m.0_a9.png"], ["g.11b.png"], ["%2Fm%2F04.png"], []]
+    assert files.unknown == 2
+    assert find_images(tmp_path, ["m.02x", "/m/02x"]).paths[0] != ()  # a name as it stands goes before
+
+
 def test_folder_that_is_not_there(tmp_path):
     with pytest.raises(DataError, match="cannot be listed"):
         find_images(tmp_path / "absent", ["a"])

@@ -38,6 +38,8 @@ def problems(source: InteractionSource) -> list[str]:
         ("ml.inter", "userID\titemID\trating\ttimestamp\tx_label", ("0", "1", "2")),
         ("ml.inter", "user_id:token\titem_id:token\trating:float\ttimestamp:float\tx_label:float", ("0", "1", "2")),
         ("interactions.tsv", "user\titem\trating\ttimestamp\tsplit", ("train", "val", "test")),
+        ("interactions.tsv", "customer_id\tarticle_id\trating\ttimestamp\tset", ("Train", "Dev", "Test")),
+        ("interactions.tsv", "UID\tIID\trating\ttimestamp\tX_LABEL", ("train", "validation", "test")),
     ],
 )
 def test_r1_the_column_gives_the_split(tmp_path: Path, name: str, header: str, labels: tuple[str, ...]) -> None:
@@ -106,3 +108,26 @@ def test_r4_a_label_is_told_and_taken(tmp_path: Path) -> None:
     assert all(int(taken.raw.items.names[item]) % 2 for item in np.unique(taken.raw.splits["all"][:, 1]))
     with pytest.raises(DataError, match=r"data\.label names no column; did you mean 'label'"):
         source_of(folder, label="lable")
+
+
+@pytest.mark.parametrize("header", ["userId\tmovieId\trating", "reviewer_id\tproduct_id\tstars"])
+def test_r2_names_of_further_exports(tmp_path: Path, header: str) -> None:
+    folder = folder_of(tmp_path / "d", "interactions.tsv", [header, *(f"{u}\t{i}\t4" for u, i in PAIRS)])
+    source = source_of(folder, min_rating=3)
+    assert (len(source.raw.users), len(source.raw.items), source.raw.lines) == (20, 25, 200)
+
+
+@pytest.mark.parametrize("written", ["{u}\t{i}.0", "{u}.0\t{i}.0"])
+def test_r3_items_or_both_with_a_fraction(tmp_path: Path, written: str) -> None:
+    folder = folder_of(tmp_path / "d", "train.tsv", [written.format(u=u, i=i) for u, i in PAIRS[:150]])
+    folder_of(folder, "test.tsv", [f"{u}\t{i}" for u, i in PAIRS[150:]])
+    assert any('".0"' in problem or ".0" in problem for problem in problems(source_of(folder)))
+
+
+@pytest.mark.parametrize(
+    ("name", "header"), [("a.inter", "user_id\titem_id\tLabel"), ("interactions.tsv", "user\titem\tlabel")]
+)
+def test_r4_labels_of_other_files(tmp_path: Path, name: str, header: str) -> None:
+    folder = folder_of(tmp_path / "d", name, [header, *(f"{u}\t{i}\t{(u + i) % 2}.0" for u, i in PAIRS)])
+    assert any("data.label" in note for note in source_of(folder).raw.notes)
+    assert source_of(folder, label="label").raw.lines == sum((u + i) % 2 for u, i in PAIRS)

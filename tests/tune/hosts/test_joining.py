@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from rich.console import Console
 from imf_core.errors import ConfigError, ResourceError
 from tune.environment import environment, parse_address
 from tune.hosts import joining
-from tune.hosts.joining import Expected, count_resources, staged_code, wait_for_nodes
+from tune.hosts.joining import Expected, count_resources, refuse_silent, staged_code, wait_for_nodes
 from tune.hosts.resources import Node
 from tune.settings import SearchConfig
 
@@ -130,3 +131,17 @@ def test_a_cluster_that_is_not_there_is_said(settings: SearchConfig, monkeypatch
         settings, Console(file=io.StringIO())
     ):
         pass
+
+
+@pytest.mark.parametrize("source", ["RAY_ADDRESS", "--address"])
+def test_an_address_at_which_nothing_listens_is_named_at_once(monkeypatch: pytest.MonkeyPatch, source: str) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{taken.getsockname()[1]}"  # nothing listens: a job of yesterday
+        monkeypatch.setenv("RAY_ADDRESS", address if source == "RAY_ADDRESS" else "auto")
+        with pytest.raises(ConfigError, match=f"no Ray cluster answers at {address}, which {source} names") as caught:
+            refuse_silent(address)
+        assert "--address local" in caught.value.remedy
+        taken.listen()
+        refuse_silent(address)
+    refuse_silent("auto")

@@ -304,3 +304,32 @@ def test_s3_sections_may_be_nested() -> None:
     spaces = [SearchSpace.from_values(values, Config(), ("structure",)) for values in (nested, flat)]
     assert spaces[0].fingerprint == spaces[1].fingerprint
     assert spaces[0].base == spaces[1].base
+
+
+@pytest.mark.parametrize(
+    "content", ["train.lr: {low: 1e-4, high: 1e-2}  # für".encode("cp1252"), "train.lr: {}".encode("utf-32")]
+)
+def test_s1_other_encodings(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "space.yaml").write_bytes(content)
+    with pytest.raises(ConfigError, match=r"space\.yaml is not UTF-8"):
+        SearchSpace.load(tmp_path / "space.yaml", Config(), ("structure",))
+
+
+@pytest.mark.parametrize(
+    ("entry", "choices"),
+    [({"choices": ["1E-3", "+2.5e-2"]}, (0.001, 0.025)), ({"choices": ["5e-4", 0.01]}, (0.0005, 0.01))],
+)
+def test_s2_numbers_in_other_spellings(entry: dict[str, Any], choices: tuple[float, ...]) -> None:
+    assert SearchSpace.from_values({"train.lr": entry}, Config(), ("structure",))["train.lr"].choices == choices
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"train": {"lr": {"low": 1e-4, "high": 1e-2, "log": True}}, "model.dim": {"choices": [8, 16]}},
+        {"train": {"lr": {"low": "1e-4", "high": "1e-2", "log": True}}, "model": {"dim": {"choices": [8, 16]}}},
+    ],
+)
+def test_s3_nested_and_dotted_together(values: dict[str, Any]) -> None:
+    space = SearchSpace.from_values(values, Config(), ("structure",))
+    assert {parameter.name for parameter in space.parameters} == {"train.lr", "model.dim"}

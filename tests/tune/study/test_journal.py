@@ -186,3 +186,13 @@ def test_time_is_that_of_the_sessions_without_the_pauses() -> None:
 
 def test_names_sort_as_their_numbers() -> None:
     assert [trial_name(number) for number in (0, 12, 999)] == ["trial-000", "trial-012", "trial-999"]
+
+
+@pytest.mark.parametrize("harm", ["exchanged", "copied from another study"])
+def test_lines_in_another_order_or_of_another_study_are_found(tmp_path: Path, harm: str) -> None:
+    lines = studied(tmp_path / "one")
+    other = studied(tmp_path / "two")
+    lines[3:5] = lines[4:2:-1] if harm == "exchanged" else other[3:5]
+    (tmp_path / "one" / "journal.jsonl").write_text("".join(f"{line}\n" for line in lines))
+    with pytest.raises(DataError, match=r"journal\.jsonl, line [45]: the journal is damaged"):
+        Journal(tmp_path / "one")

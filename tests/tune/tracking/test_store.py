@@ -23,6 +23,7 @@ from mlflow.tracking import MlflowClient
 from sqlalchemy.exc import OperationalError
 
 from imf_core.errors import ConfigError
+from tune.settings import sqlite_url
 from tune.sources import git_commit
 from tune.tracking import store
 from tune.tracking.registry import DATA, METRIC, SCORE, Registered
@@ -40,8 +41,8 @@ def test_stores_that_cannot_work_are_refused(place: Path, tmp_path: Path, monkey
     for uri in ("./mlruns", "mlruns", f"file://{tmp_path}/mlruns"):
         with pytest.raises(ConfigError, match=r"sqlite:///.*migrate-filestore|migrate-filestore.*sqlite:///"):
             Tracker.open(uri, "imf", tmp_path / "artifacts", "s", {})
-    tracker = Tracker.open(f"sqlite:///{os.path.relpath(place / 'mlflow.db')}", "imf", place / "artifacts", "relative", {})
-    assert tracker.tracking_uri == f"sqlite:///{place / 'mlflow.db'}"
+    tracker = Tracker.open(sqlite_url(os.path.relpath(place / "mlflow.db")), "imf", place / "artifacts", "relative", {})
+    assert tracker.tracking_uri == sqlite_url(place / "mlflow.db")
     tracker.finish()
     assert list(tmp_path.iterdir()) == []
 
