@@ -35,7 +35,7 @@ from imf_core.errors import ImfError
 from imf_core.files.markdown import table
 
 SECONDS, MEMORY = 10, 2**30  # that an input may take
-_BATCH = 400
+_BATCH = 1000
 _SHOWN = 5  # faults that are printed of a kind
 
 

@@ -254,7 +254,7 @@ def read_description(folder: Path | str) -> dict[str, Any]:
     Raises:
         CheckpointError: the file is missing or damaged, or the folder is an ensemble.
     """
-    if (Path(folder) / "ensemble.json").exists():
+    if os.path.exists(Path(folder) / "ensemble.json"):  # of a name that is too long, Path would raise
         raise CheckpointError(
             f"{folder} is an ensemble of several models; this takes one", remedy=f"give a member, such as {folder}/members/1"
         )

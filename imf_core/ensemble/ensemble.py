@@ -9,6 +9,7 @@ Shapes: `B` questions of a block, `N` entities, `K` members, `k` answers to a qu
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -131,7 +132,7 @@ class EnsemblePredictor(Predictor):
 
 def is_ensemble(path: Path | str) -> bool:
     """Whether a folder holds an ensemble."""
-    return (Path(path) / ENSEMBLE_FILE).is_file()
+    return os.path.isfile(Path(path) / ENSEMBLE_FILE)  # of a name that is too long, Path would raise
 
 
 def open_predictor(path: Path | str, data: str | None = None) -> Predictor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ def read_json(path: Path) -> Any:
         OSError: the system does not hand the file out.
         ValueError: it is no regular file, no JSON in UTF-8, is nested too deeply, or holds a number of thousands of digits.
     """
-    if path.exists() and not path.is_file():
+    if os.path.exists(path) and not os.path.isfile(path):
         raise ValueError("it is not a file")
     return parse_json(path.read_text(encoding="utf-8"))
 

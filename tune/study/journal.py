@@ -62,6 +62,7 @@ class Journal(History):
         folder.mkdir(parents=True, exist_ok=True)
         self.path = folder / JOURNAL_FILE
         self.failure: ImfError | None = None  # Tune wraps what its hooks raise; this is the error itself
+        _refuse_no_file(self.path)
         self._stream = self.path.open("ab")
         if not lock(self._stream, seconds=0):
             self._stream.close()
@@ -170,6 +171,7 @@ def begun_study(path: Path, events: Sequence[Event], *parts: str) -> Event:
 
 def _read(path: Path) -> tuple[list[Event], int, str]:
     """As `read_events`, with the digest of all lines; empty in a journal without digests."""
+    _refuse_no_file(path)
     content, chain = path.read_bytes(), ""
     begun: set[str] = set()
     ended: set[str] = set()
@@ -197,6 +199,12 @@ def _read(path: Path) -> tuple[list[Event], int, str]:
             raise _damaged(path, number, problem)
         events.append(event)
     return events, length, chain
+
+
+def _refuse_no_file(path: Path) -> None:
+    if os.path.lexists(path) and not os.path.isfile(path):
+        remedy = "move it away and restore the file, or begin a new study: --study NEW"
+        raise DataError.at(path, None, "the journal is damaged: it is no file", remedy=remedy)
 
 
 def _link(chain: str, event: Event) -> str:

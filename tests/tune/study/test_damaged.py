@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from imf_core.study_reader import StudyFolder
 from tune.plan.opening import search_config
 from tune.plan.warm_start import warm_start
 from tune.space.space import SearchSpace
-from tune.study.journal import Journal
+from tune.study.journal import Journal, read_events
 from tune.study.outcome import outcome_of
 from tune.study.records import count_states, load_records, ranked, winner
 
@@ -115,6 +116,16 @@ def test_a_journal(tmp_path: Path, chained: bool) -> None:
     errors = errors_of(file, damages, read)
     settings = {name for name in errors if ": settings" in name}  # what a setting holds is said by its name
     check({name: error for name, error in errors.items() if name not in settings}, file, 400 if chained else 150)
+
+
+@pytest.mark.timeout(30)
+@pytest.mark.parametrize("kind", ["folder", "loop", "pipe"])
+def test_a_folder_a_loop_of_links_or_a_pipe_instead_of_a_journal(tmp_path: Path, kind: str) -> None:
+    file = tmp_path / "journal.jsonl"
+    {"folder": file.mkdir, "loop": lambda: file.symlink_to(file.name), "pipe": lambda: os.mkfifo(file)}[kind]()
+    for read in (lambda: Journal(tmp_path), lambda: read_events(file)):
+        with pytest.raises(DataError, match=r"journal\.jsonl: the journal is damaged: it is no file"):
+            read()
 
 
 @pytest.mark.parametrize("change", [{"state": []}, {"state": "fine"}, {"epochs": "many"}, {"reason": None}, {"error_type": {}}])
