@@ -13,9 +13,8 @@ from imf_core.commands.outputs import check_safetensors, write_features
 from imf_core.commands.terminal import terminal
 from imf_core.data.features.feature_files import PICKLED, Features
 from imf_core.errors import DataError
-from imf_core.files.arrays import read_arrays
 from imf_core.files.lines import read_lines
-from imf_core.files.tensors import plain_numbers, read_torch
+from imf_core.files.tensors import plain_numbers, read_arrays, read_torch
 
 _FORMATS = ".npy, .npz, .pt, .pth, and .pkl or .bin that torch.save wrote"
 

@@ -11,10 +11,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from imf_core.errors import DataError
-from imf_core.files.arrays import read_array
 from imf_core.files.atomic import atomic_file
 from imf_core.files.lines import read_lines, refuse_other_kinds
-from imf_core.files.tensors import plain_numbers
+from imf_core.files.tensors import plain_numbers, read_array
 
 PICKLED = (".pkl", ".pickle", ".pt", ".pth", ".bin")
 

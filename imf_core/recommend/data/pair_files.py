@@ -18,8 +18,8 @@ import numpy as np
 
 from imf_core.config_base import nearest
 from imf_core.errors import DataError
-from imf_core.files.arrays import read_arrays
 from imf_core.files.lines import read_lines
+from imf_core.files.tensors import read_arrays
 
 SUFFIXES = (".tsv", ".txt", ".inter", ".npz", ".npy")
 _USER = ("user_id", "user", "userid", "uid", "users", "reviewerid", "reviewer_id", "customer_id", "customerid")

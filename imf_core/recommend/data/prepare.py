@@ -17,7 +17,7 @@ from imf_core.data.features.feature_files import Features, feature_files, read_f
 from imf_core.data.features.modality import Modality, modality_of
 from imf_core.data.graph.graph import Vocabulary
 from imf_core.errors import DataError
-from imf_core.files.arrays import read_array
+from imf_core.files.tensors import read_array
 from imf_core.prepare.entity_files import DESCRIPTIONS, IMAGES, origin
 from imf_core.prepare.shared_form import check_fingerprint, load_shared, named, save_shared
 from imf_core.prepare.views import image_view, text_view
