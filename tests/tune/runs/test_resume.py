@@ -169,10 +169,10 @@ def test_a_study_is_not_mixed_with_another(unbroken: Path) -> None:
     told = " ".join((done.stdout + done.stderr).split())
     for words in ("was started differently", "model.dropout_input:", "0.4 now", "sampler.seed: 0 then, 3 now", "--warm"):
         assert words in told, told
-    (unbroken / "space.yaml").write_text("model.dropout_context: {low: 0.2, high: 0.5}\n")
+    (unbroken / "space.yaml").write_text("model.temperature: {low: 0.1, high: 1.0, log: true}\n")
     done = search_here(unbroken, *ARGUMENTS, "--space", "space.yaml")
     assert done.returncode == 2
-    assert "space: model.dropout_context: low 0.1 then, low 0.2 now" in " ".join((done.stdout + done.stderr).split())
+    assert "space: model.temperature: low 0.05 then, low 0.1 now" in " ".join((done.stdout + done.stderr).split())
     other = unbroken / "graph" / "train.tsv"
     content = other.read_text()
     other.write_text("".join(content.splitlines(keepends=True)[1:]))
