@@ -230,11 +230,12 @@ def test_databases_in_folders_of_any_name(tmp_path: Path, name: str) -> None:
     assert (folder / "optuna.db").stat().st_size > 0
 
 
+@pytest.mark.parametrize("number", [errno.EROFS, errno.EDQUOT, errno.ENOSPC])
 def test_a_folder_that_cannot_be_written_is_named_before_anything_is_computed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
     def refuse(**arguments: object) -> None:
-        raise OSError(errno.EROFS, "Read-only file system", str(arguments["dir"]))
+        raise OSError(number, os.strerror(number), str(arguments["dir"]))
 
     refuse_unwritable(tmp_path / "results" / "s")
     assert list(tmp_path.iterdir()) == []
@@ -243,6 +244,6 @@ def test_a_folder_that_cannot_be_written_is_named_before_anything_is_computed(
         refuse_unwritable(tmp_path / "file")
     monkeypatch.setattr("tempfile.TemporaryFile", refuse)  # root may write everywhere
     monkeypatch.setattr("tune.pipeline.planned", lambda *arguments: pytest.fail("it was planned"))
-    with pytest.raises(ResourceError, match=f"nothing can be written into {tmp_path}: Read-only file system") as caught:
+    with pytest.raises(ResourceError, match=f"nothing can be written into {tmp_path}: {os.strerror(number)}") as caught:
         search(SearchConfig.build({"storage": str(tmp_path / "results"), "study": "s"}), Console())
     assert "--storage" in caught.value.remedy

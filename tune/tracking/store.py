@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from urllib.parse import urlsplit
 
 import mlflow
+from alembic.util.exc import CommandError
 from mlflow.entities import Experiment
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
@@ -25,7 +26,7 @@ from tune.settings import TRACKING_VARIABLE, database_of
 from tune.sources import git_commit
 from tune.tracking import names as text
 
-LOGGING_ERRORS = (MlflowException, OSError, SQLAlchemyError)
+LOGGING_ERRORS = (MlflowException, OSError, SQLAlchemyError, CommandError)  # the last: tables of a later MLflow
 _LOCKED = "database is locked"
 _LOCK_SECONDS = 60.0  # that a database may be locked by another program before a search refuses to begin
 

@@ -10,7 +10,7 @@ import sqlite3
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from types import SimpleNamespace
@@ -221,8 +221,18 @@ def test_the_winner_is_a_registered_model_that_answers_by_name(
     assert mlflow.get_tracking_uri() == tracker.tracking_uri
 
 
-def test_a_database_that_is_none_is_named(tmp_path: Path) -> None:
-    (tmp_path / "mlflow.db").write_bytes(b"no database" * 500)
+def _later_database(file: Path) -> None:
+    with sqlite3.connect(file) as connection:
+        connection.execute("create table alembic_version (version_num varchar(32) not null)")
+        connection.execute("insert into alembic_version values ('0123456789ab')")
+
+
+@pytest.mark.parametrize("make", [
+    lambda file: file.write_bytes(b"no database" * 500), Path.mkdir, _later_database,
+    lambda file: file.write_bytes(b"SQLite format 3\0" + bytes(84)),
+], ids=["other bytes", "a folder", "of a later MLflow", "cut after its header"])
+def test_a_database_that_is_none_is_named(tmp_path: Path, make: Callable[[Path], Any]) -> None:
+    make(tmp_path / "mlflow.db")
     with pytest.raises(ConfigError, match=r"(?s)mlflow\.db cannot be read.*move it away: a new one is made"):
         open_study(tmp_path, "s")
 
