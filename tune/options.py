@@ -15,7 +15,7 @@ from rich.console import Console
 from imf_core.commands.terminal import NameConsole, VersionOption, show_error
 from imf_core.config_base import parse_overrides
 from imf_core.errors import ImfError
-from tune.pipeline import Study
+from tune.pipeline import Session
 from tune.plan.opening import search_config
 from tune.settings import SearchConfig, given_settings
 
@@ -85,11 +85,11 @@ OPTIONS = (
 )
 
 
-def run(search: Callable[[SearchConfig, Console], Study]) -> None:
+def run(search: Callable[[SearchConfig, Console], Session]) -> None:
     """Parse `sys.argv`, search, and exit. An `ImfError` is shown without a traceback and exits with status 2.
 
     Args:
-        search: runs the search and returns its study.
+        search: runs the search and returns how it ended.
     """
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import shlex
 import sys
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from enum import IntEnum
 from functools import partial
 from pathlib import Path
@@ -63,25 +63,19 @@ class Exit(IntEnum):
 
 
 @dataclass(frozen=True)
-class Study:
-    """A study at the end of this session.
+class Session:
+    """A session of a study, ended; `tune.Study` reads what it left.
 
     Args:
-        folder: of its files.
+        folder: of the study's files.
         exit: how the session ended.
-        trials: a record of each; empty for a dry run.
-        best: folder of the best checkpoint; None without a winner.
-        test: mean and standard deviation over the seeds, by metric; empty if the test split was not opened.
     """
 
     folder: Path
     exit: Exit = Exit.DONE
-    trials: tuple[TrialRecord, ...] = ()
-    best: Path | None = None
-    test: Mapping[str, Mapping[str, float | None]] = field(default_factory=dict)
 
 
-def search(settings: SearchConfig, console: Console) -> Study:
+def search(settings: SearchConfig, console: Console) -> Session:
     """Search on this machine, or on the Ray cluster named in the settings."""
     if not (settings.show_space or settings.dry_run):
         refuse_unwritable(settings.study_dir)
@@ -91,14 +85,14 @@ def search(settings: SearchConfig, console: Console) -> Study:
         return planned(settings, cluster, console)
 
 
-def planned(settings: SearchConfig, cluster: ClusterResources, console: Console) -> Study:
+def planned(settings: SearchConfig, cluster: ClusterResources, console: Console) -> Session:
     """Plan for the available resources, show the plan, and run it, unless the settings ask for the plan only."""
     plan = make_plan(settings, cluster)
     if not settings.show_space:
         show_plan(console, plan)
     if settings.show_space or settings.dry_run:
         show_space(console, plan.space)
-        return Study(settings.study_dir)
+        return Session(settings.study_dir)
     with open_study(plan) as study:
         if settings.joins:
             reports = check_nodes(plan.prepared, settings.study_dir, console)
@@ -106,7 +100,7 @@ def planned(settings: SearchConfig, cluster: ClusterResources, console: Console)
         return run(plan, study, console)
 
 
-def run(plan: Plan, study: OpenStudy, console: Console) -> Study:
+def run(plan: Plan, study: OpenStudy, console: Console) -> Session:
     """Run the remaining trials, finalise the winner, and report."""
     settings, search = plan.settings, searcher(plan, study)
     if text := study.describe():
@@ -119,22 +113,21 @@ def run(plan: Plan, study: OpenStudy, console: Console) -> Study:
             records = run_search(plan, study, search, tracker, console, interrupts)
             final = finalised(plan, study, records, tracker, console, interrupts)
         export_study(search.study, settings.study_dir / "optuna.db", {record.trial_id: record.state for record in records})
-        result = report(plan, study, search, records, final, tracker, console)
+        report(plan, study, search, records, final, tracker, console)
         status = "FINISHED" if final is not None else "FAILED"
     except SearchInterrupted as interruption:
         status = "KILLED"
         console.print(f"[bold yellow]interrupted[/]: {escape(str(interruption))}", highlight=False, soft_wrap=True)
-        return Study(settings.study_dir, Exit.TERMINATED if interrupts.terminated else Exit.INTERRUPTED)
+        return Session(settings.study_dir, Exit.TERMINATED if interrupts.terminated else Exit.INTERRUPTED)
     except KeyboardInterrupt:  # outside Ray Tune's loop, or a second Ctrl-C
         if study.journal.failure is not None:
             raise study.journal.failure from None
         status = "KILLED"
         console.print(f"[bold yellow]interrupted[/]: continue with {escape(settings.resume_command)}", highlight=False)
-        return Study(settings.study_dir, Exit.TERMINATED if interrupts.terminated else Exit.INTERRUPTED)
+        return Session(settings.study_dir, Exit.TERMINATED if interrupts.terminated else Exit.INTERRUPTED)
     finally:
         tracker.finish(status)
-    status_code = Exit.DONE if final is not None else Exit.NO_RESULT
-    return Study(settings.study_dir, status_code, tuple(records), result.checkpoint, result.test())
+    return Session(settings.study_dir, Exit.DONE if final is not None else Exit.NO_RESULT)
 
 
 def searcher(plan: Plan, study: OpenStudy) -> StudySearch:

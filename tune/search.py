@@ -1,6 +1,5 @@
 """The search: `python tune/search.py`, or the copy of this file that `ray submit` uploads to a home folder."""
 
-# ruff: noqa: E402 (the path and the environment are set before the imports that depend on them)
 from __future__ import annotations
 
 import os
@@ -35,15 +34,14 @@ def refuse(problem: str, remedy: str) -> NoReturn:
     sys.exit(2)
 
 
-if not __package__:
-    find_packages()
-
-from tune.environment import environment, parse_address
-
-environment(parse_address(sys.argv))  # before anything imports ray
-
-from tune.options import run
-from tune.pipeline import search
-
 if __name__ == "__main__":
+    if not __package__:
+        find_packages()
+    from tune.environment import environment, parse_address
+
+    environment(parse_address(sys.argv))  # before anything imports ray
+
+    from tune.options import run
+    from tune.pipeline import search
+
     run(search)

@@ -151,7 +151,9 @@ class SearchConfig(BaseModel):
         "", pattern=r"^[^/:\s]([^/:]{0,198}[^/:\s])?$",
         description="name of the registered model in MLflow, which gets a version for each study; default: imf-<data set>"
     )
-    space: Path | None = Field(None, description="YAML file with the search space; default: the built-in space")
+    space: Path | dict[str, Any] | None = Field(
+        None, description="YAML file with the search space; default: the built-in space"
+    )
     config: Path | None = Field(None, description="YAML file with the settings that are not searched")
     preset: str | None = Field(None, description="built-in base settings, instead of --config")
     overrides: dict[str, Any] = Field(default_factory=dict, description="settings by dotted name, held fixed during the search")
@@ -229,7 +231,7 @@ class SearchConfig(BaseModel):
             raise ConfigError(f"storage {storage!r} is a URI, not a folder", remedy=remedy, key="storage", value=storage)
         values["storage"] = Path(absolute(storage))
         for name, kind in (("space", "file"), ("config", "file"), ("warm_start", "study folder or leaderboard.csv")):
-            if name in values:
+            if name in values and not isinstance(values[name], Mapping):
                 values[name] = _existing(name, values[name], kind)
         values["data"] = _data_path(values, task.config)
         costs = parse_objective(str(values.get("objective", QUALITY)))

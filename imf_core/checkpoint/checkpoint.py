@@ -92,14 +92,22 @@ def save_checkpoint(
         graph: its names, training and validation triples are stored.
         metrics: any JSON values.
     """
-    sizes = {
-        "modalities": list(model.modality_names),
-        "num_entities": model.num_entities, "num_relations": model.num_relations,
-    }
     names = {"entities": graph.entities, "relations": graph.relations}
     facts = {split: torch.from_numpy(getattr(graph, split).astype(np.int32)) for split in ("train", "valid")}  # (T, 3)
     tensors = {"model.safetensors": model.state_dict(), FACTS_FILE: facts}
-    write_checkpoint(folder, config, sizes, names, metrics or {}, tensors)
+    write_checkpoint(folder, config, _sizes(model), names, metrics or {}, tensors)
+
+
+def describe(config: Config, model: Imf, graph: KnowledgeGraph, metrics: Mapping[str, Any]) -> dict[str, Any]:
+    """What the `config.json` of this model would hold; arguments as of `save_checkpoint`."""
+    return _description(config, _sizes(model), {"entities": graph.entities, "relations": graph.relations}, metrics)
+
+
+def _sizes(model: Imf) -> dict[str, Any]:
+    return {
+        "modalities": list(model.modality_names),
+        "num_entities": model.num_entities, "num_relations": model.num_relations,
+    }
 
 
 def write_checkpoint(
@@ -116,17 +124,24 @@ def write_checkpoint(
         metrics: any JSON values.
         tensors: by file name, then by tensor name.
     """
-    description = {
-        "format": FORMAT, "config": config.model_dump(), **facts,
-        **{f"{kind}_sha256": vocabulary.sha256 for kind, vocabulary in vocabularies.items()},
-        "metrics": dict(metrics), "versions": {"imf_search": imf_core.__version__, "torch": torch.__version__},
-    }
+    description = _description(config, facts, vocabularies, metrics)
     names = {kind: vocabulary.names for kind, vocabulary in vocabularies.items()}
     with atomic_folder(folder) as fresh:
         for file, parts in tensors.items():
             save_file({name: tensor.detach().cpu().contiguous() for name, tensor in parts.items()}, fresh / file)
         (fresh / "config.json").write_text(json.dumps(description, indent=1), encoding="utf-8")
         (fresh / "vocabulary.json").write_text(json.dumps(names), encoding="utf-8")
+
+
+def _description(
+    config: Settings, facts: Mapping[str, Any], vocabularies: Mapping[str, Vocabulary], metrics: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The values of `config.json`; arguments as of `write_checkpoint`."""
+    return {
+        "format": FORMAT, "config": config.model_dump(), **facts,
+        **{f"{kind}_sha256": vocabulary.sha256 for kind, vocabulary in vocabularies.items()},
+        "metrics": dict(metrics), "versions": {"imf_search": imf_core.__version__, "torch": torch.__version__},
+    }
 
 
 def load_checkpoint(folder: Path | str) -> Checkpoint:

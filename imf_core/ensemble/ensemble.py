@@ -60,6 +60,8 @@ class DescribedEnsemble(Stored):
 class Ensemble:
     """Checkpoints of the same entities and relations, and their weights.
 
+        Ensemble.load("results/pool").predictor().tails("LATIN SMALL LETTER E WITH ACUTE", "canonical_base", k=5)
+
     Args:
         members: K checkpoints.
         weights: K numbers above 0 that sum to 1.
@@ -71,6 +73,15 @@ class Ensemble:
     weights: tuple[float, ...]
     metrics: dict[str, Any]
     path: Path
+
+    @classmethod
+    def load(cls, folder: Path | str) -> Ensemble:
+        """As `load_ensemble`."""
+        return load_ensemble(folder)
+
+    def predictor(self, data: str | None = None) -> EnsemblePredictor:
+        """Answers by name; `data` as of `Predictor.load`."""
+        return EnsemblePredictor(self, data)
 
     def rank(
         self, graph: KnowledgeGraph, triples: np.ndarray, known: KnownAnswers, memory: MemoryBudget | None = None, *,

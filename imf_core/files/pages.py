@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,3 +23,19 @@ def rendered(template: Path, content: Mapping[str, Any]) -> str:
         lstrip_blocks=True,
     )
     return in_a_file(environment.get_template(template.name).render(content))
+
+
+def summary_html(
+    title: str, lines: Sequence[str], tables: Mapping[str, tuple[Sequence[str], Sequence[Sequence[str]]]],
+    lists: Mapping[str, Sequence[str]],
+) -> str:
+    """What a notebook shows of an object, without styles of its own.
+
+    Args:
+        title: the first line.
+        lines: below it.
+        tables: caption -> columns and rows.
+        lists: heading -> entries.
+    """
+    content = {"title": title, "lines": lines, "tables": list(tables.items()), "lists": list(lists.items())}
+    return rendered(Path(__file__).parent / "templates" / "summary.html", content)

@@ -23,12 +23,15 @@ class EntityFiles:
         folder: graph folder.
         files: the graph's triples, whose literals may serve as texts.
         train_literals: `Part.texts` of the training file, if it has been read already.
+        given: features by modality that are in memory; they go before files of the same modality.
     """
 
     def __init__(
-        self, folder: Path, files: GraphFiles | None = None, train_literals: Mapping[str, Sequence[str]] | None = None
+        self, folder: Path, files: GraphFiles | None = None, train_literals: Mapping[str, Sequence[str]] | None = None,
+        given: Mapping[str, Features] | None = None,
     ) -> None:
         self.folder, self.files, self.train_literals = folder, files or GraphFiles(folder), train_literals
+        self.given = given or {}
 
     @cached_property
     def descriptions(self) -> tuple[Description | DataError, ...]:
@@ -46,7 +49,8 @@ class EntityFiles:
     @cached_property
     def features(self) -> dict[str, Features | DataError]:
         """The feature files by modality; one that cannot be used is an error in its place."""
-        return {name: _features(path) for name, path in feature_files(self.folder).items()}
+        read = {name: _features(path) for name, path in feature_files(self.folder).items() if name not in self.given}
+        return {**read, **self.given}
 
     @cached_property
     def literals(self) -> dict[str, str]:

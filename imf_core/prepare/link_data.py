@@ -6,17 +6,20 @@ trial can read it even by mistake. Arrays are memory-mapped by safetensors and t
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
 
-from imf_core.config import DataConfig, StructureConfig
-from imf_core.data.audit.report import Coverage
+from imf_core.config import Config, DataConfig, StructureConfig
+from imf_core.data.audit.audit import audit
+from imf_core.data.audit.report import AuditReport, Coverage
 from imf_core.data.bundled.unicode import BUNDLED, bundled_path
+from imf_core.data.features.feature_files import Features
 from imf_core.data.features.modality import Modality, modality_of
+from imf_core.data.formats.in_memory import IN_MEMORY, reading_of
 from imf_core.data.formats.layout import GraphFiles
 from imf_core.data.formats.readers import GraphReading, read_files
 from imf_core.data.graph.graph import KnowledgeGraph, RawGraph, Vocabulary
@@ -37,12 +40,14 @@ class LinkData:
         modalities: features of the entities.
         notes: what the user should know about the features (damaged pictures, replaced views, ...).
         structure: (N, w) float32, what the structure branch starts from, a row of NaN where it starts at random; None: all do.
+        config: the settings of `data` and `structure` that it was prepared by; None: it was made by other means.
     """
 
     graph: KnowledgeGraph
     modalities: tuple[Modality, ...]
     notes: tuple[str, ...] = ()
     structure: np.ndarray | None = None
+    config: Config | None = None
 
     @property
     def fingerprint(self) -> str:
@@ -75,6 +80,19 @@ class LinkData:
         """
         return named(self.modalities, names)
 
+    def audit(self) -> AuditReport:
+        """Compare the splits, test included, find what is wrong, and rank a baseline without training.
+
+        The lines of a folder are read again, since train here is without repeats.
+        """
+        if self.config is not None and self.config.data.path != IN_MEMORY:
+            return GraphSource.open(self.config.data, test=True).audit()
+        there = tuple(
+            Coverage(modality.name, int(modality.mask.sum()), len(modality.mask), unknown=modality.unknown)
+            for modality in self.modalities
+        )
+        return audit(reading_of(self.graph, test=True).raw, coverage=there)
+
 
 @dataclass(frozen=True)
 class GraphSource:
@@ -85,20 +103,23 @@ class GraphSource:
         folder: graph folder.
         reading: the lines of the graph.
         files: what lies beside them; read when it is first asked for.
+        given: a graph that is in memory, to be used as it is; None: it is made from the lines.
     """
 
     config: DataConfig
     folder: Path
     reading: GraphReading
     files: EntityFiles
+    given: KnowledgeGraph | None = None
 
     @classmethod
-    def open(cls, config: DataConfig, *, test: bool) -> GraphSource:
+    def open(cls, config: DataConfig, *, test: bool, features: Mapping[str, Features] | None = None) -> GraphSource:
         """Read the triples of a graph.
 
         Args:
             config: where the graph is.
             test: read the lines of the test split too, for an audit. They stay in memory for `KnowledgeGraph.open_test`.
+            features: by modality, besides those in the folder.
 
         Raises:
             DataError: no known layout, or a line that cannot be used.
@@ -110,7 +131,30 @@ class GraphSource:
         if config.test_size:
             reading = reading.with_test(config.test_size, keep=test)
         train_literals = reading.texts if keep_literals and files.splits["train"].format == "ntriples" else None
-        return cls(config, folder, reading, EntityFiles(folder, files, train_literals))
+        return cls(config, folder, reading, EntityFiles(folder, files, train_literals, features))
+
+    @classmethod
+    def in_memory(
+        cls, config: DataConfig, reading: GraphReading, *, features: Mapping[str, Features] | None = None,
+        given: KnowledgeGraph | None = None,
+    ) -> GraphSource:
+        """A graph without a folder: of its settings `unseen`, `test_size` and a text view of names apply.
+
+        Args:
+            config: settings.
+            reading: its lines.
+            features: by modality.
+            given: see above.
+        """
+        folder = Path(IN_MEMORY)
+        if config.test_size:
+            reading = reading.with_test(config.test_size, keep=False)
+        config = config.model_copy(update={"path": IN_MEMORY, "train": None, "valid": None, "test": None})
+        return cls(config, folder, reading, EntityFiles(folder, given=features), given)
+
+    def audit(self) -> AuditReport:
+        """The audit of all lines that were read; see `imf_core.data.audit.audit.audit`."""
+        return audited(self.raw, self.files)
 
     @property
     def raw(self) -> RawGraph:
@@ -127,7 +171,7 @@ class GraphSource:
 
     @cached_property
     def _graph(self) -> KnowledgeGraph:
-        return self.reading.mended(self.config.unseen)
+        return self.given or self.reading.mended(self.config.unseen)
 
     def prepare(self, structure: StructureConfig | None = None, *, progress: bool = False) -> LinkData:
         """Build the modalities of the graph.
@@ -163,7 +207,21 @@ class GraphSource:
             modalities += [view.modality] if view.modality is not None else []
         modalities += [modality_of(name, usable(features), names) for name, features in ready.items()]
         table, table_notes = structure_table(graph, structure or StructureConfig(), progress=progress)
-        return LinkData(graph, tuple(modalities), (*notes, *table_notes), table)
+        config = Config(data=self.config, structure=structure or StructureConfig())
+        return LinkData(graph, tuple(modalities), (*notes, *table_notes), table, config)
+
+
+def audited(raw: RawGraph, files: EntityFiles | None) -> AuditReport:
+    """The audit of a graph.
+
+    Args:
+        raw: all lines of all splits, test included.
+        files: what describes its entities; None: nothing does.
+    """
+    return audit(
+        raw, coverage=coverage(files, raw.entities.names) if files is not None else (),
+        texts=files.texts if files is not None else None,
+    )
 
 
 def prepare(config: DataConfig, structure: StructureConfig | None = None, *, progress: bool = False) -> LinkData:

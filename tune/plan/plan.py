@@ -95,7 +95,9 @@ def make_plan(settings: SearchConfig, cluster: ClusterResources) -> Plan:
     task, base = task_named(settings.task), settings.base_config()
     data, audit = task.read(base, strict=settings.strict)
     branches = task.branches(base, data)
-    if settings.space is not None:
+    if isinstance(settings.space, dict):
+        space = SearchSpace.from_values(settings.space, base, branches, settings.overrides)
+    elif settings.space is not None:
         space = SearchSpace.load(settings.space, base, branches, settings.overrides)
     else:
         space = SearchSpace.default(base, branches, settings.overrides)

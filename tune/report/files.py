@@ -74,7 +74,7 @@ def summary(result: StudyResult) -> dict[str, Any]:
         "audit": result.audit.to_json() if result.audit is not None else None,
         "winner_validation_mrr": {"by_seed": list(result.winner_seed_mrr), **result.winner_validation()},
         "test": result.test(), "test_otherwise": result.test_by_decision(),
-        "test_opened": result.test_opened, "seeds": list(result.seeds),
+        "importances": dict(result.importance), "test_opened": result.test_opened, "seeds": list(result.seeds),
         "settings": dict(result.settings), "budget_seconds": result.budget_seconds,
         "wall_seconds": round(result.wall_seconds, 1),
         "checkpoint": str(result.checkpoint) if result.checkpoint else None, "command": result.command, "machine": machine(),

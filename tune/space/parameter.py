@@ -229,6 +229,28 @@ def marks(kind: type[BaseModel] = Config) -> dict[str, Tunable]:
     }
 
 
+def ranges(space: Mapping[str, Any], kind: type[BaseModel] = Config) -> dict[str, Any]:
+    """The entries of a space file from Python values.
+
+    >>> ranges({"train.lr": (1e-4, 1e-2), "model.dim": [32, 64], "model.decision": "uniform"})["train.lr"]
+    {'low': 0.0001, 'high': 0.01, 'log': True}
+
+    Args:
+        space: dotted name -> `(low, high)`, sampled on a logarithmic scale where the setting's own range is; a list of choices;
+            a mapping as in the file; or a value at which the setting is held.
+        kind: the configuration that has the settings.
+    """
+    marked = marks(kind)
+    entries: dict[str, Any] = {}
+    for name, value in space.items():
+        if isinstance(value, tuple) and len(value) == 2 and all(isinstance(end, int | float) for end in value):
+            logarithmic = name in marked and marked[name].log and value[0] > 0
+            entries[name] = {"low": value[0], "high": value[1], "log": logarithmic}
+        else:
+            entries[name] = {"choices": list(value)} if isinstance(value, list | tuple) else value
+    return entries
+
+
 def value_of(config: Settings, name: str) -> Any:
     """The current value of `section.field`; a third part of the name (a branch) is ignored."""
     section, field = name.split(".")[:2]

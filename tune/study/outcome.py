@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import NonNegativeInt
-from ray.tune.result import AUTO_RESULT_KEYS
 
 from imf_core.errors import ResourceError
 from imf_core.files.atomic import atomic_write_text
@@ -20,7 +19,7 @@ from imf_core.files.json_files import Stored, read_json
 
 OUTCOME_FILE, ERROR_FILE = "outcome.json", "error.txt"
 DISK_FULL = "the disk is full"
-_RAY_KEYS = frozenset(AUTO_RESULT_KEYS) | {"trial_id", "done", "experiment_tag", "should_checkpoint", "epoch"}
+_NO_FIGURES = frozenset(("trial_id", "done", "experiment_tag", "should_checkpoint", "epoch"))
 
 
 class TrialState(StrEnum):
@@ -92,10 +91,12 @@ def reported_numbers(result: Mapping[str, Any]) -> dict[str, float]:
     Args:
         result: nested, or flat as Ray hands it to searchers (`config/params/train.lr`).
     """
-    numbers = {}
+    from ray.tune.result import AUTO_RESULT_KEYS  # here: a study is read without starting to import Ray
+
+    numbers, left_out = {}, _NO_FIGURES.union(AUTO_RESULT_KEYS)
     for key, value in result.items():
         value = _plain(value)
-        if key.partition("/")[0] not in _RAY_KEYS and isinstance(value, (int, float)) and not isinstance(value, bool):
+        if key.partition("/")[0] not in left_out and isinstance(value, (int, float)) and not isinstance(value, bool):
             numbers[key] = float(value)
     return numbers
 

@@ -12,16 +12,14 @@ from rich.table import Table
 from rich.text import Text
 
 from imf_core.commands.terminal import terminal
-from imf_core.data.audit.audit import audit
 from imf_core.data.audit.repair import SEED, repair
 from imf_core.data.audit.report import AuditReport
 from imf_core.data.formats.layout import GraphFiles
 from imf_core.data.formats.readers import read_raw
 from imf_core.data.formats.writers import REPAIR_RECORD, check_place, write_graph
 from imf_core.errors import ConfigError
-from imf_core.prepare.coverage import coverage
 from imf_core.prepare.entity_files import EntityFiles
-from imf_core.prepare.link_data import resolve
+from imf_core.prepare.link_data import audited, resolve
 
 _SHOWN = 8  # columns that fit 80 characters; the lines below the table have the others
 
@@ -57,11 +55,7 @@ def audit_command(
     if repaired_copy is not None:
         check_place(repaired_copy, folder)  # before the work
     raw = read_raw(GraphFiles(folder, train, valid, test), test=True)
-    files = EntityFiles(folder) if folder is not None else None
-    report = audit(
-        raw, coverage=coverage(files, raw.entities.names) if files is not None else (),
-        texts=files.texts if files is not None else None,
-    )
+    report = audited(raw, EntityFiles(folder) if folder is not None else None)
     done: list[str] = []
     facts = report.to_json()
     if repaired_copy is not None:

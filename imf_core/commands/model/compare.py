@@ -12,7 +12,7 @@ import typer
 from rich.table import Table
 
 from imf_core.checkpoint.checkpoint import Checkpoint
-from imf_core.commands.model.graph import SplitOption, graph_for
+from imf_core.commands.model.graph import SplitOption
 from imf_core.commands.terminal import terminal
 from imf_core.data.graph.graph import (
     ALL_LINES,
@@ -29,6 +29,7 @@ from imf_core.errors import VocabularyError
 from imf_core.evaluate.paired import LEVEL, Comparison, Part, compare_ranks
 from imf_core.evaluate.ranking import slices
 from imf_core.evaluate.test_once import OWN
+from imf_core.interface.models import graph_for
 
 SEED_WORDS = (
     "This is about these two trained models on these triples. Another seed gives another model: the mean of several seeds of "
@@ -54,7 +55,7 @@ def compare(
     models = open_model(first), open_model(second)
     a, b = map(names_of, models)
     check_same_names(a, b)
-    graph = graph_for(a, data, first)
+    graph = graph_for(models[0], data)
     triples, known = open_split(graph, split)
     warnings = [*([TEST_WORDS] if split == "test" else []), *_other_triples(graph, a, b)]
     notes = split_notes(graph, split, triples)

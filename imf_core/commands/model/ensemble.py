@@ -10,7 +10,6 @@ import typer
 from rich.table import Table
 
 from imf_core.checkpoint.checkpoint import load_checkpoint
-from imf_core.commands.model.graph import graph_for
 from imf_core.commands.terminal import terminal
 from imf_core.data.graph.graph import split_notes
 from imf_core.ensemble.ensemble import ENSEMBLE_FILE, members_by_fold, same_names, save_ensemble
@@ -19,6 +18,7 @@ from imf_core.errors import ConfigError
 from imf_core.evaluate.metrics import RankingMetrics
 from imf_core.evaluate.pooled import pooled_by_fold
 from imf_core.files.digest import sha256_of_file
+from imf_core.interface.models import graph_for
 from imf_core.runtime import MemoryBudget
 from imf_core.study_reader import StudyFolder
 
@@ -42,7 +42,7 @@ def ensemble(
     loaded = [load_checkpoint(folder) for folder in folders]
     same_names(loaded)
     first = loaded[0]
-    graph = graph_for(first, data, first.path)
+    graph = graph_for(first, data)
     memory = MemoryBudget.of(first.config.train.memory_budget_mb)
     models, by_fold = [member.model for member in loaded], members_by_fold(loaded, graph, memory)
     chosen = select(models, graph, graph.clean_valid, graph.known(), rounds=rounds, memory=memory, by_fold=by_fold)

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from imf_core.commands.model.graph import DataOption, SplitOption, graph_for
+from imf_core.commands.model.graph import DataOption, SplitOption
 from imf_core.commands.terminal import terminal
 from imf_core.data.audit.report import certain_hits
 from imf_core.data.graph.graph import ALL_LINES, counted_title, open_split, split_notes
@@ -18,6 +18,7 @@ from imf_core.ensemble.ensemble import Ensemble, names_of, open_model, rank_spli
 from imf_core.errors import ConfigError
 from imf_core.evaluate.metrics import RankingMetrics
 from imf_core.evaluate.test_once import OWN
+from imf_core.interface.models import graph_for
 from imf_core.model.decision import alternatives
 
 
@@ -39,7 +40,7 @@ def evaluate_command(
     loaded = names_of(opened)
     if decisions and isinstance(opened, Ensemble):
         raise ConfigError("an ensemble has no branches to decide by", remedy="leave out --decisions, or name a member's folder")
-    graph = graph_for(loaded, data, checkpoint)
+    graph = graph_for(opened, data)
     triples, known = open_split(graph, split)
     current = loaded.model.decision
     ranked = rank_split(opened, graph, split, triples, known, alternatives(current) if decisions else None)

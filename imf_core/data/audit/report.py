@@ -13,6 +13,7 @@ from imf_core.data.audit.links import LinkLeak
 from imf_core.data.audit.relations import DUPLICATE, INVERSE, SYMMETRIC, RelationPair
 from imf_core.data.graph.graph import SPLITS, overlap_words
 from imf_core.files.markdown import one_line, table
+from imf_core.files.pages import summary_html
 
 WORDS = {"train": "training", "valid": "validation", "test": "test"}
 _NAMED = 3  # groups, and members of one, named in text
@@ -83,6 +84,12 @@ class Audit:
     def to_json(self) -> dict[str, Any]:
         """Everything as plain values."""
         raise NotImplementedError  # abstract
+
+    def _repr_html_(self) -> str:
+        """In a notebook."""
+        tables = dict(self.tables().values())
+        lists = {"Problems": self.problems, "Warnings": self.warnings, "Found": self.lines()}
+        return summary_html(f"audit of {self.source}", [self.size], tables, lists)
 
     def baseline_lines(self) -> list[str]:
         """`baseline without training, test: MRR 29.6, MR 1661, ... (a model should beat its MRR)`."""

@@ -108,7 +108,7 @@ class GraphReading:
         note, test = split.notes[-1], split.test
         assert test is not None
         return replace(
-            self, raw=split if keep else replace(split, test=None), notes=(*self.notes, note), test=_InMemory(test),
+            self, raw=split if keep else replace(split, test=None), notes=(*self.notes, note), test=InMemory(test),
         )
 
 
@@ -139,13 +139,13 @@ def read_files(files: GraphFiles, *, test: bool = False, keep_literals: bool = F
     later: LazySplit | None = None
     if "test" in splits:
         in_file = _InFile(splits["test"], raw.entities, raw.relations, _listed(files), parts.header)
-        later = in_file if raw.test is None else _InMemory(raw.test)
+        later = in_file if raw.test is None else InMemory(raw.test)
     name = {"ids": "valid2id.txt", "ntriples": "valid.nt", "names": "valid.tsv"}[train.format]
     return GraphReading(raw, (*general, *parts.notes_without_test), later, parts.texts, name)
 
 
 @dataclass(frozen=True)
-class _InMemory:
+class InMemory:
     """A test split whose lines have been read; see `LazySplit`. All of its names are known: reading made sure of that."""
 
     triples: np.ndarray

@@ -19,6 +19,7 @@ from tune.study.records import TrialRecord, winner
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 COLOURS = {"completed": "#1b7f5c", "pruned": "#8a8f98", "stopped": "#b08900", "failed": "#c0392b", "diverged": "#8e44ad"}
 BEST = "#1f4e9c"  # colour of the winner and of the best value so far
@@ -28,19 +29,35 @@ _FEW = 60  # up to this many trials, epochs have markers and pruned trials their
 
 def plots(records: Sequence[TrialRecord], folder: Path | str) -> tuple[Path, Path]:
     """Draw `history.png` (all trials and the best value so far) and `curves.png` (learning curves), without a display."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     history, curves = Path(folder) / "history.png", Path(folder) / "curves.png"
     history.parent.mkdir(parents=True, exist_ok=True)
     for file, draw in ((history, draw_history), (curves, draw_curves)):
-        figure = Figure(figsize=(8, 4.5), layout="constrained")
-        FigureCanvasAgg(figure)
-        axes = figure.subplots()
-        draw(axes, records)
-        finish(axes)
-        figure.savefig(file, dpi=120)
+        _picture(draw, records).savefig(file, dpi=120)
     return history, curves
+
+
+def curves_picture(records: Sequence[TrialRecord]) -> Figure:
+    """The learning curves as a figure, which a notebook shows."""
+    return _picture(draw_curves, records)
+
+
+def _picture(draw: Callable[[Axes, Sequence[TrialRecord]], None], records: Sequence[TrialRecord]) -> Figure:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    class Picture(Figure):
+        def _repr_png_(self) -> bytes:
+            """A notebook shows figures by itself only once pyplot is imported."""
+            content = io.BytesIO()
+            self.savefig(content, format="png")
+            return content.getvalue()
+
+    figure = Picture(figsize=(8, 4.5), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots()
+    draw(axes, records)
+    finish(axes)
+    return figure
 
 
 def save_picture(show: Callable[[Console], None], width: int, path: Path, title: str) -> Path:

@@ -1,0 +1,1 @@
+"""The functions behind `import imf_core`; the commands of `imf` call them too."""
