@@ -191,9 +191,10 @@ def report(
     settings, audit, folder = plan.settings, plan.audit, plan.settings.study_dir
     if final is not None and final.test_baseline is not None:
         audit = with_baseline(audit, "test", final.test_baseline)
+    command = shlex.join(["python", *sys.argv]) if Path(sys.argv[0]).name == "search.py" else settings.call
     result = StudyResult(
         study=settings.study, folder=folder, data=settings.data, data_fingerprint=plan.data.fingerprint,
-        records=tuple(records), wall_seconds=seconds_so_far(study), command=shlex.join(["python", *sys.argv]),
+        records=tuple(records), wall_seconds=seconds_so_far(study), command=command,
         tracking_uri=without_password(settings.tracking_uri), budget_seconds=settings.budget_seconds,
         settings=flat_settings(plan), audit=audit, task=settings.task, importance=importances(search.study),
         **(final.for_report() if final is not None else {}),

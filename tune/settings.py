@@ -306,6 +306,13 @@ class SearchConfig(BaseModel):
         return command_line([*search_command(), "--storage", str(self.storage), "--study", self.study, "--resume"])
 
     @property
+    def call(self) -> str:
+        """The call that searches with these settings from Python: `tune.search(data='mygraph', trials=20)`."""
+        given = self.model_dump(mode="json", include=set(self._given))
+        shown = {name: without_password(value) if name == "tracking_uri" else value for name, value in given.items()}
+        return f"tune.search({', '.join(f'{name}={value!r}' for name, value in shown.items())})"
+
+    @property
     def costs(self) -> tuple[str, ...]:
         """The objectives besides the validation MRR: keys of `tune.space.objectives.COSTS`."""
         return parse_objective(self.objective)

@@ -73,6 +73,7 @@ def test_a_study_is_what_its_files_say(home: Path, searched: Searched) -> None:
         assert study.best.best_mrr == summary["best_validation_mrr"] == study.trials["best_mrr"].max()
         assert study.test["mrr"] == summary["test"]["mrr"]
         assert study.importances() == summary["importances"]
+        assert summary["command"].startswith("tune.search(" if folder.is_relative_to(home) else "python ")
         assert len(study.trials) == sum(summary["trials"].values())
         ends = {tuple(line.get_xydata()[-1]) for line in study.curves().axes[0].lines}
         assert ends == {record.curve[-1] for record in study.records}
@@ -184,6 +185,7 @@ def test_a_space_from_python_is_that_of_the_file(tmp_path: Path, asked: list[tun
         tune.search(tmp_path / "graph", space=space, storage=tmp_path)
         spaces.append(make_space(asked[-1]))
     assert spaces[0].fingerprint == spaces[1].fingerprint
+    assert "'model.decision': 'uniform'" in asked[-1].call
     stored = json.loads(json.dumps(asked[-1].inherited()))  # what a resumed study finds in its journal
     assert make_space(tune.SearchConfig.build({**stored, "storage": tmp_path})).fingerprint == spaces[0].fingerprint
     tune.search(tmp_path / "graph", space={"train.lrr": (1, 2)}, storage=tmp_path)

@@ -87,9 +87,8 @@ class Audit:
 
     def _repr_html_(self) -> str:
         """In a notebook."""
-        tables = dict(self.tables().values())
         lists = {"Problems": self.problems, "Warnings": self.warnings, "Found": self.lines()}
-        return summary_html(f"audit of {self.source}", [self.size], tables, lists)
+        return summary_html(f"audit of {self.source}", [self.size], dict(self.tables().values()), lists)
 
     def baseline_lines(self) -> list[str]:
         """`baseline without training, test: MRR 29.6, MR 1661, ... (a model should beat its MRR)`."""
