@@ -337,7 +337,7 @@ def test_names_leave_as_they_came(tmp_path: Path) -> None:
     odd = b"[b]:cat: \xff\xfe[/b]"
     graph = write_graph(tmp_path / "graph", odd=odd)
     run("train", str(tmp_path / "out"), "--data", str(graph), *QUICK)
-    result = in_process("predict", str(tmp_path / "out"), "--head", odd, "-r", "next", "-k", "24")
+    result = in_process("predict", str(tmp_path / "out"), "--head", odd, "-r", "next", "-k", "24", "--known", "mark")
     assert result.returncode == 0, result.stderr
     assert b"(" + odd + b", next, ?)" in result.stdout
     assert result.stdout.count(odd) == 2  # in the question and among the answers

@@ -71,7 +71,7 @@ def read_features(path: Path) -> Features:
             remedy="use .safetensors, or .npy with .names.txt (imf convert-features makes the first of .npy, .npz and .pth)",
         )
     matrix = features.matrix
-    if matrix.ndim != 2 or matrix.dtype.kind not in "fiu" or not matrix.shape[1]:
+    if matrix.ndim != 2 or matrix.dtype.kind not in "fiu" or (len(matrix) and not matrix.shape[1]):
         raise DataError.at(
             path, None, f"not a matrix of numbers: shape {matrix.shape}, {matrix.dtype}", remedy="one row a name"
         )
