@@ -17,9 +17,8 @@ from rich.console import Console
 from imf_core.commands.terminal import NameConsole
 from imf_core.ensemble.ensemble import Ensemble
 from imf_core.errors import DataError
-from imf_core.files.digest import sha256_of
 from imf_core.files.pages import summary_html
-from imf_core.interface.data import already_prepared, prepare, write_folder
+from imf_core.interface.data import already_prepared, content_digest, prepare, write_folder
 from imf_core.interface.models import load
 from imf_core.prepare.link_data import LinkData
 from imf_core.study_reader import StudyFolder
@@ -226,7 +225,5 @@ def _run(values: dict[str, Any], console: Console | None) -> Study:
 def _written(data: LinkData, storage: Path | str | None) -> Path:
     """The folder of a graph that is in memory; an equal one is written once."""
     root = Path(absolute(storage or os.environ.get("IMF_STORAGE") or "results"))
-    features = [part for item in data.modalities for part in (item.name, item.matrix.tobytes(), item.mask.tobytes())]
-    test = data.graph.open_test().tobytes() if data.has_test else b""
-    folder = root / "graphs" / f"graph-{sha256_of([data.fingerprint, test, *features])[:12]}"
+    folder = root / "graphs" / f"graph-{content_digest(data)[:12]}"
     return folder if folder.is_dir() else write_folder(data, folder)

@@ -14,6 +14,7 @@ from imf_core.data.formats.writers import Target, check_place, new_folder, write
 from imf_core.data.graph.graph import KnowledgeGraph
 from imf_core.encode.registry import AUTO
 from imf_core.errors import ConfigError, DataError
+from imf_core.files.digest import sha256_of
 from imf_core.prepare.encoding import encode_folder
 from imf_core.prepare.link_data import GraphSource, LinkData
 from imf_core.prepare.views import View
@@ -164,6 +165,13 @@ def open_source(
     if valid is not None or test is not None:
         raise DataError("valid and test belong to triples in memory", remedy="put valid.tsv and test.tsv into the folder")
     return source
+
+
+def content_digest(data: LinkData) -> str:
+    """SHA-256 of all that `write_folder` writes, of the user's test triples too."""
+    features = [part for item in data.modalities for part in (item.name, item.matrix.tobytes(), item.mask.tobytes())]
+    test = data.graph.open_test().tobytes() if data.has_test else b""
+    return sha256_of([data.fingerprint, test, *features])
 
 
 def write_folder(data: LinkData, folder: Path) -> Path:

@@ -50,6 +50,9 @@ def open_experiment(uri: str, experiment: str, root: str) -> Experiment:
     if uri.startswith("http"):
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")  # the default blocks the search loop for minutes
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
+    if uri.startswith("sqlite") and os.path.isdir(database_of(uri)):  # SQLAlchemy would try for minutes
+        problem, remedy = f"{database_of(uri)} cannot be read: it is a folder", "move it away: a database is made in its place"
+        raise ConfigError(problem, remedy=remedy, key="tracking_uri", value=uri)
     try:
         with text.one_at_a_time(uri):
             stored = _patiently(lambda: _experiment(uri, experiment, root), uri)

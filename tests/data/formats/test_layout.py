@@ -86,7 +86,7 @@ def test_an_explicit_file_that_is_not_there(tmp_path: Path, split: str) -> None:
 
 def test_a_folder_in_place_of_a_file(tmp_path: Path) -> None:
     (tmp_path / "train.tsv").mkdir()
-    with pytest.raises(DataError, match=r"train\.tsv cannot be read: Is a directory"):
+    with pytest.raises(DataError, match=r"train\.tsv: this is a folder, not a file"):
         read_graph(tmp_path)
     with pytest.raises(DataError, match=r"no training file was given"):
         read_graph(GraphFiles())
