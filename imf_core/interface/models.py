@@ -107,7 +107,7 @@ def train(
         config = config.model_copy(update=kept)
     graph = ready.graph
     if taught_by is not None:
-        check_vocabulary(names_of(taught_by).description, graph.entities, graph.relations, taught_by.path)
+        check_teacher(taught_by, graph)
     model = build_model(config, ready)
     if first is not None:
         if (first.entities.names, first.relations.names) == (graph.entities.names, graph.relations.names):
@@ -202,6 +202,15 @@ def configuration(
         )
     chosen = chosen.updated(settings, source=source)
     return chosen.model_copy(update={"data": chosen.data.absolute()})
+
+
+def check_teacher(teacher: Checkpoint | Ensemble, graph: KnowledgeGraph) -> None:
+    """Refuse a teacher of other entities or relations than the graph's.
+
+    Raises:
+        CheckpointError: they differ.
+    """
+    check_vocabulary(names_of(teacher).description, graph.entities, graph.relations, teacher.path)
 
 
 def graph_for(model: Checkpoint | Ensemble, data: Any = None) -> KnowledgeGraph:

@@ -195,5 +195,6 @@ def test_the_command(tmp_path: Path) -> None:
     told = json.loads((tmp_path / "student" / "config.json").read_text())["metrics"]
     assert told["teacher"] == str((tmp_path / "m0").resolve())
     other = tiny_graph(tmp_path / "other", first=[b"odd"])
-    failed = run(app, ["train", str(tmp_path / "x"), "--distil", made[0], "--data", str(other), *short])
-    assert isinstance(failed.exception, CheckpointError) and "belongs to other entities" in failed.exception.problem
+    for more in ([], ["--dry-run"]):
+        failed = run(app, ["train", str(tmp_path / "x"), "--distil", made[0], "--data", str(other), *short, *more])
+        assert isinstance(failed.exception, CheckpointError) and "belongs to other entities" in failed.exception.problem

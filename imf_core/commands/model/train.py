@@ -15,7 +15,7 @@ from imf_core.config import Config, preset
 from imf_core.config_base import parse_overrides
 from imf_core.ensemble.ensemble import Ensemble, open_model
 from imf_core.errors import ConfigError
-from imf_core.interface.models import configuration
+from imf_core.interface.models import check_teacher, configuration
 from imf_core.interface.models import train as train_model
 from imf_core.prepare.link_data import LinkData, prepare
 from imf_core.train.estimate import estimate_of
@@ -51,6 +51,8 @@ def train(
     console.print(f"  memory: {memory.describe()}")
     if shortage := memory.shortage():
         console.print(f"  warning: {shortage}", style="yellow")
+    if teacher is not None:
+        check_teacher(teacher, ready.graph)  # a dry run says so too
     if dry_run:
         return
 
