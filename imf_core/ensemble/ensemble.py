@@ -189,15 +189,15 @@ def rank_split(
     counted = counted_triples(graph, split, triples)
     if isinstance(model, Ensemble):
         if split == "valid":
-            models = [member.model for member in model.members]
-            return {OWN: pooled_by_fold(models, model.weights, graph, members_by_fold(model.members, graph, memory), memory)}
+            models, by_fold = [member.model for member in model.members], members_by_fold(model.members, graph, memory)
+            return {OWN: pooled_by_fold(models, model.weights, graph, known, by_fold, memory)}
         return {OWN: model.rank(graph, triples, known, memory, counted=counted)}
     own = model.model.decision
     pair = fold_decisions(model.model, graph, model.metrics, memory) if split == "valid" else (own, own)
-    by_fold = [{OWN: decision, **(others or {})} for decision in pair]
+    decisions = [{OWN: decision, **(others or {})} for decision in pair]
     if split == "valid":
-        return rank_by_fold(model.model, graph, triples, by_fold, counted=counted, memory=memory)
-    return evaluate_decisions(model.model, graph, triples, known, by_fold[0], counted=counted, memory=memory)
+        return rank_by_fold(model.model, graph, triples, known, decisions, counted=counted, memory=memory)
+    return evaluate_decisions(model.model, graph, triples, known, decisions[0], counted=counted, memory=memory)
 
 
 def members_by_fold(

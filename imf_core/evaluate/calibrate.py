@@ -232,7 +232,7 @@ def crosswise_logits(cached: CachedScores, loss: str, rows: int) -> tuple[Tensor
 
 
 def rank_by_fold(
-    model: Imf, graph: KnowledgeGraph, triples: np.ndarray, by_fold: Sequence[Mapping[str, Decision]], *,
+    model: Imf, graph: KnowledgeGraph, triples: np.ndarray, known: KnownAnswers, by_fold: Sequence[Mapping[str, Decision]], *,
     counted: np.ndarray | None = None, memory: MemoryBudget | None = None, shard: Shard = WHOLE,
 ) -> dict[str, Ranked]:
     """Rank validation triples, each fold under decisions of its own; other arguments and errors as of `evaluate_decisions`.
@@ -241,7 +241,7 @@ def rank_by_fold(
         triples: (T, 3), of validation.
         by_fold: for fold 0 and 1 the decisions by name, the same names.
     """
-    known, fold_of = graph.known(), folds(triples)
+    fold_of = folds(triples)
     if by_fold[0] == by_fold[1]:
         return evaluate_decisions(model, graph, triples, known, by_fold[0], counted=counted, memory=memory, shard=shard)
     part, fold_of = triples[shard.rank :: shard.world], fold_of[shard.rank :: shard.world]

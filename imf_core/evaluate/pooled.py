@@ -99,15 +99,15 @@ def evaluate_pooled(
 
 
 def pooled_by_fold(
-    models: Sequence[Imf], weights: Sequence[float], graph: KnowledgeGraph, by_fold: Sequence[Sequence[Decision]],
-    memory: MemoryBudget | None = None,
+    models: Sequence[Imf], weights: Sequence[float], graph: KnowledgeGraph, known: KnownAnswers,
+    by_fold: Sequence[Sequence[Decision]], memory: MemoryBudget | None = None,
 ) -> Ranked:
     """Filtered ranking of validation by an ensemble, each fold under decisions of its own; see `evaluate_pooled`.
 
     Args:
         by_fold: for fold 0 and 1 the decisions of the K models.
     """
-    triples, known, counted = graph.valid, graph.known(), graph.counted_valid
+    triples, counted = graph.valid, graph.counted_valid
     fold_of, ranks = folds(triples), np.empty((2, len(triples)))
     for fold, decisions in enumerate(by_fold):
         chosen = fold_of == fold

@@ -200,7 +200,7 @@ def redecide(model: Imf, graph: KnowledgeGraph, memory: MemoryBudget, evaluation
         fitted = fit_weights(cache.scores.without(fold), relations, evaluations)
         tuned = {kind: fitted.decision(kind, cache.branches) for kind in kinds[1:]}
         by_fold.append({TRAINED: model.decision.with_logits(logits), **tuned})
-    ranked = rank_by_fold(model, graph, graph.valid, by_fold, counted=graph.counted_valid, memory=memory)
+    ranked = rank_by_fold(model, graph, graph.valid, graph.known(), by_fold, counted=graph.counted_valid, memory=memory)
     mrr = {kind: one.metrics.mrr for kind, one in ranked.items()}
     kept = max(kinds, key=mrr.__getitem__)
     scores, final = cache.scores, fit_weights(cache.scores, relations, evaluations)

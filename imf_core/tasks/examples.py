@@ -40,13 +40,16 @@ def sample(graph: KnowledgeGraph) -> np.ndarray:
     return triples[np.sort(np.random.default_rng(0).choice(len(triples), most, replace=False))]
 
 
-def ranks(model: Imf, graph: KnowledgeGraph, by_fold: tuple[Decision, Decision], memory: MemoryBudget) -> np.ndarray:
+def ranks(
+    model: Imf, graph: KnowledgeGraph, known: KnownAnswers, by_fold: tuple[Decision, Decision], memory: MemoryBudget
+) -> np.ndarray:
     """(Q,) filtered ranks of the `sample`, tails first, then heads.
 
     Args:
+        known: answers that are filtered.
         by_fold: from `fold_decisions`.
     """
-    return rank_by_fold(model, graph, sample(graph), [{"": one} for one in by_fold], memory=memory)[""].ranks
+    return rank_by_fold(model, graph, sample(graph), known, [{"": one} for one in by_fold], memory=memory)[""].ranks
 
 
 def examples(
@@ -63,7 +66,7 @@ def examples(
     """
     triples, known = sample(graph), graph.known()
     heads, relations, targets = with_inverses(triples, graph.num_relations).T
-    query_ranks = ranks(model, graph, by_fold, memory)
+    query_ranks = ranks(model, graph, known, by_fold, memory)
     right, wrong = (_spread(np.flatnonzero(mask), relations) for mask in (query_ranks <= 1, query_ranks > 1))
     chosen = np.array([*right, *wrong], dtype=np.int64)
     fold_of = np.tile(folds(triples), 2)[chosen]

@@ -160,7 +160,8 @@ class LinkTask(Task[Config, LinkData, Imf]):
 
     def validation_ranks(self, checkpoint: Path, config: Config, data: LinkData) -> np.ndarray | None:
         loaded, memory = load_checkpoint(checkpoint), MemoryBudget.of(config.train.memory_budget_mb)
-        return ranks(loaded.model, data.graph, fold_decisions(loaded.model, data.graph, loaded.metrics, memory), memory)
+        graph, by_fold = data.graph, fold_decisions(loaded.model, data.graph, loaded.metrics, memory)
+        return ranks(loaded.model, graph, graph.known(), by_fold, memory)
 
     def test(self, checkpoints: Mapping[int, Path], config: Config, data: LinkData, ranks_file: Path) -> TestResult:
         """Open the test split: each seed's checkpoint under its own and other decisions, and the seeds together."""

@@ -174,7 +174,7 @@ def _validate(
         if shard.world > 1:  # every rank has fitted them; rank 0's make them equal to the last bit
             dist.broadcast(model.decision.logits, 0)
         by_fold.append({"": model.decision.with_logits(model.decision.logits)})
-    ranked = rank_by_fold(model, graph, graph.valid, by_fold[:2], counted=counted, memory=memory, shard=shard)[""]
+    ranked = rank_by_fold(model, graph, graph.valid, known, by_fold[:2], counted=counted, memory=memory, shard=shard)[""]
     return reduced(ranked.metrics, shard, device)
 
 

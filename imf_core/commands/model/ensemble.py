@@ -45,7 +45,8 @@ def ensemble(
     graph = graph_for(first, data)
     memory = MemoryBudget.of(first.config.train.memory_budget_mb)
     models, by_fold = [member.model for member in loaded], members_by_fold(loaded, graph, memory)
-    chosen = select(models, graph, graph.clean_valid, graph.known(), rounds=rounds, memory=memory, by_fold=by_fold)
+    known = graph.known()
+    chosen = select(models, graph, graph.clean_valid, known, rounds=rounds, memory=memory, by_fold=by_fold)
     kept = [index for index, weight in enumerate(chosen.weights) if weight > 0]
     weights = [chosen.weights[index] for index in kept]
     notes = split_notes(graph, "valid", graph.valid)
@@ -55,7 +56,7 @@ def ensemble(
     def ranked(members: list[int], shares: list[float]) -> RankingMetrics:
         """Crosswise, as `imf evaluate` ranks."""
         decisions = [[fold[index] for index in members] for fold in by_fold]
-        return pooled_by_fold([models[index] for index in members], shares, graph, decisions, memory).metrics
+        return pooled_by_fold([models[index] for index in members], shares, graph, known, decisions, memory).metrics
 
     singles = [ranked([index], [1.0]).mrr for index in range(len(models))]
     figures: dict[str, Any] = {

@@ -110,8 +110,8 @@ def test_each_fold_has_its_decision(data: LinkData) -> None:
     model = build_model(Config().updated({**SETTINGS, "model.decision": "learned"}), data)
     graph = data.graph
     pair = fold_decisions(model, graph, {})
-    both = rank_by_fold(model, graph, graph.valid, [{"": one} for one in pair])[""]
+    both = rank_by_fold(model, graph, graph.valid, graph.known(), [{"": one} for one in pair])[""]
     fold_of = folds(graph.valid)
     for fold, decision in enumerate(pair):
-        alone = rank_by_fold(model, graph, graph.valid, [{"": decision}] * 2)[""]
+        alone = rank_by_fold(model, graph, graph.valid, graph.known(), [{"": decision}] * 2)[""]
         assert np.array_equal(both.tail_ranks[fold_of == fold], alone.tail_ranks[fold_of == fold])
