@@ -5,7 +5,6 @@ Nothing here imports Ray before a search starts: the environment that Ray reads 
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -27,7 +26,7 @@ from tune.environment import environment
 from tune.report.formatting import mrr, plural, plus_minus, setting
 from tune.report.pictures.plots import curves_picture
 from tune.report.result import setting_names, with_ranks
-from tune.settings import absolute
+from tune.settings import absolute, storage_of
 from tune.space.parameter import ranges
 from tune.study.records import TrialRecord, count_states, load_records, winner
 
@@ -224,6 +223,5 @@ def _run(values: dict[str, Any], console: Console | None) -> Study:
 
 def _written(data: LinkData, storage: Path | str | None) -> Path:
     """The folder of a graph that is in memory; an equal one is written once."""
-    root = Path(absolute(storage or os.environ.get("IMF_STORAGE") or "results"))
-    folder = root / "graphs" / f"graph-{content_digest(data)[:12]}"
+    folder = storage_of(storage) / "graphs" / f"graph-{content_digest(data)[:12]}"
     return folder if folder.is_dir() else write_folder(data, folder)

@@ -225,11 +225,7 @@ class SearchConfig(BaseModel):
                 values.setdefault("track_seconds", _CLUSTER_TRACKING)
                 if grown := os.environ.get("IMF_GROWS_TO"):
                     values.setdefault("grows_to", int(grown))
-        storage = str(values.get("storage") or os.environ.get("IMF_STORAGE") or "results")
-        if "://" in storage:
-            remedy = "name a folder that every node can see"
-            raise ConfigError(f"storage {storage!r} is a URI, not a folder", remedy=remedy, key="storage", value=storage)
-        values["storage"] = Path(absolute(storage))
+        values["storage"] = storage_of(values.get("storage"))
         for name, kind in (("space", "file"), ("config", "file"), ("warm_start", "study folder or leaderboard.csv")):
             if name in values and not isinstance(values[name], Mapping):
                 values[name] = _existing(name, values[name], kind)
@@ -349,6 +345,19 @@ class SearchConfig(BaseModel):
 def given_settings(values: Mapping[str, Any]) -> dict[str, Any]:
     """Without those that stand for "not given": None, False and {}; but 0 is a value."""
     return {name: value for name, value in values.items() if not (value is None or value is False or value == {})}
+
+
+def storage_of(given: str | Path | None) -> Path:
+    """The absolute folder of the studies: the given one, else $IMF_STORAGE, else ./results.
+
+    Raises:
+        ConfigError: it is a URI.
+    """
+    storage = str(given or os.environ.get("IMF_STORAGE") or "results")
+    if "://" in storage:
+        remedy = "name a folder that every node can see"
+        raise ConfigError(f"storage {storage!r} is a URI, not a folder", remedy=remedy, key="storage", value=storage)
+    return Path(absolute(storage))
 
 
 def absolute(path: str | Path) -> str:

@@ -103,7 +103,7 @@ class Imf(nn.Module):
 
     def mask(self, branch: str) -> Tensor | None:
         """(N,) bool: which entities have the branch's modality; None if all do."""
-        view = self.of_branch[branch].view if branch in self.of_branch else branch
+        view = self.of_branch[branch].view
         if view not in self.features:
             return None
         table = self.features[view]

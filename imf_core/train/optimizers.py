@@ -50,6 +50,7 @@ class Optimizers:
 
         def optimizer(parameters: list[nn.Parameter], adagrad: bool, fused: bool = True) -> torch.optim.Optimizer:
             if adagrad:  # torch has a fused Adagrad for CPUs alone, and none for sparse gradients
+                torch.sparse.check_sparse_tensor_invariants.disable()  # else its sparse step warns
                 fused = fused and parameters[0].device.type == "cpu"
                 return torch.optim.Adagrad(parameters, lr=table_lr, fused=fused)
             if not fused:
@@ -63,12 +64,11 @@ class Optimizers:
             mine = [parameter for parameter in self._parameters if (id(parameter) in in_tables) == adagrad]
             rows = [parameter for parameter in mine if id(parameter) in sparse_ids]
             dense = [parameter for parameter in mine if id(parameter) not in sparse_ids]
+            small = [parameter for parameter in dense if not early or parameter.numel() < _LARGE]
             large = [parameter for parameter in dense if early and parameter.numel() >= _LARGE]
-            small = [parameter for parameter in dense if not (early and parameter.numel() >= _LARGE)]
             if small:
                 self._late.append(optimizer(small, adagrad))
             if rows:
-                torch.sparse.check_sparse_tensor_invariants.disable()  # else Adagrad warns
                 self._late.append(optimizer(rows, adagrad, fused=False))
             self._early += [optimizer([parameter], adagrad) for parameter in large]
         self._rates = [made.param_groups[0]["lr"] for made in self._all]

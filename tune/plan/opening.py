@@ -18,7 +18,7 @@ from imf_core.errors import ConfigError, DataError
 from imf_core.files.atomic import atomic_folder, atomic_write_text
 from tune.plan.plan import Plan
 from tune.plan.warm_start import warm_start
-from tune.settings import SearchConfig, absolute, given_settings
+from tune.settings import SearchConfig, given_settings, storage_of
 from tune.sources import code_digest
 from tune.study.journal import JOURNAL_FILE, Journal, begun_study, read_events
 from tune.study.sampler import sampler_settings
@@ -243,7 +243,7 @@ def _earlier_settings(values: Mapping[str, Any]) -> dict[str, Any]:
         ConfigError: no study is named, or it does not exist.
         DataError: its journal is damaged.
     """
-    storage = Path(absolute(values.get("storage") or os.environ.get("IMF_STORAGE") or "results"))
+    storage = storage_of(values.get("storage"))
     if not values.get("study"):
         names = sorted(file.parent.name for file in storage.glob(f"*/{JOURNAL_FILE}"))
         remedy = f"name it: --study NAME; in {storage} there are: {', '.join(names) or 'none'}"

@@ -35,7 +35,7 @@ def penalty(
     Returns:
         Scalar, >= 0.
     """
-    answer_weights = (row_weights / positives.counts)[positives.rows]  # (P,)
+    answer_weights = positives.shares(row_weights)  # (P,)
     if kind == "dura":
         return row_weights @ contexts.square().sum(dim=1) + answer_weights @ tails.square().sum(dim=1)
 

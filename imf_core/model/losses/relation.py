@@ -33,4 +33,4 @@ def relation_loss(
     rows = positives.rows
     scores = scorer.relation_scores(heads[rows], tails, relation_table)  # (P, 2R)
     surprise = functional.cross_entropy(scores, relations[rows], reduction="none")
-    return (row_weights / positives.counts)[rows] @ surprise
+    return positives.shares(row_weights) @ surprise

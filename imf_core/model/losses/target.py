@@ -33,6 +33,10 @@ class Positives:
         picked = scores[self.rows, self.tails]  # (P,)
         return torch.zeros_like(self.counts).index_add(0, self.rows, picked) / self.counts
 
+    def shares(self, weights: Tensor) -> Tensor:
+        """(B,) weights of the queries -> (P,): the answers of a query share its weight equally."""
+        return (weights / self.counts)[self.rows]
+
     def expected(self, scores: Tensor, smoothing: float) -> Tensor:
         """(B, N) -> (B,): mean score under the smoothed target, `(1 - eps) / |answers|` on each answer plus `eps / N`."""
         expected = self.mean(scores)
