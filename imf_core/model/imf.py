@@ -354,8 +354,10 @@ class Imf(nn.Module):
         """Sum over the branches of a norm penalty, or of `relation`, the loss on the relations."""
         (heads, relations), positives, weights, losses = queries, target.positives, target.row_weights(), []
         for (name, branch), context in zip(self.of_branch.items(), contexts, strict=True):
-            scorer, table = self._scorer(name), tables.relations[name]
-            first, answers = (tables.entities[name][rows] for rows in (heads, positives.tails))  # (B, d), (P, d)
+            scorer, table = self._scorer(name), _at_least_float(tables.relations[name])  # bf16 where they are fused
+            first, answers = (  # (B, d), (P, d)
+                _at_least_float(tables.entities[name][rows]) for rows in (heads, positives.tails)
+            )
             if kind == "relation":
                 losses.append(relation_loss(scorer, first, relations, answers, table, positives, weights))
             else:

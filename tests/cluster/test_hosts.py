@@ -31,6 +31,8 @@ def lacking() -> str | None:
     missing = [tool for tool in tools if shutil.which(tool) is None]
     if missing:
         return f"needs {', '.join(missing)}: apt-get install openssh-server openssh-client rsync iproute2"
+    if Path("/tmp") in Path(sys.prefix).resolve().parents:
+        return f"needs an environment that is not below /tmp, which the hosts replace: {sys.prefix}"
     probe = "ip link add imf0 type veth peer name imf1 && mount -t tmpfs none /mnt"
     done = subprocess.run(["unshare", "--net", "--mount", "sh", "-c", probe], capture_output=True, check=False)
     return f"may not make namespaces here: {done.stderr.decode().strip()}" if done.returncode else None

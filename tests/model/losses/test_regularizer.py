@@ -121,3 +121,21 @@ def test_sampled_negatives_have_the_same_penalty(toy: LinkData, kind: str) -> No
     assert whole > 0
     torch.testing.assert_close(sampled, whole, rtol=1e-10, atol=1e-10)
     assert "penalty" not in model(*arguments, config.train.model_copy(update={"regularizer": "none"}))
+
+
+@pytest.mark.parametrize("changes", [*({"train.regularizer": kind} for kind in KINDS), {"train.relation_weight": 0.1}])
+@pytest.mark.parametrize("scoring", ["complex", "contextual"])
+def test_a_step_in_bf16_has_nearly_the_loss_of_fp32(toy: LinkData, scoring: str, changes: dict[str, Any]) -> None:
+    base = {**PLAIN, "model.scoring": scoring, "model.contrastive_weight": 0.0}
+    config = Config().updated({**base, "train.regularizer_weight": 1.0, **changes})
+    model = build_model(config, toy).eval()
+    batch = next(iter(TrainingQueries(toy.graph).epoch(24, 0, 1, per_triple=True)))
+    parts = [
+        model(batch.heads, batch.relations, batch.positives, config.train.model_copy(update={"precision": precision}))
+        for precision in ("fp32", "bf16")
+    ]
+    name = "relation" if config.train.relation_weight else "penalty"
+    assert parts[0][name] > 0
+    torch.testing.assert_close(parts[1][name], parts[0][name], rtol=0.02, atol=0.0)
+    parts[1]["total"].backward()
+    assert all(table.grad is not None and table.grad.isfinite().all() for table in model.structure_tables.values())
