@@ -161,7 +161,7 @@ class ModelConfig(Section):
     dropout_relation: Annotated[float, Tunable(low=0.0, high=0.5, default=False)] = Field(
         0.1, ge=0, lt=1, description="dropout of the relation's matrix"
     )
-    dropout_context: Annotated[float, Tunable(low=0.1, high=0.5)] = Field(
+    dropout_context: Annotated[float, Tunable(low=0.0, high=0.5)] = Field(
         0.3, ge=0, lt=1, description="dropout of the context vector"
     )
     dropout_fusion: Annotated[float, Tunable(low=0.0, high=0.4)] = Field(0.1, ge=0, lt=1, description="dropout before fusion")
@@ -223,7 +223,9 @@ class TrainConfig(Section):
     relation_weight: Annotated[float, Tunable(choices=(0.0, 0.05, 0.25, 1.0), default=False)] = Field(
         0.0, ge=0, le=1000, description="weight of a loss on each triple's relation, told from head and tail; 0: none"
     )
-    optimizer: Annotated[Literal["adam", "adamw", "adagrad"], Tunable(choices=("adam", "adagrad"), default=False)] = Field(
+    optimizer: Annotated[Literal["adam", "adamw", "adagrad"], Tunable(choices=("adam", "adagrad"), brings={
+        "adagrad": {"model.norm": "none", "model.init_scale": 1e-3, "train.regularizer": "n3"}
+    })] = Field(
         "adam", description="adagrad: Adagrad for the entity and relation vectors, Adam for everything else"
     )
     table_lr: Annotated[float, Tunable(low=0.02, high=0.5, log=True, when={"train.optimizer": ("adagrad",)})] = Field(

@@ -40,6 +40,8 @@ class Tunable:
         step: grid of an integer range.
         choices: the values of a categorical setting (instead of low and high).
         when: `{"model.decision": ("fixed",)}`: the setting exists only where the other one has one of these values.
+        brings: `{"adagrad": {"model.norm": "none"}}`: values that other settings take with a choice, where neither the user
+            nor the search sets them.
         default: searched by default; the others are searched only if a space file names them.
     """
 
@@ -49,6 +51,7 @@ class Tunable:
     step: int | None = None
     choices: tuple[Any, ...] | None = None
     when: Mapping[str, tuple[Any, ...]] | None = None
+    brings: Mapping[Any, Mapping[str, Any]] | None = None
     default: bool = True
 
 

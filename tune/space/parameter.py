@@ -17,6 +17,7 @@ from imf_core.errors import ConfigError
 
 Kind = Literal["int", "float", "categorical"]
 When = tuple[tuple[str, tuple[Any, ...]], ...]
+Brings = tuple[tuple[Any, tuple[tuple[str, Any], ...]], ...]
 _KEYS = ("low", "high", "log", "step", "choices")
 
 
@@ -38,6 +39,7 @@ class Parameter:
         step: grid step, starting at `low`; None: 1 for an int, continuous for a float.
         choices: values of a categorical parameter.
         when: condition; the parameter exists only if every named setting has one of the listed values.
+        brings: for a choice, the values that other settings take with it.
     """
 
     name: str
@@ -49,6 +51,7 @@ class Parameter:
     step: float | None = None
     choices: tuple[Any, ...] = ()
     when: When = ()
+    brings: Brings = ()
 
     @classmethod
     def of_mark(cls, name: str, mark: Tunable, value: Any) -> Parameter:
@@ -56,7 +59,7 @@ class Parameter:
         entry = {"choices": mark.choices} if mark.choices is not None else {
             "low": mark.low, "high": mark.high, "log": mark.log, "step": mark.step
         }
-        return cls.parse(name, entry, value, mark.when, "imf_core.config")
+        return cls.parse(name, entry, value, mark.when, "imf_core.config").bringing_all_of(mark)
 
     @classmethod
     def parse(
@@ -187,6 +190,22 @@ class Parameter:
                 return tuple(choice)
         return value
 
+    def brought(self, value: Any) -> dict[str, Any]:
+        """Values that other settings take where this one has the given value."""
+        return {name: taken for choice, values in self.brings if choice == value for name, taken in values}
+
+    def bringing(self, base: Settings, decided: Collection[str]) -> Parameter:
+        """This parameter without what it brings to settings that are decided otherwise.
+
+        Args:
+            base: its own choice brings nothing: the other settings stand beside it there as they are meant to.
+            decided: dotted names of the settings that the user or the search sets.
+        """
+        own, known = value_of(base, self.name), base.flat()
+        kept = [(choice, tuple((name, value) for name, value in values if name in known and name not in decided))
+                for choice, values in self.brings if choice != own and choice in self.labels]
+        return replace(self, brings=tuple((choice, values) for choice, values in kept if values))
+
     def corners(self) -> list[Any]:
         """The extreme values, and an int's second value too: an odd width may be invalid although both even ends are valid."""
         if self.kind == "categorical":
@@ -208,12 +227,18 @@ class Parameter:
         return {
             "name": self.name, "kind": self.kind, "low": float(self.low), "high": float(self.high), "log": self.log,
             "step": self.step, "choices": list(self.labels), "when": [[key, list(allowed)] for key, allowed in self.when],
+            **({"brings": [[choice, dict(values)] for choice, values in self.brings]} if self.brings else {}),
         }
 
     @property
     def labels(self) -> tuple[Any, ...]:
         """The choices as a point stores them."""
         return tuple(label(choice) for choice in self.choices)
+
+    def bringing_all_of(self, mark: Tunable | None) -> Parameter:
+        """This parameter with all that its mark says that its choices bring."""
+        brings = mark.brings if mark is not None and mark.brings is not None else {}
+        return replace(self, brings=tuple((choice, tuple(values.items())) for choice, values in brings.items()))
 
     def _with_default(self, value: Any) -> Parameter:
         return replace(self, default=self.clamp(value))
@@ -258,10 +283,10 @@ def value_of(config: Settings, name: str) -> Any:
 
 
 def ordered(parameters: Sequence[Parameter]) -> tuple[Parameter, ...]:
-    """Sort parameters so that each follows those that its condition names; otherwise keep the order."""
+    """Sort parameters so that each follows those that decide its condition; otherwise keep the order."""
     waiting, done = list(parameters), []
     while waiting:
-        names = {item.name for item in waiting}
+        names = {name for item in waiting for name in (item.name, *(name for _, values in item.brings for name, _ in values))}
         ready = next((item for item in waiting if not names & {name for name, _ in item.when}), waiting[0])
         waiting.remove(ready)
         done.append(ready)

@@ -130,8 +130,9 @@ class SearchSpace:
                     raise ConfigError(f"{source}: {name} = {drawn.shown} is not within (0, 1]", remedy=remedy, key=name)
                 chosen[name] = _weight(config, branches, name, drawn)
             else:
-                when = marked[name].when if name in marked else None
-                chosen[name] = Parameter.parse(name, entry, value_of(config, name), when, source)
+                mark = marked.get(name)
+                drawn = Parameter.parse(name, entry, value_of(config, name), mark.when if mark else None, source)
+                chosen[name] = drawn.bringing_all_of(mark)
         if any(name.startswith(WEIGHTS) for name in held) and any(name.startswith(WEIGHTS) for name in chosen):
             remedy = "search all of the branches' weights, or none"
             raise ConfigError(f"{source}: {WEIGHTS} is partly held fixed and partly searched", remedy=remedy, key=WEIGHTS)
@@ -218,7 +219,8 @@ class SearchSpace:
         Raises:
             ConfigError: a name that is not searched, or a value out of range.
         """
-        values = {name: self[name].decode(value) for name, value in self.validate_point(point).items()}
+        clean = self.validate_point(point)
+        values = {**self._brought(clean), **{name: self[name].decode(value) for name, value in clean.items()}}
         drawn = {name: values.pop(name) for name in list(values) if name.startswith(f"{WEIGHTS}.")}
         if drawn:
             present = self.branches
@@ -257,15 +259,30 @@ class SearchSpace:
         weights = [f"{WEIGHTS}.{branch}" for branch in self.branches] if "model.decision" in marked else []
         usual |= {name: _weight(self.base, self.branches, name) for name in weights}
         here = {parameter.name: parameter for parameter in self.parameters}
+        brought: dict[str, list[str]] = {}
+        for item, choice, name, value in self._all_brought():
+            brought.setdefault(name, []).append(f"{value} with {item.name} = {choice}")
         for name, parameter in {**usual, **here}.items():
             by_default = name.startswith(f"{WEIGHTS}.") or (name in marked and marked[name].default)
             condition = " and ".join(f"{key} = {' or '.join(map(str, allowed))}" for key, allowed in parameter.when)
+            condition = "; ".join(filter(None, [condition, *brought.get(name, [])]))
             default = parameter.default if name in here or name in weights else label(value_of(self.base, name))
             rows.append(Row(name, parameter.kind, parameter.shown, default, condition, by_default, name in here))
         return rows
 
     def _active(self, parameter: Parameter, point: Mapping[str, Any]) -> bool:
-        return all((point[name] if name in point else value_of(self.base, name)) in allowed for name, allowed in parameter.when)
+        known = {**self._brought(point), **point}
+        return all((known[name] if name in known else value_of(self.base, name)) in allowed for name, allowed in parameter.when)
+
+    def _all_brought(self) -> Iterator[tuple[Parameter, Any, str, Any]]:
+        """Each parameter, its choice, and a setting with the value that it takes with this choice."""
+        for parameter in self.parameters:
+            for choice, values in parameter.brings:
+                yield from ((parameter, choice, name, value) for name, value in values)
+
+    def _brought(self, point: Mapping[str, Any]) -> dict[str, Any]:
+        """Settings that follow from the choices of a point."""
+        return {name: value for item, choice, name, value in self._all_brought() if point.get(item.name) == choice}
 
 
 def _usual(config: Settings) -> list[Parameter]:
@@ -291,7 +308,11 @@ def _assemble(
     notes = []
     weighed = any(name.startswith(WEIGHTS) for name in fixed)
     candidates = [item for item in chosen if item.name not in fixed and not (weighed and item.name.startswith(WEIGHTS))]
+    searched = {item.name for item in candidates}
+    candidates = [item.bringing(base, {*fixed, *held, *searched}) for item in candidates]
     choices = {item.name: item.choices for item in candidates}
+    for name, value in (pair for item in candidates for _, values in item.brings for pair in values):
+        choices[name] = (*choices.get(name, (value_of(base, name),)), value)
     reachable = []
     for item in candidates:
         never = [(name, allowed) for name, allowed in item.when

@@ -6,7 +6,10 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
+from tune.space.parameter import value_of
 from tune.space.space import SearchSpace
+
+_OPTIMIZER = "train.optimizer"
 
 
 @dataclass(frozen=True)
@@ -30,17 +33,17 @@ class StartPoint:
 START_POINTS: dict[str, tuple[StartPoint, ...]] = {
     "link": (
         StartPoint("MKG-W", {
-            "model.scoring": "complex", "model.dropout_input": 0.2, "model.dropout_context": 0.3, "train.label_smoothing": 0.1,
+            "train.optimizer": "adagrad", "train.table_lr": 0.1, "train.regularizer_weight": 0.05, "model.scoring": "complex",
+            "model.dropout_input": 0.0, "model.dropout_context": 0.0, "model.dropout_fusion": 0.0, "train.label_smoothing": 0.0,
             "train.lr": 0.005, "train.batch_size": 512,
         }),
-        StartPoint("MKG-Y", {
-            "model.scoring": "contextual", "model.relation_dim": 64, "model.dropout_input": 0.19, "model.dropout_context": 0.14,
-            "train.label_smoothing": 0.17, "train.lr": 0.0049, "train.batch_size": 128,
+        StartPoint("MKG-W", {
+            "train.optimizer": "adam", "model.scoring": "complex", "model.dropout_input": 0.2, "model.dropout_context": 0.3,
+            "train.label_smoothing": 0.1, "train.lr": 0.005, "train.batch_size": 512,
         }),
-        StartPoint("unicode", {
-            "model.scoring": "contextual", "model.relation_dim": 96, "model.fusion_rank": 4, "model.dropout_input": 0.05,
-            "model.dropout_context": 0.31, "model.dropout_fusion": 0.38, "model.contrastive_weight": 0.04,
-            "model.temperature": 0.4, "train.label_smoothing": 0.06, "train.lr": 0.0034, "train.batch_size": 128,
+        StartPoint("MKG-Y", {
+            "train.optimizer": "adam", "model.scoring": "contextual", "model.relation_dim": 64, "model.dropout_input": 0.19,
+            "model.dropout_context": 0.14, "train.label_smoothing": 0.17, "train.lr": 0.0049, "train.batch_size": 128,
         }),
     ),
 }
@@ -49,7 +52,8 @@ START_POINTS: dict[str, tuple[StartPoint, ...]] = {
 def start_points(space: SearchSpace, task: str, without: Collection[str] = ()) -> list[dict[str, Any]]:
     """The start points of a task, each moved into the space; settings that a point lacks are those of the base.
 
-    A point is left out if the space searches less than half of its settings.
+    A point is left out if the space searches less than half of its settings, or has another optimizer only: the settings beside
+    it were found for theirs.
 
     Args:
         space: the search space.
@@ -57,7 +61,10 @@ def start_points(space: SearchSpace, task: str, without: Collection[str] = ()) -
         without: graphs whose points are left out, so that a benchmark on them is fair.
     """
     searched = {parameter.name for parameter in space.parameters}
-    return [
-        space.near(point.values) for point in START_POINTS.get(task, ())
-        if point.graph not in without and 2 * len(searched & point.values.keys()) >= len(point.values)
-    ]
+
+    def fits(values: dict[str, Any]) -> bool:
+        offered = space[_OPTIMIZER].choices if _OPTIMIZER in searched else (value_of(space.base, _OPTIMIZER),)
+        return values[_OPTIMIZER] in offered and 2 * len(searched & values.keys()) >= len(values)
+
+    points = START_POINTS.get(task, ())
+    return [space.near(point.values) for point in points if point.graph not in without and fits(point.values)]

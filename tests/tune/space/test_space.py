@@ -40,8 +40,8 @@ def space(values: dict[str, Any], config: Config | None = None, fixed: tuple[str
 def test_default_space_holds_the_marked_parameters_and_starts_at_the_base() -> None:
     default = SearchSpace.default(Config(), BRANCHES)
     usual = {name: dict(mark.when or {}) for name, mark in marks().items() if mark.default}
-    elsewhere = {"model.cp_rank", "model.meta_dim", "model.fusion_widths", "train.regularizer_weight", "train.table_lr"}
-    assert elsewhere <= set(usual)  # of another fusion, penalty or optimizer than the default
+    elsewhere = {"model.cp_rank", "model.meta_dim", "model.fusion_widths"}
+    assert elsewhere <= set(usual)  # of another fusion than the default
     expected = (set(usual) - elsewhere) | set(WEIGHTS)
     assert set(default.names) == expected
     assert {"model.fusion_rank", "model.temperature", "model.contrastive_weight", "model.decision", "train.lr"} <= expected
@@ -333,3 +333,44 @@ def test_s2_numbers_in_other_spellings(entry: dict[str, Any], choices: tuple[flo
 def test_s3_nested_and_dotted_together(values: dict[str, Any]) -> None:
     space = SearchSpace.from_values(values, Config(), ("structure",))
     assert {parameter.name for parameter in space.parameters} == {"train.lr", "model.dim"}
+
+
+ADAGRAD = {"model.norm": "none", "model.init_scale": 1e-3, "train.regularizer": "n3"}
+
+
+def settings_of(chosen: SearchSpace, **changes: Any) -> dict[str, Any]:
+    """All settings of the point nearest to `train_optimizer="adagrad"` and the like."""
+    return chosen.config_for(chosen.near({name.replace("_", ".", 1): value for name, value in changes.items()})).flat()
+
+
+def test_a_choice_brings_the_settings_that_belong_to_it() -> None:
+    chosen = SearchSpace.default(Config(), BRANCHES)
+    adagrad, adam = (chosen.near({"train.optimizer": optimizer}) for optimizer in ("adagrad", "adam"))
+    assert ADAGRAD.items() <= chosen.config_for(adagrad).flat().items()
+    assert chosen.config_for(adam) == Config()
+    assert not set(adagrad) & set(ADAGRAD)
+    only = {"train.table_lr", "train.regularizer_weight"}
+    assert only <= set(adagrad)
+    assert not only & set(adam)
+    assert set(chosen.validate_point({**adagrad, "train.optimizer": "adam"})) == set(adam)
+    rows = {row.name: row.condition for row in chosen.describe()}
+    assert rows["model.norm"] == "none with train.optimizer = adagrad"
+
+
+def test_what_is_set_otherwise_is_not_brought(tmp_path: Path) -> None:
+    held = SearchSpace.default(Config().updated({"model.norm": "batch"}), BRANCHES, fixed=("model.norm",))
+    assert settings_of(held, train_optimizer="adagrad")["model.norm"] == "batch"
+    assert settings_of(held, train_optimizer="adagrad")["train.regularizer"] == "n3"
+    file = space({"include": "default", "model.init_scale": 0.01, "train.regularizer": {"choices": ["dura", "none"]}})
+    found = settings_of(file, train_optimizer="adagrad", train_regularizer="dura")
+    assert (found["model.norm"], found["model.init_scale"], found["train.regularizer"]) == ("none", 0.01, "dura")
+    assert "train.regularizer_weight" not in file.near({"train.optimizer": "adagrad", "train.regularizer": "none"})
+    alone = space({"train.optimizer": {"choices": ["adam", "adagrad"]}})
+    assert ADAGRAD.items() <= settings_of(alone, train_optimizer="adagrad").items()
+
+
+def test_the_base_stays_the_first_trial_whatever_its_optimizer() -> None:
+    base = Config().updated({"train.optimizer": "adagrad", "train.regularizer": "dura"})
+    chosen = SearchSpace.default(base, BRANCHES)
+    assert chosen.config_for(chosen.default_point()) == base
+    assert SearchSpace.default(Config(), BRANCHES, fixed=("train.optimizer",)).fingerprint != chosen.fingerprint

@@ -52,6 +52,19 @@ def test_a_space_of_other_settings_takes_none() -> None:
     assert start_points(other, "link") == []
 
 
+def test_a_penalty_is_tried_among_the_first_three_trials(space: SearchSpace) -> None:
+    first = [space.config_for(point).flat() for point in (space.default_point(), *start_points(space, "link"))][:3]
+    assert "n3" in {settings["train.regularizer"] for settings in first}
+
+
+def test_points_of_another_optimizer_are_left_out() -> None:
+    for kept, left in (("adam", "adagrad"), ("adagrad", "adam")):
+        base = Config().updated({"train.optimizer": kept})
+        made = start_points(SearchSpace.default(base, BRANCHES, fixed=("train.optimizer",)), "link")
+        values = [point.values for point in START_POINTS["link"]]
+        assert 0 < len(made) == sum(point["train.optimizer"] == kept for point in values) < len(values), left
+
+
 def test_the_points_of_a_graph_can_be_left_out(space: SearchSpace) -> None:
     names = {point.graph for point in START_POINTS["link"]}
     assert len(start_points(space, "link", without=names)) == 0
