@@ -86,6 +86,7 @@ class HeadConfig(Section):
     dropout_relation: float | None = Field(None, ge=0, lt=1)
     dropout_context: float | None = Field(None, ge=0, lt=1)
     penalty: float = Field(1.0, ge=0, le=1000, description="factor on train.regularizer_weight")
+    optimizer: Literal["adam", "adagrad"] | None = Field(None, description="of its vectors; null: as train.optimizer")
 
     @property
     def branch(self) -> str:

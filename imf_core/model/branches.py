@@ -27,6 +27,7 @@ class Branch:
         view: whose entity vectors it scores: structure, a modality, or fused.
         settings: width, relation model, dropout of this branch.
         penalty: factor on `train.regularizer_weight`, >= 0.
+        optimizer: of its vectors, `adam` or `adagrad`; None: as `train.optimizer`.
         further: one of `model.heads`, with vectors of its own.
     """
 
@@ -34,6 +35,7 @@ class Branch:
     view: str
     settings: ModelConfig
     penalty: float = 1.0
+    optimizer: str | None = None
     further: bool = False
 
 
@@ -47,6 +49,7 @@ def branches_of(config: ModelConfig, modalities: Sequence[str]) -> tuple[Branch,
     views = (STRUCTURE, *modalities)
     plain = [Branch(view, view, config) for view in (*views, *((FUSED,) if modalities else ()))]
     heads = [
-        Branch(head.branch, head.view, config.of_head(head), head.penalty, True) for head in config.heads if head.view in views
+        Branch(head.branch, head.view, config.of_head(head), head.penalty, head.optimizer, further=True)
+        for head in config.heads if head.view in views
     ]
     return (*plain, *heads)

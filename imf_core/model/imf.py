@@ -370,6 +370,13 @@ class Imf(nn.Module):
         tables = [table.table for table in self.feature_tables.values() if table.table is not None]
         return [*self.structure_tables.values(), *tables, *self.relations.parameters()]
 
+    def adagrad_parameters(self, train: TrainConfig) -> list[nn.Parameter]:
+        """Those of `vectors` that Adagrad updates: all of its branches, but for heads with an optimizer of their own."""
+        chosen = {branch.name: (branch.optimizer or train.optimizer) == "adagrad" for branch in self.of_branch.values()}
+        named = [*self.structure_tables.items(), *self.relations.items()]
+        named += [(name, table.table) for name, table in self.feature_tables.items() if table.table is not None]
+        return [parameter for name, parameter in named if chosen[name]]
+
     def sparse_parameters(self, train: TrainConfig) -> dict[str, nn.Parameter]:
         """The trained entity tables by name if a step touches only some of their rows; otherwise none."""
         if train.num_negatives is None or train.num_negatives >= self.num_entities:

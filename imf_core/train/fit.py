@@ -140,7 +140,8 @@ def build_optimizers(model: Imf, config: Config, early: bool) -> Optimizers:
     settings = config.train
     sparse = model.sparse_parameters(settings).values()
     optimizers = Optimizers(
-        model, settings.optimizer, settings.lr, settings.weight_decay, sparse, early, model.vectors(), settings.table_lr
+        model, settings.optimizer, settings.lr, settings.weight_decay, sparse, early, model.adagrad_parameters(settings),
+        settings.table_lr
     )
     if settings.average or settings.average_share:
         averaged = averaged_tensors(model.trained_state(), ["decision.logits"])  # those are fitted again at each evaluation

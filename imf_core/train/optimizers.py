@@ -23,15 +23,16 @@ _LARGE = 2**20  # numbers of a parameter with an optimizer of its own: the addit
 
 class Optimizers:
     """Adam or AdamW over all parameters of a model, as one fused optimizer and one more for each large parameter; Adagrad for
-    some of them, if asked for.
+    `tables`.
 
     Args:
         model: the order of its parameters identifies them in the saved state.
-        kind: `adam` or `adamw`; `adagrad`: Adagrad for `tables`, Adam for the others.
+        kind: `adam` or `adamw`; `adagrad` stands for Adam.
         lr: learning rate, > 0.
         weight_decay: >= 0; Adagrad has none.
         sparse: parameters with sparse gradients: SparseAdam (or Adagrad) updates only the rows that a step touches, moments
             included, and without weight decay.
+        tables: parameters that Adagrad updates, with the rate `table_lr`.
         early: update large parameters as soon as their gradient is complete, and drop it: possible only if there are no
             gradients of other processes to average with. `close` ends it.
 
@@ -45,7 +46,7 @@ class Optimizers:
         early: bool = False, tables: Iterable[nn.Parameter] = (), table_lr: float = 0.1,
     ) -> None:
         self._parameters, self._sparse = list(model.parameters()), list(sparse)
-        in_tables = {id(parameter) for parameter in tables} if kind == "adagrad" else set()
+        in_tables = {id(parameter) for parameter in tables}
         sparse_ids = {id(parameter) for parameter in self._sparse}
 
         def optimizer(parameters: list[nn.Parameter], adagrad: bool, fused: bool = True) -> torch.optim.Optimizer:

@@ -8,8 +8,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from imf_core.config import Config
+from imf_core.prepare.link_data import LinkData
 from imf_core.runtime import keep_freed_memory
 from imf_core.train import optimizers as module
+from imf_core.train.fit import build_model
 from imf_core.train.optimizers import Optimizers
 
 
@@ -132,3 +135,22 @@ def test_sparse_moments_are_restored(kind: str) -> None:
     train_rows(net, made, 2)
     train_rows(copy, other, 2)
     assert torch.equal(net.weight, copy.weight)
+
+
+def test_a_head_may_have_an_optimizer_of_its_own(toy: LinkData) -> None:
+    heads = [{"view": "structure", "scoring": "block", "optimizer": "adam"}, {"view": "text", "scoring": "complex"}]
+    base = Config().updated({"model.dim": 8, "model.heads": heads})
+
+    def by_adagrad(config: Config) -> set[str]:
+        model = build_model(config, toy)
+        names = {id(parameter): name for name, parameter in model.named_parameters()}
+        return {names[id(parameter)] for parameter in model.adagrad_parameters(config.train)}
+
+    tables = {"structure", *(f"relations.{name}" for name in ("structure", "text", "image", "text_complex"))}
+    assert by_adagrad(base.updated({"train.optimizer": "adagrad"})) == tables
+    assert by_adagrad(base) == set()
+    heads[0]["optimizer"] = "adagrad"
+    only = base.updated({"model.heads": heads})
+    assert by_adagrad(only) == {"head_structure.structure_block", "relations.structure_block"}
+    finetuned = by_adagrad(base.updated({"train.optimizer": "adagrad", "model.finetune_features": True}))
+    assert finetuned == tables | {"features.text.table", "features.image.table", "head_features.text_complex.table"}
