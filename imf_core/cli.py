@@ -61,17 +61,22 @@ COMMANDS = {
     "convert-features": ("data.convert_features:convert_features", "Convert features to safetensors."),
     "recommend": ("recommender.answer:recommend", "Recommend items that a user does not have yet."),
     "config": ("config:show_config", "Print every setting with its default, as YAML that --config reads."),
+    "parts": ("parts:show_parts", "List the parts that there are, kind by kind, with where they are from."),
     "recommender": ("recommender.train:app", "MetaMMF recommender: users, items, features of the items."),
 }
 
 
 def load_command(name: str) -> Any:
     """The click command behind a name of `COMMANDS`; its module is imported now."""
+    from imf_core.commands.parts import with_parts
+
     module, attribute = COMMANDS[name][0].split(":")
     target = getattr(import_module(f"imf_core.commands.{module}"), attribute)
     if not isinstance(target, typer.Typer):
         function, target = target, typer.Typer(add_completion=False)
         target.command(name)(function)
+    for info in target.registered_commands:
+        info.callback = with_parts(info.callback) if info.callback is not None else None
     return get_command(target)
 
 

@@ -12,18 +12,19 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from imf_core.config_base import Section, Settings, Share, Tunable
+from imf_core.config_base import OWN, Section, Settings, Share, Tunable
 from imf_core.errors import ConfigError
+from imf_core.parts.sections import PartName, PartSection
 
 MissingPolicy = Literal["learned", "mean", "neutral"]
-Scoring = Literal["contextual", "block", "transe", "distmult", "complex"]
+Scoring = Annotated[str, PartName("scorer")]
 DecisionMode = Literal["uniform", "fixed", "learned", "relation"]
-FusionKind = Literal["tucker", "meta", "meta_cp", "concat", "gated"]
+FusionKind = Annotated[str, PartName("fusion")]
 STRUCTURE, FUSED = "structure", "fused"
 SPLIT_FILES = ("train", "valid", "test")  # settings of the data that name a file
 
 
-class DataConfig(Section):
+class DataConfig(PartSection):
     """Where the graph is, and which views of its entities are built."""
 
     path: str = Field("unicode", description="graph folder, or the name of a bundled data set (unicode)")
@@ -40,15 +41,18 @@ class DataConfig(Section):
         "auto", description="text view: descriptions.tsv if there (auto), the entity names, the literals of N-Triples, or none"
     )
     images: Literal["auto", "none"] = Field("auto", description="image view: the folder images/ if there (auto), or none")
-    text_encoder: str = Field(
+    text_encoder: Annotated[str, PartName("text_encoder", open=True)] = Field(
         "ngrams", description="what reads texts: ngrams (built in), minilm, or a transformers model by folder or hub name"
     )
     text_pooling: Literal["auto", "mean", "cls", "pooler"] = Field(
         "auto", description="one vector from a text model's tokens; auto: pooler for BERT, mean for sentence models"
     )
-    image_encoder: str = Field(
+    image_encoder: Annotated[str, PartName("image_encoder", open=True)] = Field(
         "bitmap",
         description="what reads pictures: bitmap (built in), efficientnet-lite0, vgg16, timm:NAME, or a transformers model",
+    )
+    encoders: tuple[Annotated[str, PartName("encoder")], ...] = Field(
+        (), max_length=16, description="further modalities, each made by an encoder of one's own that is called so"
     )
     text_width: int = Field(128, ge=2, le=4096, description="width of the character n-gram text features")
     image_width: int = Field(64, ge=2, le=4096, description="width of the bitmap image features")
@@ -94,7 +98,7 @@ class HeadConfig(Section):
         return f"{self.view}_{self.scoring}"
 
 
-class ModelConfig(Section):
+class ModelConfig(PartSection):
     """Shape and behaviour of `Imf` (model sections 2 to 5)."""
 
     modalities: tuple[str, ...] | None = Field(
@@ -200,10 +204,10 @@ class ModelConfig(Section):
         return self
 
 
-class TrainConfig(Section):
+class TrainConfig(PartSection):
     """One training run (model section 4)."""
 
-    loss: Annotated[Literal["ce", "bce"], Tunable(choices=("ce", "bce"), default=False)] = Field(
+    loss: Annotated[str, PartName("loss"), Tunable(choices=("ce", "bce"), default=False)] = Field(
         "ce", description="1-N loss: softmax cross entropy (ce) or binary cross entropy (bce, as published)"
     )
     weighting: Annotated[Literal["triple", "query"], Tunable(choices=("triple", "query"), default=False)] = Field(
@@ -212,14 +216,14 @@ class TrainConfig(Section):
     label_smoothing: Annotated[float, Tunable(low=0.0, high=0.2)] = Field(
         0.1, ge=0, lt=1, description="label smoothing epsilon"
     )
-    regularizer: Annotated[Literal["none", "n3", "dura", "ivr"], Tunable(
+    regularizer: Annotated[str, PartName("regularizer", also=("none",)), Tunable(
         choices=("none", "n3", "dura", "ivr"), default=False
     )] = Field(
         "none", description="penalty on the vectors of each training triple: cubed moduli (n3), squares of context and answer "
         "(dura), or cubed moduli of the context too (ivr)"
     )
     regularizer_weight: Annotated[float, Tunable(
-        low=1e-3, high=0.3, log=True, when={"train.regularizer": ("n3", "dura", "ivr")}
+        low=1e-3, high=0.3, log=True, when={"train.regularizer": ("n3", "dura", "ivr", OWN)}
     )] = Field(0.01, ge=0, le=100, description="weight of the penalty, a mean over the triples of a step")
     relation_weight: Annotated[float, Tunable(choices=(0.0, 0.05, 0.25, 1.0), default=False)] = Field(
         0.0, ge=0, le=1000, description="weight of a loss on each triple's relation, told from head and tail; 0: none"
@@ -274,6 +278,8 @@ class TrainConfig(Section):
 
     @model_validator(mode="after")
     def _agree(self) -> TrainConfig:
+        if self.num_negatives is not None and self.loss not in ("ce", "bce"):
+            raise ValueError(f"num_negatives goes with ce and bce alone: the loss {self.loss} sees all candidates")
         if self.average and self.average_share:
             raise ValueError("average and average_share exclude each other: set one of them to 0")
         return self

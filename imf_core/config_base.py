@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Self
+from typing import TYPE_CHECKING, Annotated, Any, Self, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic.fields import FieldInfo
@@ -15,6 +15,7 @@ from pydantic.fields import FieldInfo
 from imf_core.errors import ConfigError
 from imf_core.files.yaml_files import parse_yaml, read_yaml
 
+OWN = "<own>"  # among the values of a `Tunable.when`: every part of one's own that the other setting can choose
 _EXPONENT = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+")
 
 
@@ -39,7 +40,8 @@ class Tunable:
         log: sample the exponent instead of the value.
         step: grid of an integer range.
         choices: the values of a categorical setting (instead of low and high).
-        when: `{"model.decision": ("fixed",)}`: the setting exists only where the other one has one of these values.
+        when: `{"model.decision": ("fixed",)}`: the setting exists only where the other one has one of these values; `OWN` among
+            them stands for the parts of one's own.
         brings: `{"adagrad": {"model.norm": "none"}}`: values that other settings take with a choice, where neither the user
             nor the search sets them.
         default: searched by default; the others are searched only if a space file names them.
@@ -60,6 +62,11 @@ class Section(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False, protected_namespaces=())
 
+    @classmethod
+    def settings_class(cls, name: str) -> type[Section] | None:
+        """The settings that a section holds under a name besides its fields; None: it holds nothing there."""
+        return None
+
 
 class Settings(Section):
     """All settings of a run: the sections `data`, `model` and `train` that every task has, and maybe others."""
@@ -77,16 +84,7 @@ class Settings(Section):
             ConfigError: unknown key, wrong type, value out of range.
         """
         _refuse_unknown(values, cls, source)
-        try:
-            return cls.model_validate(dict(values))
-        except ValidationError as error:
-            first = error.errors()[0]
-            key = ".".join(str(part) for part in first["loc"]) or "configuration"
-            raise ConfigError(
-                f"{source}: {key} = {first.get('input')!r} is refused: {first['msg']}",
-                remedy=f"correct {key}; `imf config` prints every setting with its bounds",
-                key=key, value=first.get("input"),
-            ) from error
+        return _validated(cls, values, source)
 
     @classmethod
     def load(cls, path: Path | str) -> Self:
@@ -206,12 +204,33 @@ def _leaves(values: Mapping[str, Any], prefix: str) -> Iterable[tuple[str, Any]]
             yield f"{prefix}{key}", value
 
 
+SectionT = TypeVar("SectionT", bound=Section)
+
+
+def _validated(kind: type[SectionT], values: Mapping[str, Any], source: str, prefix: str = "") -> SectionT:
+    """Raises: ConfigError, which names the first setting that is refused."""
+    try:
+        return kind.model_validate(dict(values))
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = prefix + ".".join(str(part) for part in first["loc"]) or "configuration"
+        raise ConfigError(
+            f"{source}: {key} = {first.get('input')!r} is refused: {first['msg']}",
+            remedy=f"correct {key}; `imf config` prints every setting with its bounds",
+            key=key, value=first.get("input"),
+        ) from error
+
+
 def _refuse_unknown(
     values: Mapping[str, Any], kind: type[BaseModel], source: str, prefix: str = "", root: type[BaseModel] | None = None
 ) -> None:
     root = root or kind
     for key, value in values.items():
-        if key not in kind.model_fields:
+        of_part = kind.settings_class(key) if key not in kind.model_fields and issubclass(kind, Section) else None
+        if of_part is not None and isinstance(value, Mapping):
+            _refuse_unknown(value, of_part, source, f"{prefix}{key}.")
+            _validated(of_part, value, source, f"{prefix}{key}.")
+        elif key not in kind.model_fields:
             known = [f"{prefix}{field}" for field in kind.model_fields]
             name = str(key)
             near = nearest(name, kind.model_fields) if isinstance(value, Mapping) else nearest_setting(name, prefix, root)
@@ -219,6 +238,7 @@ def _refuse_unknown(
                 f"{source}: unknown setting {prefix}{name}{near}",
                 remedy=f"known here: {', '.join(known)}", key=f"{prefix}{key}", value=value,
             )
-        child = kind.model_fields[key].annotation
-        if isinstance(child, type) and issubclass(child, BaseModel) and isinstance(value, Mapping):
-            _refuse_unknown(value, child, source, f"{prefix}{key}.", root)
+        else:
+            child = kind.model_fields[key].annotation
+            if isinstance(child, type) and issubclass(child, BaseModel) and isinstance(value, Mapping):
+                _refuse_unknown(value, child, source, f"{prefix}{key}.", root)

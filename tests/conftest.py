@@ -81,21 +81,6 @@ def shared_dir() -> Path:
 @pytest.fixture(scope="session")
 def toy() -> LinkData:
     """A graph of 30 entities with a pattern to learn, an image for two thirds of them, and a text for all."""
-    import numpy as np
+    from imf_core.testing.base import toy
 
-    from imf_core.data.features.modality import Modality
-    from imf_core.data.graph.graph import KnowledgeGraph, Vocabulary
-    from imf_core.prepare.link_data import LinkData
-
-    count = 30
-    triples = [(i, 0, (i + 1) % count) for i in range(count)] + [(i, 1, (i * 7 + 3) % count) for i in range(count)]
-    triples += [(i, 2, i % 5) for i in range(count)] + [(i, 3, (i // 2) % 10) for i in range(count)]
-    rows = np.random.default_rng(0).permutation(np.array(triples, dtype=np.int64))
-    entities = Vocabulary(tuple(f"entity {i}" for i in range(count)))
-    relations = Vocabulary(("next", "jump", "rest", "half"), "relation")
-    graph = KnowledgeGraph(entities, relations, rows[:100], rows[100:], source="toy")
-    draw = np.random.default_rng(1).normal
-    mask = np.arange(count) % 3 != 0
-    image = Modality("image", np.where(mask[:, None], draw(size=(count, 6)), 0.0).astype(np.float32), mask)
-    text = Modality("text", draw(size=(count, 5)).astype(np.float32), np.ones(count, dtype=bool))
-    return LinkData(graph, (image, text))
+    return toy()

@@ -68,7 +68,8 @@ class Option:
 OPTIONS = (
     Option("task", str, WHAT), Option("data", str, WHAT), Option("test_size", str, WHAT),
     Option("space", Path, WHAT), Option("overrides", list[str], WHAT, "set"),
-    Option("config", Path, WHAT), Option("preset", str, WHAT), Option("warm_start", Path, WHAT),
+    Option("config", Path, WHAT), Option("preset", str, WHAT), Option("parts", list[Path], WHAT, "part"),
+    Option("warm_start", Path, WHAT),
     Option("first", str, WHAT), Option("resume", bool, HOW), Option("extend", int, HOW),
     Option("trials", int, HOW), Option("budget_seconds", str, HOW, "budget"), Option("seed", int, HOW),
     Option("seeds", int, HOW), Option("objective", str, HOW), Option("sampler", str, HOW), Option("scheduler", str, HOW),

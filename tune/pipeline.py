@@ -14,9 +14,10 @@ from pathlib import Path
 from rich.console import Console
 from rich.markup import escape
 
-from imf_core.errors import ImfError
+from imf_core.errors import ConfigError, ImfError
 from imf_core.files.atomic import atomic_write_text
 from imf_core.files.markdown import escaped
+from imf_core.parts.registry import every
 from imf_core.tasks.protocols import with_baseline
 from tune.hosts.cluster import ray_cluster
 from tune.hosts.joining import joined
@@ -87,6 +88,8 @@ def search(settings: SearchConfig, console: Console) -> Session:
 
 def planned(settings: SearchConfig, cluster: ClusterResources, console: Console) -> Session:
     """Plan for the available resources, show the plan, and run it, unless the settings ask for the plan only."""
+    if settings.show_space:
+        import_all(console)
     plan = make_plan(settings, cluster)
     if not settings.show_space:
         show_plan(console, plan)
@@ -95,9 +98,18 @@ def planned(settings: SearchConfig, cluster: ClusterResources, console: Console)
         return Session(settings.study_dir)
     with open_study(plan) as study:
         if settings.joins:
-            reports = check_nodes(plan.prepared, settings.study_dir, console)
+            packages = sorted({part.package for part in plan.parts if part.package})
+            reports = check_nodes(plan.prepared, settings.study_dir, console, packages)
             plan = replace(plan, interface=common_interface(reports) if settings.workers > 1 else None)
         return run(plan, study, console)
+
+
+def import_all(console: Console) -> None:
+    """Import all parts of one's own, whose settings are shown too; one that fails is named."""
+    for kind in ("scorer", "fusion", "regularizer", "loss"):
+        for _, part in every(kind):
+            if isinstance(part, ConfigError):
+                console.print(f"[bold yellow]warning[/]: {escape(part.problem)}", highlight=False)
 
 
 def run(plan: Plan, study: OpenStudy, console: Console) -> Session:

@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError,
 from imf_core.config_base import Settings, Share, nearest
 from imf_core.errors import ConfigError
 from imf_core.files.programs import command_line
+from imf_core.parts.registry import load_file
 from imf_core.tasks.registry import DEFAULT_TASK, task_named
 from tune.durations import parse_duration
 from tune.sources import search_command
@@ -155,6 +156,9 @@ class SearchConfig(BaseModel):
         None, description="YAML file with the search space; default: the built-in space"
     )
     config: Path | None = Field(None, description="YAML file with the settings that are not searched")
+    parts: tuple[Path, ...] = Field(
+        (), description="Python file that registers parts of one's own (repeatable); `imf parts` lists what there is"
+    )
     preset: str | None = Field(None, description="built-in base settings, instead of --config")
     overrides: dict[str, Any] = Field(default_factory=dict, description="settings by dotted name, held fixed during the search")
     warm_start: Path | None = Field(
@@ -208,6 +212,9 @@ class SearchConfig(BaseModel):
     def _complete(cls, given: Any) -> Any:
         """Check what depends on the task, and resolve defaults that depend on the environment, other fields or the disk."""
         values = {name: value for name, value in dict(given).items() if value is not None}
+        values["parts"] = tuple(Path(absolute(file)) for file in values.get("parts", ()))
+        for file in values["parts"]:
+            load_file(file)
         task = task_named(str(values.get("task", DEFAULT_TASK)))
         if "config" in values and "preset" in values:
             raise ConfigError("both a configuration file and a preset were given", remedy="give one of them", key="preset")
@@ -343,8 +350,8 @@ class SearchConfig(BaseModel):
 
 
 def given_settings(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Without those that stand for "not given": None, False and {}; but 0 is a value."""
-    return {name: value for name, value in values.items() if not (value is None or value is False or value == {})}
+    """Without those that stand for "not given": None, False, {} and []; but 0 is a value."""
+    return {name: value for name, value in values.items() if not (value is None or value is False or value in ({}, [], ()))}
 
 
 def storage_of(given: str | Path | None) -> Path:

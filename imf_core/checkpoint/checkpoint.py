@@ -33,6 +33,8 @@ from imf_core.checkpoint.described import (
     Described,
     DescribedLinks,
     DescribedMetrics,
+    DescribedPart,
+    DescribedParts,
     LinkNames,
     StoredT,
     checked,
@@ -47,6 +49,8 @@ from imf_core.files.atomic import atomic_folder
 from imf_core.files.json_files import shortened
 from imf_core.files.lines import refuse_other_kinds
 from imf_core.model.imf import Imf
+from imf_core.parts.registry import KINDS, find
+from imf_core.parts.sections import in_use, own_parts_of
 
 SettingsT = TypeVar("SettingsT", bound=Settings)
 ModelT = TypeVar("ModelT", bound=nn.Module)
@@ -137,8 +141,9 @@ def _description(
     config: Settings, facts: Mapping[str, Any], vocabularies: Mapping[str, Vocabulary], metrics: Mapping[str, Any]
 ) -> dict[str, Any]:
     """The values of `config.json`; arguments as of `write_checkpoint`."""
+    parts = [part.identity() for part in own_parts_of(config)]
     return {
-        "format": FORMAT, "config": config.model_dump(), **facts,
+        "format": FORMAT, "config": in_use(config).model_dump(), **({"parts": parts} if parts else {}), **facts,
         **{f"{kind}_sha256": vocabulary.sha256 for kind, vocabulary in vocabularies.items()},
         "metrics": dict(metrics), "versions": {"imf_search": imf_core.__version__, "torch": torch.__version__},
     }
@@ -245,9 +250,10 @@ def stored_settings(kind: type[SettingsT], description: Mapping[str, Any], folde
     """The settings in a checkpoint's `config.json`.
 
     Raises:
-        CheckpointError: a later version wrote settings that this one does not know.
+        CheckpointError: a later version wrote settings that this one does not know, or a part of one's own is not here.
         ConfigError: they are damaged.
     """
+    refuse_missing_parts(checked(folder / "config.json", DescribedParts, description).parts, folder)
     try:
         return kind.build(description["config"], source=str(folder / "config.json"))
     except ConfigError as error:
@@ -257,6 +263,23 @@ def stored_settings(kind: type[SettingsT], description: Mapping[str, Any], folde
                 f"{folder} was written by imf-search {written}, this is {imf_core.__version__}", remedy="update imf-search"
             ) from error
         raise
+
+
+def refuse_missing_parts(parts: Sequence[DescribedPart], folder: Path) -> None:
+    """Refuse a model whose parts are not here: nothing that a checkpoint names is imported unless it is installed or loaded.
+
+    Raises:
+        CheckpointError: says what to install or to import.
+    """
+    for part in parts:
+        title = f"the {KINDS[part.kind].title} {part.name!r}" if part.kind in KINDS else f"a {shortened(part.kind)}"
+        here = find(part.kind, part.name) if part.kind in KINDS else None
+        if here is None:
+            raise CheckpointError(f"{folder} needs {title} of {part.source}, which is not here", remedy=part.remedy)
+        if part.package and here.package != part.package:
+            raise CheckpointError(
+                f"{folder} needs {title} of {part.source}; the one here is of {here.source}", remedy=part.remedy
+            )
 
 
 def _version(text: str) -> tuple[int, ...]:

@@ -32,6 +32,37 @@ Names = Annotated[list[str], AfterValidator(distinct_names)]
 DecisionKind = Literal["trained", "common", "relation"]
 
 
+class DescribedPart(Stored):
+    """A part of one's own that a model needs, as `Part.identity` wrote it."""
+
+    kind: str
+    name: str
+    package: str = ""
+    version: str = ""
+    file: str = ""
+    sha256: str = ""
+
+    @property
+    def source(self) -> str:
+        """Where it was from."""
+        return f"{self.package} {self.version}".strip() or self.file or "a notebook"
+
+    @property
+    def remedy(self) -> str:
+        """What to do where it is missing."""
+        if self.package:
+            return f"install it: pip install {self.package}=={self.version}" if self.version else f"install {self.package}"
+        if self.file:
+            return f"give the file: --part {self.file}, or imf_core.load_part({self.file!r}) in Python"
+        return "run the cell that registers it first"
+
+
+class DescribedParts(Stored):
+    """The parts in a checkpoint's `config.json`; there are none in most."""
+
+    parts: list[DescribedPart] = Field(default_factory=list)
+
+
 class Described(Stored):
     """What every checkpoint's `config.json` holds."""
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
+
+from imf_core.errors import DataError
 
 ItemT_contra = TypeVar("ItemT_contra", contravariant=True)
 
@@ -51,6 +53,39 @@ class PretrainedEncoder(Protocol[ItemT_contra]):
     def encode_part(self, items: Sequence[ItemT_contra], advance: Callable[[int], None]) -> Part:
         """Encode n items; call `advance` with how many more are done."""
         ...
+
+
+class WholeEncoder(Protocol[ItemT_contra]):
+    """An encoder that looks at all items together, such as one that reduces them by principal components."""
+
+    def encode(self, items: Sequence[ItemT_contra | None]) -> tuple[np.ndarray, np.ndarray]:
+        """Encode n items, None where there is nothing: features (n, f), and a mask (n,) of those that have some."""
+        ...
+
+
+def usable_features(encoded: tuple[Any, Any], count: int, name: str) -> tuple[np.ndarray, np.ndarray]:
+    """What an encoder that may be someone else's made of n items: features (n, f) float32, finite, zero where there are none;
+    mask (n,) bool.
+
+    Args:
+        encoded: features and mask, as it returned them.
+        count: n.
+        name: of the encoder, for messages.
+
+    Raises:
+        DataError: it returned something else.
+    """
+    matrix, mask = encoded
+    matrix, mask = np.ascontiguousarray(matrix, dtype=np.float32), np.asarray(mask)
+    if matrix.ndim != 2 or len(matrix) != count or mask.shape != (count,) or mask.dtype != bool:
+        raise DataError(
+            f"the encoder {name} made {matrix.shape} features and a mask {mask.shape} of {mask.dtype} for {count:,} items",
+            remedy=f"return features ({count}, f) and a mask ({count},) of bool", value=name,
+        )
+    if not np.isfinite(matrix[mask]).all():
+        row = int(np.flatnonzero(mask)[~np.isfinite(matrix[mask]).all(axis=1)][0])
+        raise DataError(f"the encoder {name} made a number that is not finite for item {row}", remedy="mask it", value=name)
+    return np.where(mask[:, None], matrix, np.float32(0)), mask
 
 
 def spread(vectors: np.ndarray, mask: np.ndarray) -> np.ndarray:

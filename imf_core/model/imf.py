@@ -7,6 +7,7 @@ each modality, fused), `d` entity width, `r` relation width, `C` candidates (all
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,13 +26,14 @@ from imf_core.model.losses.binary import joint_binary_loss
 from imf_core.model.losses.contrastive import contrastive_over_pairs
 from imf_core.model.losses.distillation import SoftTargets, distillation_loss
 from imf_core.model.losses.negatives import draw_distinct
-from imf_core.model.losses.regularizer import penalty
+from imf_core.model.losses.own import OwnLoss, reading_of
 from imf_core.model.losses.relation import relation_loss
 from imf_core.model.losses.sampled import joint_sampled_loss
 from imf_core.model.losses.softmax import joint_softmax_loss
 from imf_core.model.losses.target import JointTarget, Positives
 from imf_core.model.modality_table import ModalityTable, initialise, start_from
 from imf_core.model.scoring import Scorer, build_scorer, relation_width
+from imf_core.parts.registry import Part, named
 
 
 class Imf(nn.Module):
@@ -43,7 +45,8 @@ class Imf(nn.Module):
         num_entities: N.
         num_relations: R, without inverses.
         modalities: the feature modalities in use; may be empty (structure only).
-        loss: `ce` or `bce`; the branches are combined as log-probabilities or as probabilities.
+        loss: `ce` or `bce`, or a name that reads scores as one of them; the branches are combined as log-probabilities or as
+            probabilities.
         structure_table: (N, w) initial values of the structure branch, see `start_from`; None: random ones.
     """
 
@@ -52,7 +55,7 @@ class Imf(nn.Module):
         structure_table: np.ndarray | None = None,
     ) -> None:
         super().__init__()
-        self.config, self.loss_kind = config, loss
+        self.config, self.loss_kind = config, reading_of(loss)
         self.num_entities, self.num_relations = num_entities, num_relations
         self.modality_names = tuple(modality.name for modality in modalities)
         views = (STRUCTURE, *self.modality_names)
@@ -198,13 +201,13 @@ class Imf(nn.Module):
     @property
     def scores_are_products(self) -> bool:
         """Whether a score is the dot product of context and candidate; otherwise it is a distance."""
-        return all(branch.settings.scoring != "transe" for branch in self.of_branch.values())
+        return all(self._scorer(branch).is_product for branch in self.branches)
 
     @property
     def matrix_width(self) -> int:
         """Largest d of a branch that builds a (d, d) matrix for each relation; 0 if none does."""
-        each = [branch.settings for branch in self.of_branch.values()]
-        return max((settings.dim for settings in each if settings.scoring == "contextual"), default=0)
+        each = self.of_branch.items()
+        return max((branch.settings.dim for name, branch in each if self._scorer(name).builds_matrices), default=0)
 
     def decision_weights(self, heads: Tensor, relations: Tensor) -> Tensor:
         """(B,) heads, (B,) relations -> (B, M) weights on the simplex, 0 where the head lacks the modality."""
@@ -256,8 +259,11 @@ class Imf(nn.Module):
             self.decision_weights(heads, relations), [self.mask(branch) for branch in self.branches], train.precision,
             (train.memory_budget_mb or 512) * 2**20,
         )
-        loss = self.one_pass_loss if self.scores_are_products else self.autograd_loss
-        total, values = loss(tables, contexts, target)
+        own = OwnLoss.of(train)
+        if self.scores_are_products and own is None:
+            total, values = self.one_pass_loss(tables, contexts, target)
+        else:
+            total, values = self.autograd_loss(tables, contexts, target, own)
         parts = {"total": total, **dict(zip((*self.branches, "joint"), values, strict=False))}
         self._add_auxiliary(parts, tables, contexts, (heads, relations), target, train, soft)
         return parts
@@ -267,13 +273,15 @@ class Imf(nn.Module):
         joint_loss = joint_softmax_loss if self.loss_kind == "ce" else joint_binary_loss
         return joint_loss(contexts, [tables.entities[branch] for branch in self.branches], target)
 
-    def autograd_loss(self, tables: Tables, contexts: Sequence[Tensor], target: JointTarget) -> tuple[Tensor, Tensor]:
+    def autograd_loss(
+        self, tables: Tables, contexts: Sequence[Tensor], target: JointTarget, own: OwnLoss | None = None
+    ) -> tuple[Tensor, Tensor]:
         """As `one_pass_loss`, for any scores; see `joint_autograd_loss`."""
 
         def score(block: Sequence[Tensor]) -> list[Tensor]:
             return self.branch_scores(tables, block)
 
-        return joint_autograd_loss(score, self.combine, contexts, self.num_entities, target, self.loss_kind)
+        return joint_autograd_loss(score, self.combine, contexts, self.num_entities, target, self.loss_kind, own)
 
     def sampled_parts(
         self, heads: Tensor, relations: Tensor, positives: Positives, train: TrainConfig, count: int,
@@ -302,7 +310,7 @@ class Imf(nn.Module):
 
         entities = [tables.entities[branch] for branch in self.branches]
         total, values = joint_sampled_loss(
-            contexts, entities, target, "ce" if self.loss_kind == "ce" else "bce", negatives, self.num_entities, block, pairs,
+            contexts, entities, target, self.loss_kind, negatives, self.num_entities, block, pairs,
             [parameter for branch in self.branches for parameter in self._scorer(branch).score_parameters()],
         )
         parts = {"total": total, **dict(zip((*self.branches, "joint"), values, strict=False))}
@@ -326,10 +334,11 @@ class Imf(nn.Module):
             parts["distil"] = self._distil(tables, contexts, soft, target, train)
             weights["distil"] = train.distil_weight
         if train.regularizer != "none" and train.regularizer_weight > 0:
-            parts["penalty"] = self._over_triples(tables, contexts, queries, target, train.regularizer)
+            part = named("regularizer", train.regularizer)
+            parts["penalty"] = self._over_triples(tables, contexts, queries, target, part, train.arguments(part)[1:])
             weights["penalty"] = train.regularizer_weight
         if train.relation_weight > 0:
-            parts["relation"] = self._over_triples(tables, contexts, queries, target, "relation")
+            parts["relation"] = self._over_triples(tables, contexts, queries, target)
             weights["relation"] = train.relation_weight
         for name, weight in weights.items():
             parts["total"] = parts["total"] + weight * parts[name]
@@ -349,20 +358,21 @@ class Imf(nn.Module):
         return distillation_loss(scores, soft, target.weights.detach(), usable, train.distil_temperature, self.loss_kind)
 
     def _over_triples(
-        self, tables: Tables, contexts: Sequence[Tensor], queries: tuple[Tensor, Tensor], target: JointTarget, kind: str
+        self, tables: Tables, contexts: Sequence[Tensor], queries: tuple[Tensor, Tensor], target: JointTarget,
+        regularizer: Part | None = None, settings: tuple[Any, ...] = (),
     ) -> Tensor:
-        """Sum over the branches of a norm penalty, or of `relation`, the loss on the relations."""
+        """Sum over the branches of a penalty, or without one of the loss on the relations."""
         (heads, relations), positives, weights, losses = queries, target.positives, target.row_weights(), []
         for (name, branch), context in zip(self.of_branch.items(), contexts, strict=True):
             scorer, table = self._scorer(name), _at_least_float(tables.relations[name])  # bf16 where they are fused
             first, answers = (  # (B, d), (P, d)
                 _at_least_float(tables.entities[name][rows]) for rows in (heads, positives.tails)
             )
-            if kind == "relation":
+            if regularizer is None:
                 losses.append(relation_loss(scorer, first, relations, answers, table, positives, weights))
             else:
-                each = penalty(kind, scorer, first, table[relations], context, answers, positives, weights)
-                losses.append(branch.penalty * each)
+                vectors = (first, table[relations], context, answers)
+                losses.append(branch.penalty * regularizer.target(scorer, *vectors, positives, weights, *settings))
         return torch.stack(losses).sum()
 
     def vectors(self) -> list[nn.Parameter]:

@@ -8,18 +8,47 @@ width, `r` relation width.
 
 from __future__ import annotations
 
+from typing import Any, ClassVar
+
 import torch
 from torch import Tensor, nn
 
 from imf_core.config import ModelConfig
 from imf_core.model.dropout import Dropout
 from imf_core.model.grouped import Grouping, Groups, compute_dtype, grouped_products
+from imf_core.parts.registry import named
 
 
 class Scorer(nn.Module):
-    """Base: `context` makes a vector (B, d) from head and relation, `score` compares it with candidates (C, d)."""
+    """Base: `context` makes a vector (B, d) from head and relation, `score` compares it with candidates (C, d).
+
+    A scorer of one's own that is no dot product of the two says so by `is_product = False`, and overrides `score` and
+    `score_pairs`. `@staticmethod check_settings(config)` may raise ValueError for settings that do not go together.
+
+    Attributes:
+        relation_width: r.
+        is_product: whether a score is the dot product of context and candidate, so that fused kernels may form it.
+        builds_matrices: whether a (d, d) matrix is built for each relation of a batch.
+    """
 
     relation_width: int
+    is_product: ClassVar[bool] = True
+    builds_matrices: ClassVar[bool] = False
+
+    @classmethod
+    def of(cls, config: ModelConfig, *settings: Any) -> Scorer:
+        """The scorer of a branch.
+
+        Args:
+            config: its width `dim` and everything else of the model.
+            settings: those of the part, if it has some.
+        """
+        return cls(config, *settings)
+
+    @classmethod
+    def relation_width_of(cls, config: ModelConfig, *settings: Any) -> int:
+        """The width r of the relation vectors that `of` will need; arguments as of `of`."""
+        return config.dim
 
     def square_moduli(self, vectors: Tensor) -> Tensor:
         """(n, d or r) vectors of entities, relations or contexts -> (n, blocks) squared lengths of the blocks that the scorer
@@ -53,12 +82,15 @@ class Scorer(nn.Module):
         """(P, d) against (P, d), row by row -> (P,)."""
         return (context * candidates).sum(dim=1)
 
-
     def relation_scores(self, heads: Tensor, tails: Tensor, relation_table: Tensor) -> Tensor:
         """Scores of all relations between heads and tails, without normalisation of the context: (P, d), (P, d) and
-        (2R, r) -> (P, 2R).
+        (2R, r) -> (P, 2R). Here: one relation after the other, in whatever time that takes.
         """
-        raise NotImplementedError  # abstract
+        each = torch.arange(len(relation_table), device=heads.device)
+        columns = [
+            self.score_pairs(self.context(heads, relation_table, relation.expand(len(heads))), tails) for relation in each
+        ]
+        return torch.stack(columns, dim=1)
 
 
 class Contextual(Scorer):
@@ -76,6 +108,8 @@ class Contextual(Scorer):
         norm: `batch` or `none`.
     """
 
+    builds_matrices = True
+
     def __init__(
         self, width: int, relation_width: int, dropouts: tuple[float, float, float], norm: str = "batch"
     ) -> None:
@@ -84,6 +118,16 @@ class Contextual(Scorer):
         self.core = nn.Parameter(torch.empty(relation_width, width, width).uniform_(-1.0, 1.0))
         self.norm_head, self.norm_context = _norm(norm, width), _norm(norm, width)
         self.drop_head, self.drop_relation, self.drop_context = (Dropout(p) for p in dropouts)
+
+    @classmethod
+    def of(cls, config: ModelConfig, *settings: Any) -> Scorer:
+        """See `Scorer.of`."""
+        return cls(config.dim, config.relation_dim, dropouts_of(config), config.norm)
+
+    @classmethod
+    def relation_width_of(cls, config: ModelConfig, *settings: Any) -> int:
+        """See `Scorer.relation_width_of`."""
+        return config.relation_dim
 
     def context(self, heads: Tensor, relation_table: Tensor, relations: Tensor, grouping: Grouping | None = None) -> Tensor:
         """See `Scorer.context`."""
@@ -104,11 +148,18 @@ class Contextual(Scorer):
 class TransE(Scorer):
     """`s = gamma - |e_h + e_r - e_t|_1` (Bordes et al., NIPS 2013); arguments as of `Contextual`."""
 
+    is_product = False
+
     def __init__(self, width: int, dropouts: tuple[float, float, float]) -> None:
         super().__init__()
         self.relation_width = width
         self.margin = nn.Parameter(torch.tensor(6.0))
         self.drop_head, self.drop_context = Dropout(dropouts[0]), Dropout(dropouts[2])
+
+    @classmethod
+    def of(cls, config: ModelConfig, *settings: Any) -> Scorer:
+        """See `Scorer.of`."""
+        return cls(config.dim, dropouts_of(config))
 
     def context(self, heads: Tensor, relation_table: Tensor, relations: Tensor, grouping: Grouping | None = None) -> Tensor:
         """See `Scorer.context`."""
@@ -139,6 +190,11 @@ class DistMult(Scorer):
         self.relation_width = width
         self.norm_head, self.norm_context = _norm(norm, width), _norm(norm, width)
         self.drop_head, self.drop_context = Dropout(dropouts[0]), Dropout(dropouts[2])
+
+    @classmethod
+    def of(cls, config: ModelConfig, *settings: Any) -> Scorer:
+        """See `Scorer.of`."""
+        return cls(config.dim, dropouts_of(config), config.norm)
 
     def context(self, heads: Tensor, relation_table: Tensor, relations: Tensor, grouping: Grouping | None = None) -> Tensor:
         """See `Scorer.context`."""
@@ -196,6 +252,11 @@ class BlockTerm(DistMult):
         self.core = nn.Parameter(torch.randn(block * block, block) / block)
         self.drop_relation = Dropout(dropouts[1])
 
+    @classmethod
+    def of(cls, config: ModelConfig, *settings: Any) -> Scorer:
+        """See `Scorer.of`."""
+        return cls(config.dim, config.block_size, dropouts_of(config), config.norm)
+
     def square_moduli(self, vectors: Tensor) -> Tensor:
         """See `Scorer.square_moduli`: (n, d / P)."""
         return vectors.square().unflatten(1, (-1, self.block)).sum(dim=2)
@@ -216,19 +277,22 @@ def _norm(kind: str, width: int) -> nn.Module:
     return nn.BatchNorm1d(width) if kind == "batch" else nn.Identity()
 
 
+def dropouts_of(config: ModelConfig) -> tuple[float, float, float]:
+    """Probabilities for head, relation and context."""
+    return config.dropout_input, config.dropout_relation, config.dropout_context
+
+
+def scorer_class(config: ModelConfig) -> type[Scorer]:
+    """The relation model named by `config.scoring`: the product's or one's own."""
+    kind: type[Scorer] = named("scorer", config.scoring).target
+    return kind
+
+
 def build_scorer(config: ModelConfig) -> Scorer:
     """The relation model named by `config.scoring`."""
-    dropouts = (config.dropout_input, config.dropout_relation, config.dropout_context)
-    match config.scoring:
-        case "contextual":
-            return Contextual(config.dim, config.relation_dim, dropouts, config.norm)
-        case "block":
-            return BlockTerm(config.dim, config.block_size, dropouts, config.norm)
-        case "transe":
-            return TransE(config.dim, dropouts)
-    return {"distmult": DistMult, "complex": ComplEx}[config.scoring](config.dim, dropouts, config.norm)
+    return scorer_class(config).of(*config.arguments(named("scorer", config.scoring)))
 
 
 def relation_width(config: ModelConfig) -> int:
     """Width of relation vectors under the configured relation model."""
-    return config.relation_dim if config.scoring == "contextual" else config.dim
+    return scorer_class(config).relation_width_of(*config.arguments(named("scorer", config.scoring)))

@@ -28,7 +28,7 @@ from imf_core.errors import DataError
 from imf_core.prepare.coverage import coverage
 from imf_core.prepare.entity_files import DESCRIPTIONS, IMAGES, EntityFiles, origin, usable
 from imf_core.prepare.shared_form import check_fingerprint, load_shared, named, save_shared
-from imf_core.prepare.views import View, image_view, text_view
+from imf_core.prepare.views import View, image_view, other_view, text_view
 
 
 @dataclass(frozen=True)
@@ -205,6 +205,11 @@ class GraphSource:
             view = build(self.config, self.folder, graph.entities).usable()
             notes += view.notes
             modalities += [view.modality] if view.modality is not None else []
+        for name in self.config.encoders:
+            if name not in ready:
+                view = other_view(name, self.config, self.folder, graph.entities)
+                notes += view.notes
+                modalities += [view.modality] if view.modality is not None else []
         modalities += [modality_of(name, usable(features), names) for name, features in ready.items()]
         table, table_notes = structure_table(graph, structure or StructureConfig(), progress=progress)
         config = Config(data=self.config, structure=structure or StructureConfig())

@@ -10,12 +10,13 @@ from imf_core.config import DataConfig
 from imf_core.data.features.modality import Modality, modality_of
 from imf_core.data.formats.layout import GraphFiles
 from imf_core.data.graph.graph import Vocabulary
-from imf_core.encode.image.bitmap import BitmapImageEncoder
+from imf_core.encode.base import usable_features
 from imf_core.encode.image.pictures import FORMATS_READ, find_images
-from imf_core.encode.registry import image_encoder, text_encoder
+from imf_core.encode.registry import image_encoder, made, text_encoder
 from imf_core.encode.store import Extracted, FeatureStore
-from imf_core.encode.text.ngrams import NgramTextEncoder, readable
+from imf_core.encode.text.ngrams import readable
 from imf_core.errors import DataError
+from imf_core.parts.registry import named
 from imf_core.prepare.entity_files import DESCRIPTIONS, IMAGES, EntityFiles
 
 _LISTED = 5  # damaged pictures named in a note
@@ -84,7 +85,7 @@ def text_view(config: DataConfig, folder: Path, vocabulary: Vocabulary, files: E
         return View(None)
     texts, unknown = _texts(source, files or EntityFiles(folder, GraphFiles.of(config, folder)), vocabulary)
     names = vocabulary.names
-    encoder = text_encoder(config.text_encoder, pooling=config.text_pooling, width=config.text_width)
+    encoder = text_encoder(config.text_encoder, pooling=config.text_pooling, width=config.text_width, settings=config)
     described = [row for row, text in enumerate(texts) if text is not None]
     blank = sum(not (texts[row] or "").strip() for row in described)
     if len(described) == blank:
@@ -94,9 +95,9 @@ def text_view(config: DataConfig, folder: Path, vocabulary: Vocabulary, files: E
             remedy="write entity<TAB>text with the graph's names, or set data.text=names or data.text=none", path=str(path),
         )
         return View(None, items=len(described), blank=blank, unknown=unknown, failure=failure)
-    if isinstance(encoder, NgramTextEncoder):
-        matrix, mask = encoder.encode(texts)
-        modality = Modality("text", matrix, mask, unknown, encoder.name)
+    if not hasattr(encoder, "encode_part"):
+        matrix, mask = usable_features(encoder.encode(texts), len(texts), config.text_encoder)
+        modality = Modality("text", matrix, mask, unknown, getattr(encoder, "name", config.text_encoder))
         return View(modality, items=len(described), blank=blank, unknown=unknown)
     extracted = FeatureStore().extract(encoder, [names[row] for row in described], [texts[row] or "" for row in described])
     counts = f"truncated {extracted.truncated:,} of {extracted.items:,}, blank {extracted.blank:,} of {extracted.items:,}"
@@ -153,14 +154,14 @@ def image_view(config: DataConfig, folder: Path, vocabulary: Vocabulary) -> View
             hint = f"there is no picture in {IMAGES}/ ({FORMATS_READ}, named as an entity)"
         hints = (hint, *hints)
         return View(None, tuple(f"image: {hint}" for hint in hints), hints, unknown=files.unknown)
-    encoder = image_encoder(config.image_encoder, width=config.image_width)
+    encoder = image_encoder(config.image_encoder, width=config.image_width, settings=config)
     extracted: Extracted | None = None
     modality: Modality | None = None
-    if isinstance(encoder, BitmapImageEncoder):
-        matrix, mask = encoder.encode(files.paths)
-        rejected = encoder.rejected
+    if not hasattr(encoder, "encode_part"):
+        matrix, mask = usable_features(encoder.encode(files.paths), len(files.paths), config.image_encoder)
+        rejected = getattr(encoder, "rejected", [])
         if mask.any():
-            modality = Modality("image", matrix, mask, files.unknown, encoder.name)
+            modality = Modality("image", matrix, mask, files.unknown, getattr(encoder, "name", config.image_encoder))
     else:
         pictured = [row for row, paths in enumerate(files.paths) if paths]
         extracted = FeatureStore().extract(encoder, [names[row] for row in pictured], [files.paths[row] for row in pictured])
@@ -188,6 +189,19 @@ def image_view(config: DataConfig, folder: Path, vocabulary: Vocabulary) -> View
         modality, tuple(notes), hints, files.count, unknown=files.unknown, several=files.several, rejected=tuple(rejected),
         extracted=extracted, failure=failure,
     )
+
+
+def other_view(name: str, config: DataConfig, folder: Path, vocabulary: Vocabulary) -> View:
+    """A modality that an encoder of one's own makes from whatever it finds in the graph folder.
+
+    Raises:
+        DataError: it returns something else than features and a mask.
+    """
+    encoder = made(named("encoder", name), config)
+    matrix, mask = usable_features(encoder.encode(folder, vocabulary.names), len(vocabulary), name)
+    if not mask.any():
+        return View(None, (f"{name}: the encoder made features of none of the {len(vocabulary):,} entities",))
+    return View(Modality(name, matrix, mask, 0, name))
 
 
 def _modality(name: str, extracted: Extracted, entities: Sequence[str], unknown: int) -> Modality:

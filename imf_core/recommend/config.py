@@ -8,13 +8,14 @@ from pydantic import Field, model_validator
 
 from imf_core.config import DataConfig
 from imf_core.config_base import Section, Settings, Tunable
+from imf_core.parts.sections import PartName, PartSection
 
 Fusion = Literal["meta", "meta_cp", "mlp", "id"]
 _META = {"model.fusion": ("meta", "meta_cp")}
 _GCN = {"model.encoder": ("gcn",)}
 
 
-class InteractionConfig(Section):
+class InteractionConfig(PartSection):
     """Where the interactions are, how they are split, and which features of the items are built."""
 
     path: str = Field("codepages", description="folder or file of interactions, or the name of a bundled data set (codepages)")
@@ -28,8 +29,12 @@ class InteractionConfig(Section):
         "auto", description="text of the items: descriptions.tsv if there (auto), their names, or none"
     )
     images: Literal["auto", "none"] = Field("auto", description="pictures of the items: the folder images/ if there (auto)")
-    text_encoder: str = Field("ngrams", description="what reads texts, as for a graph")
-    image_encoder: str = Field("bitmap", description="what reads pictures, as for a graph")
+    text_encoder: Annotated[str, PartName("text_encoder", open=True)] = Field(
+        "ngrams", description="what reads texts, as for a graph"
+    )
+    image_encoder: Annotated[str, PartName("image_encoder", open=True)] = Field(
+        "bitmap", description="what reads pictures, as for a graph"
+    )
     text_width: int = Field(128, ge=2, le=4096, description="width of the character n-gram text features")
     image_width: int = Field(64, ge=2, le=4096, description="width of the bitmap image features")
 
@@ -40,7 +45,7 @@ class InteractionConfig(Section):
     def views(self) -> DataConfig:
         """The `DataConfig` from which the items' text and image features are built."""
         shared = ("text", "images", "text_encoder", "image_encoder", "text_width", "image_width")
-        return DataConfig(path=self.path, **{name: getattr(self, name) for name in shared})
+        return DataConfig(path=self.path, **{name: getattr(self, name) for name in shared}, **(self.__pydantic_extra__ or {}))
 
 
 class RecommenderConfig(Section):

@@ -1,26 +1,21 @@
-"""The tasks that there are: those of the product, and those that other packages register.
+"""The tasks that there are: those of the product, and those that other packages or this process register.
 
-A package registers a task by an entry point of the group `imf_search.tasks` whose value is a `Task`; a module that a search
-imports anyway may call `register`. Nothing is imported before a task is asked for.
+A task is a part as any other (`imf_core/parts/registry.py`): a package registers one by an entry point of the group
+`imf_search.tasks` whose value is a `Task`; a module that a search imports anyway may call `register`.
 """
 
 from __future__ import annotations
 
-from importlib import import_module
-from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from imf_core.config_base import nearest
-from imf_core.errors import CheckpointError, ConfigError
+from imf_core.errors import CheckpointError
+from imf_core.parts import registry as parts
 
 if TYPE_CHECKING:
     from imf_core.tasks.task import AnyTask
 
 DEFAULT_TASK = "link"
-ENTRY_POINTS = "imf_search.tasks"
-_BUILT_IN = {"link": ("imf_core.tasks.link", "LINK"), "recommend": ("imf_core.tasks.recommend", "RECOMMEND")}
-_LOADED: dict[str, AnyTask] = {}
 
 
 def register(task: AnyTask) -> AnyTask:
@@ -29,14 +24,13 @@ def register(task: AnyTask) -> AnyTask:
     Raises:
         ConfigError: another task has the name.
     """
-    if task.name in _BUILT_IN or _LOADED.setdefault(task.name, task) is not task:
-        raise ConfigError(f"there is a task {task.name!r} already", remedy="give yours another name", key="task")
+    parts.register("task", task.name, task)
     return task
 
 
 def task_names() -> list[str]:
     """Names of all tasks that can be asked for here."""
-    return sorted({*_BUILT_IN, *_LOADED, *(entry.name for entry in entry_points(group=ENTRY_POINTS))})
+    return parts.names("task")
 
 
 def task_named(name: str) -> AnyTask:
@@ -45,19 +39,8 @@ def task_named(name: str) -> AnyTask:
     Raises:
         ConfigError: there is none.
     """
-    if name in _BUILT_IN and name not in _LOADED:
-        module, attribute = _BUILT_IN[name]
-        _LOADED[name] = getattr(import_module(module), attribute)
-    if name not in _LOADED:
-        for entry in entry_points(group=ENTRY_POINTS, name=name):
-            _LOADED[name] = entry.load()
-    if name not in _LOADED:
-        known = task_names()
-        raise ConfigError(
-            f"there is no task {name!r}{nearest(name, known)}", remedy=f"choose one of: {', '.join(known)}", key="task",
-            value=name,
-        )
-    return _LOADED[name]
+    task: AnyTask = parts.named("task", name).target
+    return task
 
 
 def default_task() -> AnyTask:

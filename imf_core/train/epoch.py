@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from imf_core.config import Config, TrainConfig
+from imf_core.model.scoring import scorer_class
 from imf_core.runtime import MemoryBudget, Shard
 from imf_core.train.batches import QueryBatch, TrainingQueries, fitting_run
 from imf_core.train.loop import seed_epoch
@@ -17,7 +18,7 @@ def relation_run(config: Config, num_entities: int) -> int:
     settings, model = config.train, config.model
     kinds = [model, *map(model.of_head, model.heads)]
     candidates = min(num_entities, settings.num_negatives or num_entities)
-    runs = [fitting_run(kind.dim, kind.relation_dim, candidates) for kind in kinds if kind.scoring == "contextual"]
+    runs = [fitting_run(kind.dim, kind.relation_dim, candidates) for kind in kinds if scorer_class(kind).builds_matrices]
     return settings.relation_run or max(runs, default=1)
 
 

@@ -11,7 +11,8 @@ from imf_core.config import STRUCTURE, Config
 from imf_core.model.branches import branches_of
 from imf_core.model.fusion.build import fusion_size
 from imf_core.model.losses.autograd import bytes_per_query
-from imf_core.model.scoring import relation_width
+from imf_core.model.losses.own import OwnLoss
+from imf_core.model.scoring import build_scorer, relation_width, scorer_class
 from imf_core.prepare.link_data import LinkData
 from imf_core.runtime import MemoryBudget, free_memory
 
@@ -74,7 +75,7 @@ def estimate_memory(
     views = 1 + len(feature_widths)
     each = branches_of(model, list(feature_widths))
     widths = [branch.settings.dim for branch in each]
-    cores = [branch.settings for branch in each if branch.settings.scoring == "contextual"]
+    cores = [branch.settings for branch in each if scorer_class(branch.settings).builds_matrices]
     branches = len(each)
     sampled = train.num_negatives is not None and train.num_negatives < num_entities
     budget = MemoryBudget.of(train.memory_budget_mb, device).size
@@ -87,7 +88,8 @@ def estimate_memory(
             trained_tables += num_entities * head.settings.dim
         else:
             others += feature_widths[head.view] * head.settings.dim
-    others += sum(own.relation_dim * own.dim**2 for own in cores)
+    with torch.device("meta"):  # counted, not allocated
+        others += sum(part.numel() for branch in each for part in build_scorer(branch.settings).parameters())
     fusion = fusion_size(model, width, views)  # of the entities; relations are few
     others += fusion.parameters + fusion_size(model, narrow, views).parameters if views > 1 else 0
     others += 0 if model.finetune_features else sum(size * width for size in feature_widths.values())
@@ -107,7 +109,8 @@ def estimate_memory(
         # Each branch's table, its gradient and the parts of it from losses, heads and constraint; results inside the fusion.
         tables = num_entities * (4 * sum(widths) + fusion.per_node if branches > 1 else 3 * width)
         scores = min(budget // FLOAT, batch * num_entities * (branches + 1)) if train.loss == "ce" else 0
-        if any(branch.settings.scoring == "transe" for branch in each):
+        products = all(scorer_class(branch.settings).is_product for branch in each)
+        if not products or OwnLoss.of(train) is not None:
             scores = min(budget, batch * bytes_per_query(num_entities, branches)) // FLOAT
     matrices = min(2 * num_relations, batch) * sum(own.dim**2 for own in cores)
     # Ranking and calibration stay within the budget; their tables have no gradients.

@@ -1,4 +1,4 @@
-"""Every relation model against its formula, triple by triple; no query sees its neighbours in evaluation mode."""
+"""Every relation model against its formula, triple by triple, and against the contract of all (`imf_core.testing`)."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from imf_core.config import ModelConfig
 from imf_core.model.scoring import Scorer, build_scorer, relation_width
+from imf_core.testing import ScorerContract
 
 KINDS = ("contextual", "block", "transe", "distmult", "complex")
 N, R, D = 7, 6, 4
@@ -74,6 +75,9 @@ def naive(kind: str, made: Scorer, head: Tensor, relation: Tensor, tail: Tensor)
 
 
 HEADS, RELATIONS = torch.tensor([0, 3, 3, 6, 1, 0]), torch.tensor([2, 0, 2, 5, 0, 1])
+globals().update({
+    f"Test_{kind}": type(f"Test_{kind}", (ScorerContract,), {"__module__": __name__, "name": kind}) for kind in KINDS
+})
 
 
 def score_all(kind: str, made: Scorer, heads: Tensor = HEADS, relations: Tensor = RELATIONS) -> Tensor:
@@ -128,63 +132,6 @@ def test_block_term_contains_distmult_and_complex() -> None:
     halves = ours.context(entities, table, torch.zeros(N, dtype=torch.int64))
     assert torch.allclose(pair.context(entities[:, order], table[:, order], torch.zeros(N, dtype=torch.int64))[:, order],
                           halves, atol=1e-6)
-
-
-@pytest.mark.parametrize("kind", KINDS)
-@torch.no_grad()
-def test_the_order_of_the_batch_does_not_matter(kind: str) -> None:
-    made = scorer(kind)
-    whole = score_all(kind, made)
-    for order in ([5, 4, 3, 2, 1, 0], [2, 0, 5, 1, 4, 3]):
-        assert torch.allclose(score_all(kind, made, HEADS[order], RELATIONS[order]), whole[order], atol=1e-6)
-
-
-@pytest.mark.parametrize("kind", KINDS)
-@torch.no_grad()
-def test_a_query_alone_scores_as_in_company(kind: str) -> None:
-    made = scorer(kind)
-    whole = score_all(kind, made)
-    for row in range(len(HEADS)):
-        alone = score_all(kind, made, HEADS[row : row + 1], RELATIONS[row : row + 1])
-        assert torch.allclose(alone[0], whole[row], atol=1e-5)
-
-
-@pytest.mark.parametrize("kind", KINDS)
-@torch.no_grad()
-def test_some_candidates_score_as_among_all(kind: str) -> None:
-    made, (entities, table) = scorer(kind), tables(kind)
-    context = made.context(entities[HEADS], table, RELATIONS)
-    assert torch.allclose(made.score(context, entities[2:5]), score_all(kind, made)[:, 2:5], atol=1e-5)
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_gradients_reach_all_that_is_used(kind: str) -> None:
-    torch.manual_seed(0)
-    made = build_scorer(ModelConfig.model_validate({
-        "dim": D, "relation_dim": 3, "block_size": 2, "scoring": kind, "dropout_input": 0.0, "dropout_relation": 0.0,
-        "dropout_context": 0.0,
-    })).train()
-    entities, table = (part.clone().requires_grad_() for part in tables(kind))
-    scores = made.score(made.context(entities[HEADS], table, RELATIONS), entities)
-    (scores * torch.randn(scores.shape, generator=torch.Generator().manual_seed(2))).sum().backward()
-    assert entities.grad is not None and (entities.grad.abs().sum(dim=1) > 0).all()
-    assert table.grad is not None
-    asked = sorted(set(RELATIONS.tolist()))
-    assert torch.nonzero(table.grad.abs().sum(dim=1)).ravel().tolist() == asked
-    assert all(parameter.grad is not None and parameter.grad.isfinite().all() for parameter in made.parameters())
-
-
-@pytest.mark.parametrize("kind", KINDS)
-@torch.no_grad()
-def test_relations_are_scored_as_triples_are(kind: str) -> None:
-    settings = {"dim": D, "relation_dim": 3, "block_size": 2, "scoring": kind, "norm": "none"}
-    made, (entities, table) = build_scorer(ModelConfig.model_validate(settings)).eval(), tables(kind)
-    tails = torch.tensor([4, 2, 6, 6, 0, 1])
-    found = made.relation_scores(entities[HEADS], entities[tails], table)
-    assert found.shape == (len(HEADS), R)
-    for relation in range(R):
-        context = made.context(entities[HEADS], table, torch.full_like(HEADS, relation))
-        assert torch.allclose(found[:, relation], made.score_pairs(context, entities[tails]), atol=1e-5)
 
 
 @pytest.mark.parametrize(("kind", "width"), [("contextual", 3), ("block", D), ("transe", D), ("distmult", D), ("complex", D)])

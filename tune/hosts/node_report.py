@@ -8,7 +8,9 @@ import shutil
 import socket
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -38,6 +40,7 @@ class NodeReport:
         cpus, gpus: what Ray may allocate there.
         interface: network interface with its address; empty if there is none.
         resolves: address to which its host name resolves on the node itself.
+        parts: packages with parts of one's own that the search may use, and their versions there.
     """
 
     name: str
@@ -54,6 +57,7 @@ class NodeReport:
     gpus: float = 0.0
     interface: str = ""
     resolves: str = ""
+    parts: str = ""
 
     @property
     def label(self) -> str:
@@ -61,13 +65,14 @@ class NodeReport:
         return f"{self.name} ({self.address})"
 
 
-def report_node(prepared: str, folder: str, address: str) -> dict[str, Any]:
+def report_node(prepared: str, folder: str, address: str, packages: Sequence[str] = ()) -> dict[str, Any]:
     """Make the report of the node on which this runs, as plain values.
 
     Args:
         prepared: folder of the prepared data.
         folder: inside the study's folder; the driver has written a file `driver` there.
         address: of this node.
+        packages: distributions with parts that the search may use.
     """
     import torch
 
@@ -76,9 +81,20 @@ def report_node(prepared: str, folder: str, address: str) -> dict[str, Any]:
         name=socket.gethostname(), address=address, python=platform.python_version(), ray=ray.__version__,
         torch=torch.__version__, version=imf_core.__version__, code=code_digest(), data=data_digest(Path(prepared)),
         storage=_touch(Path(folder)), free=shutil.disk_usage(tempfile.gettempdir()).free, interface=(names or [""])[0],
-        resolves=_own_address(),
+        resolves=_own_address(), parts=versions_of(packages),
     )
     return asdict(report)
+
+
+def versions_of(packages: Sequence[str]) -> str:
+    """Packages with their versions here, as text: `rotate-part 1.0, other-part (not installed)`."""
+    found = []
+    for package in packages:
+        try:
+            found.append(f"{package} {metadata.version(package)}")
+        except metadata.PackageNotFoundError:
+            found.append(f"{package} (not installed)")
+    return ", ".join(found)
 
 
 def data_digest(prepared: Path) -> str:

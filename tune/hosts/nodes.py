@@ -20,23 +20,27 @@ from rich.table import Table
 
 import imf_core
 from imf_core.errors import ResourceError
-from tune.hosts.node_report import SEEN_SECONDS, NodeReport, data_digest, report_node
+from tune.hosts.node_report import SEEN_SECONDS, NodeReport, data_digest, report_node, versions_of
 from tune.sources import code_digest
 
 _REPORT_SECONDS = 300.0  # a node may have to fetch the code and to import torch from a slow disk
 _LITTLE_DISK = 2 * 2**30
 _COMPARED = {
     "python": "Python", "ray": "Ray", "torch": "torch", "version": "imf-search", "code": "code", "data": "data",
+    "parts": "parts",
 }
 
 
-def collect_reports(prepared: Path, study_dir: Path, seconds: float = _REPORT_SECONDS) -> list[NodeReport]:
+def collect_reports(
+    prepared: Path, study_dir: Path, seconds: float = _REPORT_SECONDS, packages: Sequence[str] = ()
+) -> list[NodeReport]:
     """Let every living node report on itself; the driver's node comes first.
 
     Args:
         prepared: folder of the prepared data.
         study_dir: the study's folder.
         seconds: maximum time until all nodes have answered.
+        packages: distributions with parts that the search may use.
 
     Raises:
         ResourceError: a node does not answer, or the driver does not see the file that it writes.
@@ -51,7 +55,7 @@ def collect_reports(prepared: Path, study_dir: Path, seconds: float = _REPORT_SE
         task = ray.remote(num_cpus=0, max_retries=0)(report_node)
         answers = [
             task.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)).remote(
-                str(prepared), str(folder), node["NodeManagerAddress"]
+                str(prepared), str(folder), node["NodeManagerAddress"], tuple(packages)
             ) for node in nodes
         ]
         deadline = time.monotonic() + seconds
@@ -136,7 +140,9 @@ def show_nodes(console: Console, reports: Sequence[NodeReport]) -> None:
             escape(report.storage) or "shared", f"{report.free / 2**30:.0f} GiB", f"{report.cpus:g}", f"{report.gpus:g}",
         )
     console.print(table)
-    same = ", ".join(f"{_COMPARED[field]} {escape(values.pop())}" for field, values in values_of.items() if len(values) == 1)
+    same = ", ".join(
+        f"{_COMPARED[field]} {escape(values.pop())}" for field, values in values_of.items()
+        if len(values) == 1 and values != {""})
     console.print(f"  the same on all nodes: {same}", highlight=False)
     for report in reports:
         if report.free < _LITTLE_DISK:
@@ -144,23 +150,24 @@ def show_nodes(console: Console, reports: Sequence[NodeReport]) -> None:
             console.print(f"  [bold yellow]warning[/]: {escape(problem)}, where Ray keeps logs and objects", highlight=False)
 
 
-def check_nodes(prepared: Path, study_dir: Path, console: Console) -> list[NodeReport]:
+def check_nodes(prepared: Path, study_dir: Path, console: Console, packages: Sequence[str] = ()) -> list[NodeReport]:
     """Collect a report from every node, print them, and compare them with the driver.
 
     Args:
         prepared: folder of the study's prepared data.
         study_dir: the study's folder, which every node must be able to read and write.
         console: for the table.
+        packages: distributions with parts that the search may use; they must be the driver's everywhere.
 
     Raises:
         ResourceError: a node does not answer, differs from the driver, or does not share the storage.
     """
-    reports = collect_reports(prepared, study_dir)
+    reports = collect_reports(prepared, study_dir, packages=packages)
     show_nodes(console, reports)
     driver = NodeReport(
         name=socket.gethostname(), address="", python=platform.python_version(), ray=ray.__version__,
         torch=sys.modules["torch"].__version__, version=imf_core.__version__, code=code_digest(), data=data_digest(prepared),
-        storage="", free=0,
+        storage="", free=0, parts=versions_of(packages),
     )
     refuse_unfit(driver, reports)
     return reports

@@ -147,6 +147,7 @@ def ties(plan: Plan) -> dict[str, Any]:
         "grace": settings.grace_epochs or f"learned, at most {plan.grace}", "reduction": settings.reduction_factor,
         "workers": settings.workers, "branches": list(plan.branches), **fixed,
         **{f"space: {parameter.name}": parameter.canonical() for parameter in plan.space.parameters},
+        **{f"part: {part.name}": part.identity() for part in plan.parts},
     }
     plain: dict[str, Any] = json.loads(json.dumps(tied, default=list))  # compares equal to what the journal returns
     return plain

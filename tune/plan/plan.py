@@ -8,6 +8,8 @@ from typing import Any
 
 from imf_core.config_base import Settings
 from imf_core.data.audit.report import Audit
+from imf_core.parts.registry import Part, find
+from imf_core.parts.sections import choosers, own_parts_of
 from imf_core.tasks.protocols import StudyData
 from imf_core.tasks.registry import task_named
 from imf_core.tasks.task import AnyTask
@@ -55,6 +57,18 @@ class Plan:
     def task(self) -> AnyTask:
         """The task that is trained."""
         return task_named(self.settings.task)
+
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        """The parts of one's own that a trial may use: of the base, of the choices of the space, and the task."""
+        found = own_parts_of(self.base)
+        for section, marks in choosers(type(self.base)).items():
+            for name, mark in marks.items():
+                named = [parameter for parameter in self.space.parameters if parameter.name == f"{section}.{name}"]
+                found += [part for one in named for choice in one.choices if (part := mark.own(choice)) is not None]
+        task = find("task", self.settings.task)
+        found += [task] if task is not None and task.own else []
+        return tuple({(part.kind, part.name): part for part in found}.values())
 
     @property
     def disk(self) -> DiskEstimate:

@@ -217,5 +217,6 @@ def _spec(plan: Plan, folder: Path, **own: Any) -> TrialSpec:
     return TrialSpec(
         prepared=str(plan.prepared), folder=str(folder), workers=plan.resources.workers,
         threads=plan.resources.cpus_per_worker, gpus=plan.resources.gpus_per_worker,
-        save_seconds=plan.settings.save_seconds, code=code_digest(), interface=plan.interface, task=plan.task, **own,
+        save_seconds=plan.settings.save_seconds, code=code_digest(), interface=plan.interface, task=plan.task,
+        parts=tuple(part for part in plan.parts if not part.package), **own,
     )

@@ -9,11 +9,10 @@ from dataclasses import dataclass, replace
 from itertools import combinations
 from typing import Any, Literal
 
-from pydantic import BaseModel
-
 from imf_core.config import Config
-from imf_core.config_base import Settings, Tunable, nearest
+from imf_core.config_base import OWN, Settings, Tunable, nearest
 from imf_core.errors import ConfigError
+from imf_core.parts.sections import PartSection, import_named, own_marks, own_names
 
 Kind = Literal["int", "float", "categorical"]
 When = tuple[tuple[str, tuple[Any, ...]], ...]
@@ -244,17 +243,29 @@ class Parameter:
         return replace(self, default=self.clamp(value))
 
 
-def marks(kind: type[BaseModel] = Config) -> dict[str, Tunable]:
-    """The `Tunable` marks of a configuration class, by dotted field name."""
-    return {
-        f"{section}.{name}": mark
+def marks(kind: type[Settings] = Config) -> dict[str, Tunable]:
+    """The `Tunable` marks of a configuration class, by dotted field name; then those of parts of one's own in memory."""
+    found = {
+        f"{section}.{name}": _with_own_parts(mark, kind)
         for section, field in kind.model_fields.items()
         for name, inner in getattr(field.annotation, "model_fields", {}).items()
         for mark in inner.metadata if isinstance(mark, Tunable)
     }
+    return {**found, **own_marks(kind)}
 
 
-def ranges(space: Mapping[str, Any], kind: type[BaseModel] = Config) -> dict[str, Any]:
+def _with_own_parts(mark: Tunable, kind: type[Settings]) -> Tunable:
+    """A mark in whose condition `OWN` is replaced by the names of parts in memory."""
+    if mark.when is None or not any(OWN in allowed for allowed in mark.when.values()):
+        return mark
+    when = {
+        name: tuple(value for value in allowed if value != OWN) + (own_names(kind, name) if OWN in allowed else ())
+        for name, allowed in mark.when.items()
+    }
+    return replace(mark, when=when)
+
+
+def ranges(space: Mapping[str, Any], kind: type[Settings] = Config) -> dict[str, Any]:
     """The entries of a space file from Python values.
 
     >>> ranges({"train.lr": (1e-4, 1e-2), "model.dim": [32, 64], "model.decision": "uniform"})["train.lr"]
@@ -265,6 +276,7 @@ def ranges(space: Mapping[str, Any], kind: type[BaseModel] = Config) -> dict[str
             a mapping as in the file; or a value at which the setting is held.
         kind: the configuration that has the settings.
     """
+    import_named(kind, space)
     marked = marks(kind)
     entries: dict[str, Any] = {}
     for name, value in space.items():
@@ -277,9 +289,12 @@ def ranges(space: Mapping[str, Any], kind: type[BaseModel] = Config) -> dict[str
 
 
 def value_of(config: Settings, name: str) -> Any:
-    """The current value of `section.field`; a third part of the name (a branch) is ignored."""
-    section, field = name.split(".")[:2]
-    return getattr(getattr(config, section), field)
+    """The current value of `section.field`, or of `section.part.field`; else a third part of the name (a branch) is ignored."""
+    section, field, *rest = name.split(".")
+    values = getattr(config, section)
+    if rest and isinstance(values, PartSection) and field not in type(values).model_fields:
+        return getattr(values.settings_of(field), rest[0])
+    return getattr(values, field)
 
 
 def ordered(parameters: Sequence[Parameter]) -> tuple[Parameter, ...]:

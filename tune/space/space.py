@@ -19,6 +19,7 @@ from imf_core.errors import ConfigError
 from imf_core.files.digest import sha256_of
 from imf_core.files.yaml_files import read_yaml
 from imf_core.model.branches import branches_of
+from imf_core.parts.sections import import_named, own_sections
 from tune.space.parameter import Parameter, hint, label, marks, ordered, try_corners, value_of
 
 WEIGHTS = "model.decision_weights"
@@ -100,12 +101,16 @@ class SearchSpace:
         source: str = "space",
     ) -> SearchSpace:
         """As `load`, from a mapping."""
-        entries = dict(_dotted(values, set(type(config).model_fields)))
+        kind = type(config)
+        import_named(kind, dict(_dotted(values, set(kind.model_fields))))  # so that the settings of the parts are known
+        own = own_sections(kind)
+        entries = dict(_dotted(values, {*kind.model_fields, *own}))
         include = entries.pop("include", None)
         if include not in (None, "default"):
             remedy = "write include: default, or leave it out"
             raise ConfigError(f"{source}: include: {include!r} is unknown", remedy=remedy, key="include", value=include)
-        marked, settings = marks(type(config)), config.flat()
+        marked, settings = marks(kind), config.flat()
+        settings |= {f"{name}.{key}": None for name, inner in own.items() for key in inner.model_fields}
         searchable = [*marked, MODALITIES, *(f"{WEIGHTS}.{branch}" for branch in branches)]
         chosen: dict[str, Parameter] = {}
         held: dict[str, Any] = {}
@@ -323,7 +328,10 @@ def _assemble(
             name, allowed = never[0]
             notes.append(f"{item.name} is left out: {name} is never {' or '.join(map(str, allowed))}")
     if len(branches) < 2 and isinstance(base, Config):
-        idle = [parameter.name for parameter in reachable if parameter.name.startswith(_NEEDS_MODALITIES)]
+        idle = [
+            parameter.name for parameter in reachable
+            if parameter.name.startswith(_NEEDS_MODALITIES) or any(name == "model.fusion" for name, _ in parameter.when)
+        ]
         reachable = [parameter for parameter in reachable if parameter.name not in idle]
         if idle:
             notes.append(f"left out because they have no effect without modalities: {', '.join(idle)}")

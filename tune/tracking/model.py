@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -10,6 +11,9 @@ from mlflow.pyfunc import PythonModel
 from mlflow.types import ColSpec, ParamSchema, ParamSpec, Schema
 
 from imf_core.answers import Known
+from imf_core.checkpoint.checkpoint import read_description
+from imf_core.checkpoint.described import DescribedParts, checked
+from imf_core.parts.registry import find, load_file
 from imf_core.tasks.protocols import Column
 from imf_core.tasks.registry import task_of
 from imf_core.tasks.task import AnyTask
@@ -17,11 +21,30 @@ from imf_core.tasks.task import AnyTask
 _ANSWERS = 10  # default number of answers to a question
 
 
+_PART = "part-"  # name of an artifact that is the file of a part
+
+
+def part_files(checkpoint: Path) -> dict[str, str]:
+    """The files of a checkpoint's parts that no package brings, as artifacts: they are code of the model."""
+    parts = checked(checkpoint / "config.json", DescribedParts, read_description(checkpoint)).parts
+    here = [find(part.kind, part.name) for part in parts if not part.package]
+    return {f"{_PART}{Path(part.file).stem}": part.file for part in here if part is not None and part.file}
+
+
+def part_packages(checkpoint: Path) -> list[str]:
+    """The requirements of a checkpoint's parts."""
+    parts = checked(checkpoint / "config.json", DescribedParts, read_description(checkpoint)).parts
+    return sorted({f"{part.package}=={part.version}" for part in parts if part.package})
+
+
 class ImfPyfunc(PythonModel):
     """The registered model."""
 
     def load_context(self, context: Any) -> None:
         """Load the checkpoint that MLflow has downloaded."""
+        for name, file in context.artifacts.items():
+            if name.startswith(_PART):
+                load_file(file)
         checkpoint = context.artifacts["checkpoint"]
         self.task = task_of(checkpoint)
         self.predictor = self.task.open_predictor(checkpoint)

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import gc
 import os
+import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import ray
 import ray.tune as ray_tune
 from pyarrow.fs import LocalFileSystem
 from ray.train import FailureConfig, RunConfig, ScalingConfig
@@ -22,6 +24,7 @@ from ray.tune.integration.ray_train import TuneReportCallback
 
 from imf_core.config_base import Settings
 from imf_core.errors import DivergedError
+from imf_core.parts.registry import Part, install
 from imf_core.tasks.registry import default_task
 from imf_core.tasks.task import AnyTask
 from tune.environment import STALL
@@ -52,6 +55,7 @@ class TrialSpec:
         code: digest of the driver's sources.
         interface: network interface of worker groups that span nodes; None: determined by host name.
         task: the task that is trained.
+        parts: parts of one's own that no worker can import: those of a notebook or a file.
     """
 
     prepared: str
@@ -68,6 +72,7 @@ class TrialSpec:
     code: str = ""
     interface: str | None = None
     task: AnyTask = field(default_factory=default_task)
+    parts: tuple[Part, ...] = ()
 
     def configure(self, params: Mapping[str, Any]) -> Settings:
         """The complete settings of a trial."""
@@ -83,6 +88,7 @@ class TrialSpec:
         return Job(
             self.configure(params).updated(reduced).model_dump(), self.prepared, str(folder), self.threads, self.gpus > 0,
             self.keep, self.scores, self.latency, self.save_seconds, reduced, self.code, self.task, known,
+            self.parts,
         )
 
 
@@ -96,6 +102,7 @@ def run_trial(params: dict[str, Any], spec: TrialSpec) -> None:
     Raises:
         DivergedError: the trial diverged, now or in an earlier attempt.
     """
+    install(spec.parts)
     name = str(params.get("name") or params["run"])
     folder = Path(spec.folder) / name
     folder.mkdir(parents=True, exist_ok=True)
@@ -177,9 +184,18 @@ def trainable(spec: TrialSpec, bundle: Mapping[str, float]) -> Callable[[dict[st
         bundle: resources that Ray Tune reserves for a trial.
     """
 
+    for part in spec.parts:
+        by_value(part)
+
     def imf_trial(params: dict[str, Any]) -> None:
         run_trial(params, spec)
 
     return ray_tune.with_resources(imf_trial, dict(bundle))
 
 
+def by_value(part: Part) -> None:
+    """Let Ray send the class or function of a part itself: workers have no module of that name."""
+    for item in (part.target, part.settings):
+        module = sys.modules.get(getattr(item, "__module__", None) or type(item).__module__)
+        if module is not None and module.__name__ not in ("__main__", "builtins"):
+            ray.cloudpickle.register_pickle_by_value(module)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ import torch
 from imf_core.errors import DivergedError, ResourceError
 from imf_core.files.atomic import atomic_write_text
 from imf_core.files.locks import lock
+from imf_core.parts.registry import Part, install
 from imf_core.runtime import WHOLE, Shard
 from imf_core.tasks.registry import default_task
 from imf_core.tasks.task import AnyTask
@@ -50,6 +51,7 @@ class Job:
         code: digest of the driver's sources; empty: accept any.
         task: the task that is trained.
         known: last epoch of which the driver has a report, from an earlier session.
+        parts: see `TrialSpec`.
     """
 
     config: dict[str, Any]
@@ -65,10 +67,11 @@ class Job:
     code: str = ""
     task: AnyTask = field(default_factory=default_task)
     known: int = 0
+    parts: tuple[Part, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """The fields as a dict, for `Job(**fields)` in a worker."""
-        return asdict(self)
+        return {item.name: getattr(self, item.name) for item in fields(self)}
 
 
 @lru_cache(maxsize=1)
@@ -144,15 +147,16 @@ def _effective(reduced: Mapping[str, Any]) -> dict[str, Any]:
     return {f"effective_{name.rpartition('.')[2]}": value for name, value in reduced.items()}
 
 
-def train_worker(fields: Mapping[str, Any]) -> None:
+def train_worker(values: Mapping[str, Any]) -> None:
     """Train one rank of a DDP trial inside Ray Train: every rank trains its shard and reports; rank 0 writes files.
 
     Args:
-        fields: `Job.to_json()`.
+        values: `Job.to_json()`.
     """
     context = ray.train.get_context()
     shard = Shard(context.get_world_rank(), context.get_world_size())
-    job = Job(**fields)
+    job = Job(**values)
+    install(job.parts)
     try:
         run_job(job, ray.train.report, shard)
     except DivergedError as error:

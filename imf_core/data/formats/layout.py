@@ -6,23 +6,25 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
-from typing import Literal
 
 from imf_core.config import DataConfig
 from imf_core.errors import DataError
 from imf_core.files.lines import PACKED, plain_name, read_lines
+from imf_core.parts.registry import KINDS
+from imf_core.parts.registry import names as part_names
 
-Format = Literal["names", "ids", "ntriples"]
 _SUFFIXES = (".tsv", ".txt", ".nt")
 _REMEDY = "put head<TAB>relation<TAB>tail lines into train.tsv (and valid.tsv, test.tsv)"
 
 
 @dataclass(frozen=True)
 class SplitFile:
-    """One file of triples and how it is written: tab-separated names, OpenKE ids or N-Triples."""
+    """One file of triples and how it is written: tab-separated names (`names`), OpenKE ids (`ids`), N-Triples (`ntriples`), or
+    as a reader of one's own reads it, by its name.
+    """
 
     path: Path
-    format: Format
+    format: str
 
 
 @dataclass(frozen=True)
@@ -98,7 +100,8 @@ class GraphFiles:
             return []
         names = (f"{split}2id.txt", *(f"{split}{suffix}" for suffix in _SUFFIXES))
         packed = [f"{name}{container}" for container in ("", *PACKED) for name in names]
-        return [path for name in packed if (path := self.folder / name).exists()]
+        found = [path for name in packed if (path := self.folder / name).exists()]
+        return found or [path for reader in own_readers() if (path := self.folder / f"{split}.{reader}").exists()]
 
     def _training_file(self) -> Path:
         candidates = self._candidates("train")
@@ -121,7 +124,12 @@ class GraphFiles:
         return min(fitting, key=lambda path: Path(plain_name(path)).suffix != suffix, default=None)
 
 
-def format_of(path: Path) -> Format:
+def own_readers() -> list[str]:
+    """Names of the readers that are none of the product's: each reads files whose names end in a dot and its name."""
+    return [name for name in part_names("reader") if name not in KINDS["reader"].built_in]
+
+
+def format_of(path: Path) -> str:
     """The format of a file of triples, from its name and, where that leaves it open, from its first lines.
 
     Only files that are no tab-separated triples are looked at for another format, so no names are ever misread.
@@ -134,6 +142,8 @@ def format_of(path: Path) -> Format:
         return "ntriples"
     if name.endswith("2id.txt"):
         return "ids"
+    if path.suffix not in (".tsv", ".txt", ".csv") and path.suffix[1:] in own_readers():
+        return path.suffix[1:]
     lines = [line for _, line in islice(read_lines(path), 2)]
     if not lines or lines[0].count("\t") == 2:
         return "names"

@@ -18,6 +18,7 @@ from imf_core.data.formats.headers import first_row, headers, is_header, odd_fir
 from imf_core.data.formats.layout import GraphFiles, SplitFile
 from imf_core.data.formats.ntriples import read_ntriples
 from imf_core.data.formats.openke import read_ids
+from imf_core.data.formats.own import read_own
 from imf_core.data.formats.parts import Part, merged
 from imf_core.data.formats.tsv import name_rows, read_names
 from imf_core.data.formats.vocabularies import find_list, read_list
@@ -35,6 +36,7 @@ def read_graph(source: Path | str | GraphFiles, *, unseen: Policy = "keep") -> K
     - Names: `train.tsv`, `valid.tsv`, `test.tsv` (`.txt` accepted), `head<TAB>relation<TAB>tail`.
     - N-Triples: `train.nt`, `valid.nt`, `test.nt`; literals are no entities.
     - OpenKE: `entity2id.txt`, `relation2id.txt`, `train2id.txt`, ... (a count, then `head tail relation` as ids).
+    - What a reader of one's own reads: `train.NAME`, ..., by the name of the reader.
 
     Ids follow a list of names (`entities.txt`, `entities.dict` or `entity2id.txt`) if there is one, else the order of first
     appearance. Repeated lines are merged. Without a validation file a tenth of the training triples is set aside.
@@ -140,7 +142,7 @@ def read_files(files: GraphFiles, *, test: bool = False, keep_literals: bool = F
     if "test" in splits:
         in_file = _InFile(splits["test"], raw.entities, raw.relations, _listed(files), parts.header)
         later = in_file if raw.test is None else InMemory(raw.test)
-    name = {"ids": "valid2id.txt", "ntriples": "valid.nt", "names": "valid.tsv"}[train.format]
+    name = {"ids": "valid2id.txt", "ntriples": "valid.nt", "names": "valid.tsv"}.get(train.format, f"valid.{train.format}")
     return GraphReading(raw, (*general, *parts.notes_without_test), later, parts.texts, name)
 
 
@@ -258,7 +260,9 @@ def _skipped(literals: int) -> list[str]:
 
 
 def _part(file: SplitFile, keep_literals: bool = False) -> Part:
-    return read_ntriples(file.path, keep_literals) if file.format == "ntriples" else read_names(file.path)
+    if file.format == "ntriples":
+        return read_ntriples(file.path, keep_literals)
+    return read_names(file.path) if file.format == "names" else read_own(file.format, file.path)
 
 
 def _in_numbers(
@@ -282,7 +286,7 @@ def _list_folders(files: GraphFiles) -> list[Path]:
 
 def _line_of(file: SplitFile, name: str) -> int | None:
     """The first line with a name, of a file of names; N-Triples are not numbered by statement."""
-    if file.format == "ntriples":
+    if file.format != "names":
         return None
     return next((number for number, *names in name_rows(file.path) if name in names), None)
 

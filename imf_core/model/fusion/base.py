@@ -6,20 +6,39 @@ Shapes: `N` nodes (entities or relations), `M` views, `d` width.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from imf_core.config import ModelConfig
 from imf_core.model.dropout import Dropout
 
 Masks = Sequence[Tensor | None]  # per view (N,) bool, which nodes have it; None: all
 
 _ROWS_TIMES_WIDTH = 2**19  # numbers of a product at a time on a CPU: they stay in its cache
 _ON_GPU = 2**28
+_MEASURED = 32  # nodes on which the memory of an operator is measured
+
+
+@dataclass(frozen=True)
+class FusionSize:
+    """Size of an operator.
+
+    Args:
+        parameters: number of trained parameters.
+        per_node: numbers that a training step keeps for each node, besides the views, the result and their gradients.
+    """
+
+    parameters: int
+    per_node: int
 
 
 class Fusion(nn.Module):
     """Base: M views of a node -> one vector. A view that a node lacks has no influence, and nodes are fused independently.
+
+    An operator of one's own overrides `fuse`, and takes its own settings as the last argument if it has some.
 
     Args:
         width: d of every view and of the result.
@@ -31,6 +50,38 @@ class Fusion(nn.Module):
         super().__init__()
         self.width, self.num_views = width, num_views
         self.drop = Dropout(dropout)
+
+    @classmethod
+    def of(cls, config: ModelConfig, *settings: Any, width: int, num_views: int) -> Fusion:
+        """The operator for entities or for relations.
+
+        Args:
+            config: of the model; `dropout_fusion` is the probability of zeroing an input element.
+            settings: those of the part, if it has some.
+            width: d of every view and of the result.
+            num_views: M.
+        """
+        return cls(width, num_views, config.dropout_fusion, *settings)
+
+    @classmethod
+    def size_of(cls, config: ModelConfig, *settings: Any, width: int, num_views: int) -> FusionSize:
+        """Size of the operator that `of` makes from these arguments. Here: measured on a few nodes."""
+        with torch.random.fork_rng(devices=[]):
+            operator = cls.of(config, *settings, width=width, num_views=num_views)
+        parameters = {parameter.data_ptr() for parameter in operator.parameters()}
+        kept: dict[int, int] = {}
+
+        def count(tensor: Tensor) -> Tensor:
+            if tensor.data_ptr() not in parameters:
+                kept[tensor.data_ptr()] = tensor.numel()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
+            views = [torch.zeros(_MEASURED, width, requires_grad=True) for _ in range(num_views)]
+            fused = operator(views, [torch.ones(_MEASURED, dtype=torch.bool)] * num_views)
+        del fused
+        number = sum(parameter.numel() for parameter in operator.parameters())
+        return FusionSize(number, 2 * sum(kept.values()) // _MEASURED)  # twice: their gradients
 
     def forward(self, views: Sequence[Tensor], masks: Masks | None = None) -> Tensor:
         """Fuse the views of each node.

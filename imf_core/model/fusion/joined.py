@@ -7,11 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from imf_core.model.fusion.base import Fusion, Masks
+from imf_core.config import ModelConfig
+from imf_core.model.fusion.base import Fusion, FusionSize, Masks
 from imf_core.model.fusion.meta_layers import CpLayer, DynamicLayer, MetaStack, WeightedLayer
 
 
@@ -44,6 +47,29 @@ class StackedFusion(Fusion):
             layer = partial(DynamicLayer, meta_dim=meta_dim)
         self.stack = MetaStack((num_views * width, *hidden, width), layer, meta_dim, meta_hidden)
 
+    @classmethod
+    def of(cls, config: ModelConfig, *settings: Any, width: int, num_views: int) -> Fusion:
+        """See `Fusion.of`: `concat`, `meta` or `meta_cp`."""
+        dynamic = config.meta_dim if config.fusion in ("meta", "meta_cp") else 0
+        rank = config.cp_rank if config.fusion == "meta_cp" else None
+        return cls(width, num_views, config.fusion_widths, config.dropout_fusion, dynamic, config.meta_hidden, rank)
+
+    @classmethod
+    def size_of(cls, config: ModelConfig, *settings: Any, width: int, num_views: int) -> FusionSize:
+        """See `Fusion.size_of`; biases are not counted."""
+        side_by_side = num_views * width
+        widths = (side_by_side, *config.fusion_widths, width)
+        parameters = static = sum(into * out for into, out in pairwise(widths))
+        held = side_by_side + 2 * sum(config.fusion_widths)  # the joined views, the hidden layers before and after the ReLU
+        if config.fusion != "concat":
+            parameters += side_by_side * config.meta_hidden + config.meta_hidden * config.meta_dim
+            held += 2 * (config.meta_hidden + config.meta_dim)
+        if config.fusion == "meta":
+            parameters += config.meta_dim * static
+        if config.fusion == "meta_cp":
+            parameters += config.cp_rank * sum(into + config.meta_dim + out for into, out in pairwise(widths))
+        return FusionSize(parameters, held)
+
     def fuse(self, views: Sequence[Tensor], masks: Masks) -> Tensor:
         """See `Fusion.fuse`."""
         fused: Tensor = self.stack(self.joined(views, masks))
@@ -69,6 +95,13 @@ class GatedFusion(Fusion):
         for layer in (*self.values, self.gates):
             nn.init.xavier_normal_(layer.weight)
             nn.init.zeros_(layer.bias)
+
+    @classmethod
+    def size_of(cls, config: ModelConfig, *settings: Any, width: int, num_views: int) -> FusionSize:
+        """See `Fusion.size_of`; biases are not counted."""
+        side_by_side = num_views * width
+        # The joined views, values and gates before and after their activations, three gradients.
+        return FusionSize(num_views * width**2 + side_by_side**2, 8 * side_by_side)
 
     def fuse(self, views: Sequence[Tensor], masks: Masks) -> Tensor:
         """See `Fusion.fuse`; zeros for a node without any view."""

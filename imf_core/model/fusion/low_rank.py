@@ -13,8 +13,9 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from imf_core.config import ModelConfig
 from imf_core.model.dropout import Mask
-from imf_core.model.fusion.base import Fusion, Masks, rows_at_a_time
+from imf_core.model.fusion.base import Fusion, FusionSize, Masks, rows_at_a_time
 from imf_core.model.grouped import compute_dtype
 
 
@@ -38,6 +39,16 @@ class TuckerFusion(Fusion):
         for layer in self.factors:
             nn.init.xavier_normal_(layer.weight.view(rank, width, width))  # type: ignore[operator]
             nn.init.constant_(layer.bias, 0.1)  # type: ignore[arg-type]
+
+    @classmethod
+    def of(cls, config: ModelConfig, *settings: Any, width: int, num_views: int) -> Fusion:
+        """See `Fusion.of`."""
+        return cls(width, num_views, config.fusion_rank, config.dropout_fusion)
+
+    @classmethod
+    def size_of(cls, config: ModelConfig, *settings: Any, width: int, num_views: int) -> FusionSize:
+        """See `Fusion.size_of`; biases are not counted."""
+        return FusionSize(config.fusion_rank * num_views * width**2, config.fusion_rank * num_views * width)
 
     def fuse(self, views: Sequence[Tensor], masks: Masks) -> Tensor:
         """See `Fusion.fuse`; the factor of a view that a node lacks is the neutral 1."""

@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from imf_core.config import Config, ModelConfig
 from imf_core.model.imf import Imf
-from imf_core.model.losses.regularizer import penalty
+from imf_core.model.losses import regularizer
 from imf_core.model.losses.target import Positives
 from imf_core.model.scoring import Scorer, build_scorer, relation_width
 from imf_core.prepare.link_data import LinkData
@@ -67,7 +67,7 @@ def test_is_the_mean_over_the_triples(kind: str, scoring: str) -> None:
             parts = [heads[row], relations[row], tails[triple], *([contexts[row]] if kind == "ivr" else [])]
             expected += torch.stack([cube(scoring, part) for part in parts]).sum()
     counted = POSITIVES.counts / POSITIVES.counts.sum()  # every triple counts the same
-    found = penalty(kind, scorer(scoring), heads, relations, contexts, tails, POSITIVES, counted)
+    found = getattr(regularizer, kind)(scorer(scoring), heads, relations, contexts, tails, POSITIVES, counted)
     torch.testing.assert_close(found, expected / len(POSITIVES.rows))
 
 
@@ -76,7 +76,7 @@ def test_is_the_mean_over_the_triples(kind: str, scoring: str) -> None:
 def test_gradients(kind: str, scoring: str) -> None:
     made, weights = scorer(scoring), torch.tensor([0.5, 0.2, 0.3]).double()
     inputs = [part.requires_grad_() for part in vectors(scoring)]
-    assert torch.autograd.gradcheck(lambda *parts: penalty(kind, made, *parts, POSITIVES, weights), inputs)
+    assert torch.autograd.gradcheck(lambda *parts: getattr(regularizer, kind)(made, *parts, POSITIVES, weights), inputs)
 
 
 def batch_of(data: LinkData) -> QueryBatch:

@@ -1,0 +1,1 @@
+"""Parts for IMF Search, found by their entry points."""
