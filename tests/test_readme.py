@@ -18,6 +18,8 @@ from small_search import search_here
 from tiny_checkpoint import tiny_checkpoint, tiny_graph
 from tiny_interactions import write_interactions
 
+from imf_core.parts import registry
+
 ROOT = Path(__file__).parents[1]
 NAMES = ("README.md", "CONTRIBUTING.md", "cluster/README.md", "results/README.md")
 PAGES = [*(ROOT / name for name in NAMES), *sorted(ROOT.glob("docs/**/*.md"))]
@@ -140,5 +142,6 @@ def test_the_plan_of_the_readme_is_shown(home: Path) -> None:
 def test_a_snippet_runs(home: Path, snippet: str, capsys: pytest.CaptureFixture[str]) -> None:
     code = compile(snippet, "README.md", "exec")
     if "tune.search(" not in snippet:  # starts Ray; tested beside the function
-        exec(code, {})
+        with registry.scope():
+            exec(code, {})
         assert capsys.readouterr().out

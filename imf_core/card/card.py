@@ -16,6 +16,7 @@ from imf_core.config import ModelConfig
 from imf_core.data.graph.graph import ALL_LINES, SPLITS, counted_title, overlap_words
 from imf_core.errors import CheckpointError, DataError
 from imf_core.files.markdown import one_line, table
+from imf_core.parts.sections import own_parts_of
 from imf_core.study_reader import summary_beside
 
 FIGURES = {
@@ -101,6 +102,8 @@ def _model(loaded: Checkpoint) -> list[str]:
         ["loss", loaded.config.train.loss], ["missing modalities", settings.missing],
         ["trained parameters", count(model.num_parameters)], ["written by", written_by],
     ]
+    if own := own_parts_of(loaded.config):
+        rows.append(["parts of one's own", ", ".join(part.title for part in own)])
     if settings.scoring == "contextual":
         rows.insert(2, ["relation dimension", str(settings.relation_dim)])
     return table(["", ""], rows, left=2)

@@ -12,6 +12,7 @@ Nothing is imported before a part is asked for by its name.
 from __future__ import annotations
 
 import inspect
+import os
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -354,11 +355,19 @@ def _entry(kind: str, name: str) -> EntryPoint | None:
 
 def _entries(kind: str) -> tuple[EntryPoint, ...]:
     """Entry points of a kind, those of the product apart."""
-    return _installed(KINDS[kind].group, tuple(sys.path))
+    return _installed(KINDS[kind].group, tuple((entry, _changed(entry)) for entry in sys.path))
+
+
+def _changed(folder: str) -> int:
+    """When something was installed into a folder last; 0 if there is no such folder."""
+    try:
+        return os.stat(folder).st_mtime_ns
+    except OSError:
+        return 0
 
 
 @lru_cache(maxsize=64)
-def _installed(group: str, path: tuple[str, ...]) -> tuple[EntryPoint, ...]:
+def _installed(group: str, path: tuple[tuple[str, int], ...]) -> tuple[EntryPoint, ...]:
     return tuple(entry_points(group=group))
 
 

@@ -101,6 +101,8 @@ class PartSection(Section):
             own[name] = kind.model_validate(value.model_dump() if isinstance(value, Section) else value)
         for part in own_parts(self):
             if part.settings is not None:
+                if part.name in type(self).model_fields:
+                    raise ValueError(f"{part.name} is the name of a setting: a part with settings needs another one")
                 own.setdefault(part.name, part.settings())
         object.__setattr__(self, "__pydantic_extra__", own)
         for part in own_parts(self):

@@ -140,6 +140,7 @@ def test_a_package_that_cannot_be_imported_is_named(tmp_path: Path, monkeypatch:
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: broken\nVersion: 2\n")
     (info / "entry_points.txt").write_text("[imf_search.scorers]\nbroken = nowhere_at_all:Thing\n")
     monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setenv("COLUMNS", "250")
     with pytest.raises(ConfigError, match="the scorer 'broken' of broken cannot be imported: ModuleNotFoundError"):
         Config().updated({"model.scoring": "broken"})
     assert Config().updated({"model.scoring": "complex"}).model.scoring == "complex"  # nobody else minds

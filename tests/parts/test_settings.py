@@ -114,6 +114,15 @@ def test_a_wrong_space_is_refused(space: dict[str, Any], words: str) -> None:
         SearchSpace.from_values(space, Config(), BRANCHES)
 
 
+def test_a_part_with_settings_is_not_called_as_a_setting() -> None:
+    class Own(imf_core.Section):
+        p: float = 2.0
+
+    imf_core.scorer("norm", settings=Own)(DistMult)
+    with pytest.raises(ConfigError, match="norm is the name of a setting"):
+        Config().updated({"model.scoring": "norm"})
+
+
 def test_a_condition_between_two_settings_of_a_part() -> None:
     from typing import Annotated, Literal
 

@@ -22,6 +22,8 @@ def show_plan(console: Console, plan: Plan) -> None:
             console.print(f"  {title}: {escape(entry)}", highlight=False)
     for line in plan.audit.baseline_lines():
         console.print(f"  {escape(line)}", highlight=False)
+    for part in plan.parts:
+        console.print(f"  {escape(part.title)}", highlight=False)
     early = "no early stopping"
     if settings.scheduler == "asha":
         learned = " or earlier once the curves allow it" if settings.grace_epochs is None and plan.grace > 1 else ""
