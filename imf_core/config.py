@@ -19,7 +19,7 @@ from imf_core.parts.sections import PartName, PartSection
 MissingPolicy = Literal["learned", "mean", "neutral"]
 Scoring = Annotated[str, PartName("scorer")]
 DecisionMode = Literal["uniform", "fixed", "learned", "relation"]
-FusionKind = Annotated[str, PartName("fusion")]
+FusionKind = Annotated[str, PartName("fusion", also=("none",))]
 STRUCTURE, FUSED = "structure", "fused"
 SPLIT_FILES = ("train", "valid", "test")  # settings of the data that name a file
 
@@ -112,7 +112,8 @@ class ModelConfig(PartSection):
     )
     fusion: Annotated[FusionKind, Tunable(choices=("tucker", "meta", "meta_cp", "concat", "gated"), default=False)] = Field(
         "tucker", description="how the views of an entity, or of a relation, become one: low-rank bilinear (tucker), layers "
-        "with weights of each entity's own (meta), the same factored (meta_cp), the same for all (concat), or gates (gated)"
+        "with weights of each entity's own (meta), the same factored (meta_cp), the same for all (concat), or gates (gated); "
+        "none: no fused branch"
     )
     fusion_rank: Annotated[int, Tunable(low=1, high=4, when={"model.fusion": ("tucker",)})] = Field(
         2, ge=1, le=64, description="tucker: rank k of the factorised core"

@@ -40,14 +40,14 @@ class Branch:
 
 
 def branches_of(config: ModelConfig, modalities: Sequence[str]) -> tuple[Branch, ...]:
-    """Structure, each modality in use, fused (if there is a modality), then the further heads whose view is in use.
+    """Structure, each modality in use, fused (if there is a modality and a fusion), then the further heads whose view is in use.
 
     Args:
         config: of the model.
         modalities: names of those in use.
     """
     views = (STRUCTURE, *modalities)
-    plain = [Branch(view, view, config) for view in (*views, *((FUSED,) if modalities else ()))]
+    plain = [Branch(view, view, config) for view in (*views, *((FUSED,) if modalities and config.fusion != "none" else ()))]
     heads = [
         Branch(head.branch, head.view, config.of_head(head), head.penalty, head.optimizer, further=True)
         for head in config.heads if head.view in views

@@ -37,7 +37,7 @@ from imf_core.parts.registry import Part, named
 
 
 class Imf(nn.Module):
-    """The model. Its branches are `structure`, then each modality in the given order, then `fused` (if there is a modality),
+    """The model. Its branches are `structure`, then each modality in the given order, then `fused` (if there is a modality and a fusion),
     then the further heads of the configuration whose view is in use.
 
     Args:
@@ -77,7 +77,7 @@ class Imf(nn.Module):
             self.relations[name] = nn.Parameter(torch.empty(2 * num_relations, relation_width(settings)))
             initialise(self.relations[name], settings.init_scale)
         self.scorers = nn.ModuleDict({name: build_scorer(branch.settings) for name, branch in self.of_branch.items()})
-        if modalities:
+        if FUSED in self.of_branch:
             self.fuse_entities = build_fusion(config, width, len(views))
             self.fuse_relations = build_fusion(config, narrow, len(views))
         self.head_structure, self.head_features = nn.ParameterDict(), nn.ModuleDict()
@@ -148,7 +148,7 @@ class Imf(nn.Module):
 
         entities = {STRUCTURE: rows(self.structure), **{name: table(nodes) for name, table in self.features.items()}}
         relations = {name: self.relations[name] for name in entities}
-        if self.modality_names:
+        if FUSED in self.of_branch:
             neutral = self.config.missing == "neutral"
             masks = [_rows(self.mask(view), nodes) if neutral else None for view in entities]
             entities[FUSED] = self.fuse_entities(list(entities.values()), masks)

@@ -9,6 +9,7 @@ import torch
 
 from imf_core.config import STRUCTURE, Config
 from imf_core.model.branches import branches_of
+from imf_core.model.fusion.base import FusionSize
 from imf_core.model.fusion.build import fusion_size
 from imf_core.model.losses.autograd import bytes_per_query
 from imf_core.model.losses.own import OwnLoss
@@ -90,8 +91,9 @@ def estimate_memory(
             others += feature_widths[head.view] * head.settings.dim
     with torch.device("meta"):  # counted, not allocated
         others += sum(part.numel() for branch in each for part in build_scorer(branch.settings).parameters())
-    fusion = fusion_size(model, width, views)  # of the entities; relations are few
-    others += fusion.parameters + fusion_size(model, narrow, views).parameters if views > 1 else 0
+    fused = views > 1 and model.fusion != "none"
+    fusion = fusion_size(model, width, views) if fused else FusionSize(0, 0)  # of the entities; relations are few
+    others += fusion.parameters + fusion_size(model, narrow, views).parameters if fused else 0
     others += 0 if model.finetune_features else sum(size * width for size in feature_widths.values())
     # Value, two moments of Adam, best copy, moving average. The gradients of large parameters never exist at the same time.
     weights = (5 if train.average or train.average_share else 4) * (trained_tables + others)
