@@ -170,7 +170,9 @@ class ModelConfig(PartSection):
     dropout_context: Annotated[float, Tunable(low=0.0, high=0.5)] = Field(
         0.3, ge=0, lt=1, description="dropout of the context vector"
     )
-    dropout_fusion: Annotated[float, Tunable(low=0.0, high=0.4)] = Field(0.1, ge=0, lt=1, description="dropout before fusion")
+    dropout_fusion: Annotated[float, Tunable(low=0.0, high=0.4, when={
+        "model.fusion": ("tucker", "meta", "meta_cp", "concat", "gated", OWN)
+    })] = Field(0.1, ge=0, lt=1, description="dropout before fusion")
     contrastive_weight: Annotated[float, Tunable(low=1e-3, high=1.0, log=True)] = Field(
         0.01, ge=0, description="weight of the contrastive constraint; 0 switches it off"
     )
@@ -230,7 +232,7 @@ class TrainConfig(PartSection):
         0.0, ge=0, le=1000, description="weight of a loss on each triple's relation, told from head and tail; 0: none"
     )
     optimizer: Annotated[Literal["adam", "adamw", "adagrad"], Tunable(choices=("adam", "adagrad"), brings={
-        "adagrad": {"model.norm": "none", "model.init_scale": 1e-3, "train.regularizer": "n3"}
+        "adagrad": {"model.norm": "none", "model.init_scale": 1e-3, "train.regularizer": "n3", "model.fusion": "none"}
     })] = Field(
         "adam", description="adagrad: Adagrad for the entity and relation vectors, Adam for everything else"
     )

@@ -40,7 +40,7 @@ class Branch:
 
 
 def branches_of(config: ModelConfig, modalities: Sequence[str]) -> tuple[Branch, ...]:
-    """Structure, each modality in use, fused (if there is a modality and a fusion), then the further heads whose view is in use.
+    """Structure, each modality in use, fused (if there is a modality and a fusion), then further heads whose view is in use.
 
     Args:
         config: of the model.

@@ -37,8 +37,8 @@ from imf_core.parts.registry import Part, named
 
 
 class Imf(nn.Module):
-    """The model. Its branches are `structure`, then each modality in the given order, then `fused` (if there is a modality and a fusion),
-    then the further heads of the configuration whose view is in use.
+    """The model. Its branches are `structure`, then each modality in the given order, then `fused` (if there is a
+    modality and a fusion), then the further heads of the configuration whose view is in use.
 
     Args:
         config: sizes and behaviour.

@@ -14,6 +14,7 @@ from imf_core.data.graph.graph import KnowledgeGraph, Vocabulary
 from imf_core.errors import ConfigError, DataError, DivergedError
 from imf_core.evaluate.ranking import evaluate
 from imf_core.prepare.link_data import LinkData
+from imf_core.train.estimate import estimate_of
 from imf_core.train.fit import build_model, fit
 from imf_core.train.loop import FitResult, Saving
 from imf_core.train.progress import EpochReport
@@ -278,3 +279,14 @@ def test_learned_mixture_is_no_worse_than_its_best_branch_beside_noise(decision:
         alone[branch] = evaluate(model, graph, graph.valid, known).metrics.mrr
     assert alone["noise"] < alone["signal"]
     assert mixed >= max(alone.values()) - 0.01, (mixed, alone)
+
+
+def test_without_a_fusion_there_is_no_fused_branch(toy: LinkData) -> None:
+    config = small(model__fusion="none")
+    model = build_model(config, toy)
+    assert model.branches == ("structure", "image", "text")
+    assert not [name for name, _ in model.named_parameters() if "fuse" in name]
+    result = fit(model, toy, config)
+    assert result.best_mrr > 0.1
+    with_fusion = [estimate_of(each, toy).parts["weights and optimizer"] for each in (config, small())]
+    assert with_fusion[0] < with_fusion[1]

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from imf_core.config import Config
+from imf_core.config import FUSED, Config
 from imf_core.config_base import Settings
 from imf_core.errors import ConfigError
 from imf_core.files.digest import sha256_of
@@ -232,6 +232,8 @@ class SearchSpace:
             if MODALITIES in values:
                 views = values[MODALITIES] or ()
                 present = tuple(branch.name for branch in branches_of(self.base.model, views))
+            if values.get("model.fusion", value_of(self.base, "model.fusion")) == "none":
+                present = tuple(branch for branch in present if branch != FUSED)
             mass = {branch: max(-math.log(drawn.get(f"{WEIGHTS}.{branch}", 0.5)), _MIN_WEIGHT) for branch in present}
             values[WEIGHTS] = {branch: share / sum(mass.values()) for branch, share in mass.items()}
         return values

@@ -34,8 +34,8 @@ START_POINTS: dict[str, tuple[StartPoint, ...]] = {
     "link": (
         StartPoint("MKG-W", {
             "train.optimizer": "adagrad", "train.table_lr": 0.1, "train.regularizer_weight": 0.05, "model.scoring": "complex",
-            "model.dropout_input": 0.0, "model.dropout_context": 0.0, "model.dropout_fusion": 0.0, "train.label_smoothing": 0.0,
-            "train.lr": 0.005, "train.batch_size": 512,
+            "model.dropout_input": 0.0, "model.dropout_context": 0.0, "train.label_smoothing": 0.0, "train.lr": 0.005,
+            "train.batch_size": 512,
         }),
         StartPoint("MKG-W", {
             "train.optimizer": "adam", "model.scoring": "complex", "model.dropout_input": 0.2, "model.dropout_context": 0.3,

@@ -65,7 +65,7 @@ def search(folder: Path | None = None) -> StudySearch:
     journal = Journal(folder) if folder is not None else None
     if journal is not None and not journal.events:
         journal.append("study", name="s")
-    return StudySearch(SPACE, journal, make_sampler(0, 3), costs=["num_parameters"])
+    return StudySearch(SPACE, journal, make_sampler(1, 3), costs=["num_parameters"])
 
 
 def run(searcher: StudySearch, start: int, stop: int) -> list[dict[str, Any]]:

@@ -144,7 +144,7 @@ def test_every_draw_is_a_valid_configuration_and_a_valid_point(config: Config, e
         if fixed:
             weights = built.model.decision_weights
             assert weights is not None
-            assert set(weights) == set(BRANCHES)
+            assert set(weights) == set(BRANCHES) - ({"fused"} if built.model.fusion == "none" else set())
             assert sum(weights.values()) == pytest.approx(1.0)
             assert min(weights.values()) > 0
 
@@ -335,7 +335,7 @@ def test_s3_nested_and_dotted_together(values: dict[str, Any]) -> None:
     assert {parameter.name for parameter in space.parameters} == {"train.lr", "model.dim"}
 
 
-ADAGRAD = {"model.norm": "none", "model.init_scale": 1e-3, "train.regularizer": "n3"}
+ADAGRAD = {"model.norm": "none", "model.init_scale": 1e-3, "train.regularizer": "n3", "model.fusion": "none"}
 
 
 def settings_of(chosen: SearchSpace, **changes: Any) -> dict[str, Any]:
@@ -352,7 +352,10 @@ def test_a_choice_brings_the_settings_that_belong_to_it() -> None:
     only = {"train.table_lr", "train.regularizer_weight"}
     assert only <= set(adagrad)
     assert not only & set(adam)
-    assert set(chosen.validate_point({**adagrad, "train.optimizer": "adam"})) == set(adam)
+    assert {"model.fusion_rank", "model.dropout_fusion"} <= set(adam) - set(adagrad)
+    decided = chosen.config_for(chosen.near({"train.optimizer": "adagrad", "model.decision": "fixed"})).model
+    assert set(decided.decision_weights or ()) == set(BRANCHES) - {"fused"}
+    assert set(chosen.validate_point({**adagrad, **adam})) == set(adam)
     rows = {row.name: row.condition for row in chosen.describe()}
     assert rows["model.norm"] == "none with train.optimizer = adagrad"
 
