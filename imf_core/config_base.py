@@ -214,10 +214,12 @@ def _validated(kind: type[SectionT], values: Mapping[str, Any], source: str, pre
     except ValidationError as error:
         first = error.errors()[0]
         key = prefix + ".".join(str(part) for part in first["loc"]) or "configuration"
+        value = first.get("input")
+        shown = key if isinstance(value, Mapping) else f"{key} = {value!r}"  # settings that disagree are named by the message
         raise ConfigError(
-            f"{source}: {key} = {first.get('input')!r} is refused: {first['msg']}",
+            f"{source}: {shown} is refused: {first['msg']}",
             remedy=f"correct {key}; `imf config` prints every setting with its bounds",
-            key=key, value=first.get("input"),
+            key=key, value=value,
         ) from error
 
 

@@ -20,7 +20,8 @@ from tune.study.records import TrialRecord
 from tune.study.sampler import export_study, importances, make_sampler
 from tune.study.searcher import StudySearch
 
-SPACE = SearchSpace.default(Config(), ("structure", "text", "fused"))
+BRANCHES = ("structure", "text", "fused")
+SPACE = SearchSpace.from_values({"include": "default", "model.dim": {"low": 16, "high": 128, "step": 8}}, Config(), BRANCHES)
 
 
 def record(number: int, mrr: float | None, size: float, state: TrialState = TrialState.COMPLETED, **more: float) -> TrialRecord:
@@ -65,7 +66,7 @@ def search(folder: Path | None = None) -> StudySearch:
     journal = Journal(folder) if folder is not None else None
     if journal is not None and not journal.events:
         journal.append("study", name="s")
-    return StudySearch(SPACE, journal, make_sampler(1, 3), costs=["num_parameters"])
+    return StudySearch(SPACE, journal, make_sampler(0, 3), costs=["num_parameters"])
 
 
 def run(searcher: StudySearch, start: int, stop: int) -> list[dict[str, Any]]:
