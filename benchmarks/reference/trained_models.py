@@ -117,5 +117,6 @@ def _validation(one: Checkpoint) -> float:
 def _winner(one: Checkpoint) -> dict[str, Any]:
     """The settings that differ from the defaults, in the form of a search's winner."""
     default = Config().flat()
-    params = {name: value for name, value in one.config.flat().items() if value != default[name] and name not in (_SEED, _PATH)}
+    flat = one.config.flat().items()
+    params = {name: value for name, value in flat if value != default.get(name) and name not in (_SEED, _PATH)}
     return {"params": params}

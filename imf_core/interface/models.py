@@ -245,7 +245,7 @@ def _refuse_late(config: Config, prepared: Config, start: Checkpoint | None) -> 
         ConfigError: names the first one.
     """
     before, now, usual = prepared.flat(), config.flat(), Config().flat()
-    late = [name for name in now if name.startswith(_SHARED) and now[name] not in (before.get(name), usual[name])]
+    late = [name for name in now if name.startswith(_SHARED) and now[name] not in (before.get(name), usual.get(name))]
     late = [name for name in late if start is None or not name.startswith("structure.")]
     if late:
         raise ConfigError(

@@ -155,6 +155,15 @@ def own_parts_of(settings: Settings) -> list[Part]:
     return [part for section in sections_of(settings).values() for part in own_parts(section)]
 
 
+def mentioned_parts(settings: Settings) -> list[Part]:
+    """Those of `own_parts_of`, and those whose settings a configuration holds although it does not choose them."""
+    held = [
+        part for section in sections_of(settings).values() for name in section.__pydantic_extra__ or {}
+        if (part := section.part_with_settings(name)) is not None
+    ]
+    return [*own_parts_of(settings), *held]
+
+
 def in_use(settings: SettingsT) -> SettingsT:
     """A configuration without the settings of parts that it does not choose."""
     return settings.model_copy(update={name: section.in_use() for name, section in sections_of(settings).items()})

@@ -9,7 +9,7 @@ from typing import Any
 from imf_core.config_base import Settings
 from imf_core.data.audit.report import Audit
 from imf_core.parts.registry import Part, find
-from imf_core.parts.sections import choosers, own_parts_of
+from imf_core.parts.sections import choosers, mentioned_parts
 from imf_core.tasks.protocols import StudyData
 from imf_core.tasks.registry import task_named
 from imf_core.tasks.task import AnyTask
@@ -61,7 +61,7 @@ class Plan:
     @property
     def parts(self) -> tuple[Part, ...]:
         """The parts of one's own that a trial may use: of the base, of the choices of the space, and the task."""
-        found = own_parts_of(self.base)
+        found = mentioned_parts(self.base)
         for section, marks in choosers(type(self.base)).items():
             for name, mark in marks.items():
                 named = [parameter for parameter in self.space.parameters if parameter.name == f"{section}.{name}"]
