@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from importlib import import_module
 from typing import Any
 
@@ -10,8 +9,7 @@ import typer
 from typer.core import TyperGroup
 from typer.main import get_command
 
-from imf_core.commands.terminal import VersionOption, show_error
-from imf_core.errors import ImfError
+from imf_core.commands.terminal import VersionOption, run_command
 
 # name -> what runs it, in `imf_core.commands`, and the first sentence of its help
 COMMANDS = {
@@ -100,11 +98,8 @@ def imf(version: VersionOption = False) -> None:
 
 
 def main() -> None:
-    """Entry point: errors of the user's making are shown without a traceback, exit status 2."""
-    try:
-        app()
-    except ImfError as error:
-        sys.exit(show_error(error))
+    """Entry point, see `run_command`."""
+    run_command(app)
 
 
 if __name__ == "__main__":

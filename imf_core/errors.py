@@ -2,8 +2,21 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 from typing import Any
+
+
+class Ended(KeyboardInterrupt):
+    """A signal asks the command to end: Ctrl-C, SIGTERM, or SIGHUP where its terminal was closed.
+
+    Args:
+        number: of the signal.
+    """
+
+    def __init__(self, number: int) -> None:
+        self.signal = signal.Signals(number)
+        super().__init__(self.signal.name)
 
 
 class ImfError(Exception):

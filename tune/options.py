@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,9 +11,8 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 import typer
 from rich.console import Console
 
-from imf_core.commands.terminal import NameConsole, VersionOption, show_error
+from imf_core.commands.terminal import NameConsole, VersionOption, run_command
 from imf_core.config_base import parse_overrides
-from imf_core.errors import ImfError
 from tune.pipeline import Session
 from tune.plan.opening import search_config
 from tune.settings import SearchConfig, given_settings
@@ -87,7 +85,7 @@ OPTIONS = (
 
 
 def run(search: Callable[[SearchConfig, Console], Session]) -> None:
-    """Parse `sys.argv`, search, and exit. An `ImfError` is shown without a traceback and exits with status 2.
+    """Parse `sys.argv`, search, and exit, see `run_command`.
 
     Args:
         search: runs the search and returns how it ended.
@@ -107,7 +105,4 @@ def run(search: Callable[[SearchConfig, Console], Session]) -> None:
         "Example: python tune/search.py --data mygraph --trials 20 --budget 30m --set model.dim=128"
     )
     app.command()(command)
-    try:
-        app()
-    except ImfError as error:
-        sys.exit(show_error(error))
+    run_command(app)

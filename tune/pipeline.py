@@ -59,8 +59,9 @@ class Exit(IntEnum):
 
     DONE = 0
     NO_RESULT = 3  # every trial failed or diverged, or the winner could not be retrained
-    INTERRUPTED = 130  # the status that shells use for Ctrl-C
-    TERMINATED = 143  # and for SIGTERM
+    HUNG_UP = 129  # 128 and the number of the signal, as in shells: SIGHUP, of a terminal that was closed
+    INTERRUPTED = 130  # Ctrl-C
+    TERMINATED = 143  # SIGTERM
 
 
 @dataclass(frozen=True)
@@ -119,26 +120,27 @@ def run(plan: Plan, study: OpenStudy, console: Console) -> Session:
         console.print(escape(text), highlight=False)
     tracker = open_tracker(plan, study)
     status, interrupts = "FAILED", Interrupts(console, lambda: study.journal.failure is not None)
-    try:
-        with ray_cluster(settings, plan.cluster, plan.resources, study.journal.lost), interrupts:
-            plan = within_budget(plan, study, console)
-            records = run_search(plan, study, search, tracker, console, interrupts)
-            final = finalised(plan, study, records, tracker, console, interrupts)
-        export_study(search.study, settings.study_dir / "optuna.db", {record.trial_id: record.state for record in records})
-        report(plan, study, search, records, final, tracker, console)
-        status = "FINISHED" if final is not None else "FAILED"
-    except SearchInterrupted as interruption:
-        status = "KILLED"
-        console.print(f"[bold yellow]interrupted[/]: {escape(str(interruption))}", highlight=False, soft_wrap=True)
-        return Session(settings.study_dir, Exit.TERMINATED if interrupts.terminated else Exit.INTERRUPTED)
-    except KeyboardInterrupt:  # outside Ray Tune's loop, or a second Ctrl-C
-        if study.journal.failure is not None:
-            raise study.journal.failure from None
-        status = "KILLED"
-        console.print(f"[bold yellow]interrupted[/]: continue with {escape(settings.resume_command)}", highlight=False)
-        return Session(settings.study_dir, Exit.TERMINATED if interrupts.terminated else Exit.INTERRUPTED)
-    finally:
-        tracker.finish(status)
+    with interrupts:
+        try:
+            with ray_cluster(settings, plan.cluster, plan.resources, study.journal.lost):
+                interrupts.take()
+                plan = within_budget(plan, study, console)
+                records = run_search(plan, study, search, tracker, console, interrupts)
+                final = finalised(plan, study, records, tracker, console, interrupts)
+            states = {record.trial_id: record.state for record in records}
+            export_study(search.study, settings.study_dir / "optuna.db", states)
+            report(plan, study, search, records, final, tracker, console)
+            status = "FINISHED" if final is not None else "FAILED"
+        except (SearchInterrupted, KeyboardInterrupt) as interruption:
+            status, told = "KILLED", str(interruption)
+            if not isinstance(interruption, SearchInterrupted):  # outside Ray Tune's loop, or a second Ctrl-C
+                if study.journal.failure is not None:
+                    raise study.journal.failure from None
+                told = f"continue with {settings.resume_command}"
+            console.print(f"[bold yellow]interrupted[/]: {escape(told)}", highlight=False, soft_wrap=True)
+            return Session(settings.study_dir, Exit(128 + interrupts.signal))
+        finally:
+            tracker.finish(status)
     return Session(settings.study_dir, Exit.DONE if final is not None else Exit.NO_RESULT)
 
 

@@ -28,8 +28,11 @@ _SHARED = ("data.", "structure.")  # settings that `prepare` has used up
 class Model(Checkpoint):
     """A trained model: a checkpoint, in memory or loaded.
 
-    `.metrics` has its figures, `.config` its settings, `.model` the PyTorch module, `.graph` the facts it was trained on.
+    `.metrics` has its figures, `.config` its settings, `.model` the PyTorch module, `.graph` the facts it was trained on;
+    `.ended` says why its training ended and is empty for a loaded one.
     """
+
+    ended: str = ""
 
     def predictor(self, data: str | None = None) -> Predictor:
         """Answers by name; `data` as of `Predictor.load`."""
@@ -125,9 +128,8 @@ def train(
     metrics = {"validation": result.metrics.as_dict(), "best_epoch": result.best_epoch, "fingerprint": graph.fingerprint}
     if taught_by is not None:
         metrics["teacher"] = str(taught_by.path.resolve())
-    tell(f"best validation MRR {result.best_mrr:.4f} in epoch {result.best_epoch} ({result.reason})")
     description = describe(config, model, graph, metrics)
-    return Model(model.cpu(), config, graph.entities, graph.relations, metrics, Path(), description, graph)
+    return Model(model.cpu(), config, graph.entities, graph.relations, metrics, Path(), description, graph, result.reason)
 
 
 def evaluate(model: Checkpoint | Ensemble | str | Path, data: Any = None, split: str = "valid") -> RankingMetrics:

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
-from imf_core.errors import CheckpointError, DivergedError
+from imf_core.errors import CheckpointError, DivergedError, Ended
 from imf_core.runtime import Shard
 from imf_core.train.optimizers import Optimizers
 from imf_core.train.pace import WATCH
@@ -50,7 +50,7 @@ class FitResult(Generic[M]):
         best_mrr, best_epoch: best validation MRR, 0..1, and its epoch.
         metrics: validation metrics of the best epoch.
         epochs: epochs trained.
-        reason: why it ended: `max_epochs` or `no better validation MRR for <patience> evaluations`.
+        reason: why it ended: `max_epochs`, `no better validation MRR for <patience> evaluations`, or the signal that ended it.
         curve: (epoch, validation MRR) of each evaluation.
         notes: events that the user should know of, such as memory that ran out.
     """
@@ -119,7 +119,7 @@ class Loop(Generic[M]):
         self, run: RunProgress[M], model: TrainedModule, optimizers: Optimizers, epoch: Callable[[int], dict[str, float]],
         steps: int, validate: Callable[[], M], advance: Callable[[RunProgress[M]], None] = lambda run: None,
     ) -> None:
-        """Train until the validation MRR stops rising or `max_epochs` is reached, then load the best weights.
+        """Train until the validation MRR stops rising, `max_epochs` is reached or a signal ends it; then load the best weights.
 
         Args:
             run: from `begin`.
@@ -131,31 +131,37 @@ class Loop(Generic[M]):
 
         Raises:
             DivergedError: the loss became non-finite.
+            Ended: by a signal before the first evaluation.
         """
         saved = time.monotonic()
         if (watch := WATCH.get()) is not None:
             watch.begin(steps)
-        while run.reason is None:
-            started = time.monotonic()
-            run.trained(epoch(run.epoch + 1))
-            if not math.isfinite(run.sums["total"]):
-                raise DivergedError(
-                    f"the training loss is {run.sums['total'] / steps} in epoch {run.epoch}", remedy="lower train.lr",
-                    epoch=run.epoch, quantity="loss",
-                )
-            due = run.epoch == min(run.evaluated + self.eval_every, self.max_epochs)
-            if due:
-                self._evaluate(run, model, optimizers, steps, validate, started)
-            else:
-                run.seconds += time.monotonic() - started
-            over, saving = run.end(self.patience, self.max_epochs), self.saving
-            if saving is not None and self.shard.rank == 0 and (over or time.monotonic() - saved >= saving.seconds):
-                save_training_state(saving.folder, model, optimizers, run.to_json(), run.best_state)
-                saved = time.monotonic()
-            advance(run)
-            if due and self.on_epoch is not None:
-                assert run.last is not None
-                self.on_epoch(run.last)
+        try:
+            while run.reason is None:
+                started = time.monotonic()
+                run.trained(epoch(run.epoch + 1))
+                if not math.isfinite(run.sums["total"]):
+                    raise DivergedError(
+                        f"the training loss is {run.sums['total'] / steps} in epoch {run.epoch}", remedy="lower train.lr",
+                        epoch=run.epoch, quantity="loss",
+                    )
+                due = run.epoch == min(run.evaluated + self.eval_every, self.max_epochs)
+                if due:
+                    self._evaluate(run, model, optimizers, steps, validate, started)
+                else:
+                    run.seconds += time.monotonic() - started
+                over, saving = run.end(self.patience, self.max_epochs), self.saving
+                if saving is not None and self.shard.rank == 0 and (over or time.monotonic() - saved >= saving.seconds):
+                    save_training_state(saving.folder, model, optimizers, run.to_json(), run.best_state)
+                    saved = time.monotonic()
+                advance(run)
+                if due and self.on_epoch is not None:
+                    assert run.last is not None
+                    self.on_epoch(run.last)
+        except Ended as ended:
+            if run.best_state is None:
+                raise
+            run.reason = run.reason or f"ended by {ended} after {run.epoch} epochs"
         if run.best_state is not None:
             model.load_state_dict(run.best_state, strict=False)
 

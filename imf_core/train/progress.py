@@ -98,8 +98,10 @@ class RunProgress(Generic[M]):
         """Add an evaluation; if it is the best so far, the model's weights are copied."""
         self.curve.append((self.epoch, metrics.mrr))
         if metrics.mrr > self.best_mrr:
-            self.best_mrr, self.best_epoch, self.best_metrics, self.stale = metrics.mrr, self.epoch, metrics, 0
-            self.best_state = {name: tensor.detach().clone() for name, tensor in model.trained_state().items()}
+            state = {name: tensor.detach().clone() for name, tensor in model.trained_state().items()}
+            # All at once: a signal may end the run at any line, and figures and weights must be of one epoch.
+            self.best_state, self.best_metrics, self.best_mrr, self.best_epoch = state, metrics, metrics.mrr, self.epoch
+            self.stale = 0
         else:
             self.stale += 1
 

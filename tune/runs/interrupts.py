@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM while a search runs: nothing is lost, and the user chooses what is done with what is there."""
+"""Ctrl-C, SIGTERM and SIGHUP while a search runs: nothing is lost, and the user chooses what is done with what is there."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from types import FrameType, TracebackType
 
 from rich.console import Console
 
+from imf_core.commands.terminal import ENDING, leave_closed_terminal
 from tune.budget.deadline import Deadline
 
 _QUESTION = "finish now with what is there (Enter), or press Ctrl-C again to stop; the search goes on meanwhile"
@@ -19,8 +20,9 @@ _QUESTION = "finish now with what is there (Enter), or press Ctrl-C again to sto
 class Interrupts:
     """Handles the signals in its block, within which Ray Tune must leave SIGINT alone (TUNE_DISABLE_SIGINT_HANDLER).
 
-    On a terminal, the first Ctrl-C asks and the second stops the session; elsewhere the first stops it. SIGTERM always does.
-    A signal after that, or while nothing runs that could be stopped, is a KeyboardInterrupt.
+    On a terminal, the first Ctrl-C asks and the second stops the session; elsewhere the first stops it. SIGTERM always does,
+    and so does SIGHUP, of a terminal that was closed, unless it was ignored before (`nohup`). Ctrl-C after that, or a signal
+    while nothing runs that could be stopped, is a KeyboardInterrupt. SIGTERM and SIGHUP are often sent twice: once is enough.
 
     Args:
         console: where to ask.
@@ -28,13 +30,13 @@ class Interrupts:
         answers: waits for a line from the terminal; None: there is no terminal.
 
     Attributes:
-        terminated: SIGTERM was received.
+        signal: that ended the session: SIGINT unless SIGTERM or SIGHUP was received.
     """
 
     def __init__(
         self, console: Console, lost: Callable[[], bool] = lambda: False, answers: Callable[[], str] | None = None
     ) -> None:
-        self.terminated = False
+        self.signal = signal.SIGINT
         self._console, self._lost = console, lost
         self._answers = answers or (sys.stdin.readline if sys.stdin is not None and sys.stdin.isatty() else None)
         self._deadline: Deadline | None = None
@@ -49,7 +51,7 @@ class Interrupts:
             finishes: it can be finished with what is there; without, Ctrl-C does not ask.
         """
         self._deadline, self._finishes, self._asked = deadline, finishes, False
-        self._set()  # Ray may have set a handler for SIGTERM since
+        self.take()
         try:
             yield
         finally:
@@ -57,20 +59,27 @@ class Interrupts:
 
     def __enter__(self) -> Interrupts:
         if threading.current_thread() is threading.main_thread():  # elsewhere Python forbids it
-            self._before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-        self._set()
+            self._before = {number: signal.getsignal(number) for number in ENDING}
+            if self._before[signal.SIGHUP] == signal.SIG_IGN:
+                del self._before[signal.SIGHUP]
+        self.take()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)  # type: ignore[arg-type]
 
-    def _set(self) -> None:
+    def take(self) -> None:
+        """Handle the signals, also if Ray has set a handler for SIGTERM since."""
         for number in self._before:
             signal.signal(number, self._handle)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        self.terminated = self.terminated or number == signal.SIGTERM
+        leave_closed_terminal()
+        if number != signal.SIGINT and self.signal != signal.SIGINT:
+            return
+        if number != signal.SIGINT:
+            self.signal = signal.Signals(number)
         deadline = self._deadline
         if deadline is None or deadline.stopping:
             raise KeyboardInterrupt

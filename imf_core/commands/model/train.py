@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -10,7 +11,7 @@ from rich.console import Console
 
 from imf_core.checkpoint.checkpoint import Checkpoint, load_checkpoint
 from imf_core.commands.model.graph import DataOption
-from imf_core.commands.terminal import terminal
+from imf_core.commands.terminal import SIGNALS, terminal
 from imf_core.config import Config, preset
 from imf_core.config_base import parse_overrides
 from imf_core.ensemble.ensemble import Ensemble, open_model
@@ -66,7 +67,11 @@ def train(
         ready, chosen, start=loaded, teacher=teacher, on_epoch=show, say=lambda line: console.print(line, soft_wrap=True),
         progress=True,
     )
-    console.print(f"checkpoint: {trained.save(out)}", soft_wrap=True)
+    mrr, epoch = trained.metrics["validation"]["mrr"], trained.metrics["best_epoch"]
+    told = f"best validation MRR {mrr:.4f} in epoch {epoch} ({trained.ended}); checkpoint: {trained.save(out)}"
+    console.print(told, soft_wrap=True)
+    if SIGNALS.received is not None:
+        console.print(f"go on from its weights with: imf train NEW --from {shlex.quote(str(out))}", soft_wrap=True)
 
 
 def _configuration(

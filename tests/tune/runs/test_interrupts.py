@@ -1,4 +1,4 @@
-"""Ctrl-C asks once and then stops; SIGTERM stops; both without a traceback and with the handlers of before put back."""
+"""Ctrl-C asks once and then stops; SIGTERM and SIGHUP stop; none with a traceback, and the handlers of before are put back."""
 
 from __future__ import annotations
 
@@ -6,11 +6,15 @@ import io
 import signal
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from types import FrameType
+from typing import Any
 
 import pytest
 from rich.console import Console
+from small_search import search_here, write_graph
 
+from tune import pipeline
 from tune.budget.deadline import Deadline
 from tune.runs.interrupts import Interrupts
 
@@ -57,7 +61,7 @@ def test_enter_finishes_with_what_is_there(console: Console) -> None:
         assert "Enter" in shown(console) and not deadline.stop_all()  # the search goes on
         terminal.type("\n")
         assert until(lambda: deadline.finishing)
-    assert deadline.over and not interrupts.terminated
+    assert deadline.over and interrupts.signal == signal.SIGINT
 
 
 def test_a_second_ctrl_c_stops(console: Console) -> None:
@@ -81,20 +85,46 @@ def test_the_end_of_the_input_is_no_answer(console: Console) -> None:
 
 
 @pytest.mark.parametrize(
-    ("number", "finishes", "lost", "terminated"),
+    ("number", "finishes", "lost"),
     [
-        (signal.SIGTERM, True, False, True),  # nobody is asked
-        (signal.SIGINT, False, False, False),  # there is nothing to finish with
-        (signal.SIGINT, True, True, False),  # Ray is gone
+        (signal.SIGTERM, True, False),  # nobody is asked
+        (signal.SIGHUP, True, False),  # the terminal was closed
+        (signal.SIGINT, False, False),  # there is nothing to finish with
+        (signal.SIGINT, True, True),  # Ray is gone
     ],
 )
-def test_what_stops_at_once(
-    console: Console, number: signal.Signals, finishes: bool, lost: bool, terminated: bool
-) -> None:
+def test_what_stops_at_once(console: Console, number: signal.Signals, finishes: bool, lost: bool) -> None:
     deadline = Deadline()
     with Interrupts(console, lambda: lost, Terminal().readline) as interrupts, interrupts.end(deadline, finishes=finishes):
         signal.raise_signal(number)
-    assert deadline.stopping and interrupts.terminated is terminated and shown(console) == ""
+    assert deadline.stopping and interrupts.signal == number and shown(console) == ""
+
+
+@pytest.mark.parametrize("again", [signal.SIGTERM, signal.SIGHUP])
+def test_sigterm_twice_stops_as_once(console: Console, again: signal.Signals) -> None:
+    """Supervisors send it again and again; a closed terminal adds SIGHUP. Neither disturbs the end, whatever runs then."""
+    deadline = Deadline()
+    with Interrupts(console) as interrupts:
+        with interrupts.end(deadline, finishes=True):
+            signal.raise_signal(signal.SIGTERM)
+            signal.raise_signal(again)
+            assert deadline.stopping
+        signal.raise_signal(again)
+        with pytest.raises(KeyboardInterrupt):  # but a user who insists is heard
+            signal.raise_signal(signal.SIGINT)
+    assert interrupts.signal == signal.SIGTERM
+
+
+def test_what_nohup_ignores_stays_ignored(console: Console) -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        deadline = Deadline()
+        with Interrupts(console) as interrupts, interrupts.end(deadline, finishes=True):
+            signal.raise_signal(signal.SIGHUP)
+            assert not deadline.stopping
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def test_without_a_terminal_the_first_ctrl_c_stops(console: Console, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -115,7 +145,23 @@ def test_where_nothing_runs_a_signal_is_an_interrupt_and_handlers_are_put_back(c
                 pass
             with pytest.raises(KeyboardInterrupt):
                 signal.raise_signal(signal.SIGTERM)
-            assert interrupts.terminated
+            assert interrupts.signal == signal.SIGTERM
         assert signal.getsignal(signal.SIGTERM) is own
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGHUP, 129), (signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_while_the_search_is_prepared(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals, status: int
+) -> None:
+    """Before the first trial there is no study to resume: the same command begins it."""
+    def interrupted(*_: Any) -> None:
+        signal.raise_signal(number)
+
+    monkeypatch.setattr(pipeline, "make_plan", interrupted)
+    write_graph(tmp_path / "graph")
+    done = search_here(tmp_path, "--data", "graph", "--study", "s")
+    assert done.returncode == status
+    assert f"interrupted by {number.name}: run the same command again" in done.stderr
+    assert "Traceback" not in done.stderr
