@@ -14,6 +14,8 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+from ray.tune.search import Searcher
+
 from imf_core.config import Config
 from imf_core.runtime import Shard
 from tune.budget.deadline import Deadline
@@ -48,7 +50,8 @@ class Curve:
     Args:
         values: validation MRR by epoch; it ends by itself after the last.
         fault: `died`: its worker dies at the epoch `at`, once; `failed`: it raises there, always; `diverged`: it raises
-            DivergedError there; `nan`: it reports NaN there.
+            DivergedError there; `nan`: it reports NaN there; `reset`: the worker of an ended trial dies while it takes this one
+            over, once; `resets`: each does.
         at: epoch of the fault, from 1.
         save_every: epochs between two saves of its training state.
     """
@@ -198,16 +201,19 @@ class _Driver:
         logged = MlflowCallback(study.tracker, self.ledger, study.seconds)  # type: ignore[arg-type]
         logged.settle()
         self.callbacks = (self.ledger, logged)
-        self.missing = len(study.curves) - len(self.ledger.records)
+        self.search.left = len(study.curves) - len(self.ledger.records)
         self.trials: list[Any] = []
         journal.follow(_after(len(journal.events), tick))
 
     def run(self) -> list[TrialRecord]:
         """Ask, train an epoch of each trial in turn, until none is left."""
         while True:
-            while len(self._active()) < self.study.concurrency and len(self.trials) < self.missing:
+            while len(self._active()) < self.study.concurrency:
                 trial_id = f"ray-{self.study.sessions}-{len(self.trials)}"
-                trial = SimpleNamespace(trial_id=trial_id, config=self.search.suggest(trial_id), status="PENDING")
+                config = self.search.suggest(trial_id)
+                if config == Searcher.FINISHED:
+                    break
+                trial = SimpleNamespace(trial_id=trial_id, config=config, status="PENDING")
                 trial.last_result, trial.failures, trial.queue = {}, 0, []
                 self.trials.append(trial)
                 self.scheduler.on_trial_add(None, trial)
@@ -231,6 +237,13 @@ class _Driver:
     def _step(self, trial: Any) -> None:
         """An epoch of a trial, or its start; then every result that has arrived."""
         if trial.status == "PENDING":
+            name, fault = trial.config["name"], self.study.curves[int(trial.config["name"][-3:])].fault
+            if fault == "resets" or (fault == "reset" and name not in self.study.died):
+                self.study.died.add(name)
+                trial.status = "RUNNING"
+                for failed in ("its actor", "the task `reset` of that actor"):  # one death, of which Tune hears twice
+                    self._fail(trial, ConnectionError(failed))
+                return
             trial.worker = self.study.train(trial, trial.queue.append)
             self._tell("trial_start", trial=trial)
             trial.status = "RUNNING"
@@ -268,7 +281,7 @@ class _Driver:
     def _fail(self, trial: Any, error: Exception) -> None:
         trial.failures += 1
         self.scheduler.on_trial_error(None, trial)
-        if trial.failures <= self.MAX_FAILURES:
+        if trial.status == "RUNNING" and trial.failures <= self.MAX_FAILURES:
             trial.status = "PENDING"
             self.trials.remove(trial)
             self.trials.append(trial)

@@ -80,8 +80,9 @@ class Ledger(DriverOnly, ray_tune.Callback):
         self.close(trial, "TERMINATED")
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """Close the trial."""
-        self.close(trial, "ERROR")
+        """Close the trial, unless the searcher begins it again."""
+        if self.history.trials[name_of(trial)].end is not None:
+            self.close(trial, "ERROR")
 
     def on_experiment_end(self, trials: list[Any], **info: Any) -> None:
         """Close the trials that the end of the search has ended."""

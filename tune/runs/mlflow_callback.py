@@ -67,8 +67,9 @@ class MlflowCallback(DriverOnly, ray_tune.Callback):
         self.end(self.ledger.close(trial, "TERMINATED"), self._history(name_of(trial)))
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """End the trial's run."""
-        self.end(self.ledger.close(trial, "ERROR"), self._history(name_of(trial)))
+        """End the trial's run, unless the searcher begins the trial again."""
+        if (history := self._history(name_of(trial))).end is not None:
+            self.end(self.ledger.close(trial, "ERROR"), history)
 
     def on_experiment_end(self, trials: list[Any], **info: Any) -> None:
         """End the trials of which Ray says nothing (time budget, Ctrl-C) and those whose end could not be logged."""

@@ -164,6 +164,7 @@ def _run(
         ImfError: the journal could not be written, or Ray is gone; instead of Ray's own traceback of it.
     """
     ledger, resources = callback.ledger, plan.resources
+    searcher.left = missing
     folder, total = ledger.folders.path, len(ledger.records) + missing
     needs = _needs(plan)
     live = LiveTable(
@@ -172,7 +173,7 @@ def _run(
     tuner = ray_tune.Tuner(
         trainable(spec, resources.trial_bundle),
         tune_config=ray_tune.TuneConfig(
-            search_alg=searcher, num_samples=missing, scheduler=scheduler, max_concurrent_trials=resources.concurrency,
+            search_alg=searcher, num_samples=-1, scheduler=scheduler, max_concurrent_trials=resources.concurrency,
             reuse_actors=resources.workers == 1, trial_dirname_creator=name_of,
         ),
         run_config=ray_tune.RunConfig(

@@ -38,11 +38,18 @@ class RecordingSearcher(DriverOnly, Searcher):
     Args:
         history: of the study.
         costs: numbers that every report carries besides the metric, and that are minimised.
+
+    Attributes:
+        left: trials that may still begin in this session, those that are begun again included; default: any number. Give
+            Tune no limit of its own (`num_samples=-1`).
     """
 
     def __init__(self, history: History, costs: Sequence[str] = ()) -> None:
         self.history, self.costs = history, tuple(costs)
+        self.left = math.inf
         self._names: dict[str, str] = {}  # Ray's id -> name
+        self._waiting: list[str] = []  # trials that were begun and do not run; they come first
+        self._begun_again: set[str] = set()
         metric: Any = [METRIC, *self.costs] if self.costs else METRIC
         mode: Any = [MODE, *["min"] * len(self.costs)] if self.costs else MODE
         super().__init__(metric, mode)
@@ -54,10 +61,26 @@ class RecordingSearcher(DriverOnly, Searcher):
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """End a trial. Tune leaves the report on which the scheduler said stop to this call."""
-        if (name := self._open_name(trial_id)) is not None:
-            if error:
-                self.history.refuse_full_disk(name)
-            self.history.tell(name, result, error)
+        if (name := self._open_name(trial_id)) is None:
+            return
+        if error:
+            self.history.refuse_full_disk(name)
+            if self._counted_twice(name):
+                self._begun_again.add(name)
+                self._waiting.append(name)
+                self.left += 1
+                return
+        self.history.tell(name, result, error)
+
+    def _counted_twice(self, name: str) -> bool:
+        """Whether Tune ends a trial for the very death for which it has just decided to retry it.
+
+        Where a worker dies while it takes over another trial, Tune hears of the actor's failure and of that of its task
+        `reset`, in one go. It retries the trial for the first; the second finds it waiting, which ends it whatever
+        `max_failures` says. Once in a session such a trial is begun again; one whose worker dies so again has failed.
+        """
+        last = self.history.events[-1]
+        return (last["event"], last.get("trial")) == ("retry", name) and name not in self._begun_again
 
     def save(self, checkpoint_path: str) -> None:
         """Nothing: a search goes on from its journal."""
@@ -77,14 +100,18 @@ class NamedRuns(RecordingSearcher):
 
     def __init__(self, history: History, numbers: Mapping[str, int]) -> None:
         super().__init__(history)
-        self._left = dict(numbers)
+        self._numbers = dict(numbers)
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str:  # type: ignore[override]
         """The next run."""
-        if not self._left:
+        if self._waiting:
+            name = self._waiting.pop(0)
+        elif self._numbers:
+            name = next(iter(self._numbers))
+            self.history.ask(name, {"run": name}, number=self._numbers.pop(name))
+        else:
             return Searcher.FINISHED
-        name = self._names[trial_id] = next(iter(self._left))
-        self.history.ask(name, {"run": name}, number=self._left.pop(name))
+        self._names[trial_id] = name
         return {"run": name}
 
 
@@ -141,7 +168,7 @@ class StudySearch(RecordingSearcher):
         for point, value in known:
             self.add_known(point, value)
         self.history.follow(self._on_event)
-        self._waiting = list(self._running)  # interrupted ones come first
+        self._waiting += self._running  # the interrupted ones
 
     @property
     def open(self) -> list[str]:
@@ -168,6 +195,8 @@ class StudySearch(RecordingSearcher):
         A trial that goes on from an earlier session also has `known`: the last epoch that the history has of it.
         """
         if trial_id not in self._names:
+            if not self.left:
+                return Searcher.FINISHED
             if self.too_late():
                 self.closed = True
                 return Searcher.FINISHED
@@ -179,6 +208,7 @@ class StudySearch(RecordingSearcher):
                     return Searcher.FINISHED
                 self.history.ask(name, point)
             self._names[trial_id] = name
+            self.left -= 1
         trial = self.history.trials[self._names[trial_id]]
         known = {"known": trial.last_epoch} if trial.reports else {}
         return {"name": trial.name, "params": dict(trial.params), **known}

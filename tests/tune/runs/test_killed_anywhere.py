@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from tune.study.outcome import TrialState
 
-FAULTS = ("", "", "", "died", "failed", "diverged", "nan")
+FAULTS = ("", "", "", "died", "failed", "diverged", "nan", "reset")
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -115,6 +115,22 @@ def test_killed_again_and_again(given: list[Curve], concurrency: int, seconds: f
             progress = sum(event["event"] != "retry" for event in broken.events())
             patience, done = patience + 1 if progress == done else 0, progress
         assert_as_unbroken(broken, whole, concurrency == 1)
+
+
+@pytest.mark.parametrize(
+    ("fault", "state", "retries", "epochs"),
+    [("reset", TrialState.COMPLETED, 1, 2), ("resets", TrialState.FAILED, 2, 0), ("died", TrialState.COMPLETED, 1, 2)],
+)
+def test_a_worker_that_dies_while_it_takes_over_a_trial_counts_once(
+    tmp_path: Path, fault: str, state: TrialState, retries: int, epochs: int
+) -> None:
+    """Tune counts such a death twice. The trial is retried all the same, and fails if it happens again."""
+    study = new(tmp_path, [Curve((0.1, 0.2)), Curve((0.3, 0.4), fault), Curve((0.2,))], 1, scheduler="none")
+    assert study.run()
+    assert_whole(study)
+    record = study.records[1]
+    assert (record.state, record.retries, record.epochs) == (state, retries, epochs)
+    assert (record.reason == "its process died without a message") == (state is TrialState.FAILED)
 
 
 def test_what_is_killed_before_the_records_are_written_is_recorded_by_the_next_session(tmp_path: Path) -> None:

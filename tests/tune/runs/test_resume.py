@@ -11,6 +11,7 @@ import sqlite3
 import subprocess
 import time
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -29,6 +30,7 @@ from mlflow.tracking import MlflowClient
 from small_search import ready_database, run_search, search_here, write_graph
 
 from tests.tune.conftest import Searched
+from tune.study.journal import Journal
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
 REPOSITORY = Path(__file__).parents[3]
@@ -118,15 +120,19 @@ def test_the_winners_own_seed_is_taken_over_and_a_second_training_says_the_same(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ("numbers", "status"), [((signal.SIGINT,), 130), ((signal.SIGTERM, signal.SIGTERM), 143), ((signal.SIGHUP,), 129)]
+)
 def test_a_signal_stops_says_how_to_go_on_and_loses_nothing(
-    unbroken: Path, tmp_path: Path, number: signal.Signals, status: int
+    unbroken: Path, tmp_path: Path, numbers: tuple[signal.Signals, ...], status: int
 ) -> None:
     write_graph(tmp_path / "graph")
     ready_database(tmp_path)
     search = start(REPOSITORY, tmp_path, *ARGUMENTS)
     assert run_until(search, tmp_path, 10)
-    search.send_signal(number)
+    for number in numbers:
+        search.send_signal(number)
+        time.sleep(0.1)  # otherwise the kernel makes one of two
     assert finish(search, tmp_path) == status
     log = (tmp_path / "log").read_text()
     assert "interrupted" in log
@@ -245,6 +251,30 @@ def test_a_part_of_ray_is_killed(unbroken: Path, tmp_path: Path, victim: str) ->
         assert "Ray has died" in (tmp_path / "log").read_text()
         done = run_search(REPOSITORY, tmp_path, *ARGUMENTS)
         assert done.returncode == 0, done.stdout + done.stderr
+    assert_as_unbroken(tmp_path, unbroken)
+
+
+@pytest.mark.slow
+def test_a_worker_is_killed_while_it_takes_over_the_next_trial(
+    unbroken: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ray Tune reuses actors, and counts the death of one that is about to take over a trial twice; it is one retry."""
+    write_graph(tmp_path / "graph")
+    reported = tmp_path / "results" / "s" / "trials" / "trial-000" / "reported.json"
+    write, killed = Journal.write, list[int]()
+
+    def write_and_kill(journal: Journal, event: dict[str, Any]) -> None:
+        write(journal, event)
+        if (event["event"], event.get("trial")) == ("ask", "trial-002"):  # the actor of trial-000 waits for it
+            killed.append(json.loads(reported.read_text())["pid"])
+            os.kill(killed[0], signal.SIGKILL)
+
+    monkeypatch.setattr(Journal, "write", write_and_kill)
+    done = search_here(tmp_path, *ARGUMENTS)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert len(killed) == 1
+    records = json.loads((tmp_path / "results" / "s" / "trials.json").read_text())
+    assert [trial["retries"] for trial in records] == [0, 0, 1, 0, 0, 0]
     assert_as_unbroken(tmp_path, unbroken)
 
 

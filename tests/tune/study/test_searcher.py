@@ -373,6 +373,24 @@ def test_named_runs_are_handed_out_once_with_their_numbers() -> None:
     ]
 
 
+def test_a_run_whose_death_is_counted_twice_is_handed_out_again_once() -> None:
+    history = History()
+    runs = NamedRuns(history, {"seed-1": 1, "alone": 3})
+    assert runs.suggest("a") == {"run": "seed-1"}
+    history.append("retry", trial="seed-1")
+    runs.on_trial_complete("a", error=True)  # at once: nothing has happened since
+    assert history.trials["seed-1"].end is None
+    assert [runs.suggest(ray_id) for ray_id in "bc"] == [{"run": "seed-1"}, {"run": "alone"}]
+    history.append("retry", trial="alone")
+    runs.on_trial_result("b", {"best_mrr": 0.2, "mrr": 0.2, "epoch": 1})
+    runs.on_trial_complete("c", error=True)  # an attempt of its own
+    history.append("retry", trial="seed-1")
+    runs.on_trial_complete("b", error=True)
+    assert [event["trial"] for event in history.all("tell")] == ["alone", "seed-1"]
+    assert [event["trial"] for event in history.all("ask")] == ["seed-1", "alone"]
+    assert runs.suggest("d") == "FINISHED"
+
+
 def test_two_searches_in_one_process_do_not_share_a_study(small: SearchSpace, space: SearchSpace) -> None:
     first, second = StudySearch(small), StudySearch(space)
     first.suggest("a")
