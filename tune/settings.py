@@ -42,10 +42,15 @@ def local_tracking_uri(storage: Path) -> str:
 
 
 def sqlite_url(file: Path | str) -> str:
-    """The URL of a SQLite database, in which `?`, `#` and `%` of its path are escaped."""
+    """The URL of a SQLite database, in which `?`, `#` and `%` of its path are escaped.
+
+    Where they are, the driver is named: of a `sqlite:` URL MLflow takes the path as it stands there, and makes its folder.
+    """
     from sqlalchemy import URL
 
-    return URL.create("sqlite", database=str(file)).render_as_string()
+    url = URL.create("sqlite", database=str(file))
+    plain = url.render_as_string()
+    return plain if plain == f"sqlite:///{file}" else url.set(drivername="sqlite+pysqlite").render_as_string()
 
 
 def database_of(url: str) -> str:
@@ -75,9 +80,9 @@ def absolute_tracking_uri(uri: str | None, storage: Path, source: str = "--track
     if not uri:
         return default
     leave_out = f"unset {source}" if source == TRACKING_VARIABLE else f"leave {source} out"
-    if uri.startswith("sqlite:"):
+    if (kind := uri.partition(":")[0]) in ("sqlite", "sqlite+pysqlite"):
         address, mark, query = uri.partition("?")
-        path = database_of(address) if address.startswith("sqlite:///") else ""
+        path = database_of(address) if address.startswith(f"{kind}:///") else ""
         if path in ("", ":memory:"):
             raise ConfigError(
                 f"tracking URI {uri!r} ({source}) names no database file",

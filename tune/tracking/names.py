@@ -70,7 +70,7 @@ def is_loopback(host: str) -> bool:
 @contextmanager
 def one_at_a_time(uri: str) -> Iterator[None]:
     """Hold a lock next to a SQLite database: two processes that migrate a new database at the same time corrupt it."""
-    if not uri.startswith("sqlite:///"):
+    if not uri.startswith("sqlite"):
         yield
         return
     database = Path(database_of(uri))

@@ -219,6 +219,8 @@ def test_the_winner_is_a_registered_model_that_answers_by_name(
     assert f"mlflow=={mlflow.__version__}" in requirements
     assert "+cpu" not in requirements
     assert mlflow.get_tracking_uri() == tracker.tracking_uri
+    beside = [path.name for path in place.parent.iterdir()]  # MLflow makes a folder of the name that stands in a `sqlite:` URL
+    assert place.name in beside and "#" in place.name and not [name for name in beside if "%" in name]
 
 
 def _later_database(file: Path) -> None:
