@@ -11,7 +11,7 @@ from tune.plan.plan import Plan
 
 @dataclass(frozen=True)
 class FinalRuns:
-    """Seeds, the model without a text that names answers, control, ablations; where time is short the last ones are left out.
+    """Seeds, control, ablations (without a text that names answers first); where time is short the last ones are left out.
 
     Args:
         chosen: settings of the winner.
@@ -39,11 +39,10 @@ class FinalRuns:
         control_run = f"{winner}-{control.name.replace(' ', '-')}" if control is not None else ""
         ablation_runs = {modality: f"{winner}-without-{modality}" for modality in ablations}
         runs = [(run, f"seed {seed}", chosen.updated({"train.seed": seed})) for seed, run in seed_runs.items()]
-        without = {modality: (run, f"without {modality}", ablations[modality]) for modality, run in ablation_runs.items()}
-        runs += [run for modality, run in without.items() if modality in plan.audit.named_answers]
         if control is not None:
             runs.append((control_run, f"{control.preposition} {control.name}", control.config))
-        runs += [run for modality, run in without.items() if modality not in plan.audit.named_answers]
+        for modality in sorted(ablations, key=lambda modality: modality not in plan.audit.named_answers):
+            runs.append((ablation_runs[modality], f"without {modality}", ablations[modality]))
         return cls(
             chosen, {run: config for run, _, config in runs}, tuple(title for _, title, _ in runs), seed_runs,
             control.name if control is not None else "", control_run, ablation_runs,

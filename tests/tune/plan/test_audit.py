@@ -18,6 +18,7 @@ from tune.hosts.resources import ClusterResources, Node
 from tune.plan.opening import AUDIT_FILE, open_study, search_config
 from tune.plan.plan import Plan, make_plan
 from tune.plan.show import show_plan
+from tune.runs.final_runs import FinalRuns
 from tune.settings import SearchConfig
 
 HERE = ClusterResources((Node(2.0, 0.0),))
@@ -172,4 +173,8 @@ def test_a_text_that_names_answers_is_compared_with_a_model_without_it(graph: Pa
     )
     plan = planned(graph)
     assert set(plan.audit.named_answers) <= set(plan.task.ablations(plan.base, plan.data, 0)) == {"sound", "text"}
+    # Where time is short the last is given up first: the runs without one modality, then the control, then seeds.
+    assert FinalRuns.of(plan, plan.base, [0, 1]).titles == (
+        "seed 0", "seed 1", "on structure alone", "without text", "without sound",
+    )
     assert planned(graph, overrides={"data.text": "names"}).audit.named_answers == {}
