@@ -29,6 +29,8 @@ from tune.settings import SearchConfig
 PACKAGES = ("imf_core", "tune")
 BOOTSTRAP_FILE = "~/ray_bootstrap_config.yaml"  # written to the head by `ray up`
 _POLL_SECONDS = 0.5
+_HTTP2_SETTINGS = b"\x04"  # type of the frame with which both ends begin (RFC 9113, section 3.4)
+_HTTP2_GREETING = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\x00\x00\x00" + _HTTP2_SETTINGS + b"\x00\x00\x00\x00\x00"
 
 
 @dataclass(frozen=True)
@@ -102,16 +104,28 @@ def joined(settings: SearchConfig, console: Console) -> Iterator[ClusterResource
 
 
 def refuse_silent(address: str, seconds: float = 10.0) -> None:
-    """Refuse an address at which nothing listens: Ray would try it for minutes. Words such as `auto` are left to Ray.
+    """Refuse an address at which nothing listens, or something else: Ray would try it for minutes.
+
+    Ray's servers speak gRPC, so HTTP/2: what greets otherwise, or not at all, is none. Words such as `auto` are left to Ray.
+
+    Args:
+        seconds: that a server has to accept the connection, and then to greet.
 
     Raises:
-        ConfigError: nothing listens there; names RAY_ADDRESS if the address comes from it.
+        ConfigError: no such server answers there; names RAY_ADDRESS if the address comes from it.
     """
     host, mark, port = address.removeprefix("ray://").rpartition(":")
     if not mark or not port.isdecimal():
         return
     try:
-        socket.create_connection((host.strip("[]"), int(port)), timeout=seconds).close()
+        with socket.create_connection((host.strip("[]"), int(port)), timeout=seconds) as connection:
+            if os.environ.get("RAY_USE_TLS", "0").lower() not in ("", "0", "false"):
+                return  # it greets nobody who does not encrypt
+            connection.sendall(_HTTP2_GREETING)
+            with connection.makefile("rb") as stream:
+                greeting = stream.read(9)
+        if greeting[3:4] != _HTTP2_SETTINGS:
+            raise ConnectionError(f"something else listens there; its greeting is {greeting!r}")
     except (OSError, OverflowError, UnicodeError) as error:
         source = "RAY_ADDRESS" if os.environ.get("RAY_ADDRESS") == address else "--address"
         raise ConfigError(

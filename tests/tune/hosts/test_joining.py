@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import socket
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -142,6 +143,39 @@ def test_an_address_at_which_nothing_listens_is_named_at_once(monkeypatch: pytes
         with pytest.raises(ConfigError, match=f"no Ray cluster answers at {address}, which {source} names") as caught:
             refuse_silent(address)
         assert "--address local" in caught.value.remedy
-        taken.listen()
-        refuse_silent(address)
     refuse_silent("auto")
+
+
+@pytest.mark.parametrize(
+    ("greeting", "told"),
+    [
+        (b"HTTP/1.1 400 Bad Request\r\n\r\n", "something else listens there; its greeting is b'HTTP/1.1 '"),
+        (b"SSH-2.0-OpenSSH_9.2p1\r\n", "its greeting is b'SSH-2.0-O'"),
+        (b"", "timed out"),  # it waits for words of another protocol
+        (bytes([0, 0, 0, 4, 0, 0, 0, 0, 0]), ""),  # HTTP/2, as every gRPC server
+    ],
+)
+def test_what_listens_but_is_no_ray_is_named_within_seconds(
+    monkeypatch: pytest.MonkeyPatch, greeting: bytes, told: str
+) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    over = threading.Event()
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def answer() -> None:
+            connection, _ = server.accept()
+            with connection:
+                connection.sendall(greeting)
+                over.wait(60)
+
+        threading.Thread(target=answer, daemon=True).start()
+        address = f"ray://127.0.0.1:{server.getsockname()[1]}"
+        try:
+            if told:
+                with pytest.raises(ConfigError, match=f"no Ray cluster answers at {address}, which --address names") as caught:
+                    refuse_silent(address, seconds=0.5)
+                assert told in caught.value.problem
+            else:
+                refuse_silent(address)
+        finally:
+            over.set()
