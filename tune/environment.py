@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 STALL = "RAY_TRAIN_COLLECTIVE_TIMEOUT_S"
@@ -21,6 +22,7 @@ _ENVIRONMENT = {
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # two lines per trial
     "GIT_PYTHON_REFRESH": "quiet",
 }
+_AUTH_MODE = "RAY_AUTH_MODE"
 _TOKEN_FILE = Path("~/.ray/auth_token")
 
 
@@ -36,12 +38,25 @@ def environment(address: str | None = None) -> dict[str, str]:
     """
     defaults = dict(_ENVIRONMENT)
     if (address or os.environ.get("RAY_ADDRESS") or "local") == "local":
-        defaults["RAY_AUTH_MODE"] = "disabled"
+        defaults[_AUTH_MODE] = "disabled"
     elif any(os.environ.get(name) for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")) or _TOKEN_FILE.expanduser().is_file():
-        defaults["RAY_AUTH_MODE"] = "token"
+        defaults[_AUTH_MODE] = "token"
     for name, value in defaults.items():
         os.environ.setdefault(name, value)
     return {name: os.environ[name] for name in defaults}
+
+
+@contextmanager
+def own_environment(address: str | None = None) -> Iterator[None]:
+    """`environment` for one of several searches of a process: what depends on the address is as before after the block."""
+    before = os.environ.get(_AUTH_MODE)
+    environment(address)
+    try:
+        yield
+    finally:
+        os.environ.pop(_AUTH_MODE, None)
+        if before is not None:
+            os.environ[_AUTH_MODE] = before
 
 
 def parse_address(arguments: Sequence[str]) -> str | None:

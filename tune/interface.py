@@ -15,14 +15,14 @@ from rich.console import Console
 
 from imf_core.commands.terminal import NameConsole
 from imf_core.ensemble.ensemble import Ensemble
-from imf_core.errors import DataError
+from imf_core.errors import CheckpointError, DataError
 from imf_core.files.pages import summary_html
 from imf_core.interface.data import already_prepared, content_digest, prepare, write_folder
 from imf_core.interface.models import load
 from imf_core.prepare.link_data import LinkData
 from imf_core.study_reader import StudyFolder
 from imf_core.tasks.registry import DEFAULT_TASK, task_named, task_of
-from tune.environment import environment
+from tune.environment import own_environment
 from tune.report.formatting import mrr, plural, plus_minus, setting
 from tune.report.pictures.plots import curves_picture
 from tune.report.result import setting_names, with_ranks
@@ -48,7 +48,8 @@ class Study:
 
     Args:
         folder: `results/<study>`.
-        ended: how this session ended: `done`, `no_result`, `interrupted`, `terminated`; empty for a study that was loaded.
+        ended: how this session ended: `done`, `no_result`, `interrupted`, `terminated`, `hung_up` (its terminal was closed);
+            empty for a study that was loaded.
     """
 
     folder: Path
@@ -103,12 +104,18 @@ class Study:
 
     @cached_property
     def pool(self) -> Ensemble | None:
-        """The winner retrained with each seed, as one; None for a single seed. `.metrics["test"]` has its test figures."""
+        """The winner retrained with each seed, as one; None for a single seed. `.metrics["test"]` has its test figures.
+
+        Raises:
+            CheckpointError: the models are of a task that has no ensembles.
+        """
         best = self.best
         finals = StudyFolder(self.folder).final_checkpoints() if best is not None else []
         members = [path for path in finals if best is not None and path.parent.name.startswith(f"{best.trial_id}-seed-")]
         if len(members) < 2:
             return None
+        if (task := task_of(members[0]).name) != DEFAULT_TASK:
+            raise CheckpointError(f"models of the task {task} cannot answer as one", remedy="ask the best: study.predictor()")
         loaded = tuple(model for model in map(load, members) if not isinstance(model, Ensemble))
         pooled = self.summary.get("test_otherwise", {}).get("seeds pooled", {})
         figures = {name: values["mean"] for name, values in pooled.items()}
@@ -213,11 +220,11 @@ def search(
 def _run(values: dict[str, Any], console: Console | None) -> Study:
     if "budget" in values:
         values["budget_seconds"] = values.pop("budget")
-    environment(values.get("address"))  # before anything imports ray
-    from tune.pipeline import search as run
-    from tune.plan.opening import search_config
+    with own_environment(values.get("address")):  # before anything imports ray
+        from tune.pipeline import search as run
+        from tune.plan.opening import search_config
 
-    ended = run(search_config(values), console or NameConsole())
+        ended = run(search_config(values), console or NameConsole())
     return Study(ended.folder, ended.exit.name.lower())
 
 

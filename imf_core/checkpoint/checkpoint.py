@@ -57,6 +57,7 @@ ModelT = TypeVar("ModelT", bound=nn.Module)
 
 FORMAT = 1
 FACTS_FILE = "facts.safetensors"
+_ASK_IT = "ask it by imf recommend, or in Python: imf_core.recommend.answers.ItemRecommender.load(folder)"
 _MAKERS = (torch.empty, torch.zeros, torch.ones, torch.full, torch.randn, torch.rand)
 
 
@@ -158,7 +159,7 @@ def load_checkpoint(folder: Path | str) -> Checkpoint:
     folder = Path(folder)
     description = read_description(folder)
     if description.get("task"):
-        raise CheckpointError(f"{folder} holds a recommender, no link predictor", remedy="ask it by imf recommend")
+        raise CheckpointError(f"{folder} holds a recommender, no link predictor", remedy=_ASK_IT)
     names = read_names(folder, description, DescribedLinks, LinkNames)
     entities, relations = Vocabulary(tuple(names.entities)), Vocabulary(tuple(names.relations), "relation")
     check_vocabulary(description, entities, relations, folder)

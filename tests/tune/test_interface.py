@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -16,10 +17,17 @@ from killed_search import trials
 from rich.console import Console
 from small_search import SMALL, ready_database, write_graph
 from small_study import RECORDS
+from tiny_interactions import SMALL as SMALL_RECOMMENDER
+from tiny_interactions import write_interactions
 
 import imf_core as imf
 import tune
 from imf_core.config_base import parse_overrides
+from imf_core.recommend.answers import ItemRecommender
+from imf_core.recommend.checkpoint import save_recommender
+from imf_core.recommend.config import InteractionConfig, RecommendConfig
+from imf_core.recommend.data.prepare import prepare_recommend
+from imf_core.recommend.fit import build_model
 from tests.test_readme import SNIPPETS
 from tests.tune.conftest import Searched
 from tune import interface
@@ -198,6 +206,43 @@ def make_space(config: tune.SearchConfig) -> tune.SearchSpace:
     from tune.plan.plan import make_plan
 
     return make_plan(config, ClusterResources.local()).space
+
+
+def test_each_search_of_a_process_shows_its_cluster_its_own_token(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import tune.pipeline as pipeline
+
+    modes: list[str | None] = []
+
+    def note(config: tune.SearchConfig, console: Console) -> pipeline.Session:
+        modes.append(os.environ.get("RAY_AUTH_MODE"))
+        return pipeline.Session(config.study_dir)
+
+    monkeypatch.setattr(pipeline, "search", note)
+    for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN_PATH", "RAY_ADDRESS"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "t")
+    for address in ("local", "127.0.0.1:6379", "local"):
+        tune.search("unicode", storage=tmp_path, address=address)
+        assert "RAY_AUTH_MODE" not in os.environ
+    monkeypatch.setenv("RAY_AUTH_MODE", "token")  # the user's wish
+    tune.search("unicode", storage=tmp_path, address="local")
+    assert modes == ["disabled", "token", "disabled", "token"] and os.environ["RAY_AUTH_MODE"] == "token"
+
+
+def test_recommenders_say_which_call_asks_them(tmp_path: Path) -> None:
+    data = prepare_recommend(InteractionConfig(path=str(write_interactions(tmp_path / "data"))))
+    config = RecommendConfig().updated(parse_overrides([*SMALL_RECOMMENDER]))
+    folder = tmp_path / "s"
+    for seed in (0, 1):
+        place = folder / "final" / f"trial-003-seed-{seed}" / "best"
+        place.parent.mkdir(parents=True)
+        save_recommender(place, build_model(config, data), config, data.interactions)
+    (folder / "trials.json").write_text(json.dumps([record.to_json() for record in RECORDS[:4]]))
+    with pytest.raises(imf.ImfError, match=r"holds a recommender(?s:.*)ItemRecommender\.load\(folder\)"):
+        imf.load(place)
+    assert len(ItemRecommender.load(place).recommend("user 1", k=2)) == 2  # the call that is named
+    with pytest.raises(imf.ImfError, match=r"models of the task recommend(?s:.*)study\.predictor\(\)"):
+        _ = tune.Study.load(folder).pool
 
 
 def test_a_refused_setting_is_named(tmp_path: Path) -> None:
