@@ -22,9 +22,11 @@ from imf_core.errors import CheckpointError, ConfigError, ImfError
 from imf_core.evaluate.certainty import Calibration, answer_log_shares, calibrate_probability, surer
 from imf_core.evaluate.pooled import PooledScores
 from imf_core.evaluate.ranking import ModelScores, rank
+from imf_core.model.grouped import KeptMatrices
 from imf_core.prepare.link_data import graph_of
 
 MOST, BUDGET = 256, 2**28  # most questions of a block; bytes that their scores may take
+_KEPT = 2**26  # bytes of the matrices of the relations that were asked for last
 
 
 class Predictor:
@@ -38,6 +40,7 @@ class Predictor:
         self.loss = checkpoint.model.loss_kind  # how `scores` are to be read
         scores = ModelScores(checkpoint.model, BUDGET)
         self._tables, self.scores = scores.tables, cast(ModelScores | PooledScores, scores)
+        self._kept = KeptMatrices(_KEPT)
 
     @classmethod
     def load(cls, path: Path | str, data: str | None = None) -> Predictor:
@@ -261,7 +264,8 @@ class Predictor:
     def _block(self, heads: torch.Tensor, relations: torch.Tensor, choose: Choice) -> list[list[Answer]]:
         """Answers to a block of questions: given entities (B,) and relations (B,) below 2R."""
         model = self.checkpoint.model
-        scores = model.branch_scores(self._tables, model.contexts(self._tables, heads, relations))  # M x (B, N)
+        contexts = model.contexts(self._tables, heads, relations, self._kept)
+        scores = model.branch_scores(self._tables, contexts)  # M x (B, N)
         norms = [torch.logsumexp(score, dim=1) for score in scores]  # M x (B,)
         weights = model.decision_weights(heads, relations)  # (B, M)
         combined = model.combine(scores, norms, weights)  # (B, N)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -39,6 +40,8 @@ def environment(address: str | None = None) -> dict[str, str]:
     defaults = dict(_ENVIRONMENT)
     if (address or os.environ.get("RAY_ADDRESS") or "local") == "local":
         defaults[_AUTH_MODE] = "disabled"
+    elif "ray" in sys.modules:  # it has read the variable; where that is unset it looks for a token anew
+        pass
     elif any(os.environ.get(name) for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")) or _TOKEN_FILE.expanduser().is_file():
         defaults[_AUTH_MODE] = "token"
     for name, value in defaults.items():

@@ -123,12 +123,14 @@ def run_command(app: Callable[[], object]) -> None:
         except ImfError as error:
             sys.exit(show_error(error))
         except SystemExit as ended:
-            if SIGNALS.received is None:
+            # Ray answers SIGTERM by itself while it starts: it exits with the number.
+            number = SIGNALS.received or (signal.SIGTERM if ended.code == signal.SIGTERM else None)
+            if number is None:
                 raise
-            if ended.code == 128 + signal.SIGINT:
+            if ended.code in (128 + signal.SIGINT, signal.SIGTERM):
                 told = "run the same command again; features that were extracted are kept"
-                terminal(stderr=True).print(f"interrupted by {SIGNALS.received.name}: {told}", soft_wrap=True)
-            sys.exit(128 + SIGNALS.received)
+                terminal(stderr=True).print(f"interrupted by {number.name}: {told}", soft_wrap=True)
+            sys.exit(128 + number)
 
 
 def show_error(error: ImfError) -> int:

@@ -9,6 +9,7 @@ Shapes: `B` queries, `U` distinct relations of the batch, `b` blocks of 32 queri
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate
@@ -29,6 +30,7 @@ class Grouping:
 
     Args:
         relations: (B,) int64 ids.
+        kept: matrices of an earlier batch are used again; None: each batch builds its own. For evaluation mode.
 
     Attributes:
         distinct: (U,) int64 relation ids.
@@ -37,7 +39,8 @@ class Grouping:
         counts: U numbers of queries.
     """
 
-    def __init__(self, relations: Tensor) -> None:
+    def __init__(self, relations: Tensor, kept: KeptMatrices | None = None) -> None:
+        self.kept = kept
         self.distinct, position, counts = relations.unique(return_inverse=True, return_counts=True)
         self.order = torch.argsort(position, stable=True)
         self.back = torch.empty_like(self.order)
@@ -79,6 +82,62 @@ class Groups:
     grouping: Grouping
     dropped: Mask | None
     kind: torch.dtype
+
+
+class KeptMatrices:
+    """The matrices of the relations that were asked for last: a question alone would have to read a whole core for one.
+
+    The weights must not change while they are kept.
+
+    Args:
+        size: bytes that they may take.
+    """
+
+    def __init__(self, size: int) -> None:
+        self.size, self._bytes = size, 0
+        self._cores: dict[int, Tensor] = {}  # held, so that no other tensor gets their ids
+        self._kept: OrderedDict[tuple[int, int], Tensor] = OrderedDict()  # (core, relation) -> (d, d), the last used last
+
+    @property
+    def matrices(self) -> list[Tensor]:
+        """(d, d) each, the one that was used last comes last."""
+        return list(self._kept.values())
+
+    def hold(self, count: int, core: Tensor) -> bool:
+        """Whether so many matrices of a core may be kept together."""
+        return count * core[0].nbytes <= self.size
+
+    def of(self, core: Tensor, table: Tensor, distinct: Tensor) -> Tensor:
+        """`W x_1 w` of some relations.
+
+        Args:
+            core: (r, d, d), W.
+            table: (2R, r) relation vectors.
+            distinct: (U,) int64 relation ids; no more than it can hold.
+
+        Returns:
+            (U, d, d).
+        """
+        self._cores[id(core)] = core
+        keys = [(id(core), relation) for relation in distinct.tolist()]
+        missing = [key for key in keys if key not in self._kept]
+        built = (table[[relation for _, relation in missing]] @ core.flatten(1)).view(-1, *core.shape[1:])
+        found = dict(zip(missing, built.unbind(0), strict=True))
+        for key in keys:
+            if key in found:
+                self._kept[key] = matrix = found[key].clone()  # a view would keep all that were built with it
+                self._bytes += matrix.nbytes
+            found[key] = self._kept[key]
+            self._kept.move_to_end(key)
+        while self._bytes > self.size:
+            self._bytes -= self._kept.popitem(last=False)[1].nbytes
+        return torch.stack([found[key] for key in keys])
+
+
+def kept_products(heads: Tensor, table: Tensor, core: Tensor, groups: Groups) -> Tensor:
+    """As `grouped_products` with the kept matrices, and the table (2R, r) of all relation vectors."""
+    assert groups.grouping.kept is not None
+    return _products(heads, groups.grouping.kept.of(core, table, groups.grouping.distinct), groups)
 
 
 def grouped_products(heads: Tensor, vectors: Tensor, core: Tensor, groups: Groups) -> Tensor:

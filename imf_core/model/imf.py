@@ -20,7 +20,7 @@ from imf_core.model.branches import Tables, branches_of
 from imf_core.model.cold_entities import ColdEntities
 from imf_core.model.decision import Decision, combine, present_weights
 from imf_core.model.fusion.build import build_fusion
-from imf_core.model.grouped import Grouping
+from imf_core.model.grouped import Grouping, KeptMatrices
 from imf_core.model.losses.autograd import joint_autograd_loss
 from imf_core.model.losses.binary import joint_binary_loss
 from imf_core.model.losses.contrastive import contrastive_over_pairs
@@ -158,18 +158,21 @@ class Imf(nn.Module):
         relations |= {name: self.relations[name] for name in entities if name not in relations}
         return Tables(entities, relations)
 
-    def contexts(self, tables: Tables, heads: Tensor, relations: Tensor) -> list[Tensor]:
+    def contexts(
+        self, tables: Tables, heads: Tensor, relations: Tensor, kept: KeptMatrices | None = None
+    ) -> list[Tensor]:
         """Context vector of each query in each branch: what its candidates are compared with.
 
         Args:
             tables: from `tables()`.
             heads: (B,) int64, rows of the entity tables.
             relations: (B,) int64, relation ids below 2R.
+            kept: matrices of the relations of earlier calls; in evaluation mode, with the same tables.
 
         Returns:
             M tensors (B, d).
         """
-        grouping = Grouping(relations) if self.matrix_width else None
+        grouping = Grouping(relations, kept) if self.matrix_width else None
         return [
             self._scorer(branch).context(tables.entities[branch][heads], tables.relations[branch], relations, grouping)
             for branch in self.branches

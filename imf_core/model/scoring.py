@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from imf_core.config import ModelConfig
 from imf_core.model.dropout import Dropout
-from imf_core.model.grouped import Grouping, Groups, compute_dtype, grouped_products
+from imf_core.model.grouped import Grouping, Groups, compute_dtype, grouped_products, kept_products
 from imf_core.parts.registry import named
 
 
@@ -135,7 +135,10 @@ class Contextual(Scorer):
         dropped = self.drop_relation.draw_for((len(grouping.distinct), self.width * self.width), heads.device)
         ordered = self.drop_head(self.norm_head(heads))[grouping.order]  # (B, d)
         groups = Groups(grouping, dropped, compute_dtype(self.core))
-        products = grouped_products(ordered, relation_table[grouping.distinct], self.core, groups)  # (B, d)
+        if grouping.kept is not None and grouping.kept.hold(len(grouping.distinct), self.core):
+            products = kept_products(ordered, relation_table, self.core, groups)  # (B, d)
+        else:
+            products = grouped_products(ordered, relation_table[grouping.distinct], self.core, groups)
         return self.drop_context(self.norm_context(products[grouping.back]))
 
     def relation_scores(self, heads: Tensor, tails: Tensor, relation_table: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from imf_core.model import grouped
 from imf_core.model.dropout import Dropout, Mask
-from imf_core.model.grouped import Grouping, Groups, grouped_products
+from imf_core.model.grouped import Grouping, Groups, KeptMatrices, grouped_products, kept_products
 
 COUNTS = [1, 40, 3, 70]  # under and over the 32 rows of a padded block
 
@@ -80,3 +80,32 @@ def test_grouping_orders_and_finds_back() -> None:
     assert owner.tolist() == [0, 1, 1, 2, 3, 3, 3]
     assert torch.equal(owner[place // 32], torch.arange(4).repeat_interleave(torch.tensor(COUNTS)))
     assert len(place.unique()) == len(place)
+
+
+def test_kept_matrices_give_the_same_products_and_stay_within_their_size() -> None:
+    heads, vectors, core = (tensor.detach() for tensor in drawn())
+    matrix = core[0].nbytes
+    table = torch.zeros(10, vectors.shape[1], dtype=torch.float64)
+    table[RELATIONS.unique()] = vectors
+    kept = KeptMatrices(3 * matrix)
+    assert kept.hold(3, core) and not kept.hold(4, core)
+    for asked in ([7], [7, 3, 9], [4, 7], [3], [9, 4]):  # each time others have to make room
+        chosen = torch.isin(RELATIONS, torch.tensor(asked))
+        grouping = Grouping(RELATIONS[chosen], kept)
+        groups = Groups(grouping, None, torch.float64)
+        expected = grouped_products(heads[chosen], table[grouping.distinct], core, groups)
+        assert torch.allclose(kept_products(heads[chosen], table, core, groups), expected, atol=1e-12)
+        assert sum(tensor.untyped_storage().nbytes() for tensor in kept.matrices) <= 3 * matrix
+
+
+def test_what_was_asked_for_last_is_not_built_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    _, vectors, core = (tensor.detach() for tensor in drawn())
+    kept = KeptMatrices(2 * core[0].nbytes)
+    first = kept.of(core, vectors, torch.tensor([0, 1]))
+    kept.of(core, vectors, torch.tensor([0]))
+    kept.of(core, vectors, torch.tensor([2]))  # 1 makes room
+    again = torch.full_like(vectors, torch.nan)  # a matrix that is built from it shows
+    assert torch.equal(kept.of(core, again, torch.tensor([0]))[0], first[0])
+    assert kept.of(core, again, torch.tensor([1])).isnan().all()
+    other = kept.of(core + 1, vectors, torch.tensor([1]))  # of another branch
+    assert torch.allclose(other[0], first[1] + vectors[1].sum())
