@@ -32,17 +32,17 @@ def environment(address: str | None = None) -> dict[str, str]:
 
     Args:
         address: Ray cluster to join; None for that of RAY_ADDRESS; "local", or None without RAY_ADDRESS, for Ray on this
-            machine alone, where token authentication is switched off. A cluster is sent the user's token, if there is one.
+            machine alone, where token authentication is switched off. A cluster is sent the user's token, if there is one:
+            Ray sees to that itself once it has been imported.
 
     Returns:
         The variables in force, for `runtime_env={"env_vars": ...}`.
     """
     defaults = dict(_ENVIRONMENT)
+    token = any(map(os.environ.get, ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"))) or _TOKEN_FILE.expanduser().is_file()
     if (address or os.environ.get("RAY_ADDRESS") or "local") == "local":
         defaults[_AUTH_MODE] = "disabled"
-    elif "ray" in sys.modules:  # it has read the variable; where that is unset it looks for a token anew
-        pass
-    elif any(os.environ.get(name) for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")) or _TOKEN_FILE.expanduser().is_file():
+    elif token and "ray" not in sys.modules:
         defaults[_AUTH_MODE] = "token"
     for name, value in defaults.items():
         os.environ.setdefault(name, value)

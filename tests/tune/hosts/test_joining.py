@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import socket
+import sys
 import threading
 from pathlib import Path
 from typing import Any
@@ -117,6 +118,8 @@ def test_the_token_is_shown_to_clusters(tmp_path: Path, monkeypatch: pytest.Monk
     assert "RAY_AUTH_MODE" not in environment("auto")
     (tmp_path / ".ray").mkdir()
     (tmp_path / ".ray" / "auth_token").write_text("t")
+    assert "RAY_AUTH_MODE" not in environment("auto")  # Ray, which has been imported, looks for the token itself
+    monkeypatch.delitem(sys.modules, "ray")
     assert environment("auto")["RAY_AUTH_MODE"] == "token"
     assert parse_address(["search.py", "--address", "auto", "--trials", "2"]) == "auto"
     assert parse_address(["search.py", "--address=host:6379"]) == "host:6379"
