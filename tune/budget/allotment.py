@@ -8,10 +8,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from pathlib import Path
-
-from tune.study.outcome import TrialState
-from tune.study.records import TrialRecord, can_be_reused
 
 SLACK = 1.1  # runs are not equally long
 _KEPT_SEEDS = 2  # as long as epochs can be given up instead
@@ -119,44 +115,3 @@ def _seconds(pace: Pace, study: Study, trials: int, epochs: int, runs: int) -> f
 def final_seconds(pace: Pace, epochs: int, runs: int, concurrency: int) -> float:
     """Seconds of so many final runs."""
     return pace.run(epochs * SLACK, math.ceil(max(0, runs) / max(1, concurrency)))
-
-
-@dataclass(frozen=True)
-class FinalsAllowed:
-    """Which runs of finalising a budget still allows.
-
-    Args:
-        runs: how many, the first of the list; at least 1.
-        max_epochs: of the only one, where there is not even time for it; None: as planned.
-    """
-
-    runs: int
-    max_epochs: int | None = None
-
-
-def finals_allowed(
-    seconds: float, winner: TrialRecord, pace: Pace, *, runs: int, concurrency: int, max_epochs: int, trials_dir: Path
-) -> FinalsAllowed:
-    """Choose at the end of the search, when it is known how long the winner trained.
-
-    Args:
-        seconds: of the budget that are left.
-        winner: the best trial.
-        pace: of it.
-        runs: planned.
-        concurrency: runs at a time.
-        max_epochs: of a run, where the winner was not left to its own end.
-        trials_dir: of the searched trials: the winner's own seed is not run again if its checkpoint is there.
-    """
-    epochs = winner.epochs if winner.state is TrialState.COMPLETED else max_epochs
-    reused = can_be_reused(winner, trials_dir)
-    allowed = int(reused)
-    while allowed < runs and (
-        final_seconds(pace, epochs, allowed + 1 - reused, concurrency) + pace.closing(allowed + 1) <= seconds
-    ):
-        allowed += 1
-    if allowed:
-        return FinalsAllowed(allowed)
-    left = (seconds - pace.start - pace.closing(1)) / pace.epoch
-    resumed = winner.epochs if (trials_dir / winner.trial_id / "state").is_dir() else 0
-    return FinalsAllowed(1, max(1, winner.best_epoch or 1, min(epochs, resumed + int(max(0.0, left)))))

@@ -20,6 +20,19 @@ _MAX_SHARE = 0.5  # of the budget: a search that has no time at all finds nothin
 
 
 @dataclass(frozen=True)
+class FinalsAllowed:
+    """Which runs of finalising a budget still allows.
+
+    Args:
+        runs: how many, the first of the list; at least 1.
+        max_epochs: of the only one, where there is not even time for it; None: as planned.
+    """
+
+    runs: int
+    max_epochs: int | None = None
+
+
+@dataclass(frozen=True)
 class Reserve:
     """How long finalising will take, from what the best trial so far took.
 
@@ -45,13 +58,36 @@ class Reserve:
         if best is None or not best.epochs:
             pace, epochs, reused = self.pace, self.max_epochs, True
         else:
-            pace = pace_of(best, self.pace)
-            epochs = best.epochs if best.state is TrialState.COMPLETED else self.max_epochs
-            reused = self.trials_dir is not None and can_be_reused(best, self.trials_dir)
+            pace, epochs, reused = self._run_of(best)
         if pace is None:
             return 0.0
         seconds = final_seconds(pace, epochs, self.runs - reused, self.concurrency)
         return min(_MAX_SHARE * self.budget, seconds) + pace.closing(self.runs)
+
+    def allowed(self, seconds: float, best: TrialRecord) -> FinalsAllowed:
+        """Choose the final runs at the end of the search, when it is known how long the winner trained.
+
+        Args:
+            seconds: of the budget that are left.
+            best: the winner.
+        """
+        pace, epochs, reused = self._run_of(best)
+        allowed = int(reused)
+        while allowed < self.runs and (
+            final_seconds(pace, epochs, allowed + 1 - reused, self.concurrency) + pace.closing(allowed + 1) <= seconds
+        ):
+            allowed += 1
+        if allowed:
+            return FinalsAllowed(allowed)
+        left = (seconds - pace.start - pace.closing(1)) / pace.epoch
+        saved = self.trials_dir is not None and (self.trials_dir / best.trial_id / "state").is_dir()
+        resumed = best.epochs if saved else 0
+        return FinalsAllowed(1, max(1, best.best_epoch or 1, min(epochs, resumed + int(max(0.0, left)))))
+
+    def _run_of(self, best: TrialRecord) -> tuple[Pace, int, bool]:
+        """Pace and epochs of a run with a trial's settings, and whether that of its own seed is there already."""
+        epochs = best.epochs if best.state is TrialState.COMPLETED else self.max_epochs
+        return pace_of(best, self.pace), epochs, self.trials_dir is not None and can_be_reused(best, self.trials_dir)
 
 
 def pace_of(trial: TrialRecord, measured: Pace | None) -> Pace:

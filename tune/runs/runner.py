@@ -13,7 +13,7 @@ from rich.console import Console
 
 from imf_core.config_base import Settings
 from imf_core.errors import ImfError, ResourceError
-from tune.budget.deadline import Deadline, Reserve
+from tune.budget.deadline import Deadline
 from tune.plan.opening import OpenStudy
 from tune.plan.plan import Plan
 from tune.runs.interrupts import Interrupts
@@ -22,7 +22,7 @@ from tune.runs.mlflow_callback import MlflowCallback
 from tune.runs.reuse import continue_stopped, reuse_trials
 from tune.runs.terminal import LiveTable, TrialLines
 from tune.runs.trial_folders import TrialFolders
-from tune.runs.within_budget import allotted, final_names, kept_pace
+from tune.runs.within_budget import reserve_of
 from tune.sources import code_digest
 from tune.study.history import History
 from tune.study.journal import Journal
@@ -54,7 +54,7 @@ def run_search(
     """
     settings, max_epochs, journal = plan.settings, plan.base.train.max_epochs, study.journal
     deadline = Deadline(
-        study.remaining(), reserve := _reserve(plan, study) if finalises else None,
+        study.remaining(), reserve := reserve_of(plan, study) if finalises else None,
         has_result=lambda: any(trial.value is not None for trial in journal.trials.values()),
     )
     ledger = Ledger(
@@ -200,18 +200,6 @@ def _run(
 def _needs(plan: Plan) -> dict[str, float]:
     """CPUs and GPUs that a trial and its workers take together."""
     return {name: plan.resources.workers * amount for name, amount in plan.resources.worker_bundle.items()}
-
-
-def _reserve(plan: Plan, study: OpenStudy) -> Reserve | None:
-    """What finalising takes of the time budget; None where there is none."""
-    if study.seconds_left is None:
-        return None
-    decided = allotted(study.journal)
-    return Reserve(
-        decided["runs"] if decided is not None else len(final_names(plan)), plan.resources.concurrency,
-        plan.base.train.max_epochs, plan.settings.budget_seconds or study.seconds_left,
-        kept_pace(decided), plan.settings.trials_dir,
-    )
 
 
 def _spec(plan: Plan, folder: Path, **own: Any) -> TrialSpec:

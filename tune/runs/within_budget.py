@@ -10,8 +10,8 @@ import ray
 from rich.console import Console
 
 from imf_core.errors import ImfError, ResourceError
-from tune.budget.allotment import Allotment, FinalsAllowed, Pace, Study, allot, finals_allowed
-from tune.budget.deadline import pace_of
+from tune.budget.allotment import Allotment, Pace, Study, allot
+from tune.budget.deadline import FinalsAllowed, Reserve
 from tune.durations import duration
 from tune.plan.opening import OpenStudy
 from tune.plan.plan import Plan
@@ -76,6 +76,18 @@ def kept_pace(decided: dict[str, Any] | None) -> Pace | None:
     return Pace(**decided["pace"]) if decided is not None else None
 
 
+def reserve_of(plan: Plan, study: OpenStudy) -> Reserve | None:
+    """What finalising takes of the time budget; None where there is none."""
+    if study.seconds_left is None:
+        return None
+    decided = allotted(study.journal)
+    return Reserve(
+        decided["runs"] if decided is not None else len(final_names(plan)), plan.resources.concurrency,
+        plan.base.train.max_epochs, plan.settings.budget_seconds or study.seconds_left,
+        kept_pace(decided), plan.settings.trials_dir,
+    )
+
+
 def described(result: Allotment, pace: Pace, asked: Study, names: list[str], seconds: float) -> list[str]:
     """What a budget allows, in lines for the terminal."""
     epoch = f"an epoch takes about {pace.epoch:.2g} s"
@@ -127,14 +139,10 @@ def finals_within_budget(plan: Plan, study: OpenStudy, winner: TrialRecord) -> F
     for event in reversed(study.journal.all("finals")):
         if event["winner"] == winner.trial_id:
             return FinalsAllowed(event["runs"], event["max_epochs"])
-    left = study.remaining()
-    if left is None or not winner.epochs:
+    left, reserve = study.remaining(), reserve_of(plan, study)
+    if left is None or reserve is None or not winner.epochs:
         return None
-    pace = pace_of(winner, kept_pace(allotted(study.journal)))
-    allowed = finals_allowed(
-        left, winner, pace, runs=len(final_names(plan)), concurrency=plan.resources.concurrency,
-        max_epochs=plan.base.train.max_epochs, trials_dir=plan.settings.trials_dir,
-    )
+    allowed = replace(reserve, runs=len(final_names(plan))).allowed(left, winner)
     study.journal.append("finals", winner=winner.trial_id, runs=allowed.runs, max_epochs=allowed.max_epochs)
     return allowed
 

@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tune.budget.allotment import Allotment, FinalsAllowed, Pace, Study, allot, final_seconds, finals_allowed
-from tune.budget.deadline import Deadline, Reserve, pace_of
+from tune.budget.allotment import Allotment, Pace, Study, allot, final_seconds
+from tune.budget.deadline import Deadline, FinalsAllowed, Reserve, pace_of
 from tune.study.outcome import TrialState
 from tune.study.records import TrialRecord, winner
 
@@ -47,9 +47,7 @@ def test_the_final_runs_that_there_is_time_for(tmp_path: Path) -> None:
     own = TrialRecord(0, "a", TrialState.COMPLETED, {}, 0.3, 4, epochs=5, seconds=50.0)
 
     def allowed(seconds: float, trial: TrialRecord = own) -> FinalsAllowed:
-        return finals_allowed(
-            seconds, trial, pace_of(trial, PACE), runs=5, concurrency=2, max_epochs=10, trials_dir=tmp_path
-        )
+        return Reserve(5, 2, 10, 1000.0, PACE, tmp_path).allowed(seconds, trial)
 
     assert allowed(1000.0) == FinalsAllowed(5)
     assert allowed(85.0) == FinalsAllowed(3)  # its own seed is done, and two run at a time
@@ -128,10 +126,7 @@ def simulated(budget: float, asked: Study, base: float, start: float, seed: int,
     best = winner(records)
     assert best is not None
     pace = pace_of(best, measured)
-    allowed = finals_allowed(
-        budget - clock.now, best, pace, runs=result.runs, concurrency=asked.concurrency, max_epochs=result.max_epochs,
-        trials_dir=folder,
-    )
+    allowed = reserve.allowed(budget - clock.now, best)
     reused = int((folder / best.trial_id / "best").is_dir())
     epochs = allowed.max_epochs or (best.epochs if reused else result.max_epochs)
     done = best.epochs if not reused and (folder / best.trial_id / "state").is_dir() else 0

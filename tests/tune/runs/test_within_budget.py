@@ -12,7 +12,8 @@ from small_search import SMALL, ready_database, run_search, write_graph
 
 from imf_core.config_base import parse_overrides
 from imf_core.errors import ResourceError
-from tune.budget.allotment import FinalsAllowed, Pace
+from tune.budget.allotment import Pace
+from tune.budget.deadline import FinalsAllowed
 from tune.hosts.resources import ClusterResources, Node
 from tune.plan.opening import OpenStudy, open_study
 from tune.plan.plan import Plan, make_plan
