@@ -39,6 +39,7 @@ COMMANDS = {
         "card:card",
         "Write a model card: what the model is, what it was trained on, how it was chosen, its figures and its limits.",
     ),
+    "push": ("push:push", "Put a checkpoint or an ensemble on the Hugging Face Hub, with its model card."),
     "serve": (
         "serve.serve:serve",
         "Answer questions by name over HTTP: POST /predict; GET /health, /about, /entities?prefix=, /relations.",

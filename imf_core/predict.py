@@ -47,7 +47,7 @@ class Predictor:
         """Load a checkpoint folder.
 
         Args:
-            path: the folder.
+            path: the folder, or `hf://OWNER/NAME` on the hub.
             data: graph folder to take the known facts from; None: those that the checkpoint holds.
 
         Raises:

@@ -57,6 +57,7 @@ GATES: dict[str, tuple[str, ...]] = {
     "optuna": ("tune/study/", "tune/report/"),
     "mlflow": ("tune/tracking/",),
     "transformers": ("imf_core/encode/",),
+    "huggingface_hub": ("imf_core/encode/hub.py", "imf_core/checkpoint/hub.py"),
     "torchvision": ("imf_core/encode/",),
     "timm": ("imf_core/encode/",),
     "fastapi": ("imf_core/commands/serve/service.py",),

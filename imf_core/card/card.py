@@ -39,12 +39,13 @@ def read_study(checkpoint: Path) -> Facts:
         raise CheckpointError(error.problem, remedy=remedy, **error.facts) from error
 
 
-def model_card(loaded: Checkpoint, study: Facts) -> str:
+def model_card(loaded: Checkpoint, study: Facts, address: str = "FOLDER") -> str:
     """The whole card.
 
     Args:
         loaded: the checkpoint.
         study: its study's summary; empty where it has none.
+        address: how a reader loads it: `hf://OWNER/NAME`, or FOLDER for the folder of the card.
     """
     metrics = Facts(loaded.metrics)
     name = str(study.at("study") or loaded.path.resolve().name)
@@ -58,7 +59,7 @@ def model_card(loaded: Checkpoint, study: Facts) -> str:
         "## How it was chosen", "", *_choice(loaded, metrics), "## Figures", "", *_figures(metrics, study),
         *(["## The study", "", *_study(study)] if study.at("study") is not None else []),
         "## What it is for", "", *FOR, "", "Not for:", "", *NOT_FOR, "", "## Limits", "", *limits(loaded), "",
-        "## How to use it", "", *_use(loaded), "## Licence", "",
+        "## How to use it", "", *_use(loaded, address), "## Licence", "",
         "Not chosen yet: whoever publishes this model names its licence here and as `license:` in the front matter. The data "
         "that it was trained on has a licence of its own.", "", "## Citation", "", CITATION,
     ]
@@ -217,13 +218,14 @@ def _spread(values: Facts, key: str = "mrr") -> str:
     return mean if spread is None else f"{mean} ± {values.shown('std', kind=key)}"
 
 
-def _use(loaded: Checkpoint) -> list[str]:
+def _use(loaded: Checkpoint, address: str) -> list[str]:
     head = next((name for name in loaded.entities.names if name.isprintable()), "NAME")
     relation = next((name for name in loaded.relations.names if name.isprintable()), "RELATION")
-    ask = shlex.join(["imf", "predict", "FOLDER", f"--head={head}", f"--relation={relation}"])
+    ask = shlex.join(["imf", "predict", address, f"--head={head}", f"--relation={relation}"])
+    where = "; `FOLDER` is the folder of this card" if address == "FOLDER" else ""
     return [
-        "With `imf-search` installed; `FOLDER` is the folder of this card. The files are safetensors and JSON: loading them "
-        "runs no code.", "", "```", ask, "```", "", "```python", "from imf_core.predict import Predictor", "",
-        f'for answer in Predictor.load("FOLDER").tails({head!r}, {relation!r}, k=5):',
+        f"With `imf-search` installed{where}. The files are safetensors and JSON: loading them runs no code.", "",
+        "```", ask, "```", "", "```python", "from imf_core.predict import Predictor", "",
+        f'for answer in Predictor.load("{address}").tails({head!r}, {relation!r}, k=5):',
         "    print(answer.entity, answer.score, answer.branch_scores)", "```", "",
     ]

@@ -40,6 +40,7 @@ from imf_core.checkpoint.described import (
     checked,
     read_json,
 )
+from imf_core.checkpoint.hub import local_folder
 from imf_core.config import Config
 from imf_core.config_base import Settings
 from imf_core.data.features.modality import Modality
@@ -151,12 +152,12 @@ def _description(
 
 
 def load_checkpoint(folder: Path | str) -> Checkpoint:
-    """Read a checkpoint folder.
+    """Read a checkpoint folder, or one on the hub: `hf://OWNER/NAME`.
 
     Raises:
         CheckpointError: missing or damaged parts, unknown format, or the vocabulary is not the model's.
     """
-    folder = Path(folder)
+    folder = local_folder(folder)
     description = read_description(folder)
     if description.get("task"):
         raise CheckpointError(f"{folder} holds a recommender, no link predictor", remedy=_ASK_IT)

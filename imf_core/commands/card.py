@@ -9,6 +9,7 @@ import typer
 
 from imf_core.card.card import model_card, read_study
 from imf_core.checkpoint.checkpoint import load_checkpoint
+from imf_core.checkpoint.hub import CARD_FILE, on_hub
 from imf_core.commands.outputs import new_file
 from imf_core.commands.terminal import terminal
 from imf_core.errors import ConfigError
@@ -25,7 +26,9 @@ def card(
 
     Example: imf card results/<study>/best
     """
-    target = out if out is not None else checkpoint / "README.md"
+    if out is None and on_hub(checkpoint):
+        raise ConfigError(f"{checkpoint} is on the hub: no card is written there", remedy="say where it goes: --out", key="out")
+    target = out if out is not None else checkpoint / CARD_FILE
     loaded = load_checkpoint(checkpoint)
     if str(target) == "-":
         print(model_card(loaded, read_study(checkpoint)), end="")

@@ -23,6 +23,7 @@ from pydantic import Field, FiniteFloat
 from imf_core.answers import Answer, Choice
 from imf_core.checkpoint.checkpoint import FACTS_FILE, Checkpoint, load_checkpoint
 from imf_core.checkpoint.described import RESTORE, checked, read_json
+from imf_core.checkpoint.hub import local_folder
 from imf_core.data.graph.graph import KnowledgeGraph, KnownAnswers, counted_triples
 from imf_core.ensemble.teacher import teach
 from imf_core.errors import CheckpointError, ConfigError, VocabularyError
@@ -147,12 +148,14 @@ def is_ensemble(path: Path | str) -> bool:
 
 
 def open_predictor(path: Path | str, data: str | None = None) -> Predictor:
-    """The predictor of a folder that holds a checkpoint or an ensemble; arguments and errors as of `Predictor.load`."""
+    """The predictor of a checkpoint or an ensemble, in a folder or on the hub; arguments and errors as of `Predictor.load`."""
+    path = local_folder(path)
     return EnsemblePredictor(load_ensemble(path), data) if is_ensemble(path) else Predictor.load(path, data)
 
 
 def open_model(path: Path | str) -> Checkpoint | Ensemble:
-    """Load a folder that holds a checkpoint or an ensemble; errors as of `open_predictor`."""
+    """Load a checkpoint or an ensemble, from a folder or the hub; errors as of `open_predictor`."""
+    path = local_folder(path)
     return load_ensemble(path) if is_ensemble(path) else load_checkpoint(path)
 
 
@@ -260,13 +263,13 @@ def save_ensemble(folder: Path, members: Sequence[Path], weights: Sequence[float
 
 
 def load_ensemble(folder: Path | str) -> Ensemble:
-    """Read an ensemble's folder.
+    """Read an ensemble's folder, or one on the hub: `hf://OWNER/NAME`.
 
     Raises:
         CheckpointError: a part is missing or damaged, or the format is another one.
         VocabularyError: the members are of different graphs.
     """
-    folder = Path(folder)
+    folder = local_folder(folder)
     file = folder / ENSEMBLE_FILE
     content = read_json(file)
     version = content.get("format")

@@ -162,11 +162,11 @@ def evaluate(model: Checkpoint | Ensemble | str | Path, data: Any = None, split:
 def load(folder: Path | str) -> Model | Ensemble:
     """Load a checkpoint or an ensemble; nothing in it can run code.
 
-        model = imf_core.load("results/demo/best")
+        model = imf_core.load("results/demo/best")  # or from the Hugging Face Hub: "hf://OWNER/NAME", "hf://OWNER/NAME@REVISION"
         model.predictor().tails("LATIN SMALL LETTER E WITH ACUTE", "canonical_base", k=5)
 
     Raises:
-        CheckpointError: it is missing, damaged, or of another version.
+        CheckpointError: it is missing, damaged, of another version, or the hub does not show it.
     """
     opened = open_model(folder)
     return opened if isinstance(opened, Ensemble) else Model.of(opened)

@@ -30,6 +30,7 @@ from imf_core.checkpoint.checkpoint import (
     write_checkpoint,
 )
 from imf_core.checkpoint.described import RESTORE, Described, Names
+from imf_core.checkpoint.hub import local_folder
 from imf_core.data.features.modality import Modality
 from imf_core.data.graph.graph import Vocabulary
 from imf_core.errors import CheckpointError, ImfError
@@ -99,12 +100,12 @@ def is_recommender(folder: Path | str) -> bool:
 
 
 def load_recommender(folder: Path | str) -> RecommenderCheckpoint:
-    """Read a checkpoint folder.
+    """Read a checkpoint folder, or one on the hub: `hf://OWNER/NAME`.
 
     Raises:
         CheckpointError: another kind of checkpoint, missing or damaged parts, or the vocabulary is not the model's.
     """
-    folder = Path(folder)
+    folder = local_folder(folder)
     description = read_description(folder)
     if description.get("task") != TASK:
         raise CheckpointError(f"{folder} holds no recommender", remedy="a link predictor answers by imf predict")

@@ -229,8 +229,8 @@ class LinkTask(Task[Config, LinkData, Imf]):
         several = len(decision.branches) > 1
         return Inspection("", loaded.metrics, decision.branches, decision.mode, relations, weights if several else None)
 
-    def card(self, checkpoint: Path) -> str:
-        return model_card(load_checkpoint(checkpoint), read_study(checkpoint))
+    def card(self, checkpoint: Path, address: str = "FOLDER") -> str:
+        return model_card(load_checkpoint(checkpoint), read_study(checkpoint), address)
 
 
 LINK = LinkTask()

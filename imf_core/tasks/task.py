@@ -235,8 +235,13 @@ class Task(ABC, Generic[ConfigT, DataT, ModelT]):
         """Metrics by relation and single answers on validation, for the report; None where the task has none."""
         return None
 
-    def card(self, checkpoint: Path) -> str | None:
-        """The model card of a checkpoint; None where the task has none."""
+    def card(self, checkpoint: Path, address: str = "FOLDER") -> str | None:
+        """The model card of a checkpoint; None where the task has none.
+
+        Args:
+            checkpoint: its folder.
+            address: how a reader loads it, as in `imf_core.card.card.model_card`.
+        """
         return None
 
 
