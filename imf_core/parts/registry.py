@@ -104,6 +104,7 @@ class Part:
         facts: what the kind wants to know beforehand, such as `reads` of a loss.
         package, version: the distribution that brings it; empty for a file or a notebook.
         file: the module's file; empty for a notebook.
+        digest: SHA-256 of the file, or of the source where that is known; empty for packages, whose version tells.
     """
 
     kind: str
@@ -115,6 +116,7 @@ class Part:
     package: str = ""
     version: str = ""
     file: str = ""
+    digest: str = ""
 
     @property
     def own(self) -> bool:
@@ -136,15 +138,7 @@ class Part:
         named = {"kind": self.kind, "name": self.name}
         if self.package:
             return {**named, "package": self.package, "version": self.version}
-        if self.file:
-            return {**named, "file": Path(self.file).name, "sha256": self._digest()}
-        return {**named, "sha256": self._digest()}
-
-    def _digest(self) -> str:
-        try:
-            return sha256_of_file(Path(self.file)) if self.file else sha256_of([inspect.getsource(self.target)])
-        except (OSError, TypeError):  # its file is gone, or it was typed where no source is kept
-            return ""
+        return {**named, **({"file": Path(self.file).name} if self.file else {}), "sha256": self.digest}
 
 
 _PARTS: dict[tuple[str, str], Part] = {}
@@ -171,7 +165,10 @@ def register(
         )
     module = getattr(target, "__module__", None) or type(target).__module__
     place = getattr(sys.modules.get(module), "__file__", None) or ""
-    part = Part(kind, name, target, settings, description or _first_line(target), tuple(facts.items()), file=place)
+    part = Part(
+        kind, name, target, settings, description or _first_line(target), tuple(facts.items()), file=place,
+        digest=_digest(target, place),
+    )
     entry = _entry(kind, name)
     if entry is not None and _same_package(entry.module, module):
         part = _packaged(part, entry)
@@ -306,6 +303,13 @@ def scope() -> Iterator[None]:
             now.update(before)  # type: ignore[arg-type]
 
 
+def _digest(target: Any, file: str) -> str:
+    try:
+        return sha256_of_file(Path(file)) if file else sha256_of([inspect.getsource(target)])
+    except (OSError, TypeError):  # typed where no source is kept
+        return ""
+
+
 def _clash(part: Part, other: str) -> ConfigError:
     title = KINDS[part.kind].title
     return ConfigError(
@@ -326,7 +330,7 @@ def _same_package(one: str, other: str) -> bool:
 
 
 def _packaged(part: Part, entry: EntryPoint) -> Part:
-    return replace(part, package=_dist(entry), version=entry.dist.version if entry.dist is not None else "")
+    return replace(part, package=_dist(entry), digest="", version=entry.dist.version if entry.dist is not None else "")
 
 
 def _dist(entry: EntryPoint) -> str:

@@ -79,6 +79,7 @@ def most_frequent(data: LabelData, split: str) -> BaselineMetrics:
 
 
 class LabelTask(Task[LabelConfig, LabelData, Classifier]):
+    """Tell the class of a node by its features."""
     name, config, baseline_name, test_metrics = "labels", LabelConfig, "the most frequent classes", ("mrr", "hits_at_1")
     questions, answers = (Column("node", "string"),), (Column("node", "string"), Column("classes", "string"))
 
@@ -92,8 +93,7 @@ class LabelTask(Task[LabelConfig, LabelData, Classifier]):
 
     def save(self, data: LabelData, folder: Path) -> str:
         folder.mkdir(parents=True, exist_ok=True)
-        features, labels = data.part("train", "valid")
-        save_file({"features": features, "labels": labels}, folder / "arrays.safetensors")
+        save_file(dict(zip(("features", "labels"), data.part("train", "valid"))), folder / "arrays.safetensors")
         splits = [split for split in data.splits if split != "test"]
         (folder / "facts.json").write_text(json.dumps({"classes": data.classes, "splits": splits, "nodes": []}))
         return data.fingerprint
