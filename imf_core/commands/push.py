@@ -76,6 +76,8 @@ def _notes(files: dict[str, Path | bytes], folder: Path) -> list[str]:
     others = sorted(file.name for file in folder.iterdir() if file.is_file() and file.name not in files)
     if without := [name for name in others if name != FACTS_FILE]:
         notes.append(f"not pushed, since it is no part of a checkpoint: {', '.join(without)}")
-    if CARD_FILE not in files:
+    if isinstance(files.get(CARD_FILE), bytes):
+        notes.append(f"{CARD_FILE} is the card that imf card writes; its licence is yours to fill in")
+    elif CARD_FILE not in files:
         notes.append(f"no model card: write {folder / CARD_FILE} to have one")
     return notes

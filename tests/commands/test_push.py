@@ -69,6 +69,7 @@ def test_what_is_pushed_is_the_checkpoint_with_its_card_and_loads_again(hub: Hub
     assert f"pushed: {hub.address}/me/graph; load it as hf://me/graph" in words and "(private)" in words
     assert "validated on is in facts.safetensors; --without-facts leaves it out" in words
     assert "not pushed, since it is no part of a checkpoint: notes.txt, train.tsv" in words
+    assert "README.md is the card that imf card writes; its licence is yours to fill in" in words
     assert answers("hf://me/graph") == answers(checkpoint)
     asked = ("predict", "hf://me/graph", "--head", QUESTION[0], "-r", QUESTION[1], "--json")
     assert json.loads(command_line.run(*asked)) == json.loads(command_line.run(asked[0], str(checkpoint), *asked[2:]))
