@@ -35,6 +35,8 @@ Share = Annotated[float, BeforeValidator(parse_share), Field(ge=0, lt=1)]  # of 
 class Tunable:
     """The search range of a setting.
 
+        margin: Annotated[float, Tunable(low=1.0, high=24.0, log=True)] = Field(6.0, gt=0, description="of the distance")
+
     Args:
         low, high: bounds of a numeric range, both included.
         log: sample the exponent instead of the value.
@@ -58,7 +60,10 @@ class Tunable:
 
 
 class Section(BaseModel):
-    """A frozen section of a configuration; unknown names are refused."""
+    """A frozen section of a configuration; unknown names are refused. The settings of a part are one too.
+
+        class RotateSettings(imf_core.Section): ...
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False, protected_namespaces=())
 

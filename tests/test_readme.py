@@ -140,7 +140,7 @@ def test_the_plan_of_the_readme_is_shown(home: Path) -> None:
 
 @pytest.mark.parametrize("snippet", SNIPPETS)
 def test_a_snippet_runs(home: Path, snippet: str, capsys: pytest.CaptureFixture[str]) -> None:
-    code = compile(snippet, "README.md", "exec")
+    code = compile(snippet, "README.md", "exec", dont_inherit=True)
     if "tune.search(" not in snippet:  # starts Ray; tested beside the function
         with registry.scope():
             exec(code, {})

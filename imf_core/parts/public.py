@@ -46,7 +46,11 @@ def scorer(name: str, *, settings: type[Section] | None = None, description: str
 
 
 def fusion(name: str, *, settings: type[Section] | None = None, description: str = "") -> Decorator[Any]:
-    """Register a fusion operator, a subclass of `imf_core.model.fusion.base.Fusion`; chosen by `model.fusion`."""
+    """Register a fusion operator, a subclass of `imf_core.model.fusion.base.Fusion`; chosen by `model.fusion`.
+
+        @imf_core.fusion("weighted", settings=WeightedSettings)
+        class WeightedSum(Fusion): ...
+    """
     return _decorator("fusion", name, settings, description)
 
 
@@ -55,12 +59,19 @@ def text_encoder(name: str, *, settings: type[Section] | None = None, descriptio
 
     Called with its settings, if it has some, it returns a `WholeEncoder` or a `PretrainedEncoder` (`imf_core/encode/base.py`)
     of texts.
+
+        @imf_core.text_encoder("hashes")
+        class WordHashes: ...
     """
     return _decorator("text_encoder", name, settings, description)
 
 
 def image_encoder(name: str, *, settings: type[Section] | None = None, description: str = "") -> Decorator[Any]:
-    """As `text_encoder`, of pictures: an item is a tuple of paths. Chosen by `data.image_encoder`."""
+    """As `text_encoder`, of pictures: an item is a tuple of paths. Chosen by `data.image_encoder`.
+
+        @imf_core.image_encoder("colours")
+        class Colours: ...
+    """
     return _decorator("image_encoder", name, settings, description)
 
 
@@ -69,6 +80,9 @@ def encoder(name: str, *, settings: type[Section] | None = None, description: st
 
     Called with its settings, if it has some, it returns an object with `encode(folder, entities)`: from the graph folder and
     the N names to features (N, f), float32, and a mask (N,) of the entities that have some.
+
+        @imf_core.encoder("sound")
+        class Sound: ...
     """
     return _decorator("encoder", name, settings, description)
 
@@ -76,6 +90,9 @@ def encoder(name: str, *, settings: type[Section] | None = None, description: st
 def regularizer(name: str, *, settings: type[Section] | None = None, description: str = "") -> Decorator[Any]:
     """Register a penalty with the arguments of `imf_core.model.losses.regularizer.n3`, its settings last; chosen by
     `train.regularizer`.
+
+        @imf_core.regularizer("squares")
+        def squares(scorer, heads, relations, contexts, tails, positives, row_weights): ...
     """
     return _decorator("regularizer", name, settings, description)
 
@@ -85,6 +102,9 @@ def loss(
 ) -> Decorator[Any]:
     """Register a loss: (scores (B, N), positives, label smoothing[, settings]) -> scalar, a mean over the queries; chosen by
     `train.loss`.
+
+        @imf_core.loss("hinge", reads="bce")
+        def hinge(scores, positives, smoothing): ...
 
     Args:
         name, settings, description: as of `scorer`.
@@ -97,18 +117,26 @@ def loss(
 def reader(name: str, *, description: str = "") -> Decorator[Any]:
     """Register a reader of files that are called `train.NAME`, `valid.NAME`, `test.NAME`: a function of the path that yields
     (head, relation, tail), three names, for each triple.
+
+        @imf_core.reader("jsonl")
+        def json_lines(path): ...
     """
     return _decorator("reader", name, None, description)
 
 
 def task(value: TargetT) -> TargetT:
-    """Register a task, an instance of `imf_core.tasks.task.Task`; chosen by `--task`."""
+    """Register a task, an instance of `imf_core.tasks.task.Task`; chosen by `--task`.
+
+        imf_core.task(LabelTask())
+    """
     register("task", value.name, value)  # type: ignore[attr-defined]
     return value
 
 
 def load_part(path: str) -> tuple[Part, ...]:
     """Import a Python file that registers parts, as `--part FILE` does.
+
+        imf_core.load_part("rotate.py")
 
     Raises:
         ConfigError: it cannot be imported, or registers nothing.

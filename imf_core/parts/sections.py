@@ -103,6 +103,8 @@ class PartSection(Section):
             if part.settings is not None:
                 if part.name in type(self).model_fields:
                     raise ValueError(f"{part.name} is the name of a setting: a part with settings needs another one")
+                if self.settings_class(part.name) is not part.settings:
+                    raise ValueError(f"two parts are called {part.name} and have settings: give one of them another name")
                 own.setdefault(part.name, part.settings())
         object.__setattr__(self, "__pydantic_extra__", own)
         for part in own_parts(self):

@@ -12,14 +12,17 @@ import pytest
 import imf_core
 import imf_core.interface.data as data_module
 import imf_core.interface.models as models_module
+import imf_core.parts.public as parts_module
 import tune
 import tune.interface as search_module
 import tune.space.parameter as parameter_module
+from imf_core.parts import registry
 
 
-@pytest.mark.parametrize("module", [data_module, models_module, parameter_module])
+@pytest.mark.parametrize("module", [data_module, models_module, parameter_module, parts_module])
 def test_the_examples_of_a_module_run(module) -> None:
-    done = doctest.testmod(module)
+    with registry.scope():
+        done = doctest.testmod(module)
     assert done.attempted >= 1
     assert done.failed == 0
 

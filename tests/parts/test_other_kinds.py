@@ -115,7 +115,7 @@ def test_a_loss_says_how_its_scores_are_read(toy: LinkData) -> None:
     model = build_model(config, toy)
     assert (model.loss_kind, OwnLoss.of(config.train).reads) == ("bce", "bce")  # type: ignore[union-attr]
     assert OwnLoss.of(config.train).settings[0].margin == 2.0  # type: ignore[union-attr]
-    assert 0 < evaluate(model, toy.graph, toy.graph.valid, toy.graph.known()).mrr <= 1
+    assert 0 < evaluate(model, toy.graph, toy.graph.valid, toy.graph.known()).metrics.mrr <= 1
     plain = config.updated({"train.loss": "bce"})
     assert estimate_of(config, toy).parts["scores"] >= estimate_of(plain, toy).parts["scores"]
 

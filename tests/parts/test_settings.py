@@ -12,6 +12,7 @@ import yaml
 import imf_core
 from imf_core.config import Config
 from imf_core.errors import ConfigError
+from imf_core.model.fusion.base import Fusion
 from imf_core.model.scoring import DistMult
 from tune.space.parameter import ranges
 from tune.space.space import SearchSpace
@@ -121,6 +122,15 @@ def test_a_part_with_settings_is_not_called_as_a_setting() -> None:
     imf_core.scorer("norm", settings=Own)(DistMult)
     with pytest.raises(ConfigError, match="norm is the name of a setting"):
         Config().updated({"model.scoring": "norm"})
+
+
+def test_two_kinds_of_one_name_cannot_both_have_settings() -> None:
+    class Own(imf_core.Section):
+        depth: int = 2
+
+    imf_core.fusion("rotate", settings=Own)(Fusion)
+    with pytest.raises(ConfigError, match="two parts are called rotate and have settings"):
+        Config().updated({"model.scoring": "rotate"})
 
 
 def test_a_condition_between_two_settings_of_a_part() -> None:
