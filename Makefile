@@ -21,7 +21,7 @@ PYTEST_FLAGS ?=
 BENCH_FLAGS ?=
 FUZZ_FLAGS ?=
 
-.PHONY: help demo demo-recommend test slow test-cluster bench fuzz lint types clean
+.PHONY: help demo demo-recommend test slow test-cluster bench fuzz lint types docs clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 22
@@ -54,8 +54,11 @@ lint: $(DEV)  ## ruff
 types: $(DEV)  ## mypy
 	$(VENV_PYTHON) -m mypy
 
+docs: $(DEV)  ## the pages of docs/ as a site in site/; a broken link is an error
+	NO_MKDOCS_2_WARNING=1 $(VENV_PYTHON) -m mkdocs build --strict --quiet
+
 clean:  ## remove .venv, caches and build leftovers; results stay
-	rm -rf .venv .cache .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist *.egg-info
+	rm -rf .venv .cache .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist site *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # An interrupted creation leaves a .venv without a working pip: it is made anew.

@@ -28,17 +28,18 @@ def prepare(
 ) -> LinkData:
     """Read a graph and make the features of its entities, for `train`.
 
-    >>> import imf_core as imf
-    >>> triples = [("Berlin", "capital of", "Germany"), ("Paris", "capital of", "France"), ("Paris", "in", "France")]
-    >>> size = (["Berlin", "Paris"], [[3.8], [2.1]])
-    >>> data = imf.prepare(triples, valid=[("Berlin", "in", "Germany")], features={"size": size})
-    >>> print(data.summary(), *data.describe(), sep="; ")
-    (in memory): 4 entities, 2 relations, 3 training and 1 validation triples; size: 2 of 4 entities (50.0 %), 1 wide
+    Examples:
+        >>> import imf_core as imf
+        >>> triples = [("Berlin", "capital of", "Germany"), ("Paris", "capital of", "France"), ("Paris", "in", "France")]
+        >>> size = (["Berlin", "Paris"], [[3.8], [2.1]])
+        >>> data = imf.prepare(triples, valid=[("Berlin", "in", "Germany")], features={"size": size})
+        >>> print(data.summary(), *data.describe(), sep="; ")
+        (in memory): 4 entities, 2 relations, 3 training and 1 validation triples; size: 2 of 4 entities (50.0 %), 1 wide
 
     Args:
         data: a graph folder or the name of a bundled data set; a `KnowledgeGraph`; a list of (head, relation, tail) names; or a
             pandas or polars frame with the columns `head`, `relation` and `tail`. A folder also brings texts, pictures and
-            feature files, see the README.
+            feature files, see docs/your-graph.md.
         settings: of these, `data.*` and `structure.*` apply: `{"data.text": "names"}`.
         valid, test: as `data`, where that is a list or a frame. Without `valid` a tenth of `data` is set aside.
         features: by modality, `(names, matrix)` with one row of the (K, f) matrix a name, or a vector by name. Entities without
@@ -57,10 +58,11 @@ def prepare(
 def read_graph(data: Any, settings: Settings = None, *, valid: Any = None, test: Any = None) -> KnowledgeGraph:
     """Read a graph without features; its notes say what was mended.
 
-    >>> import imf_core as imf
-    >>> graph = imf.read_graph([("a", "next", "b"), ("b", "next", "c")], valid=[("a", "next", "c")])
-    >>> graph.num_entities, graph.relations.names
-    (3, ('next',))
+    Examples:
+        >>> import imf_core as imf
+        >>> graph = imf.read_graph([("a", "next", "b"), ("b", "next", "c")], valid=[("a", "next", "c")])
+        >>> graph.num_entities, graph.relations.names
+        (3, ('next',))
 
     Args and errors: as `prepare`.
     """
@@ -74,10 +76,11 @@ def audit(
 
     It shows itself in a notebook; `.problems`, `.warnings`, `.lines()` and `.to_json()` have the parts.
 
-    >>> import imf_core as imf
-    >>> report = imf.audit([("a", "next", "b"), ("b", "next", "c")], valid=[("a", "next", "b")], test=[("a", "next", "c")])
-    >>> print(report.problems[0].partition(":")[0])
-    1 of 1 validation lines stand in train and 0 in test; 0 stand in neither
+    Examples:
+        >>> import imf_core as imf
+        >>> report = imf.audit([("a", "next", "b"), ("b", "next", "c")], valid=[("a", "next", "b")], test=[("a", "next", "c")])
+        >>> print(report.problems[0].partition(":")[0])
+        1 of 1 validation lines stand in train and 0 in test; 0 stand in neither
 
     Args and errors: as `prepare`; a `LinkData` will do as well.
     """

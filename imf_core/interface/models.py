@@ -67,11 +67,12 @@ def train(
 ) -> Model:
     """Train one model; the best validation epoch is kept.
 
-    >>> import imf_core as imf
-    >>> triples = [(f"e{i}", "next", f"e{(i + 1) % 20}") for i in range(20)]
-    >>> model = imf.train(triples, {"model.dim": 8, "model.relation_dim": 4, "train.max_epochs": 1})
-    >>> [answer.entity for answer in model.predictor().tails("e3", "next", k=1, known="only")]
-    ['e4']
+    Examples:
+        >>> import imf_core as imf
+        >>> triples = [(f"e{i}", "next", f"e{(i + 1) % 20}") for i in range(20)]
+        >>> model = imf.train(triples, {"model.dim": 8, "model.relation_dim": 4, "train.max_epochs": 1})
+        >>> [answer.entity for answer in model.predictor().tails("e3", "next", k=1, known="only")]
+        ['e4']
 
     Args:
         data: from `prepare`, or what `prepare` takes; None: as the settings say.
@@ -135,12 +136,13 @@ def train(
 def evaluate(model: Checkpoint | Ensemble | str | Path, data: Any = None, split: str = "valid") -> RankingMetrics:
     """Filtered ranking of a split.
 
-    >>> import imf_core as imf
-    >>> triples = [(f"e{i}", "next", f"e{(i + 1) % 20}") for i in range(20)]
-    >>> model = imf.train(triples, {"model.dim": 8, "model.relation_dim": 4, "train.max_epochs": 1})
-    >>> metrics = imf.evaluate(model)
-    >>> metrics.mrr == model.metrics["validation"]["mrr"], sorted(metrics.slices)[:2]
-    (True, ['1-1', '1-N'])
+    Examples:
+        >>> import imf_core as imf
+        >>> triples = [(f"e{i}", "next", f"e{(i + 1) % 20}") for i in range(20)]
+        >>> model = imf.train(triples, {"model.dim": 8, "model.relation_dim": 4, "train.max_epochs": 1})
+        >>> metrics = imf.evaluate(model)
+        >>> metrics.mrr == model.metrics["validation"]["mrr"], sorted(metrics.slices)[:2]
+        (True, ['1-1', '1-N'])
 
     Args:
         model: a model, an ensemble, or the folder of either.

@@ -28,7 +28,7 @@ from imf_core.recommend.checkpoint import save_recommender
 from imf_core.recommend.config import InteractionConfig, RecommendConfig
 from imf_core.recommend.data.prepare import prepare_recommend
 from imf_core.recommend.fit import build_model
-from tests.test_readme import SNIPPETS
+from tests.test_readme import PAGES, SNIPPETS
 from tests.tune.conftest import Searched
 from tune import interface
 
@@ -50,7 +50,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What the README's lines about a search leave: a study of two trials, and what they printed."""
     folder = ready_database(tmp_path_factory.mktemp("python"))
     write_graph(folder / "mygraph")
-    (snippet,) = [snippet for snippet in SNIPPETS if "tune.search(" in snippet]
+    (snippet,) = [snippet for page, snippet, _ in SNIPPETS if page == PAGES[0]]
     code = snippet.replace('"NAME", "RELATION"', '"thing 1", "follows"')
     given: list[dict[str, Any]] = []
 

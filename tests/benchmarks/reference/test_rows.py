@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks.reference.reference import BEGIN, END, load_reference, render_reference
+from benchmarks.reference.reference import BEGIN, END, PUBLISHED, load_reference, render_reference
 from imf_core.config import Config
 
 ROOT = Path(__file__).parents[3]
@@ -33,6 +33,33 @@ def given(command: str, option: str) -> Iterator[str]:
 def test_the_page_shows_the_rows_as_they_are() -> None:
     page = (ROOT / "results" / "README.md").read_text(encoding="utf-8")
     assert page.partition(BEGIN)[2].partition(END)[0].strip() == render_reference(ROWS)
+
+
+def headline(data_set: str) -> list[tuple[float, float | None]]:
+    """Figures of a column of the short table, in percent: mean, and deviation if there is one."""
+    rows = {row["row"]: row for row in ROWS if row["data_set"] == data_set and "no training" not in row["row"]}
+    single = [name for name, row in rows.items() if len(row["seeds"]) == 3 and not re.search("ensemble|together|:", name)]
+    best = max(single, key=lambda name: rows[name]["mrr_mean"])
+    two, six = (next(name for name in rows if name.startswith(begin)) for begin in (
+        "ensemble of ComplEx and contextual, ", "the ensembles of three seeds together (six models)"
+    ))
+    shares = [(rows[name]["mrr_mean"], rows[name]["mrr_std"]) for name in (best, two, six)]
+    ours = [(100 * mean, 100 * deviation if deviation else None) for mean, deviation in shares]
+    published = dict(PUBLISHED[data_set])
+    return [*ours, *((float(published[name][0] or 0), None) for name in ("IMF", "M-Hyper (2026)"))]
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/protocol.md"])
+def test_the_short_table_has_the_figures_of_the_rows(page: str) -> None:
+    table = (ROOT / page).read_text(encoding="utf-8").partition("<!-- headline -->")[2].partition("<!-- /headline -->")[0]
+    head, _, *lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.strip().splitlines()]
+    assert len(lines) == 5
+    for column, title in enumerate(head[1:], start=1):
+        shown = [[float(part) for part in line[column].split(" ± ")] for line in lines]
+        expected = [[part for part in pair if part is not None] for pair in headline(title.partition(",")[0])]
+        assert [len(pair) for pair in shown] == [len(pair) for pair in expected]
+        for pair, figures in zip(shown, expected, strict=True):
+            assert pair == pytest.approx(figures, abs=0.0501)
 
 
 @pytest.mark.parametrize("command", COMMANDS)
