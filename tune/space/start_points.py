@@ -27,7 +27,7 @@ class StartPoint:
 
 # The first: ComplEx with N3 under Adagrad, as Lacroix et al. (2018) train it; on MKG-W with names by MiniLM and d = 256
 # validation MRR 0.3468 after 14 epochs (`imf train`, 2026-11-30). The second: one of eight settings tried by hand on MKG-W with
-# structure alone (`imf train`, 18 to 45 epochs, d = 200: 0.3159; 2026-11-28). The third: the best trial of a search of 20 minutes
+# structure alone (`imf train`, 18 to 45 epochs, d = 200: 0.3159; 2026-11-28). The third: the best trial of 20 minutes
 # on MKG-Y with structure alone, at most 12 epochs and d = 64, three at a time on two cores (`python -m benchmarks.efficiency
 # --seeds 2`, before start points existed and when only the contextual relation model was searched: 0.3087; 2026-11-28).
 # Decision weights are left out: they do not transfer from one graph to another.
