@@ -75,7 +75,7 @@ OPTIONS = (
     Option("max_failures", int, HOW),
     Option("workers", int, WHERE), Option("cpus_per_worker", int, WHERE), Option("gpus_per_worker", str, WHERE),
     Option("concurrency", int, WHERE), Option("study", str, WHERE), Option("storage", Path, WHERE),
-    Option("tracking_uri", str, WHERE), Option("model_name", str, WHERE),
+    Option("tracking_uri", str, WHERE), Option("model_name", str, WHERE), Option("wandb", str, WHERE),
     Option("save_seconds", float, WHERE), Option("track_seconds", float, WHERE),
     Option("keep", int, WHERE), Option("address", str, WHERE),
     Option("expect_nodes", int, WHERE), Option("node_wait_seconds", str, WHERE, "node-wait"),

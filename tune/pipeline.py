@@ -36,6 +36,7 @@ from tune.report.verdict import closing_table, write_report
 from tune.runs.finalise import Final, finalise
 from tune.runs.interrupts import Interrupts
 from tune.runs.runner import SearchInterrupted, run_search
+from tune.runs.wandb_callback import wandb_callbacks
 from tune.runs.within_budget import within_budget
 from tune.settings import SearchConfig, without_password
 from tune.sources import code_digest
@@ -81,6 +82,7 @@ def search(settings: SearchConfig, console: Console) -> Session:
     """Search on this machine, or on the Ray cluster named in the settings."""
     if not (settings.show_space or settings.dry_run):
         refuse_unwritable(settings.study_dir)
+        wandb_callbacks(settings)  # refuses a missing key before anything is read
     if not settings.joins:
         return planned(settings, ClusterResources.local(), console)
     with joined(settings, console) as cluster:

@@ -157,6 +157,9 @@ class SearchConfig(BaseModel):
         "", pattern=r"^[^/:\s]([^/:]{0,198}[^/:\s])?$",
         description="name of the registered model in MLflow, which gets a version for each study; default: imf-<data set>"
     )
+    wandb: str = Field(
+        "", pattern=r"^[^/\\#?%:]{1,128}$", description="also log trials to this project of Weights & Biases (extra `wandb`)"
+    )
     space: Path | dict[str, Any] | None = Field(
         None, description="YAML file with the search space; default: the built-in space"
     )

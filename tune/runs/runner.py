@@ -22,6 +22,7 @@ from tune.runs.mlflow_callback import MlflowCallback
 from tune.runs.reuse import continue_stopped, reuse_trials
 from tune.runs.terminal import LiveTable, TrialLines
 from tune.runs.trial_folders import TrialFolders
+from tune.runs.wandb_callback import wandb_callbacks
 from tune.runs.within_budget import reserve_of
 from tune.sources import code_digest
 from tune.study.history import History
@@ -166,7 +167,7 @@ def _run(
     ledger, resources = callback.ledger, plan.resources
     searcher.left = missing
     folder, total = ledger.folders.path, len(ledger.records) + missing
-    needs = _needs(plan)
+    needs, others = _needs(plan), wandb_callbacks(plan.settings)
     live = LiveTable(
         console, ledger, total, needs, finals=isinstance(searcher, NamedRuns), shared=plan.settings.joins
     )
@@ -174,12 +175,12 @@ def _run(
         trainable(spec, resources.trial_bundle),
         tune_config=ray_tune.TuneConfig(
             search_alg=searcher, num_samples=-1, scheduler=scheduler, max_concurrent_trials=resources.concurrency,
-            reuse_actors=resources.workers == 1, trial_dirname_creator=name_of,
+            reuse_actors=resources.workers == 1, trial_dirname_creator=name_of, trial_name_creator=name_of,
         ),
         run_config=ray_tune.RunConfig(
             name=folder.name, storage_path=str(folder.parent), verbose=0, stop=ledger.deadline,
             storage_filesystem=LocalFileSystem(),  # else a path with a `?` is taken for a URI
-            callbacks=[ledger, callback, TrialLines(console, ledger, total, needs.get("GPU", 0.0)), live],
+            callbacks=[ledger, callback, TrialLines(console, ledger, total, needs.get("GPU", 0.0)), live, *others],
             failure_config=ray_tune.FailureConfig(max_failures=plan.settings.max_failures),
         ),
     )
