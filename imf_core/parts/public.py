@@ -26,13 +26,14 @@ def _decorator(kind: str, name: str, settings: type[Section] | None, description
 def scorer(name: str, *, settings: type[Section] | None = None, description: str = "") -> Decorator[Any]:
     """Register a relation model, a subclass of `imf_core.model.scoring.Scorer`; chosen by `model.scoring`.
 
-    >>> import imf_core as imf
-    >>> from imf_core.model.scoring import TransE
-    >>> @imf.scorer("transe-narrow")
-    ... class Narrow(TransE):
-    ...     "TransE whose name is longer."
-    >>> imf.Config().updated({"model.scoring": "transe-narrow"}).model.scoring
-    'transe-narrow'
+    Examples:
+        >>> import imf_core as imf
+        >>> from imf_core.model.scoring import TransE
+        >>> @imf.scorer("transe-narrow")
+        ... class Narrow(TransE):
+        ...     "TransE whose name is longer."
+        >>> imf.Config().updated({"model.scoring": "transe-narrow"}).model.scoring
+        'transe-narrow'
 
     Args:
         name: by which the setting chooses it.

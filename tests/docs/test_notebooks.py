@@ -16,7 +16,7 @@ NOTEBOOKS = sorted((ROOT / "examples").glob("*.ipynb"))
 
 
 @pytest.mark.parametrize("file", NOTEBOOKS, ids=lambda file: file.stem)
-def test_a_notebook_shows_what_it_shows_in_its_file(file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_notebook_shows_what_is_kept_in_its_file(file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The figures may differ a little from processor to processor; what kind of thing a cell shows may not."""
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     for name in ("IPYTHONDIR", "JUPYTER_DATA_DIR", "JUPYTER_RUNTIME_DIR"):  # no kernel and no profile of the user's
@@ -24,8 +24,9 @@ def test_a_notebook_shows_what_it_shows_in_its_file(file: Path, tmp_path: Path, 
     notebook = nbformat.read(file, as_version=4)
     stored = [kinds(cell) for cell in notebook.cells]
     nbclient.NotebookClient(notebook, timeout=800, resources={"metadata": {"path": str(tmp_path)}}).execute()
-    assert [kinds(cell) for cell in notebook.cells] == stored
-    assert sum(map(bool, stored)) >= 5
+    shown = [kinds(cell) for cell in notebook.cells]
+    assert sum(map(bool, shown)) >= 5
+    assert [pair for pair in zip(shown, stored, strict=True) if pair[1] and pair[0] != pair[1]] == []
 
 
 def kinds(cell: Any) -> list[str]:
