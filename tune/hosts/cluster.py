@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import socket
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,7 +16,7 @@ import ray
 import imf_core
 from imf_core.errors import ResourceError
 from tune.environment import environment
-from tune.hosts.leftovers import ProcessRecord, end_leftovers
+from tune.hosts.leftovers import ProcessRecord, end, end_leftovers
 from tune.hosts.resources import ClusterResources, ResourcePlan
 from tune.hosts.watchdog import watching
 from tune.settings import SearchConfig
@@ -35,6 +36,9 @@ def ray_cluster(
     Args:
         machine: resources of this machine, as in the plan.
         lost: called when a cluster of our own has died; then the block is interrupted as by Ctrl-C.
+
+    Raises:
+        ResourceError: Ray does not start.
     """
     if settings.joins:
         yield
@@ -48,13 +52,23 @@ def ray_cluster(
         variables["RAY_ADDRESS"] = f"{ray.util.get_node_ip_address()}:{port}"
     end_leftovers()
     before = set(psutil.Process().children())
-    ray.init(
-        address="local", num_cpus=int(machine.cpus), num_gpus=int(machine.gpus), include_dashboard=settings.workers > 1,
-        resources=resources.custom_resources, runtime_env={"env_vars": variables}, log_to_driver=False,
-        logging_level=logging.ERROR,
-    )
-    if settings.workers > 1:
-        os.environ.pop(_PORT)
+    try:
+        ray.init(
+            address="local", num_cpus=int(machine.cpus), num_gpus=int(machine.gpus), include_dashboard=settings.workers > 1,
+            resources=resources.custom_resources, runtime_env={"env_vars": variables}, log_to_driver=False,
+            logging_level=logging.ERROR,
+        )
+    except Exception as error:  # a plain one where a part of Ray is not up within its 30 s; what it started runs on
+        ray.shutdown()
+        end([child for child in psutil.Process().children(recursive=True) if child not in before])
+        raise ResourceError(
+            f"Ray did not start on this machine: {' '.join(str(error).split())[:300]}",
+            remedy="if other programs keep its CPUs busy, run the same command again later; the logs of Ray: "
+            f"{Path(tempfile.gettempdir()) / 'ray' / 'session_latest' / 'logs'}",
+        ) from error
+    finally:
+        if settings.workers > 1:
+            os.environ.pop(_PORT)
     record = ProcessRecord(set(psutil.Process().children()) - before)
     try:
         with watching(lost, record):

@@ -11,7 +11,7 @@ import logging
 import os
 import socket
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import psutil
@@ -85,18 +85,22 @@ def end_leftovers(folder: Path | None = None) -> int:
             continue
         left += [process for found in processes if (process := _running(*found)) is not None]
         file.unlink(missing_ok=True)
+    end(left)
+    if left:
+        logger.warning("ended %d processes of Ray that a killed search had left", len(left))
+    return len(left)
+
+
+def end(processes: Sequence[psutil.Process]) -> None:
+    """End processes: asked first, then killed."""
     for ask in (psutil.Process.terminate, psutil.Process.kill):
-        for process in left:
+        for process in processes:
             try:
                 ask(process)
             except psutil.Error:  # it has ended, or is not ours
                 pass
-        _, left_now = psutil.wait_procs(left, timeout=_PATIENCE)
-        if not left_now:
+        if not psutil.wait_procs(processes, timeout=_PATIENCE)[1]:
             break
-    if left:
-        logger.warning("ended %d processes of Ray that a killed search had left", len(left))
-    return len(left)
 
 
 def _ids(root: psutil.Process) -> list[Id]:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+import subprocess
 from pathlib import Path
 
+import psutil
 import pytest
 
+from imf_core.errors import ResourceError
 from tune.hosts.cluster import ray_cluster
 from tune.hosts.resources import ClusterResources, Node, plan_resources
 from tune.settings import SearchConfig
@@ -22,4 +25,25 @@ def test_workers_of_a_group_know_which_ray_is_theirs(tmp_path: Path) -> None:
     with ray_cluster(settings, machine, plan_resources(2, 1, 0.0, None, 1, machine, 2**30), lambda failure: None):
         address = ray.get(ray.remote(num_cpus=0)(lambda: os.environ["RAY_ADDRESS"]).remote())
         assert address == ray.get_runtime_context().gcs_address
+    assert "RAY_GCS_SERVER_PORT" not in os.environ
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_ray_that_does_not_start_is_named_and_what_it_started_is_ended(
+    tmp_path: Path, workers: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[subprocess.Popen[bytes]] = []
+
+    def time_out(**settings: object) -> None:
+        started.append(subprocess.Popen(["sleep", "600"]))
+        raise Exception("The current node timed out\n  during startup.")  # what Ray raises then
+
+    monkeypatch.setattr("ray.init", time_out)
+    settings = SearchConfig.build({"data": str(tmp_path), "storage": str(tmp_path), "workers": workers})
+    machine = ClusterResources((Node(2.0),))
+    resources = plan_resources(workers, 1, 0.0, None, 1, machine, 2**30)
+    cluster = ray_cluster(settings, machine, resources, lambda failure: None)
+    with pytest.raises(ResourceError, match="did not start on this machine: The current node timed out during"), cluster:
+        pytest.fail("the block must not run")
+    assert not psutil.pid_exists(started[0].pid)
     assert "RAY_GCS_SERVER_PORT" not in os.environ
