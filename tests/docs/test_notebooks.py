@@ -26,6 +26,9 @@ def test_a_notebook_shows_what_is_kept_in_its_file(file: Path, tmp_path: Path, m
     nbclient.NotebookClient(notebook, timeout=800, resources={"metadata": {"path": str(tmp_path)}}).execute()
     shown = [kinds(cell) for cell in notebook.cells]
     assert sum(map(bool, shown)) >= 5
+    outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
+    displayed = [output.data["text/html"] for output in outputs if output.output_type == "display_data"]
+    assert not any(displayed)  # a quiet search shows nothing by itself
     assert [pair for pair in zip(shown, stored, strict=True) if pair[1] and pair[0] != pair[1]] == []
 
 

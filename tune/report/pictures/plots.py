@@ -71,7 +71,7 @@ def save_picture(show: Callable[[Console], None], width: int, path: Path, title:
         path: of the SVG file.
         title: title of the window; a long one is cut.
     """
-    console = NameConsole(record=True, file=io.StringIO(), width=width)
+    console = NameConsole(record=True, file=io.StringIO(), width=width, force_jupyter=False)  # shows nothing itself
     show(console)
     picture = console.export_svg(title=textwrap.shorten(visible(title), _TITLE_WIDTH, placeholder=" ..."))
     plain = re.sub(r"@font-face \{.*?\}\s*", "", picture, flags=re.DOTALL).replace("Fira Code", "DejaVu Sans Mono")
