@@ -158,7 +158,7 @@ class SearchConfig(BaseModel):
         description="name of the registered model in MLflow, which gets a version for each study; default: imf-<data set>"
     )
     wandb: str = Field(
-        "", pattern=r"^[^/\\#?%:]{1,128}$", description="also log trials to this project of Weights & Biases (extra `wandb`)"
+        "", pattern=r"^[^/\\#?%:]{0,128}$", description="also log trials to this project of Weights & Biases (extra `wandb`)"
     )
     space: Path | dict[str, Any] | None = Field(
         None, description="YAML file with the search space; default: the built-in space"

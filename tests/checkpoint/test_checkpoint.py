@@ -307,13 +307,13 @@ def test_training_goes_on_to_the_bit(
     monkeypatch.setattr(optimizers, "_LARGE", 100)
     config = Config().updated(SMALL)
     model = build_model(config, toy)
-    optimizer = Optimizers(model, kind, 0.01, 0.01, early=early, tables=model.vectors())
+    optimizer = Optimizers(model, kind, 0.01, 0.01, early=early, tables=model.vectors() if kind == "adagrad" else ())
     stepped(model, optimizer, config, 3)
     best = {name: tensor + 1 for name, tensor in model.state_dict().items() if not name.endswith((".features", ".mask"))}
     save_training_state(tmp_path / "state", model, optimizer, {"epoch": 3, "curve": [[1, 0.5]]}, best)
 
     fresh = build_model(config.updated({"train.seed": 9}), toy)
-    other = Optimizers(fresh, kind, 0.01, 0.01, early=early, tables=fresh.vectors())
+    other = Optimizers(fresh, kind, 0.01, 0.01, early=early, tables=fresh.vectors() if kind == "adagrad" else ())
     progress, found = load_training_state(tmp_path / "state", fresh, other)
     assert progress == {"epoch": 3, "curve": [[1, 0.5]]}
     assert found is not None and found.keys() == best.keys()
