@@ -82,7 +82,7 @@ def test_equal_seeds_draw_equal_points(space: SearchSpace, concurrency: int) -> 
 def test_conditional_space_works_beyond_the_start_up(space: SearchSpace) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        search = StudySearch(space, sampler=make_sampler(3, 4))
+        search = StudySearch(space, sampler=make_sampler(5, 4))
         decisions = set()
         for number in range(25):
             drawn = point(search, f"t{number}")
