@@ -161,6 +161,8 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "modalities").mkdir()
     np.save(tmp_path / "features.npy", np.eye(2))
     (tmp_path / "names.txt").write_text("NAME\ne2\n")
+    shown = next(snippet for _, snippet, _ in SNIPPETS if "class Minkowski" in snippet)
+    (tmp_path / "minkowski.py").write_text(shown.partition("\n\nmodel = ")[0])
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -170,7 +172,8 @@ def test_a_command_of_readme_and_guides_runs(home: Path, command: str) -> None:
     names = {"<study>": "demo", "tsv|openke|nt": "openke", "DIR": "mygraph", "CHECKPOINT": "results/demo/best"}
     for name, value in names.items():
         command = command.replace(name, value)
-    assert command_line.run(*words(command)[1:])
+    with registry.scope():
+        assert command_line.run(*words(command)[1:])
 
 
 def test_the_plan_is_shown(home: Path) -> None:
