@@ -151,8 +151,9 @@ def test_a_search_of_the_bundled_graph_and_an_answer(installed: Installed, pytho
 
 
 @pytest.mark.slow
-def test_the_python_of_the_readme(installed: Installed, python: str) -> None:
-    snippets = [text for text in FENCE.findall((ROOT / "README.md").read_text(encoding="utf-8")) if "imf.train(" in text]
+def test_the_python_of_the_first_page(installed: Installed, python: str) -> None:
+    page = (ROOT / "docs" / "index.md").read_text(encoding="utf-8")
+    snippets = [text for text in FENCE.findall(page) if "imf.train(" in text]
     assert snippets
     for snippet in snippets:
         assert installed.run(python, "-c", snippet)
