@@ -378,24 +378,26 @@ class Imf(nn.Module):
                 losses.append(branch.penalty * regularizer.target(scorer, *vectors, positives, weights, *settings))
         return torch.stack(losses).sum()
 
+    @property
+    def entity_tables(self) -> dict[str, nn.Parameter]:
+        """The trained tables of entity vectors, by the name of their branch."""
+        tables = {name: table.table for name, table in self.feature_tables.items() if table.table is not None}
+        return {**self.structure_tables, **tables}
+
     def vectors(self) -> list[nn.Parameter]:
         """The trained tables of entity and relation vectors: whatever is looked up, not multiplied with."""
-        tables = [table.table for table in self.feature_tables.values() if table.table is not None]
-        return [*self.structure_tables.values(), *tables, *self.relations.parameters()]
+        return [*self.entity_tables.values(), *self.relations.parameters()]
 
     def adagrad_parameters(self, train: TrainConfig) -> list[nn.Parameter]:
         """Those of `vectors` that Adagrad updates: all of its branches, but for heads with an optimizer of their own."""
         chosen = {branch.name: (branch.optimizer or train.optimizer) == "adagrad" for branch in self.of_branch.values()}
-        named = [*self.structure_tables.items(), *self.relations.items()]
-        named += [(name, table.table) for name, table in self.feature_tables.items() if table.table is not None]
-        return [parameter for name, parameter in named if chosen[name]]
+        return [table for name, table in (*self.entity_tables.items(), *self.relations.items()) if chosen[name]]
 
     def sparse_parameters(self, train: TrainConfig) -> dict[str, nn.Parameter]:
         """The trained entity tables by name if a step touches only some of their rows; otherwise none."""
         if train.num_negatives is None or train.num_negatives >= self.num_entities:
             return {}
-        relations = {id(table) for table in self.relations.parameters()}
-        found = {id(table) for table in self.vectors()} - relations
+        found = {id(table) for table in self.entity_tables.values()}
         return {name: parameter for name, parameter in self.named_parameters() if id(parameter) in found}
 
     def _scorer(self, branch: str) -> Scorer:
