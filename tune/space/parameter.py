@@ -58,12 +58,11 @@ class Parameter:
         entry = {"choices": mark.choices} if mark.choices is not None else {
             "low": mark.low, "high": mark.high, "log": mark.log, "step": mark.step
         }
-        return cls.parse(name, entry, value, mark.when, "imf_core.config").bringing_all_of(mark)
+        return cls.parse(name, entry, value, mark, "imf_core.config")
 
     @classmethod
     def parse(
-        cls, name: str, entry: Mapping[str, Any], value: Any, when: Mapping[str, Sequence[Any]] | None = None,
-        source: str = "space",
+        cls, name: str, entry: Mapping[str, Any], value: Any, mark: Tunable | None = None, source: str = "space"
     ) -> Parameter:
         """A parameter from a range `{low, high, log, step}` or from `{choices: [...]}`.
 
@@ -71,7 +70,7 @@ class Parameter:
             name: dotted path of the setting.
             entry: the range or the choices.
             value: the setting's current value; its type decides between int and float, its nearest value is the default.
-            when: see `Parameter`.
+            mark: of the setting: it says when the parameter exists, and what its choices bring.
             source: file or argument to name in an error.
 
         Raises:
@@ -84,7 +83,8 @@ class Parameter:
         for key in entry:
             if key not in _KEYS:
                 raise refuse(f"unknown key {key!r}{nearest(str(key), _KEYS)}")
-        conditions = tuple((key, tuple(allowed)) for key, allowed in (when or {}).items())
+        mark = mark or Tunable()
+        conditions = tuple((key, tuple(allowed)) for key, allowed in (mark.when or {}).items())
         if entry.get("choices") is not None:
             choices = _as_numbers(entry["choices"], value)
             if set(entry) - {"choices"}:
@@ -92,7 +92,9 @@ class Parameter:
             listed = isinstance(choices, (list, tuple)) and bool(choices)
             if not listed or len({repr(label(item)) for item in choices}) < len(choices):
                 raise refuse(f"choices = {choices!r} is not a list of distinct values")
-            return cls(name, "categorical", None, choices=tuple(choices), when=conditions)._with_default(value)
+            brings = tuple((choice, tuple(values.items())) for choice, values in (mark.brings or {}).items())
+            drawn = cls(name, "categorical", None, choices=tuple(choices), when=conditions, brings=brings)
+            return drawn._with_default(value)
         kind: Kind = "int" if isinstance(value, int) else "float"
         if isinstance(value, bool) or not isinstance(value, (int, float)):
             raise refuse("a range needs a numeric setting", "write {choices: [...]}")
@@ -233,11 +235,6 @@ class Parameter:
     def labels(self) -> tuple[Any, ...]:
         """The choices as a point stores them."""
         return tuple(label(choice) for choice in self.choices)
-
-    def bringing_all_of(self, mark: Tunable | None) -> Parameter:
-        """This parameter with all that its mark says that its choices bring."""
-        brings = mark.brings if mark is not None and mark.brings is not None else {}
-        return replace(self, brings=tuple((choice, tuple(values.items())) for choice, values in brings.items()))
 
     def _with_default(self, value: Any) -> Parameter:
         return replace(self, default=self.clamp(value))

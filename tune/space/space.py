@@ -135,9 +135,7 @@ class SearchSpace:
                     raise ConfigError(f"{source}: {name} = {drawn.shown} is not within (0, 1]", remedy=remedy, key=name)
                 chosen[name] = _weight(config, branches, name, drawn)
             else:
-                mark = marked.get(name)
-                drawn = Parameter.parse(name, entry, value_of(config, name), mark.when if mark else None, source)
-                chosen[name] = drawn.bringing_all_of(mark)
+                chosen[name] = Parameter.parse(name, entry, value_of(config, name), marked.get(name), source)
         if any(name.startswith(WEIGHTS) for name in held) and any(name.startswith(WEIGHTS) for name in chosen):
             remedy = "search all of the branches' weights, or none"
             raise ConfigError(f"{source}: {WEIGHTS} is partly held fixed and partly searched", remedy=remedy, key=WEIGHTS)
