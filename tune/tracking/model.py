@@ -24,17 +24,14 @@ _ANSWERS = 10  # default number of answers to a question
 _PART = "part-"  # name of an artifact that is the file of a part
 
 
-def part_files(checkpoint: Path) -> dict[str, str]:
-    """The files of a checkpoint's parts that no package brings, as artifacts: they are code of the model."""
+def parts_to_ship(checkpoint: Path) -> tuple[dict[str, str], list[str]]:
+    """What the parts of a checkpoint need elsewhere: the files of those that no package brings, as artifacts, since they are
+    code of the model; and the requirements of the others.
+    """
     parts = checked(checkpoint / "config.json", DescribedParts, read_description(checkpoint)).parts
     here = [find(part.kind, part.name) for part in parts if not part.package]
-    return {f"{_PART}{Path(part.file).stem}": part.file for part in here if part is not None and part.file}
-
-
-def part_packages(checkpoint: Path) -> list[str]:
-    """The requirements of a checkpoint's parts."""
-    parts = checked(checkpoint / "config.json", DescribedParts, read_description(checkpoint)).parts
-    return sorted({f"{part.package}=={part.version}" for part in parts if part.package})
+    files = {f"{_PART}{Path(part.file).stem}": part.file for part in here if part is not None and part.file}
+    return files, sorted({f"{part.package}=={part.version}" for part in parts if part.package})
 
 
 class ImfPyfunc(PythonModel):

@@ -25,7 +25,7 @@ from tune.settings import absolute_tracking_uri
 from tune.study.outcome import TrialState
 from tune.study.records import TrialRecord
 from tune.tracking import names as text
-from tune.tracking.model import part_files, part_packages, signature
+from tune.tracking.model import parts_to_ship, signature
 from tune.tracking.names import safe_name
 from tune.tracking.registry import Registered, create_model, crown, version_of
 from tune.tracking.store import LOGGING_ERRORS, module_store, open_experiment, origin, refuse_credentials
@@ -297,11 +297,12 @@ class Tracker:
         with module_store(self.tracking_uri, self.experiment_id), tempfile.TemporaryDirectory() as folder:
             code = Path(folder) / "model.py"
             code.write_text(text.MODEL_CODE, encoding="utf-8")
+            files, packages = parts_to_ship(checkpoint)
             model = mlflow.models.Model.log(
                 None, mlflow.pyfunc, name=name, run_id=self.parent_id, python_model=str(code),
                 signature=signature(task_of(checkpoint)),
-                artifacts={"checkpoint": str(checkpoint.absolute()), **part_files(checkpoint)},
-                pip_requirements=[*text.requirements(), *part_packages(checkpoint)],
+                artifacts={"checkpoint": str(checkpoint.absolute()), **files},
+                pip_requirements=[*text.requirements(), *packages],
             )
         version = self.client.create_model_version(
             name, model.model_uri, self.parent_id, tags=dict(tags), model_id=model.model_id
