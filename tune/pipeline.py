@@ -124,7 +124,7 @@ def run(plan: Plan, study: OpenStudy, console: Console) -> Session:
     status, interrupts = "FAILED", Interrupts(console, lambda: study.journal.failure is not None)
     with interrupts:
         try:
-            with interrupts.taken_back(), ray_cluster(settings, plan.cluster, plan.resources, study.journal.lost):
+            with ray_cluster(settings, plan.cluster, plan.resources, study.journal.lost):
                 interrupts.take()
                 plan = within_budget(plan, study, console)
                 records = run_search(plan, study, search, tracker, console, interrupts)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import socket
 import tempfile
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -59,7 +61,7 @@ def ray_cluster(
             logging_level=logging.ERROR,
         )
     except Exception as error:  # a plain one where a part of Ray is not up within its 30 s; what it started runs on
-        ray.shutdown()
+        leave_ray()
         end([child for child in psutil.Process().children(recursive=True) if child not in before])
         raise ResourceError(
             f"Ray did not start on this machine: {' '.join(str(error).split())[:300]}",
@@ -74,8 +76,16 @@ def ray_cluster(
         with watching(lost, record):
             yield
     finally:
-        ray.shutdown()
+        leave_ray()
         record.remove()
+
+
+def leave_ray() -> None:
+    """Shut Ray down, and go on handling SIGTERM: Ray's C++ side gives it back to the system, of which Python does not hear."""
+    ray.shutdown()
+    handler = signal.getsignal(signal.SIGTERM)
+    if handler is not None and threading.current_thread() is threading.main_thread():  # elsewhere Python forbids it
+        signal.signal(signal.SIGTERM, handler)
 
 
 def _free_port() -> int:

@@ -23,6 +23,7 @@ from rich.markup import escape
 import imf_core
 from imf_core.errors import ConfigError, ResourceError
 from tune.environment import environment
+from tune.hosts.cluster import leave_ray
 from tune.hosts.resources import ClusterResources, Node
 from tune.settings import SearchConfig
 
@@ -100,7 +101,7 @@ def joined(settings: SearchConfig, console: Console) -> Iterator[ClusterResource
         wait_for_nodes(expected, settings.node_wait_seconds, settings.fewer_nodes, console)
         yield count_resources(ray.nodes(), expected, settings.grows_to)
     finally:
-        ray.shutdown()
+        leave_ray()
 
 
 def refuse_silent(address: str, seconds: float = 10.0) -> None:

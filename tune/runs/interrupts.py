@@ -74,14 +74,6 @@ class Interrupts:
         for number in self._before:
             signal.signal(number, self._handle)
 
-    @contextmanager
-    def taken_back(self) -> Iterator[None]:
-        """After a block that ends a Ray: its C++ side gives SIGTERM back to the system, which ends a process unheard."""
-        try:
-            yield
-        finally:
-            self.take()
-
     def _handle(self, number: int, frame: FrameType | None) -> None:
         leave_closed_terminal()
         if number != signal.SIGINT and self.signal != signal.SIGINT:

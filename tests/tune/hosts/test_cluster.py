@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
+import signal
 import subprocess
 from pathlib import Path
 
@@ -10,7 +12,7 @@ import psutil
 import pytest
 
 from imf_core.errors import ResourceError
-from tune.hosts.cluster import ray_cluster
+from tune.hosts.cluster import leave_ray, ray_cluster
 from tune.hosts.resources import ClusterResources, Node, plan_resources
 from tune.settings import SearchConfig
 
@@ -47,3 +49,16 @@ def test_a_ray_that_does_not_start_is_named_and_what_it_started_is_ended(
         pytest.fail("the block must not run")
     assert not psutil.pid_exists(started[0].pid)
     assert "RAY_GCS_SERVER_PORT" not in os.environ
+
+
+def test_sigterm_is_handled_as_before_when_ray_has_given_it_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray's C++ side sets the system's own action as it shuts down; Python still says that its handler is in place."""
+    heard: list[int] = []
+    before = signal.signal(signal.SIGTERM, lambda number, frame: heard.append(number))
+    monkeypatch.setattr("ray.shutdown", lambda: ctypes.CDLL(None).signal(signal.SIGTERM, 0))
+    try:
+        leave_ray()
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert heard == [signal.SIGTERM]
+    finally:
+        signal.signal(signal.SIGTERM, before)
