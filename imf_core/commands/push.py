@@ -12,9 +12,8 @@ from imf_core.checkpoint.hub import CARD_FILE, check_name, checkpoint_files, hub
 from imf_core.commands.terminal import terminal
 from imf_core.ensemble.ensemble import is_ensemble, load_ensemble
 from imf_core.errors import ConfigError
+from imf_core.recommend.checkpoint import INTERACTIONS_FILE
 from imf_core.tasks.registry import task_of
-
-_INTERACTIONS = "interactions.safetensors"
 
 
 def push(
@@ -45,7 +44,7 @@ def push(
     if card is not None:
         files.setdefault(CARD_FILE, card.encode())
     if without_facts:
-        if _INTERACTIONS in files:
+        if INTERACTIONS_FILE in files:
             raise ConfigError("a recommender does not answer without its interactions", remedy="leave out --without-facts")
         files = {name: file for name, file in files.items() if not name.endswith(FACTS_FILE)}
     console = terminal()
@@ -66,10 +65,10 @@ def push(
 
 def _notes(files: dict[str, Path | bytes], folder: Path) -> list[str]:
     """What whoever may read the repository learns, and what is missing in it."""
-    facts = [name for name in files if name.endswith((FACTS_FILE, _INTERACTIONS))]
+    facts = [name for name in files if name.endswith((FACTS_FILE, INTERACTIONS_FILE))]
     notes = ["the names of all entities and relations, and the path of your data, are in these files"]
     if facts:
-        cure = "" if _INTERACTIONS in files else "; --without-facts leaves it out"
+        cure = "" if INTERACTIONS_FILE in files else "; --without-facts leaves it out"
         notes.append(f"all that the model was trained and validated on is in {facts[0]}{cure}")
     else:
         notes.append("the known facts are not in it: whoever asks it needs the graph (--data DIR; predictor(data=DIR))")

@@ -40,6 +40,7 @@ from imf_core.recommend.data.interactions import Interactions
 from imf_core.recommend.model import Recommender, build_recommender
 
 TASK = "recommend"
+INTERACTIONS_FILE = "interactions.safetensors"
 
 
 class DescribedRecommender(Described):
@@ -86,7 +87,7 @@ def save_recommender(
     widths = dict(zip(features.names, features.widths, strict=True)) if features is not None else {}
     facts = {"task": TASK, "modalities": widths, "num_users": data.num_users, "num_items": data.num_items}
     pairs = {name: torch.from_numpy(np.ascontiguousarray(getattr(data, name))) for name in ("train", "valid")}  # (P, 2)
-    tensors = {"model.safetensors": model.state_dict(), "interactions.safetensors": pairs}
+    tensors = {"model.safetensors": model.state_dict(), INTERACTIONS_FILE: pairs}
     write_checkpoint(folder, config, facts, {"users": data.users, "items": data.items}, metrics or {}, tensors)
 
 
@@ -112,9 +113,9 @@ def load_recommender(folder: Path | str) -> RecommenderCheckpoint:
     names = read_names(folder, description, DescribedRecommender, RecommenderNames)
     users, items = Vocabulary(tuple(names.users), "user"), Vocabulary(tuple(names.items), "item")
     check_vocabulary(description, users, items, folder, ("users", "items"))
-    pairs = read_tensors(folder / "interactions.safetensors", RESTORE)
+    pairs = read_tensors(folder / INTERACTIONS_FILE, RESTORE)
     if pairs.keys() != {"train", "valid"} or any(_outside(part, len(users), len(items)) for part in pairs.values()):
-        raise CheckpointError(f"{folder / 'interactions.safetensors'} holds other users or items", remedy=RESTORE)
+        raise CheckpointError(f"{folder / INTERACTIONS_FILE} holds other users or items", remedy=RESTORE)
     data = Interactions(users, items, pairs["train"].numpy(), pairs["valid"].numpy(), None, (), str(folder))
     state = read_tensors(folder / "model.safetensors", RESTORE)
     config = stored_settings(RecommendConfig, description, folder)

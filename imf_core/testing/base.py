@@ -68,6 +68,7 @@ class PartContract:
         assert "\n" not in self.part.description
 
     def test_its_settings_are_described_and_their_ranges_accepted(self) -> None:
+        """Each setting has a description, a default, and a search range within its bounds."""
         kind = self.part.settings
         if kind is None:
             return

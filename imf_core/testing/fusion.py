@@ -98,18 +98,19 @@ class FusionContract(ModelPartContract):
         torch.testing.assert_close(self.made()([view[turned] for view in views], [None, has[turned], None]), whole[turned])
 
     def test_gradients_are_those_of_finite_differences(self) -> None:
+        """In float64, for views and parameters, with and without hidden layers."""
         for widths in ((), (5, 3)):
             operator = self.made(model__fusion_widths=widths)
             state = {name: part.detach().requires_grad_() for name, part in operator.named_parameters()}
             views, has = [view.requires_grad_() for view in drawn(nodes=3)], torch.tensor([True, False, True])
 
-            def fuse(*tensors: Tensor, operator: Fusion = operator, names: tuple[str, ...] = tuple(state)) -> Tensor:
+            def fuse(
+                *tensors: Tensor, operator: Fusion = operator, names: tuple[str, ...] = tuple(state), has: Tensor = has
+            ) -> Tensor:
                 changed = dict(zip(names, tensors[3:], strict=True))
-                masks = [None, torch.tensor([True, False, True]), None]
-                fused: Tensor = torch.func.functional_call(operator, changed, (list(tensors[:3]), masks))
+                fused: Tensor = torch.func.functional_call(operator, changed, (list(tensors[:3]), [None, has, None]))
                 return fused
 
-            assert len(has) == len(views[0])
             assert torch.autograd.gradcheck(fuse, (*views, *state.values()))
 
     def test_every_parameter_learns(self) -> None:
@@ -118,6 +119,7 @@ class FusionContract(ModelPartContract):
         assert fused.std(dim=0).min() > 0.01  # no node is like the others at the start
 
     def test_rows_a_few_at_a_time_give_the_same(self) -> None:
+        """Results and gradients do not depend on how many nodes are fused at a time."""
         views, has = drawn(nodes=150), torch.arange(150) % 3 != 1
         whole = results(self.made(), views, [None, has, None])
         usual = base._ROWS_TIMES_WIDTH
@@ -129,6 +131,7 @@ class FusionContract(ModelPartContract):
             base._ROWS_TIMES_WIDTH = usual
 
     def test_dropout_in_training_alone(self) -> None:
+        """Training draws anew and sends no gradient to what it dropped; evaluation drops nothing."""
         operator, views = self.made(dropout=0.5), drawn(nodes=40)
         first, second = operator.train()(views), operator(views)
         assert not torch.isclose(first, second).all(dim=1).any()

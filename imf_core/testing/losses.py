@@ -78,6 +78,7 @@ class RegularizerContract(ModelPartContract):
         return value
 
     def test_it_is_a_penalty_with_right_gradients_for_every_relation_model(self) -> None:
+        """A finite scalar >= 0 with the gradients of finite differences."""
         for scoring in ("contextual", "block", "transe", "distmult", "complex"):
             scorer, vectors, weights = self.inputs(scoring)
             value = self.penalty(scorer, *vectors, POSITIVES, weights)

@@ -93,6 +93,7 @@ class ScorerContract(ModelPartContract):
         assert same or not made.is_product, "its scores are no dot products: set is_product = False"
 
     def test_gradients_reach_all_that_is_used(self) -> None:
+        """All entities and parameters, and of the relations those that were asked for."""
         made = self.scorer(**PLAIN).train()
         entities, table = (part.clone().requires_grad_() for part in self.tables())
         scores = made.score(made.context(entities[HEADS], table, RELATIONS), entities)

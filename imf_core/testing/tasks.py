@@ -42,6 +42,7 @@ class TaskContract(PartContract):
         )
 
     def test_data_trains_and_answers_after_it_was_kept(self, tmp_path: Path) -> None:
+        """From reading to a kept model that answers, with the data as workers load it."""
         task, config = self.task, self.prepare(tmp_path)
         data, audit = task.read(config, strict=False)
         assert "valid" in audit.baseline

@@ -8,7 +8,7 @@ from typing import Any
 
 from imf_core.config_base import Settings
 from imf_core.data.audit.report import Audit
-from imf_core.parts.registry import Part, find
+from imf_core.parts.registry import Part, named
 from imf_core.parts.sections import choosers, mentioned_parts
 from imf_core.tasks.protocols import StudyData
 from imf_core.tasks.registry import task_named
@@ -64,10 +64,9 @@ class Plan:
         found = mentioned_parts(self.base)
         for section, marks in choosers(type(self.base)).items():
             for name, mark in marks.items():
-                named = [parameter for parameter in self.space.parameters if parameter.name == f"{section}.{name}"]
-                found += [part for one in named for choice in one.choices if (part := mark.own(choice)) is not None]
-        task = find("task", self.settings.task)
-        found += [task] if task is not None and task.own else []
+                searched = [parameter for parameter in self.space.parameters if parameter.name == f"{section}.{name}"]
+                found += [part for one in searched for choice in one.choices if (part := mark.own(choice)) is not None]
+        found += [part for part in [named("task", self.settings.task)] if part.own]
         return tuple({(part.kind, part.name): part for part in found}.values())
 
     @property
