@@ -77,8 +77,8 @@ def page_of(facts: Mapping[str, Any]) -> list[str]:
     """The page with all graphs."""
     text = [
         "# Value of the start points on a new graph", "",
-        "By default a search begins with the default settings and with those that won on MKG-W, MKG-Y and the bundled "
-        "characters (`tune/space/start_points.py`). The tables show the best validation MRR of the first trials with and "
+        "By default a search begins with the default settings and with those that did best on other graphs "
+        "(`tune/space/start_points.py`). The tables show the best validation MRR of the first trials with and "
         "without these start points; space, sampler, early stopping and seeds are the same. Both searches ran side by side, "
         "each with one trial of one thread at a time. Mean ± standard deviation over the seeds if there are several.", "",
     ]
