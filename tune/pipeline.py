@@ -125,7 +125,6 @@ def run(plan: Plan, study: OpenStudy, console: Console) -> Session:
     with interrupts:
         try:
             with ray_cluster(settings, plan.cluster, plan.resources, study.journal.lost):
-                interrupts.take()
                 plan = within_budget(plan, study, console)
                 records = run_search(plan, study, search, tracker, console, interrupts)
                 final = finalised(plan, study, records, tracker, console, interrupts)

@@ -147,12 +147,16 @@ def test_what_nohup_ignores_stays_ignored() -> None:
 
 @pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")
 def test_a_forked_process_ends_as_it_always_did() -> None:
-    with Signals() as signals:
-        context = multiprocessing.get_context("fork")
-        begun = context.Event()
-        child = context.Process(target=lambda: (begun.set(), time.sleep(60)))
-        child.start()
-        assert begun.wait(30)
-        child.terminate()
-        child.join(30)
+    before = signal.signal(signal.SIGTERM, signal.SIG_DFL)  # a Ray of another test may have left a handler here
+    try:
+        with Signals() as signals:
+            context = multiprocessing.get_context("fork")
+            begun = context.Event()
+            child = context.Process(target=lambda: (begun.set(), time.sleep(60)))
+            child.start()
+            assert begun.wait(30)
+            child.terminate()
+            child.join(30)
+    finally:
+        signal.signal(signal.SIGTERM, before)
     assert child.exitcode == -signal.SIGTERM and signals.received is None

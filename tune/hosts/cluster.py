@@ -55,13 +55,15 @@ def ray_cluster(
     end_leftovers()
     before = set(psutil.Process().children())
     try:
-        ray.init(
-            address="local", num_cpus=int(machine.cpus), num_gpus=int(machine.gpus), include_dashboard=settings.workers > 1,
-            resources=resources.custom_resources, runtime_env={"env_vars": variables}, log_to_driver=False,
-            logging_level=logging.ERROR,
-        )
+        with sigterm_kept():
+            ray.init(
+                address="local", num_cpus=int(machine.cpus), num_gpus=int(machine.gpus),
+                include_dashboard=settings.workers > 1, resources=resources.custom_resources,
+                runtime_env={"env_vars": variables}, log_to_driver=False, logging_level=logging.ERROR,
+            )
     except Exception as error:  # a plain one where a part of Ray is not up within its 30 s; what it started runs on
-        leave_ray()
+        with sigterm_kept():
+            ray.shutdown()
         end([child for child in psutil.Process().children(recursive=True) if child not in before])
         raise ResourceError(
             f"Ray did not start on this machine: {' '.join(str(error).split())[:300]}",
@@ -76,16 +78,24 @@ def ray_cluster(
         with watching(lost, record):
             yield
     finally:
-        leave_ray()
+        with sigterm_kept():
+            ray.shutdown()
         record.remove()
 
 
-def leave_ray() -> None:
-    """Shut Ray down, and go on handling SIGTERM: Ray's C++ side gives it back to the system, of which Python does not hear."""
-    ray.shutdown()
+@contextmanager
+def sigterm_kept() -> Iterator[None]:
+    """After the block SIGTERM is handled as before it: for the start and the end of a Ray.
+
+    Ray sets a handler of its own as it starts. As it shuts down, its C++ side gives the signal back to the system, of which
+    Python does not hear.
+    """
     handler = signal.getsignal(signal.SIGTERM)
-    if handler is not None and threading.current_thread() is threading.main_thread():  # elsewhere Python forbids it
-        signal.signal(signal.SIGTERM, handler)
+    try:
+        yield
+    finally:
+        if handler is not None and threading.current_thread() is threading.main_thread():  # elsewhere Python forbids it
+            signal.signal(signal.SIGTERM, handler)
 
 
 def _free_port() -> int:

@@ -23,7 +23,7 @@ from rich.markup import escape
 import imf_core
 from imf_core.errors import ConfigError, ResourceError
 from tune.environment import environment
-from tune.hosts.cluster import leave_ray
+from tune.hosts.cluster import sigterm_kept
 from tune.hosts.resources import ClusterResources, Node
 from tune.settings import SearchConfig
 
@@ -84,10 +84,11 @@ def joined(settings: SearchConfig, console: Console) -> Iterator[ClusterResource
     refuse_silent(str(settings.address))
     with staged_code() as code:
         try:
-            ray.init(
-                address=settings.address, runtime_env={"env_vars": variables, **code}, log_to_driver=False,
-                logging_level=logging.ERROR,
-            )
+            with sigterm_kept():
+                ray.init(
+                    address=settings.address, runtime_env={"env_vars": variables, **code}, log_to_driver=False,
+                    logging_level=logging.ERROR,
+                )
         except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
             gist = " ".join(str(error).split()) or repr(error)
             raise ConfigError(
@@ -101,7 +102,8 @@ def joined(settings: SearchConfig, console: Console) -> Iterator[ClusterResource
         wait_for_nodes(expected, settings.node_wait_seconds, settings.fewer_nodes, console)
         yield count_resources(ray.nodes(), expected, settings.grows_to)
     finally:
-        leave_ray()
+        with sigterm_kept():
+            ray.shutdown()
 
 
 def refuse_silent(address: str, seconds: float = 10.0) -> None:

@@ -51,7 +51,7 @@ class Interrupts:
             finishes: it can be finished with what is there; without, Ctrl-C does not ask.
         """
         self._deadline, self._finishes, self._asked = deadline, finishes, False
-        self.take()
+        self._set()  # Ray may have set a handler for SIGTERM since
         try:
             yield
         finally:
@@ -62,15 +62,14 @@ class Interrupts:
             self._before = {number: signal.getsignal(number) for number in ENDING}
             if self._before[signal.SIGHUP] == signal.SIG_IGN:
                 del self._before[signal.SIGHUP]
-        self.take()
+        self._set()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)  # type: ignore[arg-type]
 
-    def take(self) -> None:
-        """Handle the signals, also if Ray has set a handler for SIGTERM since."""
+    def _set(self) -> None:
         for number in self._before:
             signal.signal(number, self._handle)
 

@@ -6,13 +6,14 @@ import ctypes
 import os
 import signal
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import psutil
 import pytest
 
 from imf_core.errors import ResourceError
-from tune.hosts.cluster import leave_ray, ray_cluster
+from tune.hosts.cluster import ray_cluster, sigterm_kept
 from tune.hosts.resources import ClusterResources, Node, plan_resources
 from tune.settings import SearchConfig
 
@@ -51,13 +52,16 @@ def test_a_ray_that_does_not_start_is_named_and_what_it_started_is_ended(
     assert "RAY_GCS_SERVER_PORT" not in os.environ
 
 
-def test_sigterm_is_handled_as_before_when_ray_has_given_it_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ray's C++ side sets the system's own action as it shuts down; Python still says that its handler is in place."""
+@pytest.mark.parametrize("taken", [
+    lambda: signal.signal(signal.SIGTERM, signal.SIG_IGN),
+    lambda: ctypes.CDLL(None).signal(signal.SIGTERM, 0),  # the system's own action, of which Python does not hear
+], ids=["as Ray starts", "as it shuts down"])
+def test_sigterm_is_handled_as_before(taken: Callable[[], object]) -> None:
     heard: list[int] = []
     before = signal.signal(signal.SIGTERM, lambda number, frame: heard.append(number))
-    monkeypatch.setattr("ray.shutdown", lambda: ctypes.CDLL(None).signal(signal.SIGTERM, 0))
     try:
-        leave_ray()
+        with sigterm_kept():
+            taken()
         os.kill(os.getpid(), signal.SIGTERM)
         assert heard == [signal.SIGTERM]
     finally:
