@@ -1,7 +1,8 @@
-"""Limits of a connection that uvicorn has no setting for: how many there may be, and how long a request may take to arrive.
+"""Limits of a connection that uvicorn has no setting for: how many there may be, how long a request may take to arrive, and how
+long its header may be.
 
 uvicorn closes a connection that stays idle after an answer (`timeout_keep_alive`). One that never asks, or that sends its
-request byte by byte, it holds for ever.
+request byte by byte, it holds for ever. Its parser in C, httptools, is faster than the one in Python, and takes headers of any length.
 """
 
 from __future__ import annotations
@@ -10,7 +11,8 @@ import asyncio
 import json
 from dataclasses import dataclass
 
-from uvicorn.protocols.http.h11_impl import H11Protocol
+from httptools import HttpParserError
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 
 @dataclass(frozen=True)
@@ -31,8 +33,9 @@ class ConnectionLimits:
 def limited(limits: ConnectionLimits) -> type[asyncio.Protocol]:
     """uvicorn's protocol with these limits."""
 
-    class Connection(H11Protocol):
+    class Connection(HttpToolsProtocol):
         deadline: asyncio.TimerHandle | None = None
+        unfinished = 0  # bytes of a header whose end has not come, but for those that came with a part of another request
 
         def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
             super().connection_made(transport)
@@ -45,8 +48,25 @@ def limited(limits: ConnectionLimits) -> type[asyncio.Protocol]:
                 self._watch()
 
         def data_received(self, data: bytes) -> None:
+            self.unfinished += len(data)
             super().data_received(data)
+            if self.unfinished > limits.header and not self.transport.is_closing():
+                self.send_400_response("the header is too long")
             self._watch()
+
+        def on_headers_complete(self) -> None:
+            self.unfinished = 0
+            if len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers) > limits.header:
+                raise HttpParserError("the header is too long")
+            super().on_headers_complete()
+
+        def on_body(self, body: bytes) -> None:
+            self.unfinished = 0
+            super().on_body(body)
+
+        def on_message_complete(self) -> None:
+            self.unfinished = 0
+            super().on_message_complete()
 
         def on_response_complete(self) -> None:
             super().on_response_complete()

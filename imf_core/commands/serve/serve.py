@@ -68,7 +68,7 @@ def serve(
         server = uvicorn.Server(uvicorn.Config(
             app, http=limited(connections), ws="none", loop="asyncio", lifespan="on", log_level="error", access_log=False,
             proxy_headers=False, server_header=False, backlog=_BACKLOG, timeout_graceful_shutdown=_SECONDS,
-            timeout_keep_alive=connections.seconds, h11_max_incomplete_event_size=connections.header,
+            timeout_keep_alive=connections.seconds,
         ))
         shown = f"[{address[0]}]" if listener.family == socket.AF_INET6 else address[0]
         with _stopped_by_signals(server):

@@ -254,11 +254,26 @@ def test_long_headers_and_long_lists_are_refused(strict: Strict) -> None:
     start = b"GET /health HTTP/1.1\r\nHost: localhost\r\nX: "
     with opened(port, 1, start + b"x" * 10_000 + b"\r\n\r\n") as (client,):
         assert client.recv(13) == b"HTTP/1.1 200 "
-    with opened(port, 1, start + b"x" * 16_400) as (client,):
-        said = rest(client)
-    assert said.startswith(b"HTTP/1.1 400 ") and b"at most 16,384 bytes" in said
+    for end in (b"", b"\r\n\r\n"):  # one that does not end, and one that is there as a whole
+        with opened(port, 1, start + b"x" * 16_400 + end) as (client,):
+            said = rest(client)
+        assert said.startswith(b"HTTP/1.1 400 ") and b"at most 16,384 bytes" in said
     status, answer = post(port, json.dumps({**json.loads(QUESTION), "k": 21}).encode())
     assert status == 422 and "1 to 20 answers" in answer["what_to_do"] and "--max-k" in answer["what_to_do"]
+
+
+def test_a_long_body_is_not_taken_for_a_header(strict: Strict) -> None:
+    """A body in pieces, with the beginning of the next request behind its end."""
+    question = QUESTION + b" " * 30_000
+    request = HEADER + b"Content-Length: %d\r\n\r\n" % len(question) + question
+    with opened(strict.port, 1) as (client,):
+        for piece in (request[:200], request[200:20_000], request[20_000:] + request[:150], request[150:]):
+            client.sendall(piece)
+            time.sleep(0.05)
+        said = b""
+        while said.count(b"HTTP/1.1 200 ") < 2 and (part := client.recv(2**16)):
+            said += part
+    assert said.count(b"HTTP/1.1 200 ") == 2
 
 
 def test_all_that_wait_are_answered_before_the_end(checkpoint: Path) -> None:
