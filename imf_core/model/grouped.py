@@ -10,6 +10,7 @@ Shapes: `B` queries, `U` distinct relations of the batch, `b` blocks of 32 queri
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate
@@ -107,7 +108,7 @@ class KeptMatrices:
         """Whether so many matrices of a core may be kept together."""
         return count * core[0].nbytes <= self.size
 
-    def of(self, core: Tensor, table: Tensor, distinct: Tensor) -> Tensor:
+    def of(self, core: Tensor, table: Tensor, distinct: Tensor) -> list[Tensor]:
         """`W x_1 w` of some relations.
 
         Args:
@@ -116,7 +117,7 @@ class KeptMatrices:
             distinct: (U,) int64 relation ids; no more than it can hold.
 
         Returns:
-            (U, d, d).
+            U matrices (d, d).
         """
         self._cores[id(core)] = core
         keys = [(id(core), relation) for relation in distinct.tolist()]
@@ -131,13 +132,14 @@ class KeptMatrices:
             self._kept.move_to_end(key)
         while self._bytes > self.size:
             self._bytes -= self._kept.popitem(last=False)[1].nbytes
-        return torch.stack([found[key] for key in keys])
+        return [found[key] for key in keys]
 
 
 def kept_products(heads: Tensor, table: Tensor, core: Tensor, groups: Groups) -> Tensor:
     """As `grouped_products` with the kept matrices, and the table (2R, r) of all relation vectors."""
     assert groups.grouping.kept is not None
-    return _products(heads, groups.grouping.kept.of(core, table, groups.grouping.distinct), groups)
+    matrices = groups.grouping.kept.of(core, table, groups.grouping.distinct)
+    return _products(heads, torch.stack(matrices) if _batched(heads) else matrices, groups)
 
 
 def grouped_products(heads: Tensor, vectors: Tensor, core: Tensor, groups: Groups) -> Tensor:
@@ -203,13 +205,13 @@ def _columns(flat: Tensor, kind: torch.dtype) -> list[slice]:
     return [slice(low, min(low + step, width)) for low in range(0, width, step)]
 
 
-def _products(rows: Tensor, matrices: Tensor, groups: Groups) -> Tensor:
+def _products(rows: Tensor, matrices: Tensor | Sequence[Tensor], groups: Groups) -> Tensor:
     """(B, d) rows times the (U, d, d) matrix of each row's group."""
-    if _batched(rows):
+    if isinstance(matrices, Tensor) and _batched(rows):
         owner, slots = groups.grouping.blocks
         return (_padded(rows, owner, slots) @ matrices[owner]).flatten(0, 1)[slots]
     products = torch.empty_like(rows)
-    for (low, high), matrix in zip(groups.grouping.bounds, matrices.unbind(0), strict=True):
+    for (low, high), matrix in zip(groups.grouping.bounds, matrices, strict=True):
         torch.mm(rows[low:high], matrix, out=products[low:high])
     return products
 

@@ -106,6 +106,6 @@ def test_what_was_asked_for_last_is_not_built_again(monkeypatch: pytest.MonkeyPa
     kept.of(core, vectors, torch.tensor([2]))  # 1 makes room
     again = torch.full_like(vectors, torch.nan)  # a matrix that is built from it shows
     assert torch.equal(kept.of(core, again, torch.tensor([0]))[0], first[0])
-    assert kept.of(core, again, torch.tensor([1])).isnan().all()
+    assert kept.of(core, again, torch.tensor([1]))[0].isnan().all()
     other = kept.of(core + 1, vectors, torch.tensor([1]))  # of another branch
     assert torch.allclose(other[0], first[1] + vectors[1].sum())
