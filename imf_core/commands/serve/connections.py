@@ -2,7 +2,8 @@
 long its header may be.
 
 uvicorn closes a connection that stays idle after an answer (`timeout_keep_alive`). One that never asks, or that sends its
-request byte by byte, it holds for ever. Its parser in C, httptools, is faster than the one in Python, and takes headers of any length.
+request byte by byte, it holds for ever. Its parser in C, httptools, is faster than the one in Python, and takes headers of any
+length.
 """
 
 from __future__ import annotations
