@@ -303,6 +303,14 @@ small = LinkData(graph=generated(300, 5, 900, 90), modalities=tuple(modalities(3
 fit(build_model(config, small), small, config)  # all libraries are loaded, all threads have their stacks
 model = build_model(config, data)
 used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (used, resource.RLIM_INFINITY))
+held = []  # freed memory that the process keeps: what it may take comes on top
+for size in (2**20, 2**16):
+    try:
+        while True:
+            held.append(torch.empty(size, dtype=torch.uint8))
+    except RuntimeError:
+        pass
 resource.setrlimit(resource.RLIMIT_AS, (used + spare * 2**20,) * 2)
 try:
     result = fit(model, data, config)
