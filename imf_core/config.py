@@ -19,6 +19,7 @@ from imf_core.parts.sections import PartName, PartSection
 MissingPolicy = Literal["learned", "mean", "neutral"]
 Scoring = Annotated[str, PartName("scorer")]
 DecisionMode = Literal["uniform", "fixed", "learned", "relation"]
+_FUSIONS = ("tucker", "meta", "meta_cp", "concat", "gated")  # those that a search tries if its space names model.fusion
 FusionKind = Annotated[str, PartName("fusion", also=("none",))]
 STRUCTURE, FUSED = "structure", "fused"
 SPLIT_FILES = ("train", "valid", "test")  # settings of the data that name a file
@@ -110,10 +111,10 @@ class ModelConfig(PartSection):
     relation_dim: Annotated[int, Tunable(choices=(32, 64, 96), when={"model.scoring": ("contextual",)})] = Field(
         64, ge=1, le=4096, description="relation dimension r of the contextual model; the other scorers use d"
     )
-    fusion: Annotated[FusionKind, Tunable(choices=("tucker", "meta", "meta_cp", "concat", "gated"), default=False)] = Field(
+    fusion: Annotated[FusionKind, Tunable(choices=_FUSIONS, default=False)] = Field(
         "tucker", description="how the views of an entity, or of a relation, become one: low-rank bilinear (tucker), layers "
-        "with weights of each entity's own (meta), the same factored (meta_cp), the same for all (concat), or gates (gated); "
-        "none: no fused branch"
+        "with weights of each entity's own (meta), the same factored (meta_cp), the same for all (concat), gates (gated), "
+        "or pools of several widths (multiscale); none: no fused branch"
     )
     fusion_rank: Annotated[int, Tunable(low=1, high=4, when={"model.fusion": ("tucker",)})] = Field(
         2, ge=1, le=64, description="tucker: rank k of the factorised core"
@@ -131,6 +132,9 @@ class ModelConfig(PartSection):
     )
     cp_rank: Annotated[int, Tunable(low=4, high=64, log=True, when={"model.fusion": ("meta_cp",)})] = Field(
         16, ge=1, le=1024, description="meta_cp: rank Q of the factored meta learner"
+    )
+    multiscale_pools: tuple[Annotated[int, Field(ge=1, le=4096)], ...] = Field(
+        (1, 2, 4), min_length=1, max_length=8, description="multiscale: coordinates averaged into one, scale by scale"
     )
     scoring: Annotated[Scoring, Tunable(choices=("contextual", "complex"))] = Field(
         "contextual", description="relation model of each branch: the paper's (contextual), its block-term form (block), or a "
@@ -171,7 +175,7 @@ class ModelConfig(PartSection):
         0.3, ge=0, lt=1, description="dropout of the context vector"
     )
     dropout_fusion: Annotated[float, Tunable(low=0.0, high=0.4, when={
-        "model.fusion": ("tucker", "meta", "meta_cp", "concat", "gated", OWN)
+        "model.fusion": (*_FUSIONS, "multiscale", OWN)
     })] = Field(0.1, ge=0, lt=1, description="dropout before fusion")
     contrastive_weight: Annotated[float, Tunable(low=1e-3, high=1.0, log=True)] = Field(
         0.01, ge=0, description="weight of the contrastive constraint; 0 switches it off"

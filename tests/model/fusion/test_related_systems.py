@@ -1,0 +1,68 @@
+"""What makes each operator of a related system what it is; the contract is tested with all others."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from imf_core.config import ModelConfig
+from imf_core.model.fusion import base
+from imf_core.model.fusion.build import build_fusion
+from imf_core.testing.fusion import D, drawn, results
+
+MASKS = [None, torch.arange(6) % 3 != 1, torch.arange(6) % 2 == 0]
+
+
+def made(kind: str, views: int = 3, **settings: object) -> base.Fusion:
+    torch.manual_seed(0)
+    return build_fusion(ModelConfig(fusion=kind, dim=D, dropout_fusion=0.0, **settings), D, views).double()
+
+
+@pytest.mark.parametrize("order", [(2, 0, 1), (1, 0, 2), (2, 1, 0)])
+@pytest.mark.parametrize("masks", [[None] * 3, MASKS])
+def test_multiscale_prefers_no_view(order: tuple[int, ...], masks: list[Tensor | None]) -> None:
+    operator, views = made("multiscale"), drawn()
+    moved = operator([views[place] for place in order], [masks[place] for place in order])
+    torch.testing.assert_close(moved, operator(views, masks))
+
+
+def test_multiscale_takes_any_number_of_views_with_the_same_weights() -> None:
+    two, five = made("multiscale", 2), made("multiscale", 5)
+    assert two.state_dict().keys() == five.state_dict().keys()
+    five.load_state_dict(two.state_dict())
+    views = drawn(2)
+    has = [None, None, *[torch.zeros(6, dtype=torch.bool)] * 3]
+    torch.testing.assert_close(five([*views, *drawn(3, seed=9)], has), two(views))
+
+
+def test_each_scale_of_multiscale_counts() -> None:
+    """A coarse scale alone cannot tell two views apart whose neighbouring coordinates have the same mean."""
+    views = drawn(1)
+    with torch.no_grad():
+        coarse, fine = made("multiscale", 1, multiscale_pools=(D,)), made("multiscale", 1, multiscale_pools=(1,))
+        for operator in (coarse, fine):
+            operator.shared.weight.copy_(torch.eye(D))
+        turned = [views[0].flip(1)]
+        torch.testing.assert_close(coarse(turned), coarse(views))
+        assert not torch.allclose(fine(turned), fine(views))
+
+
+def test_operators_of_blocks_keep_no_intermediate_results_of_all_nodes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With many blocks a backward pass finds less kept than without; results and gradients are the same."""
+    views = drawn(3, nodes=640)
+
+    def kept(kind: str) -> tuple[int, list[Tensor]]:
+        sizes: list[int] = []
+        with torch.autograd.graph.saved_tensors_hooks(lambda tensor: (sizes.append(tensor.numel()), tensor)[1], lambda x: x):
+            fused = made(kind)([view.clone().requires_grad_() for view in views])
+        return sum(sizes), [fused.detach(), *results(made(kind), views)]
+
+    for kind in ("multiscale",):
+        whole, expected = kept(kind)
+        with monkeypatch.context() as patch:
+            patch.setattr(base, "_ROWS_TIMES_WIDTH", 1)
+            blocks, found = kept(kind)
+        assert blocks < whole / 4
+        for left, right in zip(found, expected, strict=True):
+            torch.testing.assert_close(left, right)
