@@ -67,6 +67,7 @@ KINDS: dict[str, Kind] = {
         "tucker": "imf_core.model.fusion.low_rank:TuckerFusion", "meta": _STACKED, "meta_cp": _STACKED, "concat": _STACKED,
         "gated": "imf_core.model.fusion.joined:GatedFusion",
         "multiscale": "imf_core.model.fusion.multiscale:MultiscaleFusion",
+        "cross_attention": "imf_core.model.fusion.cross_attention:CrossAttentionFusion",
     }),
     "text_encoder": Kind("text encoder", "imf_search.text_encoders", {
         "ngrams": "imf_core.encode.text.ngrams:NgramTextEncoder", "minilm": f"{_TEXTS}:TransformersTextEncoder",

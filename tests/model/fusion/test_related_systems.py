@@ -48,6 +48,28 @@ def test_each_scale_of_multiscale_counts() -> None:
         assert not torch.allclose(fine(turned), fine(views))
 
 
+def test_a_view_attends_to_the_earlier_layers_of_the_others() -> None:
+    """The logits' gradients: nothing flows from a view to itself, and the second layer hears the first two."""
+    operator = made("cross_attention", 2, attention_layers=2, attention_heads=1)
+    heard = []
+    for layer in operator.layers:
+        layer.out.register_forward_hook(lambda module, given, result: heard.append(given[0]))
+    leaves = [view.requires_grad_() for view in drawn(2)]
+    operator(leaves)
+    first, second = heard  # (N, M, d) before the output projection
+    own, other = torch.autograd.grad(first[:, 0].sum(), leaves, retain_graph=True)
+    assert not own.any() and other.any()
+    assert all(grad.any() for grad in torch.autograd.grad(second[:, 0].sum(), leaves))
+    assert made("cross_attention", 2, attention_layers=3).layers[2].key.weight.shape == (D, D)
+
+
+def test_a_single_view_attends_to_nothing() -> None:
+    operator, views = made("cross_attention", 1), drawn(1)
+    torch.testing.assert_close(operator(views), operator.out(operator.norm(views[0]) + operator.names + sum(
+        layer.out.bias for layer in operator.layers
+    )))
+
+
 def test_operators_of_blocks_keep_no_intermediate_results_of_all_nodes(monkeypatch: pytest.MonkeyPatch) -> None:
     """With many blocks a backward pass finds less kept than without; results and gradients are the same."""
     views = drawn(3, nodes=640)
@@ -58,7 +80,7 @@ def test_operators_of_blocks_keep_no_intermediate_results_of_all_nodes(monkeypat
             fused = made(kind)([view.clone().requires_grad_() for view in views])
         return sum(sizes), [fused.detach(), *results(made(kind), views)]
 
-    for kind in ("multiscale",):
+    for kind in ("multiscale", "cross_attention"):
         whole, expected = kept(kind)
         with monkeypatch.context() as patch:
             patch.setattr(base, "_ROWS_TIMES_WIDTH", 1)
