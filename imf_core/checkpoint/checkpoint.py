@@ -50,6 +50,7 @@ from imf_core.files.atomic import atomic_folder
 from imf_core.files.json_files import shortened
 from imf_core.files.lines import refuse_other_kinds
 from imf_core.model.imf import Imf
+from imf_core.model.known_facts import give_facts
 from imf_core.parts.registry import KINDS, find
 from imf_core.parts.sections import in_use, own_parts_of
 
@@ -166,16 +167,16 @@ def load_checkpoint(folder: Path | str) -> Checkpoint:
     check_vocabulary(description, entities, relations, folder)
     state = read_tensors(folder / "model.safetensors", RESTORE)
     config = stored_settings(Config, description, folder)
+    graph = _read_facts(folder, entities, relations)
     model = model_of(
-        lambda: Imf(
+        lambda: give_facts(Imf(
             config.model, len(entities), len(relations),
             [_placeholder(name, len(entities), state) for name in description["modalities"]], config.train.loss,
-        ), state, folder,
+        ), graph), state, folder,
     )
     decision = checked(folder / "config.json", DescribedMetrics, description["metrics"]).decision
     if decision is not None and not decision.fit(len(model.branches), 2 * len(relations)):
         raise CheckpointError(f"{folder / 'config.json'} is damaged: decision weights of another model", remedy=RESTORE)
-    graph = _read_facts(folder, entities, relations)
     return Checkpoint(model.eval(), config, entities, relations, description["metrics"], folder, description, graph)
 
 

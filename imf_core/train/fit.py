@@ -23,6 +23,7 @@ from imf_core.evaluate.metrics import RankingMetrics
 from imf_core.evaluate.ranking import evaluate
 from imf_core.model.cold_entities import ColdEntities
 from imf_core.model.imf import Imf
+from imf_core.model.known_facts import give_facts
 from imf_core.model.losses.distillation import SoftTargets
 from imf_core.prepare.link_data import LinkData
 from imf_core.runtime import WHOLE, MemoryBudget, Shard, default_device, keep_freed_memory
@@ -50,6 +51,7 @@ def build_model(config: Config, data: LinkData) -> Imf:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.train.seed)
         model = Imf(config.model, graph.num_entities, graph.num_relations, modalities, config.train.loss, data.structure)
+        give_facts(model, graph)
     model.cold_entities = ColdEntities.of(torch.from_numpy(graph.seen), modalities, structure=data.structure is None)
     return model
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from imf_core.config import ModelConfig
 from imf_core.model.dropout import Dropout
+from imf_core.model.fusion.facts import GivenFacts
 
 Masks = Sequence[Tensor | None]  # per view (N,) bool, which nodes have it; None: all
 
@@ -82,6 +83,16 @@ class Fusion(nn.Module):
         del fused
         number = sum(parameter.numel() for parameter in operator.parameters())
         return FusionSize(number, 2 * sum(kept.values()) // _MEASURED)  # twice: their gradients
+
+    def know(self, given: GivenFacts) -> None:
+        """Hear of the training facts, once, before any weights are loaded; of the entities' operator alone.
+
+        An operator may keep what it is given and add parameters. Fused alone, as the contract does it, it does without. Here:
+        nothing is kept.
+
+        Args:
+            given: the facts, and the vectors of entities and relations.
+        """
 
     def forward(self, views: Sequence[Tensor], masks: Masks | None = None) -> Tensor:
         """Fuse the views of each node.

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
-from imf_core.config import ModelConfig
+from imf_core.checkpoint.checkpoint import load_checkpoint, save_checkpoint
+from imf_core.config import Config, ModelConfig
 from imf_core.model.fusion import base
 from imf_core.model.fusion.build import build_fusion
+from imf_core.model.fusion.facts import some_facts
+from imf_core.prepare.link_data import LinkData
 from imf_core.testing.fusion import D, drawn, results
+from imf_core.train.fit import build_model, fit
 
 MASKS = [None, torch.arange(6) % 3 != 1, torch.arange(6) % 2 == 0]
 
@@ -80,7 +87,7 @@ def test_operators_of_blocks_keep_no_intermediate_results_of_all_nodes(monkeypat
             fused = made(kind)([view.clone().requires_grad_() for view in views])
         return sum(sizes), [fused.detach(), *results(made(kind), views)]
 
-    for kind in ("multiscale", "cross_attention"):
+    for kind in ("multiscale", "cross_attention", "hub"):
         whole, expected = kept(kind)
         with monkeypatch.context() as patch:
             patch.setattr(base, "_ROWS_TIMES_WIDTH", 1)
@@ -88,3 +95,56 @@ def test_operators_of_blocks_keep_no_intermediate_results_of_all_nodes(monkeypat
         assert blocks < whole / 4
         for left, right in zip(found, expected, strict=True):
             torch.testing.assert_close(left, right)
+
+
+def test_some_facts_of_each_entity_are_of_many_relations() -> None:
+    train = np.array([[0, 0, 1], [0, 0, 2], [0, 0, 3], [0, 1, 4], [4, 0, 0]])
+    facts = some_facts(train, 6, 2, 3)
+    assert facts.shape == (6, 3, 2)
+    assert sorted(facts[0, :, 0]) == [0, 1, 2]  # asked by 0 and 1, and answered by (4, 0, ?)
+    assert (facts[0][facts[0, :, 0] == 1] == [[1, 4]]).all() and (facts[0][facts[0, :, 0] == 2] == [[2, 4]]).all()
+    assert facts[2].tolist() == [[2, 0], [-1, -1], [-1, -1]]
+    assert (facts[5] == -1).all()
+    np.testing.assert_array_equal(facts, some_facts(train, 6, 2, 3))
+    assert len(some_facts(np.zeros((0, 3), dtype=np.int64), 2, 1, 2)) == 2
+
+
+def hub(toy: LinkData, **changes: object) -> Config:
+    return Config().updated({
+        "model.fusion": "hub", "model.dim": 8, "model.relation_dim": 6, "train.batch_size": 32, "train.max_epochs": 2,
+        "model.dropout_fusion": 0.0, **{name.replace("__", "."): value for name, value in changes.items()},
+    })
+
+
+def test_the_hub_hears_relations_and_facts_of_training_alone(toy: LinkData) -> None:
+    model = build_model(hub(toy), toy).eval()
+    before = model.tables().entities["fused"].detach().clone()
+    known = {(int(head), int(relation)) for head, relation, _ in toy.graph.train}
+    facts = model.fuse_entities.facts
+    assert all((entity, int(relation)) in known for entity in range(5) for relation in facts[entity, :, 0] if 0 <= relation < 4)
+    with torch.no_grad():
+        model.relations["structure"][0] += 3.0
+    moved = (model.tables().entities["fused"].detach() - before).abs().amax(dim=1) > 1e-6
+    assert torch.equal(moved, (facts[:, :, 0] == 0).any(dim=1))
+    grads = torch.autograd.grad(model.tables().entities["fused"].square().sum(), list(model.fuse_entities.parameters()))
+    assert all(grad.any() for grad in grads)
+    assert not hasattr(build_model(hub(toy, model__hub_context=0), toy).fuse_entities, "facts")
+    assert not hasattr(model.fuse_relations, "facts")
+
+
+def test_the_hub_fuses_a_part_of_the_entities_as_it_fuses_all(toy: LinkData) -> None:
+    model = build_model(hub(toy), toy).eval()
+    nodes = torch.tensor([3, 7, 8, 20, 29])
+    torch.testing.assert_close(model.tables(nodes).entities["fused"], model.tables().entities["fused"][nodes])
+    with pytest.raises(ValueError, match="4 entities to fuse, the pass computes all"):
+        model.fuse_entities([torch.zeros(4, 8)] * 3)
+
+
+def test_a_hub_of_a_checkpoint_has_its_facts(toy: LinkData, tmp_path: Path) -> None:
+    config = hub(toy)
+    model = build_model(config, toy)
+    fit(model, toy, config)
+    save_checkpoint(tmp_path, model, config, toy.graph, {})
+    loaded = load_checkpoint(tmp_path).model
+    torch.testing.assert_close(loaded.tables().entities["fused"], model.eval().tables().entities["fused"])
+    assert "fuse_entities.facts" not in model.state_dict()
