@@ -114,8 +114,8 @@ class ModelConfig(PartSection):
     fusion: Annotated[FusionKind, Tunable(choices=_FUSIONS, default=False)] = Field(
         "tucker", description="how the views of an entity, or of a relation, become one: low-rank bilinear (tucker), layers "
         "with weights of each entity's own (meta), the same factored (meta_cp), the same for all (concat), gates (gated), "
-        "pools of several widths (multiscale), attention between the views (cross_attention), "
-        "or learned queries (hub); none: no fused branch"
+        "pools of several widths (multiscale), attention between the views (cross_attention), learned queries (hub), or "
+        "adapters (modular); none: no fused branch"
     )
     fusion_rank: Annotated[int, Tunable(low=1, high=4, when={"model.fusion": ("tucker",)})] = Field(
         2, ge=1, le=64, description="tucker: rank k of the factorised core"
@@ -142,6 +142,9 @@ class ModelConfig(PartSection):
     hub_queries: int = Field(4, ge=1, le=64, description="hub: number of learned queries")
     hub_context: Annotated[int, Tunable(low=0, high=8, when={"model.fusion": ("hub",)}, default=False)] = Field(
         4, ge=0, le=64, description="hub: known facts of an entity that its queries see and are guided by; 0: none"
+    )
+    adapter_width: Annotated[int, Tunable(low=4, high=64, when={"model.fusion": ("modular",)}, default=False)] = Field(
+        16, ge=1, le=4096, description="modular: width of each view's adapter"
     )
     scoring: Annotated[Scoring, Tunable(choices=("contextual", "complex"))] = Field(
         "contextual", description="relation model of each branch: the paper's (contextual), its block-term form (block), or a "
@@ -182,7 +185,7 @@ class ModelConfig(PartSection):
         0.3, ge=0, lt=1, description="dropout of the context vector"
     )
     dropout_fusion: Annotated[float, Tunable(low=0.0, high=0.4, when={
-        "model.fusion": (*_FUSIONS, "multiscale", "cross_attention", "hub", OWN)
+        "model.fusion": (*_FUSIONS, "multiscale", "cross_attention", "hub", "modular", OWN)
     })] = Field(0.1, ge=0, lt=1, description="dropout before fusion")
     contrastive_weight: Annotated[float, Tunable(low=1e-3, high=1.0, log=True)] = Field(
         0.01, ge=0, description="weight of the contrastive constraint; 0 switches it off"

@@ -68,7 +68,7 @@ KINDS: dict[str, Kind] = {
         "gated": "imf_core.model.fusion.joined:GatedFusion",
         "multiscale": "imf_core.model.fusion.multiscale:MultiscaleFusion",
         "cross_attention": "imf_core.model.fusion.cross_attention:CrossAttentionFusion",
-        "hub": "imf_core.model.fusion.hub:HubFusion",
+        "hub": "imf_core.model.fusion.hub:HubFusion", "modular": "imf_core.model.fusion.modular:ModularFusion",
     }),
     "text_encoder": Kind("text encoder", "imf_search.text_encoders", {
         "ngrams": "imf_core.encode.text.ngrams:NgramTextEncoder", "minilm": f"{_TEXTS}:TransformersTextEncoder",

@@ -24,7 +24,7 @@ from imf_core.train.fit import build_model, fit
 
 OPERATORS = tuple(KINDS["fusion"].built_in)
 # Of these the views' order alone distinguishes them, or nothing does: they have tests of their own.
-UNORDERED = ("multiscale", "cross_attention", "hub")
+UNORDERED = ("multiscale", "cross_attention", "hub", "modular")
 every_operator = pytest.mark.parametrize("kind", OPERATORS)
 
 

@@ -77,6 +77,22 @@ def test_a_single_view_attends_to_nothing() -> None:
     )))
 
 
+def test_a_modality_added_to_modular_keeps_all_weights() -> None:
+    three, four = made("modular", 3), made("modular", 4)
+    old, new = three.state_dict(), four.state_dict()
+    assert {name for name in new if name not in old} == {"into.3.weight", "out.3.weight"}
+    assert all(new[name].shape == tensor.shape for name, tensor in old.items())
+    four.load_state_dict({**new, **old})
+    views, nobody = drawn(4), torch.zeros(6, dtype=torch.bool)
+    torch.testing.assert_close(four(views, [None, None, None, nobody]), three(views[:3]))
+
+
+def test_modular_without_support_is_its_main_view() -> None:
+    operator, views, nobody = made("modular"), drawn(), torch.zeros(6, dtype=torch.bool)
+    adapted = views[0] + operator.out[0](operator.into[0](views[0]).tanh())
+    torch.testing.assert_close(operator(views, [None, nobody, nobody]), operator.main(adapted))
+
+
 def test_operators_of_blocks_keep_no_intermediate_results_of_all_nodes(monkeypatch: pytest.MonkeyPatch) -> None:
     """With many blocks a backward pass finds less kept than without; results and gradients are the same."""
     views = drawn(3, nodes=640)
@@ -87,7 +103,7 @@ def test_operators_of_blocks_keep_no_intermediate_results_of_all_nodes(monkeypat
             fused = made(kind)([view.clone().requires_grad_() for view in views])
         return sum(sizes), [fused.detach(), *results(made(kind), views)]
 
-    for kind in ("multiscale", "cross_attention", "hub"):
+    for kind in ("multiscale", "cross_attention", "hub", "modular"):
         whole, expected = kept(kind)
         with monkeypatch.context() as patch:
             patch.setattr(base, "_ROWS_TIMES_WIDTH", 1)
