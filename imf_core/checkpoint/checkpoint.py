@@ -101,8 +101,8 @@ def save_checkpoint(
     """
     names = {"entities": graph.entities, "relations": graph.relations}
     facts = {split: torch.from_numpy(getattr(graph, split).astype(np.int32)) for split in ("train", "valid")}  # (T, 3)
-    tensors = {"model.safetensors": model.state_dict(), FACTS_FILE: facts}
-    write_checkpoint(folder, config, _sizes(model), names, metrics or {}, tensors)
+    state = {name: part for name, part in model.state_dict().items() if not name.startswith("auxiliary.")}  # of no use later
+    write_checkpoint(folder, config, _sizes(model), names, metrics or {}, {"model.safetensors": state, FACTS_FILE: facts})
 
 
 def describe(config: Config, model: Imf, graph: KnowledgeGraph, metrics: Mapping[str, Any]) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from imf_core.errors import DataError
 from imf_core.evaluate.calibrate import calibrate, rank_by_fold
 from imf_core.evaluate.metrics import RankingMetrics
 from imf_core.evaluate.ranking import evaluate
+from imf_core.model.auxiliary import Auxiliary
 from imf_core.model.cold_entities import ColdEntities
 from imf_core.model.imf import Imf
 from imf_core.model.known_facts import give_facts
@@ -104,6 +105,7 @@ def fit(
     queries = TrainingQueries(graph, teacher)
     steps = queries.num_steps(settings.batch_size, shard.world)
     known = graph.known()
+    auxiliary = Auxiliary(model, settings)
     optimizers = build_optimizers(model, config, early=shard.world == 1 and device.type == "cpu")
     loop = Loop(settings.max_epochs, settings.patience, settings.eval_every, shard, on_epoch, saving)
     run = loop.begin(model, optimizers, RankingMetrics.unpack)
@@ -123,7 +125,7 @@ def fit(
         model.replace_cold_rows()
         return _validate(model, graph, known, memory, shard, device)
 
-    with closing(optimizers), _bar(progress, settings.max_epochs, run.epoch) as advance:
+    with closing(auxiliary), closing(optimizers), _bar(progress, settings.max_epochs, run.epoch) as advance:
         loop.run(run, model, optimizers, epoch, steps, validate, advance)
     model.eval()
     return FitResult.of(run, memory.notes)
