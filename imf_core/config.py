@@ -284,6 +284,13 @@ class TrainConfig(PartSection):
         1.0, ge=0, le=1000, description="weight of a teacher's answers in the loss (imf train --distil)"
     )
     distil_temperature: float = Field(2.0, gt=0, le=100, description="how much a teacher's probabilities are evened out")
+    distil_answers: Literal["all", "unknown"] = Field(
+        "all", description="a teacher's answers that are learned from: all, or those that no training triple knows"
+    )
+    distil_terms: Literal["every", "combined", "branches"] = Field(
+        "every", description="who learns a teacher's decision: every branch and the combination, the combination (combined), "
+        "or the combination, and each branch what the teacher's branches of its view say (branches)"
+    )
     self_mi_weight: Annotated[float, Tunable(low=1e-3, high=1.0, log=True, default=False)] = Field(
         0.0, ge=0, le=1000, description="weight of the mutual information between the fused vector and each view; 0: none"
     )

@@ -24,8 +24,9 @@ from imf_core.answers import Answer, Choice
 from imf_core.checkpoint.checkpoint import FACTS_FILE, Checkpoint, load_checkpoint
 from imf_core.checkpoint.described import RESTORE, checked, read_json
 from imf_core.checkpoint.hub import local_folder
+from imf_core.config import TrainConfig
 from imf_core.data.graph.graph import KnowledgeGraph, KnownAnswers, counted_triples
-from imf_core.ensemble.teacher import teach
+from imf_core.ensemble.teacher import teach, with_branches
 from imf_core.errors import CheckpointError, ConfigError, VocabularyError
 from imf_core.evaluate.calibrate import rank_by_fold
 from imf_core.evaluate.pooled import PooledScores, evaluate_pooled, pooled_by_fold
@@ -35,6 +36,7 @@ from imf_core.evaluate.test_once import OWN
 from imf_core.files.atomic import atomic_folder
 from imf_core.files.json_files import Stored, shortened
 from imf_core.model.decision import Decision
+from imf_core.model.imf import Imf
 from imf_core.model.losses.distillation import SoftTargets
 from imf_core.predict import BUDGET, MOST, Predictor
 from imf_core.runtime import MemoryBudget
@@ -210,12 +212,27 @@ def members_by_fold(
     return tuple(zip(*(fold_decisions(member.model, graph, member.metrics, memory) for member in members), strict=True))
 
 
-def answers_of(model: Checkpoint | Ensemble, graph: KnowledgeGraph) -> SoftTargets:
-    """The strongest answers of a checkpoint or an ensemble to a graph's training queries, see `teach`."""
+def answers_of(model: Checkpoint | Ensemble, graph: KnowledgeGraph, train: TrainConfig, student: Imf) -> SoftTargets:
+    """The strongest answers of a checkpoint or an ensemble to a graph's training queries, see `teach` and `with_branches`.
+
+    Args:
+        model: the teacher.
+        graph: of the student's training triples.
+        train: `distil_answers` and `distil_terms`.
+        student: the model that is taught.
+    """
+    models, weights, memory = _members(model)
+    soft = teach(models, weights, graph, memory=memory, unknown=train.distil_answers == "unknown")
+    if train.distil_terms == "branches":
+        soft = with_branches(soft, models, weights, graph, student)
+    return replace(soft, terms=train.distil_terms)
+
+
+def _members(model: Checkpoint | Ensemble) -> tuple[list[Imf], tuple[float, ...], MemoryBudget]:
     members = model.members if isinstance(model, Ensemble) else (model,)
     weights = model.weights if isinstance(model, Ensemble) else (1.0,)
     memory = MemoryBudget.of(members[0].config.train.memory_budget_mb)
-    return teach([member.model for member in members], weights, graph, memory=memory)
+    return [member.model for member in members], weights, memory
 
 
 def same_names(members: Sequence[Checkpoint]) -> None:

@@ -1,11 +1,12 @@
 """A teacher's answers to the training queries, computed once before a student is trained.
 
-Shapes: `Q` training queries, `S` answers of a query, `N` entities.
+Shapes: `Q` training queries, `S` answers of a query, `N` entities, `M` branches of the student.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -18,26 +19,32 @@ from imf_core.runtime import MemoryBudget
 from imf_core.train.batches import TrainingQueries
 
 ANSWERS = 32  # of a query; the rest of a trained teacher's probability is spread over very many
+_QUERIES = 512  # whose answers each branch scores at a time
 
 
 @torch.no_grad()
 def teach(
     models: Sequence[Imf], weights: Sequence[float], graph: KnowledgeGraph, *, answers: int = ANSWERS,
-    memory: MemoryBudget | None = None,
+    memory: MemoryBudget | None = None, unknown: bool = False,
 ) -> SoftTargets:
     """Answer the training queries with a teacher, in the order of `TrainingQueries`. Validation and test are not read.
+
+    A teacher that was trained on the same triples gives most of its probability to the known answers, which the student's own
+    loss teaches anyway; what it alone can tell is how it orders the others.
 
     Args:
         models, weights: the teacher, see `PooledScores`; it may be a single model.
         graph: of the training triples.
         answers: S; at most N are kept.
         memory: for scores; None: a share of the free memory.
+        unknown: only answers that no training triple knows; S is then at most what the query with the most answers leaves.
 
     Returns:
-        (Q, S) on the CPU; 12 bytes for each answer.
+        (Q, S) on the CPU, the strongest first; 12 bytes for each answer.
     """
     queries = TrainingQueries(graph)
-    width = min(answers, graph.num_entities)
+    most = int(np.diff(queries.index.offsets).max(initial=0)) if unknown else 0
+    width = max(1, min(answers, graph.num_entities - most))
     order = np.argsort(queries.relations, kind="stable")  # a relation's matrix is then built once
 
     def answered(budget: int) -> SoftTargets:
@@ -50,9 +57,54 @@ def teach(
         size = scores.block
         for number, pooled in enumerate(scores.blocks(*pair, size)):
             rows = torch.from_numpy(order[number * size : (number + 1) * size])
+            if unknown:
+                place, tails = queries.index.lookup(queries.heads[rows.numpy()], queries.relations[rows.numpy()])
+                pooled[0][torch.from_numpy(place).to(device), torch.from_numpy(tails).to(device)] = -torch.inf
             best = pooled[0].topk(width, dim=1)
             strongest[rows] = best.indices.cpu()
-            probabilities[rows] = torch.softmax(best.values.float(), dim=1).cpu()
+            probabilities[rows] = torch.softmax(best.values.float(), dim=1).nan_to_num().cpu()
         return SoftTargets(strongest, probabilities)
 
     return (memory or MemoryBudget.of(None, models[0].structure.device)).within(answered)
+
+
+@torch.no_grad()
+def with_branches(
+    soft: SoftTargets, models: Sequence[Imf], weights: Sequence[float], graph: KnowledgeGraph, student: Imf
+) -> SoftTargets:
+    """Add what the teacher's branches say of its answers: for each branch of the student those that score the same view.
+
+    Args:
+        soft: (Q, S) answers, from `teach`.
+        models, weights: the teacher.
+        graph: of the training triples.
+        student: its branches are taught.
+
+    Returns:
+        The answers with `branches` (Q, S, m), weighted geometric means, and `taught`.
+    """
+    queries, count = TrainingQueries(graph), soft.answers.shape[1]
+    views = [branch.view for branch in student.of_branch.values()]
+    logs = torch.zeros(*soft.answers.shape, len(views))
+    shares = torch.zeros(len(views))
+    for model, weight in zip(models, weights, strict=True):
+        model.eval()
+        device, tables = model.structure.device, model.tables()
+        taught = [[place for place, view in enumerate(views) if view == branch.view] for branch in model.of_branch.values()]
+        for places in taught:
+            shares[places] += weight
+        for low in range(0, len(queries), _QUERIES):
+            rows = slice(low, low + _QUERIES)
+            heads, relations = (torch.from_numpy(part[rows]).to(device) for part in (queries.heads, queries.relations))
+            answers = soft.answers[rows].to(device).flatten()
+            contexts = model.contexts(tables, heads, relations)
+            for branch, places, context in zip(model.branches, taught, contexts, strict=True):
+                scores = model.scorers[branch].score_pairs(  # type: ignore[operator]
+                    context.repeat_interleave(count, dim=0), tables.entities[branch][answers]
+                ).view(-1, count)
+                if model.loss_kind == "bce":
+                    scores = torch.nn.functional.logsigmoid(scores)
+                for place in places:
+                    logs[rows, :, place] += weight * torch.log_softmax(scores.float(), dim=1).cpu()
+    taught_by = tuple(shares.nonzero()[:, 0].tolist())
+    return replace(soft, branches=torch.softmax((logs / shares)[:, :, list(taught_by)], dim=1), taught=taught_by)

@@ -121,7 +121,7 @@ def train(
     tell(f"{model.num_parameters:,} parameters; branches {', '.join(model.branches)}")
     targets = None
     if taught_by is not None:
-        targets = answers_of(taught_by, graph)
+        targets = answers_of(taught_by, graph, config.train, model)
         tell(f"taught by {taught_by.path}: {targets.answers.shape[1]} answers to each of {len(targets.answers):,} queries")
     result = fit(model, ready, config, on_epoch, progress=progress, teacher=targets)
     for note in result.notes:

@@ -17,7 +17,7 @@ from torch import nn
 
 from imf_core.config import STRUCTURE, Config
 from imf_core.data.graph.graph import KnowledgeGraph, KnownAnswers
-from imf_core.errors import DataError
+from imf_core.errors import ConfigError, DataError
 from imf_core.evaluate.calibrate import calibrate, rank_by_fold
 from imf_core.evaluate.metrics import RankingMetrics
 from imf_core.evaluate.ranking import evaluate
@@ -88,12 +88,19 @@ def fit(
 
     Raises:
         DataError: too few queries, or no validation triples.
+        ConfigError: `train.distil_terms` does not go with sampled candidates.
         DivergedError: a loss or score became non-finite.
         ResourceError: a step or the ranking does not fit the memory even with the smallest budget for scores.
     """
     settings, graph = config.train, data.graph
     if not len(graph.valid):
         raise DataError("the graph has no validation triples", remedy="add valid.tsv: the best epoch is chosen on it")
+    sampled = settings.num_negatives is not None and settings.num_negatives < graph.num_entities
+    if teacher is not None and teacher.terms != "every" and sampled:
+        raise ConfigError(
+            f"train.distil_terms={teacher.terms} needs the loss over all entities", remedy="leave train.num_negatives out",
+            key="train.distil_terms", value=teacher.terms,
+        )
     device = device or default_device()
     model.to(device)
     keep_freed_memory()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +14,8 @@ from typer.testing import CliRunner
 from imf_core.checkpoint.checkpoint import load_checkpoint
 from imf_core.cli import app
 from imf_core.config import Config
-from imf_core.ensemble.teacher import teach
-from imf_core.errors import CheckpointError
+from imf_core.ensemble.teacher import teach, with_branches
+from imf_core.errors import CheckpointError, ConfigError
 from imf_core.evaluate.pooled import PooledScores
 from imf_core.model.imf import Imf
 from imf_core.model.losses.distillation import SoftTargets, distillation_loss
@@ -81,6 +82,71 @@ def test_the_loss_by_hand_where_branches_are_sigmoids() -> None:
     assert float(found) == pytest.approx(wanted, abs=1e-6)
     alone = distillation_loss(scores, soft, torch.tensor([[0.0, 1.0]]), [torch.zeros(1, 2, dtype=torch.bool), None], 1.0, "bce")
     assert torch.isfinite(alone)
+
+
+def test_who_is_taught_by_hand() -> None:
+    """The combination alone, or each branch by the teacher's branch of its view and the combination by the decision."""
+    scores = torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 3.0]])
+    weights, given = torch.tensor([[0.25, 0.75]]), (torch.tensor([[4, 7]]), torch.tensor([[0.8, 0.2]]))
+    decided = 0.25 * torch.log_softmax(scores[0], 1) + 0.75 * torch.log_softmax(scores[1], 1)
+
+    def divergence(wanted: list[float], logits: torch.Tensor) -> float:
+        student = torch.softmax(logits, dim=1)[0].tolist()
+        return sum(p * float(np.log(p / q)) for p, q in zip(wanted, student, strict=True))
+
+    def loss(soft: SoftTargets) -> float:
+        return float(distillation_loss(scores, soft, weights, [None, None], 1.0))
+
+    assert loss(SoftTargets(*given, terms="combined")) == pytest.approx(divergence([0.8, 0.2], decided), abs=1e-6)
+    own = SoftTargets(*given, torch.tensor([[[0.3], [0.7]]]), (1,), "branches")
+    wanted = (divergence([0.3, 0.7], scores[1]) + divergence([0.8, 0.2], decided)) / 2
+    assert loss(own) == pytest.approx(wanted, abs=1e-6)
+    assert own.rows(torch.tensor([0])).terms == "branches"
+
+
+def test_unknown_answers_are_those_that_no_training_triple_knows(toy: LinkData, teachers: list[Imf]) -> None:
+    queries = TrainingQueries(toy.graph)
+    soft = teach(teachers, [2, 1], toy.graph, answers=5, unknown=True)
+    assert soft.answers.shape == (len(queries), 5) and torch.allclose(soft.probabilities.sum(dim=1), torch.ones(len(queries)))
+    for row, answers in enumerate(soft.answers.tolist()):
+        known = queries.index.answers[queries.index.offsets[row] : queries.index.offsets[row + 1]]
+        assert not {*answers} & {*known.tolist()}
+    little = teach(teachers, [2, 1], toy.graph, answers=5, unknown=True, memory=MemoryBudget(2**12))
+    assert torch.equal(little.answers, soft.answers)
+
+
+def test_branches_are_taught_by_those_of_their_view(toy: LinkData, teachers: list[Imf]) -> None:
+    config = settings(model__modalities=["text"], model__fusion="none")
+    student = build_model(config, toy)
+    soft = with_branches(teach(teachers, [2, 1], toy.graph, answers=4), teachers, [2, 1], toy.graph, student)
+    assert soft.taught == (0, 1) and soft.branches is not None and soft.branches.shape == (*soft.answers.shape, 2)
+    queries = TrainingQueries(toy.graph)
+    heads, relations = torch.from_numpy(queries.heads), torch.from_numpy(queries.relations)
+    logs = []
+    with torch.no_grad():
+        for model in teachers:
+            tables = model.tables()
+            scores = model.branch_scores(tables, model.contexts(tables, heads, relations))[model.branches.index("text")]
+            logs.append(torch.log_softmax(scores.gather(1, soft.answers), dim=1))
+    wanted = torch.softmax((2 * logs[0] + logs[1]) / 3, dim=1)
+    torch.testing.assert_close(soft.branches[:, :, 1], wanted)
+    alone = build_model(settings(model__modalities=["image"], model__fusion="none"), toy)
+    teacher = build_model(config, toy)
+    assert with_branches(teach([teacher], [1], toy.graph, answers=4), [teacher], [1], toy.graph, alone).taught == (0,)
+
+
+@pytest.mark.parametrize("terms", ["combined", "branches"])
+def test_a_student_learns_with_other_terms(toy: LinkData, teachers: list[Imf], terms: str) -> None:
+    losses = []
+    config = settings(train__distil_terms=terms, train__distil_answers="unknown")
+    student = build_model(config, toy)
+    soft = with_branches(teach(teachers, [2, 1], toy.graph, answers=4, unknown=True), teachers, [2, 1], toy.graph, student)
+    soft = replace(soft, terms=terms)
+    fit(student, toy, config, lambda report: losses.append(report.losses["distil"]), teacher=soft)
+    assert losses[-1] < losses[0]
+    sampled = settings(train__num_negatives=8)
+    with pytest.raises(ConfigError, match=f"distil_terms={terms} needs the loss over all entities"):
+        fit(build_model(sampled, toy), toy, sampled, teacher=soft)
 
 
 def test_temperature_evens_out_both_sides() -> None:
@@ -192,6 +258,9 @@ def test_the_command(tmp_path: Path) -> None:
         done = run(app, ["train", str(tmp_path / "student"), "--distil", str(teacher), *short], catch_exceptions=False)
         assert done.exit_code == 0 and "taught by" in done.stdout
         assert load_checkpoint(tmp_path / "student").config.model.fusion_rank == 3  # the teacher's settings
+    more = ["--set", "train.distil_terms=branches", "--set", "train.distil_answers=unknown"]
+    done = run(app, ["train", str(tmp_path / "own"), "--distil", str(tmp_path / "pool"), *short, *more], catch_exceptions=False)
+    assert done.exit_code == 0 and load_checkpoint(tmp_path / "own").config.train.distil_terms == "branches"
     told = json.loads((tmp_path / "student" / "config.json").read_text())["metrics"]
     assert told["teacher"] == str((tmp_path / "m0").resolve())
     other = tiny_graph(tmp_path / "other", first=[b"odd"])
