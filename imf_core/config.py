@@ -295,6 +295,9 @@ class TrainConfig(PartSection):
         0.0, ge=0, le=1000, description="weight of the mutual information between the fused vector and each view; 0: none"
     )
     self_mi_temperature: float = Field(0.2, gt=0, le=100, description="temperature of that loss")
+    preference_weight: float = Field(
+        1.0, ge=0, le=1000, description="weight of a teacher's preferences among hard negatives (imf train --preferences)"
+    )
     max_epochs: int = Field(30, ge=1, description="upper bound; early stopping usually ends before")
     patience: int = Field(5, ge=1, description="evaluations without a better validation MRR before stopping")
     eval_every: int = Field(1, ge=1, description="epochs between evaluations")

@@ -26,7 +26,7 @@ from imf_core.checkpoint.described import RESTORE, checked, read_json
 from imf_core.checkpoint.hub import local_folder
 from imf_core.config import TrainConfig
 from imf_core.data.graph.graph import KnowledgeGraph, KnownAnswers, counted_triples
-from imf_core.ensemble.teacher import teach, with_branches
+from imf_core.ensemble.teacher import preferences_of, teach, with_branches
 from imf_core.errors import CheckpointError, ConfigError, VocabularyError
 from imf_core.evaluate.calibrate import rank_by_fold
 from imf_core.evaluate.pooled import PooledScores, evaluate_pooled, pooled_by_fold
@@ -38,6 +38,7 @@ from imf_core.files.json_files import Stored, shortened
 from imf_core.model.decision import Decision
 from imf_core.model.imf import Imf
 from imf_core.model.losses.distillation import SoftTargets
+from imf_core.model.losses.preference import Preferences
 from imf_core.predict import BUDGET, MOST, Predictor
 from imf_core.runtime import MemoryBudget
 
@@ -226,6 +227,12 @@ def answers_of(model: Checkpoint | Ensemble, graph: KnowledgeGraph, train: Train
     if train.distil_terms == "branches":
         soft = with_branches(soft, models, weights, graph, student)
     return replace(soft, terms=train.distil_terms)
+
+
+def preferences_among(model: Checkpoint | Ensemble, graph: KnowledgeGraph) -> Preferences:
+    """The preferences of a checkpoint or an ensemble among a graph's hard negatives, see `preferences_of`."""
+    models, weights, memory = _members(model)
+    return preferences_of(models, weights, graph, memory)
 
 
 def _members(model: Checkpoint | Ensemble) -> tuple[list[Imf], tuple[float, ...], MemoryBudget]:

@@ -1,6 +1,6 @@
-"""A teacher's answers to the training queries, computed once before a student is trained.
+"""A teacher's answers to the training queries, and its preferences, computed once before a student is trained.
 
-Shapes: `Q` training queries, `S` answers of a query, `N` entities, `M` branches of the student.
+Shapes: `Q` training queries, `S` answers and `H` hard negatives of a query, `N` entities, `M` branches of the student.
 """
 
 from __future__ import annotations
@@ -10,15 +10,19 @@ from dataclasses import replace
 
 import numpy as np
 import torch
+from torch import Tensor
 
+from imf_core.data.audit.baseline import OneStepRules
 from imf_core.data.graph.graph import KnowledgeGraph
 from imf_core.evaluate.pooled import PooledScores
 from imf_core.model.imf import Imf
 from imf_core.model.losses.distillation import SoftTargets
+from imf_core.model.losses.preference import Preferences
 from imf_core.runtime import MemoryBudget
 from imf_core.train.batches import TrainingQueries
 
 ANSWERS = 32  # of a query; the rest of a trained teacher's probability is spread over very many
+HARD = 8  # hard negatives of a query: 28 preferences
 _QUERIES = 512  # whose answers each branch scores at a time
 
 
@@ -108,3 +112,22 @@ def with_branches(
                     logs[rows, :, place] += weight * torch.log_softmax(scores.float(), dim=1).cpu()
     taught_by = tuple(shares.nonzero()[:, 0].tolist())
     return replace(soft, branches=torch.softmax((logs / shares)[:, :, list(taught_by)], dim=1), taught=taught_by)
+
+
+def preferences_of(
+    models: Sequence[Imf], weights: Sequence[float], graph: KnowledgeGraph, memory: MemoryBudget | None = None
+) -> Preferences:
+    """A teacher's preferences among the strongest answers that no training triple knows; arguments as of `teach`."""
+    soft = teach(models, weights, graph, answers=HARD, memory=memory, unknown=True)
+    return Preferences(_keys(graph), soft.answers, soft.probabilities, graph.num_relations)
+
+
+def rule_preferences(graph: KnowledgeGraph) -> Preferences:
+    """Preferences of the one-step rules: the strongest answers that a rule gives and no training triple knows."""
+    rules, queries = OneStepRules(graph.train, graph.num_entities, graph.num_relations), TrainingQueries(graph)
+    entities, levels = rules.best(queries.heads, queries.relations, queries.index, HARD)
+    return Preferences(_keys(graph), torch.from_numpy(entities), torch.from_numpy(levels), graph.num_relations)
+
+
+def _keys(graph: KnowledgeGraph) -> Tensor:
+    return torch.from_numpy(graph.known(graph.train).keys.copy())

@@ -11,7 +11,16 @@ from imf_core.checkpoint.carry_over import carry_over
 from imf_core.checkpoint.checkpoint import Checkpoint, check_vocabulary, describe, load_state, save_checkpoint
 from imf_core.config import Config
 from imf_core.data.graph.graph import KnowledgeGraph, open_split
-from imf_core.ensemble.ensemble import Ensemble, answers_of, names_of, open_model, rank_split, strongest
+from imf_core.ensemble.ensemble import (
+    Ensemble,
+    answers_of,
+    names_of,
+    open_model,
+    preferences_among,
+    rank_split,
+    strongest,
+)
+from imf_core.ensemble.teacher import rule_preferences
 from imf_core.errors import CheckpointError, ConfigError
 from imf_core.evaluate.metrics import RankingMetrics
 from imf_core.evaluate.test_once import OWN
@@ -21,6 +30,7 @@ from imf_core.prepare.link_data import graph_of
 from imf_core.train.fit import build_model, fit
 from imf_core.train.progress import EpochReport
 
+RULES = "rules"  # as a teacher of preferences
 _SHARED = ("data.", "structure.")  # settings that `prepare` has used up
 
 
@@ -62,8 +72,9 @@ class Model(Checkpoint):
 
 def train(
     data: Any = None, settings: Settings = None, *, start: Checkpoint | str | Path | None = None,
-    teacher: Checkpoint | Ensemble | str | Path | None = None, on_epoch: Callable[[EpochReport], None] | None = None,
-    say: Callable[[str], None] | None = None, progress: bool = False,
+    teacher: Checkpoint | Ensemble | str | Path | None = None,
+    preferences: Checkpoint | Ensemble | str | Path | None = None,
+    on_epoch: Callable[[EpochReport], None] | None = None, say: Callable[[str], None] | None = None, progress: bool = False,
 ) -> Model:
     """Train one model; the best validation epoch is kept.
 
@@ -80,6 +91,7 @@ def train(
             `Config`.
         start: continue its weights; the graph may have changed.
         teacher: learn from its answers too.
+        preferences: learn from its preferences among hard negatives too; `rules`: those of the one-step rules.
         on_epoch: called after each evaluation; an exception that it raises ends the training.
         say: receives what the command prints about the model.
         progress: show a progress bar on a terminal.
@@ -94,6 +106,9 @@ def train(
     tell = say or (lambda line: None)
     first = start if isinstance(start, Checkpoint | None) else names_of(open_model(start))
     taught_by = teacher if isinstance(teacher, Checkpoint | Ensemble | None) else open_model(teacher)
+    preferred_by = None if preferences == RULES else (
+        preferences if isinstance(preferences, Checkpoint | Ensemble | None) else open_model(preferences)
+    )
     ready = already_prepared(data)
     config = settings if isinstance(settings, Config) else configuration(
         ready.config if ready is not None else None, settings or {}, first, taught_by
@@ -112,6 +127,8 @@ def train(
     graph = ready.graph
     if taught_by is not None:
         check_teacher(taught_by, graph)
+    if preferred_by is not None:
+        check_teacher(preferred_by, graph)
     model = build_model(config, ready)
     if first is not None:
         if (first.entities.names, first.relations.names) == (graph.entities.names, graph.relations.names):
@@ -123,12 +140,19 @@ def train(
     if taught_by is not None:
         targets = answers_of(taught_by, graph, config.train, model)
         tell(f"taught by {taught_by.path}: {targets.answers.shape[1]} answers to each of {len(targets.answers):,} queries")
-    result = fit(model, ready, config, on_epoch, progress=progress, teacher=targets)
+    among = None
+    if preferred_by is not None or preferences == RULES:
+        among = rule_preferences(graph) if preferred_by is None else preferences_among(preferred_by, graph)
+        whose = RULES if preferred_by is None else preferred_by.path
+        tell(f"preferences of {whose}: {among.pairs:,} pairs of hard negatives of {len(among.keys):,} queries")
+    result = fit(model, ready, config, on_epoch, progress=progress, teacher=targets, preferences=among)
     for note in result.notes:
         tell(f"  {note}")
     metrics = {"validation": result.metrics.as_dict(), "best_epoch": result.best_epoch, "fingerprint": graph.fingerprint}
     if taught_by is not None:
         metrics["teacher"] = str(taught_by.path.resolve())
+    if among is not None:
+        metrics["preferences"] = RULES if preferred_by is None else str(preferred_by.path.resolve())
     description = describe(config, model, graph, metrics)
     return Model(model.cpu(), config, graph.entities, graph.relations, metrics, Path(), description, graph, result.reason)
 

@@ -1,6 +1,6 @@
 """Losses beside the model's own while it is trained: they watch a pass and add to its losses; the model knows none of them.
 
-Shapes: `N` entities, `n` of them in a pass, `B` queries, `P` known answers.
+Shapes: `N` entities, `n` of them in a pass, `B` queries, `P` known answers, `H` hard negatives, `M` branches.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ from torch import Tensor, nn
 from imf_core.config import FUSED, TrainConfig
 from imf_core.model.imf import Imf
 from imf_core.model.known_facts import watch_nodes
+from imf_core.model.losses.distillation import combined_logs
+from imf_core.model.losses.preference import Preferences, preference_loss
 from imf_core.model.losses.self_mi import SelfMi, Views
 from imf_core.model.losses.target import Positives
 
@@ -31,9 +33,10 @@ class Auxiliary:
     Args:
         model: before its optimizers are made; on the device where it is trained.
         train: weights and temperature of the losses.
+        preferences: for `train.preference_weight`; None: there are none.
     """
 
-    def __init__(self, model: Imf, train: TrainConfig) -> None:
+    def __init__(self, model: Imf, train: TrainConfig, preferences: Preferences | None = None) -> None:
         self.model = model
         self.terms: dict[str, tuple[float, Term]] = {}
         self._handles: list[torch.utils.hooks.RemovableHandle] = []
@@ -44,6 +47,8 @@ class Auxiliary:
                 own = SelfMi(model.config.dim, _views(model), train.self_mi_temperature)
             model.auxiliary = own.to(device)
             self.terms["self_mi"] = train.self_mi_weight, _SelfMiTerm(model, own, self._handles)
+        if train.preference_weight > 0 and preferences is not None:
+            self.terms["preference"] = train.preference_weight, _PreferenceTerm(model, preferences.to(device))
         if self.terms:
             self._handles.append(model.register_forward_hook(self._add))
 
@@ -93,6 +98,29 @@ class _SelfMiTerm:
         step = -(-len(positives.tails) // _MOST_ANSWERS)
         loss: Tensor = self.loss(of(heads.unique()), of(positives.tails[::step]), relations[positives.rows[::step]])
         return loss
+
+
+class _PreferenceTerm:
+    """`preference_loss` of the model's combined scores of a query's hard negatives."""
+
+    def __init__(self, model: Imf, preferences: Preferences) -> None:
+        self.model, self.preferences = model, preferences
+
+    def __call__(self, heads: Tensor, relations: Tensor, positives: Positives) -> Tensor:
+        model = self.model
+        entities, levels = self.preferences.of(heads, relations)  # (B, H) each
+        count = entities.shape[1]
+        nodes, rows = torch.cat([heads, entities.flatten()]).unique(return_inverse=True)  # (n,)
+        tables = model.tables(nodes)
+        contexts = model.contexts(tables, rows[: len(heads)], relations)
+        scores = []
+        for branch, context in zip(model.branches, contexts, strict=True):
+            scorer, vectors = model.scorers[branch], tables.entities[branch][rows[len(heads) :]]
+            scores.append(scorer.score_pairs(context.repeat_interleave(count, dim=0), vectors).view(-1, count))  # type: ignore[operator]
+        masks = [model.mask(branch) for branch in model.branches]
+        usable = [None if mask is None else mask[entities] for mask in masks]
+        weights = model.decision_weights(heads, relations).detach()
+        return preference_loss(combined_logs(scores, weights, usable, model.loss_kind), levels)
 
 
 def _views(model: Imf) -> tuple[str, ...]:

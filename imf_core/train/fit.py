@@ -26,6 +26,7 @@ from imf_core.model.cold_entities import ColdEntities
 from imf_core.model.imf import Imf
 from imf_core.model.known_facts import give_facts
 from imf_core.model.losses.distillation import SoftTargets
+from imf_core.model.losses.preference import Preferences
 from imf_core.prepare.link_data import LinkData
 from imf_core.runtime import WHOLE, MemoryBudget, Shard, default_device, keep_freed_memory
 from imf_core.train.averaging import WeightAverage, averaged_tensors
@@ -68,6 +69,7 @@ def fit(
     device: torch.device | None = None,
     progress: bool = False,
     teacher: SoftTargets | None = None,
+    preferences: Preferences | None = None,
 ) -> FitResult[RankingMetrics]:
     """Train until the validation MRR stops rising, and leave the best epoch's weights in the model.
 
@@ -82,6 +84,7 @@ def fit(
         device: where to train; default: a GPU if there is one, else the CPU.
         progress: show a progress bar if the terminal is interactive.
         teacher: its answers to the training queries, see `imf_core.ensemble.teacher`; weighed by `train.distil_weight`.
+        preferences: of a teacher among hard negatives, see the same; weighed by `train.preference_weight`.
 
     Returns:
         The best validation result.
@@ -112,7 +115,7 @@ def fit(
     queries = TrainingQueries(graph, teacher)
     steps = queries.num_steps(settings.batch_size, shard.world)
     known = graph.known()
-    auxiliary = Auxiliary(model, settings)
+    auxiliary = Auxiliary(model, settings, preferences)
     optimizers = build_optimizers(model, config, early=shard.world == 1 and device.type == "cpu")
     loop = Loop(settings.max_epochs, settings.patience, settings.eval_every, shard, on_epoch, saving)
     run = loop.begin(model, optimizers, RankingMetrics.unpack)

@@ -16,7 +16,7 @@ from imf_core.config import Config, preset
 from imf_core.config_base import parse_overrides
 from imf_core.ensemble.ensemble import Ensemble, open_model
 from imf_core.errors import ConfigError
-from imf_core.interface.models import check_teacher, configuration
+from imf_core.interface.models import RULES, check_teacher, configuration
 from imf_core.interface.models import train as train_model
 from imf_core.prepare.link_data import LinkData, prepare
 from imf_core.train.estimate import estimate_of
@@ -34,6 +34,9 @@ def train(
     ] = "",
     start: Annotated[Path | None, typer.Option("--from", help="Continue this checkpoint; the graph may have changed.")] = None,
     distil: Annotated[Path | None, typer.Option("--distil", help="Learn from this checkpoint or ensemble too.")] = None,
+    preferences: Annotated[str | None, typer.Option(
+        "--preferences", metavar="FOLDER|rules", help="Learn which hard negatives a model, or the one-step rules, would prefer."
+    )] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Tell what would be trained and its memory, and stop.")] = False,
     settings: SetOption = None,
 ) -> None:
@@ -44,6 +47,7 @@ def train(
     console = terminal()
     loaded = load_checkpoint(start) if start is not None else None
     teacher = open_model(distil) if distil is not None else None
+    preferred = open_model(preferences) if preferences not in (None, RULES) else preferences
     chosen = _configuration(config, preset_name, loaded, data, settings, teacher)
     # A continued model has its own vectors, so no structure table is needed.
     ready = prepare(chosen.data, chosen.structure if loaded is None else None, progress=True)
@@ -52,8 +56,9 @@ def train(
     console.print(f"  memory: {memory.describe()}")
     if shortage := memory.shortage():
         console.print(f"  warning: {shortage}", style="yellow")
-    if teacher is not None:
-        check_teacher(teacher, ready.graph)  # a dry run says so too
+    for other in (teacher, preferred):
+        if isinstance(other, Checkpoint | Ensemble):
+            check_teacher(other, ready.graph)  # a dry run says so too
     if dry_run:
         return
 
@@ -64,8 +69,8 @@ def train(
         )
 
     trained = train_model(
-        ready, chosen, start=loaded, teacher=teacher, on_epoch=show, say=lambda line: console.print(line, soft_wrap=True),
-        progress=True,
+        ready, chosen, start=loaded, teacher=teacher, preferences=preferred, on_epoch=show,
+        say=lambda line: console.print(line, soft_wrap=True), progress=True,
     )
     mrr, epoch = trained.metrics["validation"]["mrr"], trained.metrics["best_epoch"]
     told = f"best validation MRR {mrr:.4f} in epoch {epoch} ({trained.ended}); checkpoint: {trained.save(out)}"

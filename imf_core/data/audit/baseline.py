@@ -129,6 +129,49 @@ class OneStepRules:
             ranks[places] = self._ranks(asked[low:high], kinds[low:high], which[places] - low, targets[places], known)
         return ranks
 
+    def best(
+        self, entities: np.ndarray, relations: np.ndarray, known: KnownAnswers, most: int
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """The strongest candidates that a rule gives.
+
+        Args:
+            entities, relations: (Q,) distinct queries.
+            known: answers that do not count as candidates.
+            most: H.
+
+        Returns:
+            (Q, H) int64 entities and (Q, H) float32 scores, descending; entity 0 and NaN where there are fewer.
+        """
+        found = np.zeros((len(entities), most), dtype=np.int64)
+        scores = np.full((len(entities), most), np.nan, dtype=np.float32)
+        size = self.num_entities
+        for low, high in self._chunks(entities, relations, known):
+            asked, kinds = entities[low:high], relations[low:high]
+            rows, linked, level = self._ruled(asked, kinds)
+            known_rows, answers = known.lookup(asked, kinds)
+            hidden = np.isin(rows * size + linked, known_rows * size + answers)
+            keys, starts = np.unique(rows[~hidden] * size + linked[~hidden], return_inverse=True)
+            level_of = np.zeros(len(keys), dtype=np.int64)
+            np.maximum.at(level_of, starts, level[~hidden])
+            row, entity = keys // size, keys % size
+            score = level_of * self.base + self._count(entity, kinds[row])
+            order = np.lexsort((entity, -score, row))
+            row, entity, score = row[order], entity[order], score[order]
+            place = np.arange(len(row)) - np.searchsorted(row, row)
+            kept = place < most
+            found[low + row[kept], place[kept]] = entity[kept]
+            scores[low + row[kept], place[kept]] = score[kept]
+        return found, scores
+
+    def _ruled(self, entities: np.ndarray, relations: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The candidates (K,) of (B,) queries that a rule gives, one for each link: query, entity, level of the rule."""
+        reach = self.first[entities], self.first[entities + 1]
+        rows, linked = expand_ranges(*reach, self.links.answers)
+        _, through = expand_ranges(*reach, self.link_relation)
+        level = _look_up(self.rules, self.levels, through * (2 * self.num_relations) + relations[rows])
+        ruled = np.flatnonzero(level)
+        return rows[ruled], linked[ruled], level[ruled]
+
     def _ranks(
         self, entities: np.ndarray, relations: np.ndarray, rows: np.ndarray, targets: np.ndarray, known: KnownAnswers
     ) -> np.ndarray:
@@ -142,18 +185,13 @@ class OneStepRules:
             rows, targets: (M,) position of the query, entity that is ranked.
         """
         size = self.num_entities
-        reach = self.first[entities], self.first[entities + 1]
-        link_rows, linked = expand_ranges(*reach, self.links.answers)
-        _, through = expand_ranges(*reach, self.link_relation)
-        level = _look_up(self.rules, self.levels, through * (2 * self.num_relations) + relations[link_rows])
-        ruled = np.flatnonzero(level)
+        link_rows, linked, level = self._ruled(entities, relations)
+        ruled = len(level)
         known_rows, answers = known.lookup(entities, relations)
-        keys = np.concatenate(
-            [link_rows[ruled] * size + linked[ruled], known_rows * size + answers, rows * size + targets]
-        )
-        level = np.concatenate([level[ruled], np.zeros(len(keys) - len(ruled), dtype=level.dtype)])
+        keys = np.concatenate([link_rows * size + linked, known_rows * size + answers, rows * size + targets])
+        level = np.concatenate([level, np.zeros(len(keys) - ruled, dtype=level.dtype)])
         hidden = np.zeros(len(keys), dtype=bool)
-        hidden[len(ruled) : len(keys) - len(rows)] = True
+        hidden[ruled : len(keys) - len(rows)] = True
         order = np.argsort(keys, kind="stable")
         keys, starts = np.unique(keys[order], return_index=True)
         level = np.maximum.reduceat(level[order], starts).astype(np.int64) if len(keys) else level
