@@ -298,6 +298,9 @@ class TrainConfig(PartSection):
     preference_weight: float = Field(
         1.0, ge=0, le=1000, description="weight of a teacher's preferences among hard negatives (imf train --preferences)"
     )
+    modality_order: tuple[str, ...] = Field(
+        (), max_length=16, description="imf train: modalities added one after another, each kept only if validation gains"
+    )
     max_epochs: int = Field(30, ge=1, description="upper bound; early stopping usually ends before")
     patience: int = Field(5, ge=1, description="evaluations without a better validation MRR before stopping")
     eval_every: int = Field(1, ge=1, description="epochs between evaluations")

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +23,17 @@ from imf_core.ensemble.ensemble import (
 from imf_core.ensemble.teacher import rule_preferences
 from imf_core.errors import CheckpointError, ConfigError
 from imf_core.evaluate.metrics import RankingMetrics
+from imf_core.evaluate.ranking import evaluate as rank_valid
 from imf_core.evaluate.test_once import OWN
 from imf_core.interface.data import Settings, already_prepared, prepare
+from imf_core.model.imf import Imf
 from imf_core.predict import Predictor
-from imf_core.prepare.link_data import graph_of
+from imf_core.prepare.link_data import LinkData, graph_of
+from imf_core.runtime import MemoryBudget
 from imf_core.train.fit import build_model, fit
+from imf_core.train.loop import FitResult
 from imf_core.train.progress import EpochReport
+from imf_core.train.sequential import Addition, add_modalities
 
 RULES = "rules"  # as a teacher of preferences
 _SHARED = ("data.", "structure.")  # settings that `prepare` has used up
@@ -73,7 +78,7 @@ class Model(Checkpoint):
 def train(
     data: Any = None, settings: Settings = None, *, start: Checkpoint | str | Path | None = None,
     teacher: Checkpoint | Ensemble | str | Path | None = None,
-    preferences: Checkpoint | Ensemble | str | Path | None = None,
+    preferences: Checkpoint | Ensemble | str | Path | None = None, add: Sequence[str] = (),
     on_epoch: Callable[[EpochReport], None] | None = None, say: Callable[[str], None] | None = None, progress: bool = False,
 ) -> Model:
     """Train one model; the best validation epoch is kept.
@@ -92,6 +97,7 @@ def train(
         start: continue its weights; the graph may have changed.
         teacher: learn from its answers too.
         preferences: learn from its preferences among hard negatives too; `rules`: those of the one-step rules.
+        add: modalities that are added to `start`, one after another, see `train.modality_order`.
         on_epoch: called after each evaluation; an exception that it raises ends the training.
         say: receives what the command prints about the model.
         progress: show a progress bar on a terminal.
@@ -129,6 +135,12 @@ def train(
         check_teacher(taught_by, graph)
     if preferred_by is not None:
         check_teacher(preferred_by, graph)
+    order = _order(config, add, first, ready)
+    if order:
+        present = first.model.modality_names if first is not None else tuple(
+            modality.name for modality in ready.select(config.model.modalities) if modality.name not in order
+        )
+        config = config.updated({"model.modalities": list(present)})
     model = build_model(config, ready)
     if first is not None:
         if (first.entities.names, first.relations.names) == (graph.entities.names, graph.relations.names):
@@ -136,16 +148,44 @@ def train(
         else:
             tell(f"from {first.path}: {carry_over(model, first, ready).describe()}")
     tell(f"{model.num_parameters:,} parameters; branches {', '.join(model.branches)}")
-    targets = None
-    if taught_by is not None:
-        targets = answers_of(taught_by, graph, config.train, model)
-        tell(f"taught by {taught_by.path}: {targets.answers.shape[1]} answers to each of {len(targets.answers):,} queries")
     among = None
     if preferred_by is not None or preferences == RULES:
         among = rule_preferences(graph) if preferred_by is None else preferences_among(preferred_by, graph)
         whose = RULES if preferred_by is None else preferred_by.path
         tell(f"preferences of {whose}: {among.pairs:,} pairs of hard negatives of {len(among.keys):,} queries")
-    result = fit(model, ready, config, on_epoch, progress=progress, teacher=targets, preferences=among)
+
+    def train_one(
+        one: Imf, its_config: Config, report: Callable[[EpochReport], None] | None = None
+    ) -> FitResult[RankingMetrics]:
+        """Train a model with its settings, by all teachers."""
+        targets = None
+        if taught_by is not None:
+            targets = answers_of(taught_by, graph, its_config.train, one)
+            shape = targets.answers.shape
+            tell(f"taught by {taught_by.path}: {shape[1]} answers to each of {shape[0]:,} queries")
+
+        def each(found: EpochReport) -> None:
+            for function in (on_epoch, report):
+                if function is not None:
+                    function(found)
+
+        return fit(one, ready, its_config, each, progress=progress, teacher=targets, preferences=among)
+
+    additions: tuple[Addition, ...] = ()
+    result = None
+    if not add:
+        result = train_one(model, config)
+    if order:
+        mrr = result.best_mrr if result is not None else _validation_mrr(model, config, graph)
+        extended = add_modalities(model, config, ready, order, mrr, train_one, lambda addition: tell(addition.describe()))
+        model, config, additions, result = extended.model, extended.config, extended.additions, extended.result or result
+        if result is None:
+            assert first is not None
+            raise ConfigError(
+                f"none of the modalities helps on validation ({'; '.join(item.describe() for item in additions)})",
+                remedy=f"keep {first.path} as it is", key="add", value=list(add),
+            )
+    assert result is not None
     for note in result.notes:
         tell(f"  {note}")
     metrics = {"validation": result.metrics.as_dict(), "best_epoch": result.best_epoch, "fingerprint": graph.fingerprint}
@@ -153,6 +193,8 @@ def train(
         metrics["teacher"] = str(taught_by.path.resolve())
     if among is not None:
         metrics["preferences"] = RULES if preferred_by is None else str(preferred_by.path.resolve())
+    if additions:
+        metrics["additions"] = [asdict(addition) for addition in additions]
     description = describe(config, model, graph, metrics)
     return Model(model.cpu(), config, graph.entities, graph.relations, metrics, Path(), description, graph, result.reason)
 
@@ -264,6 +306,32 @@ def graph_for(model: Checkpoint | Ensemble, data: Any = None) -> KnowledgeGraph:
         graph = graph_of(settings if data is None else settings.elsewhere(str(data)))
     check_vocabulary(checkpoint.description, graph.entities, graph.relations, model.path)
     return graph
+
+
+def _order(config: Config, add: Sequence[str], start: Checkpoint | None, data: LinkData) -> tuple[str, ...]:
+    """The modalities that are added one after another.
+
+    Raises:
+        ConfigError: there is nothing to add them to, or one of them is not in use.
+    """
+    if add and start is None:
+        raise ConfigError("there is no trained model to add a modality to", remedy="give one by --from", key="add", value=add)
+    if start is not None:
+        return tuple(add)  # the order in which its own modalities came is history
+    order = config.train.modality_order
+    used = [modality.name for modality in data.select(config.model.modalities)]
+    if odd := [name for name in order if name not in used]:
+        raise ConfigError(
+            f"train.modality_order names {odd[0]!r}; the modalities in use are {', '.join(used) or 'none'}",
+            remedy="name some of these", key="train.modality_order", value=odd[0],
+        )
+    return order
+
+
+def _validation_mrr(model: Imf, config: Config, graph: KnowledgeGraph) -> float:
+    """Validation MRR of a trained model, with its own decision."""
+    memory = MemoryBudget.of(config.train.memory_budget_mb)
+    return rank_valid(model.eval(), graph, graph.valid, graph.known(), counted=graph.counted_valid, memory=memory).metrics.mrr
 
 
 def _refuse_late(config: Config, prepared: Config, start: Checkpoint | None) -> None:

@@ -17,7 +17,7 @@ from imf_core.data.audit.audit import audit, repair_command
 from imf_core.data.audit.baseline import BaselineMetrics, baseline
 from imf_core.data.audit.report import Audit
 from imf_core.data.graph.graph import KnowledgeGraph, KnownAnswers, counted_triples, split_notes
-from imf_core.errors import CheckpointError, DataError
+from imf_core.errors import CheckpointError, ConfigError, DataError
 from imf_core.evaluate.cached_scores import cache_decision, save_cache
 from imf_core.evaluate.latency import latency_ms
 from imf_core.evaluate.redecide import fold_decisions, redecide
@@ -73,6 +73,12 @@ class LinkTask(Task[Config, LinkData, Imf]):
 
     def read(self, config: Config, *, strict: bool) -> tuple[LinkData, Audit]:
         """As `Task.read`."""
+        if config.train.modality_order:
+            raise ConfigError(
+                "train.modality_order is for imf train, which trains several models one after another",
+                remedy="leave it out of the search; train with the winner's settings afterwards",
+                key="train.modality_order", value=config.train.modality_order,
+            )
         source = GraphSource.open(config.data, test=True)
         texts = source.files.texts if config.data.text in ("auto", "descriptions") else None
         report = audit(source.raw, coverage=source.coverage(), baseline_splits=(), texts=texts)

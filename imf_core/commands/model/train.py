@@ -37,6 +37,9 @@ def train(
     preferences: Annotated[str | None, typer.Option(
         "--preferences", metavar="FOLDER|rules", help="Learn which hard negatives a model, or the one-step rules, would prefer."
     )] = None,
+    add_modality: Annotated[list[str] | None, typer.Option(
+        "--add-modality", help="Add this modality to --from; left out where validation does not gain. Repeatable."
+    )] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Tell what would be trained and its memory, and stop.")] = False,
     settings: SetOption = None,
 ) -> None:
@@ -69,7 +72,7 @@ def train(
         )
 
     trained = train_model(
-        ready, chosen, start=loaded, teacher=teacher, preferences=preferred, on_epoch=show,
+        ready, chosen, start=loaded, teacher=teacher, preferences=preferred, add=add_modality or (), on_epoch=show,
         say=lambda line: console.print(line, soft_wrap=True), progress=True,
     )
     mrr, epoch = trained.metrics["validation"]["mrr"], trained.metrics["best_epoch"]
