@@ -86,7 +86,7 @@ KINDS: dict[str, Kind] = {
     }),
     "reader": Kind("reader", "imf_search.readers", {
         "names": "imf_core.data.formats.tsv:read_names", "ids": "imf_core.data.formats.openke:read_ids",
-        "ntriples": "imf_core.data.formats.ntriples:read_ntriples",
+        "ntriples": "imf_core.data.formats.ntriples:read_ntriples", "kg": "imf_core.recommend.data.atomic_files:read_kg",
     }),
     "task": Kind("task", "imf_search.tasks", {
         "link": "imf_core.tasks.link:LINK", "recommend": "imf_core.tasks.recommend:RECOMMEND",

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from imf_core.commands.recommender.train import print_audit
 from imf_core.commands.terminal import terminal
 from imf_core.data.audit.repair import SEED, repair
 from imf_core.data.audit.report import AuditReport
@@ -20,13 +21,15 @@ from imf_core.data.formats.writers import REPAIR_RECORD, check_place, write_grap
 from imf_core.errors import ConfigError
 from imf_core.prepare.entity_files import EntityFiles
 from imf_core.prepare.link_data import audited, resolve
+from imf_core.recommend.config import InteractionConfig
+from imf_core.recommend.data.atomic_files import is_atomic_folder
 
 _SHOWN = 8  # columns that fit 80 characters; the lines below the table have the others
 
 
 def audit_command(
     data: Annotated[
-        str | None, typer.Argument(metavar="DIR", help="Graph folder, or the bundled data set `unicode`.")
+        str | None, typer.Argument(metavar="DIR", help="Graph folder, RecBole's folder, or the bundled data set `unicode`.")
     ] = None,
     train: Annotated[Path | None, typer.Option(help="Training triples, instead of the file in DIR.")] = None,
     valid: Annotated[Path | None, typer.Option(help="Validation triples, instead of the file in DIR.")] = None,
@@ -45,6 +48,8 @@ def audit_command(
 
     A problem is what a search should not start with: splits that share triples, no training triple, a split file without
     triples, a modality that cannot be used. They are printed in any case; with --strict they make the status 1.
+    A folder of RecBole's atomic files (.inter, .item, .kg, .link) is audited as interactions, as `imf recommender audit` does;
+    its graph as triples: --train NAME.kg.
     --repair takes repeats and overlaps out, test excepted, and fills up validation from train; it changes nothing in DIR.
 
     Example: imf audit mygraph --strict --repair mygraph-repaired
@@ -52,6 +57,11 @@ def audit_command(
     if data is None and train is None:
         raise ConfigError("there is no graph to audit", remedy="give a graph folder, or --train FILE", key="DIR")
     folder = resolve(data) if data is not None else None
+    if folder is not None and not (train or valid or test) and is_atomic_folder(folder):
+        if repaired_copy is not None:
+            raise ConfigError(f"{folder} holds interactions, no graph to repair", remedy="leave --repair out", key="repair")
+        print_audit(InteractionConfig(path=str(folder)), as_json=as_json, strict=strict)
+        return
     if repaired_copy is not None:
         check_place(repaired_copy, folder)  # before the work
     raw = read_raw(GraphFiles(folder, train, valid, test), test=True)

@@ -20,6 +20,7 @@ from imf_core.config_base import parse_overrides
 from imf_core.errors import ConfigError, DataError
 from imf_core.recommend.checkpoint import load_recommender, save_recommender
 from imf_core.recommend.config import InteractionConfig, RecommendConfig, model_name
+from imf_core.recommend.data.atomic_files import atomic_notes
 from imf_core.recommend.data.audit import InteractionAudit, audit_interactions
 from imf_core.recommend.data.prepare import InteractionSource, prepare_recommend
 from imf_core.recommend.fit import build_model, evaluate_recommender, fit_recommender, popularity_baseline
@@ -118,8 +119,14 @@ def audit_command(
     strict: Annotated[bool, typer.Option("--strict", help="End with status 1 where there is a problem.")] = False,
 ) -> None:
     """What is wrong, or worth knowing, about interactions: overlaps of the splits, cold items, repeats, coverage."""
-    source = InteractionSource.open(InteractionConfig(path=data, min_rating=min_rating, split_seed=seed))
-    report = audit_interactions(source.raw, source.split, source.modalities[0])
+    print_audit(InteractionConfig(path=data, min_rating=min_rating, split_seed=seed), as_json=as_json, strict=strict)
+
+
+def print_audit(config: InteractionConfig, *, as_json: bool, strict: bool) -> None:
+    """Print the audit of interactions; arguments as of the command."""
+    source = InteractionSource.open(config)
+    beside = atomic_notes(source.path, source.raw.items.names)
+    report = audit_interactions(source.raw, source.split, source.modalities[0], beside)
     if as_json:
         print(json.dumps(report.to_json(), indent=1))
     else:

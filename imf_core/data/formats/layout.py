@@ -13,14 +13,14 @@ from imf_core.files.lines import PACKED, plain_name, read_lines
 from imf_core.parts.registry import KINDS
 from imf_core.parts.registry import names as part_names
 
-_SUFFIXES = (".tsv", ".txt", ".nt")
+_SUFFIXES = (".tsv", ".txt", ".nt", ".kg")
 _REMEDY = "put head<TAB>relation<TAB>tail lines into train.tsv (and valid.tsv, test.tsv)"
 
 
 @dataclass(frozen=True)
 class SplitFile:
-    """One file of triples and how it is written: tab-separated names (`names`), OpenKE ids (`ids`), N-Triples (`ntriples`), or
-    as a reader of one's own reads it, by its name.
+    """One file of triples and how it is written: tab-separated names (`names`), OpenKE ids (`ids`), N-Triples (`ntriples`),
+    RecBole's (`kg`), or as a reader of one's own reads it, by its name.
     """
 
     path: Path
@@ -140,6 +140,8 @@ def format_of(path: Path) -> str:
     name = plain_name(path)
     if name.endswith(".nt"):
         return "ntriples"
+    if name.endswith(".kg"):
+        return "kg"
     if name.endswith("2id.txt"):
         return "ids"
     if path.suffix not in (".tsv", ".txt", ".csv") and path.suffix[1:] in own_readers():

@@ -36,6 +36,7 @@ def read_graph(source: Path | str | GraphFiles, *, unseen: Policy = "keep") -> K
     - Names: `train.tsv`, `valid.tsv`, `test.tsv` (`.txt` accepted), `head<TAB>relation<TAB>tail`.
     - N-Triples: `train.nt`, `valid.nt`, `test.nt`; literals are no entities.
     - OpenKE: `entity2id.txt`, `relation2id.txt`, `train2id.txt`, ... (a count, then `head tail relation` as ids).
+    - RecBole: `train.kg`, ..., or a file `NAME.kg` given by its path.
     - What a reader of one's own reads: `train.NAME`, ..., by the name of the reader.
 
     Ids follow a list of names (`entities.txt`, `entities.dict` or `entity2id.txt`) if there is one, else the order of first

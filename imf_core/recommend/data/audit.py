@@ -161,7 +161,7 @@ class InteractionAudit(Audit):
 
 
 def audit_interactions(
-    raw: RawInteractions, splits: Mapping[str, np.ndarray], modalities: Sequence[Modality] = ()
+    raw: RawInteractions, splits: Mapping[str, np.ndarray], modalities: Sequence[Modality] = (), beside: Sequence[str] = ()
 ) -> InteractionAudit:
     """Audit every interaction.
 
@@ -171,6 +171,7 @@ def audit_interactions(
         raw: all lines of all files, test included.
         splits: distinct pairs (P, 2) of `train`, `valid` and `test`: `raw.split(seed)`.
         modalities: features of the items.
+        beside: lines on other files of the folder, see `atomic_notes`.
     """
     size = len(raw.users), len(raw.items)
     every = np.concatenate([*splits.values()])
@@ -193,7 +194,7 @@ def audit_interactions(
         without=(int((per_user == 0).sum()), int((~raw.used).sum())),
         featureless=int((~has).sum()) if has is not None else None,
         coverage=tuple(modality.describe().replace(" entities", " items") for modality in modalities),
-        notes=raw.notes,
+        notes=(*raw.notes, *beside),
         problems=(*raw.problems, *_problems(counts), *_nameless(modalities, raw.used)),
         warnings=tuple(_warnings(counts, size[1])),
     )

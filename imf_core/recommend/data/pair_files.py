@@ -20,6 +20,7 @@ from imf_core.config_base import nearest
 from imf_core.errors import DataError
 from imf_core.files.lines import read_lines
 from imf_core.files.tensors import read_arrays
+from imf_core.recommend.data.atomic_files import TYPES
 
 SUFFIXES = (".tsv", ".txt", ".inter", ".npz", ".npy")
 _USER = ("user_id", "user", "userid", "uid", "users", "reviewerid", "reviewer_id", "customer_id", "customerid")
@@ -32,7 +33,6 @@ _SPLIT = ("x_label", "split", "set")  # a published split in a column
 _SPLITS = {"0": 0, "1": 1, "2": 2, "train": 0, "valid": 1, "val": 1, "dev": 1, "validation": 1, "test": 2}
 _LABEL = "label"
 _MOST_ITEMS = 10**8  # of a matrix: each column gets a name
-_TYPES = ("token", "token_seq", "float", "float_seq")  # of a RecBole header
 _REMEDY = "write user<TAB>item, one interaction a line"
 
 
@@ -246,13 +246,13 @@ def _typed_header(path: Path, number: int, cells: list[str]) -> _Columns:
     names: dict[str, tuple[int, str]] = {}
     for position, cell in enumerate(cells):
         name, separator, kind = cell.strip().partition(":")
-        if not separator or kind not in _TYPES:
+        if not separator or kind not in TYPES:
             raise DataError.at(
                 path,
                 number,
                 "a column of an atomic file has no type of RecBole's",
                 value=cell,
-                remedy=f"write name:type, type one of {', '.join(_TYPES)}; a file without a header is read as .tsv",
+                remedy=f"write name:type, type one of {', '.join(TYPES)}; a file without a header is read as .tsv",
             )
         names[name.lower()] = (position, kind)
     positions = {}
