@@ -1,6 +1,7 @@
 """Time and memory of `meta` against `meta_cp` against the textbook form, which builds a weight for each item.
 
-    python -m benchmarks.fusion          # writes results/fusion.md and results/fusion.json
+    python -m benchmarks.fusion                                                      # results/fusion.md and fusion.json
+    python -m benchmarks.fusion --parts ../shared/data/MKG-Y --parts unicode         # the operators, fusion_parts.json
 
 A step is forward and backward over all items, one thread, each in a process of its own; the forms take turns, so that what else
 the machine does meets all of them. Time is that of the processor. A figure is kept in `--cache` as soon as it is there, so that
@@ -31,6 +32,7 @@ import typer
 from torch import Tensor
 from torch.nn import functional
 
+from benchmarks import fusion_parts
 from imf_core.model.fusion.meta_layers import CpLayer, DynamicLayer, MetaStack
 from imf_core.runtime import free_memory
 
@@ -232,7 +234,34 @@ def write(out: Path, rows: list[dict[str, Any]], rounds: int) -> None:
     }
     out.mkdir(parents=True, exist_ok=True)
     (out / "fusion.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-    (out / "fusion.md").write_text(page(found), encoding="utf-8")
+    write_page(out)
+
+
+def write_parts(out: Path, rows: list[dict[str, Any]], seeds: int, command: str, settings: Sequence[str]) -> None:
+    """`fusion_parts.json` with all figures, and their section of `fusion.md`."""
+    from tune.report.files import machine
+
+    found = {
+        "machine": machine(), "date": str(date.today()), "command": command, "settings": list(settings), "seeds": seeds,
+        "rows": rows,
+    }
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "fusion_parts.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    write_page(out)
+
+
+def write_page(out: Path) -> None:
+    """`fusion.md` from the figures in the folder."""
+    (out / "fusion.md").write_text(whole_page(out), encoding="utf-8")
+
+
+def whole_page(folder: Path) -> str:
+    """The page of the figures in a folder: those of `fusion.json`, then those of `fusion_parts.json`."""
+    parts = []
+    for name, made in (("fusion.json", page), ("fusion_parts.json", fusion_parts.section)):
+        if (folder / name).exists():
+            parts.append(made(json.loads((folder / name).read_text(encoding="utf-8"))))
+    return "\n".join(parts)
 
 
 def main(
@@ -240,9 +269,26 @@ def main(
     rounds: Annotated[int, typer.Option(min=1, help="Processes for each figure; the least counts.")] = 3,
     limit: Annotated[float | None, typer.Option(help="GiB a textbook step may need; default: half of what is free.")] = None,
     cache: Annotated[Path, typer.Option(help="Finished figures, one JSON line each.")] = Path(".cache/fusion.jsonl"),
+    parts: Annotated[list[str] | None, typer.Option(
+        help="Measure the operators and auxiliary losses on this graph instead. Repeatable."
+    )] = None,
+    seeds: Annotated[int, typer.Option(min=2, help="Of each row of --parts.")] = 3,
+    settings: Annotated[list[str] | None, typer.Option("--set", help="A setting of all runs of --parts. Repeatable.")] = None,
+    variants: Annotated[list[str] | None, typer.Option("--variant", help="A row of --parts; default: all.")] = None,
     one: Annotated[str | None, typer.Option(hidden=True)] = None,
+    one_part: Annotated[str | None, typer.Option(hidden=True)] = None,
 ) -> None:
     """Measure, and write the tables."""
+    if one_part is not None:
+        print(json.dumps(fusion_parts.one_part(one_part)))
+        return
+    if parts:
+        chosen = (*fusion_parts.SETTINGS, *(settings or ()))
+        rows = fusion_parts.compare(parts, seeds, cache.with_name("fusion_parts.jsonl"), chosen, variants or ())
+        told = "".join(f" --parts {item}" for item in parts) + "".join(f" --set {item}" for item in settings or ())
+        write_parts(out, rows, seeds, f"python -m benchmarks.fusion{told}", chosen)
+        print(f"written: {out / 'fusion.md'}")
+        return
     if one is not None:
         setup, form, items = json.loads(one)
         print(json.dumps(measure(Setup(**{**setup, "widths": tuple(setup["widths"])}), form, items)))

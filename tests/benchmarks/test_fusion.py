@@ -67,4 +67,4 @@ def test_a_rehearsal_of_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 def test_the_committed_page_is_that_of_the_committed_figures(repository: Path) -> None:
     found = json.loads((repository / "results" / "fusion.json").read_text(encoding="utf-8"))
     assert [row["items"] for row in found["rows"]] == list(fusion.ITEMS) * len(SETUPS)
-    assert (repository / "results" / "fusion.md").read_text(encoding="utf-8") == fusion.page(found)
+    assert (repository / "results" / "fusion.md").read_text(encoding="utf-8") == fusion.whole_page(repository / "results")
