@@ -8,6 +8,7 @@ scored on test once per seed, so nothing is chosen on test. An interrupted bench
 
 from __future__ import annotations
 
+import json
 import statistics
 from datetime import date
 from itertools import product
@@ -16,6 +17,7 @@ from typing import Annotated, Any
 
 import typer
 
+from benchmarks.recommend_ml100k import section
 from benchmarks.results import FinishedRuns, host_line, spread
 from imf_core.config_base import parse_overrides
 from imf_core.files.markdown import table
@@ -67,8 +69,14 @@ def main(
             run = finished.add({"key": key, "row": model_name(config.model), **score(data, config)})
             print(f"{run['row']}, seed {seed}: NDCG@10 {run['ndcg_at_10']:.4f} in epoch {run['epoch']}", flush=True)
         runs.append(run)
-    out.write_text(page(runs, path, data, seeds), encoding="utf-8")
+    out.write_text(page(runs, path, data, seeds) + other_section(out), encoding="utf-8")
     print(f"written: {out}")
+
+
+def other_section(out: Path) -> str:
+    """The section of `benchmarks/recommend_ml100k.py`, which has the page in common; empty without its figures."""
+    figures = out.with_name("recommend_ml100k.json")
+    return "\n\n" + section(json.loads(figures.read_text(encoding="utf-8"))) if figures.exists() else ""
 
 
 def page(runs: list[dict[str, Any]], path: str, data: RecommendData, seeds: int) -> str:
