@@ -7,9 +7,11 @@ In this order:
 3. Training triples that are in test are left out: test itself never loses a triple.
 4. Without a validation split, or with fewer than half of the wanted triples left after step 2, triples are moved from train to
    validation until there are enough: each relation's share, all triples between the same two entities together (none whose
-   entities test links), and such that no entity or relation loses its last training triple. The default size is that
-   of test (a tenth of train if there is no test), at most 10,000; and never more than a fifth of train, as moved triples are
-   not trained on. A small validation split that has lost nothing is its owner's choice and is kept.
+   entities test links), and such that no entity or relation loses its last training triple. Where test was drawn otherwise,
+   that is, where train links the ends of more than a hundredth of its triples too, single triples are moved: validation has to
+   be as hard as test. The default size is that of test (a tenth of train if there is no test), at most 10,000; and never more
+   than a fifth of train, as moved triples are not trained on. A small validation split that has lost nothing is its owner's
+   choice and is kept.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ from typing import Any
 
 import numpy as np
 
+from imf_core.data.graph.bundles import pair_of
 from imf_core.data.graph.graph import RawGraph
 from imf_core.data.graph.partition import carve
 from imf_core.data.graph.splits import codes, distinct
@@ -26,6 +29,7 @@ from imf_core.errors import DataError
 
 SEED = 0
 _MOST = 10_000
+_LINKED = 0.01  # share of test above which its triples were not drawn by bundles
 
 
 @dataclass(frozen=True)
@@ -64,6 +68,11 @@ class Repaired:
             lines.append(f"train: {train['in_test']:,} triples that stand in test left out")
         if valid["carved"]:
             lines.append(f"valid: {valid['carved']:,} triples moved there from train (seed {self.facts['seed']})")
+        if self.facts["by"] == "triple":
+            lines.append(
+                f"valid: drawn triple by triple, as test was: train links the ends of {100 * valid['test_linked']:.1f} % of test's "
+                "triples too"
+            )
         missing = valid["wanted"] - valid["written"]
         if valid["too_little"] and missing > 0:
             lines.append(f"valid: {missing:,} fewer than wanted, as no entity or relation may lose its last training triple")
@@ -101,17 +110,19 @@ def repair(raw: RawGraph, seed: int = SEED, valid_size: int | None = None) -> Re
     enough = wanted if valid_size else (wanted + 1) // 2
     too_little = (raw.valid is None or len(kept) < len(valid)) and len(kept) < enough
     aside = empty
+    linked = float(np.isin(pair_of(test, size[0]), pair_of(rest, size[0])).mean()) if len(test) else 0.0
+    single = too_little and linked > _LINKED
     if too_little:
-        rest, aside = carve(rest, wanted - len(kept), *size, seed, apart=test)
+        rest, aside = carve(rest, wanted - len(kept), *size, seed, apart=test, single=single)
     written = np.concatenate([kept, aside])
     facts: dict[str, Any] = {
         "source": raw.source,
-        "by": "bundle",
+        "by": "triple" if single else "bundle",
         "seed": seed,
         "train": _facts(raw.train, train, rest) | {"in_test": int(leaked.sum()), "moved_to_valid": len(aside)},
         "valid": _facts(raw.valid if raw.valid is not None else empty, valid, written) | {
             "in_train": int(in_train.sum()), "in_test": int(in_test.sum()), "kept": len(kept), "carved": len(aside),
-            "wanted": wanted, "too_little": too_little,
+            "wanted": wanted, "too_little": too_little, "test_linked": linked,
         },
         "test": _facts(raw.test, test, test) if raw.test is not None else None,
     }

@@ -10,7 +10,7 @@ from collections import Counter
 import numpy as np
 
 from imf_core.data.graph.graph import expand_ranges
-from imf_core.data.graph.splits import mixed
+from imf_core.data.graph.splits import codes, mixed
 
 _BLOCK = 1 << 14  # bundles looked at together
 
@@ -24,18 +24,22 @@ class Bundles:
         triples: (T, 3) distinct head, relation, tail ids; all are in train at first.
         num_entities, num_relations: N and R.
         rows: (T',) rows of whole bundles; the others never move. Default: all.
+        single: each triple is a bundle of its own.
     """
 
-    def __init__(self, triples: np.ndarray, num_entities: int, num_relations: int, rows: np.ndarray | None = None) -> None:
+    def __init__(
+        self, triples: np.ndarray, num_entities: int, num_relations: int, rows: np.ndarray | None = None, single: bool = False
+    ) -> None:
         self.triples, self.num_entities = triples, num_entities
         rows = np.arange(len(triples)) if rows is None else rows
         pairs = pair_of(triples[rows], num_entities)
         by_bundle = np.lexsort((triples[rows, 1], pairs))  # rows of a bundle stand side by side, and in it those of a relation
         self.order, pairs = rows[by_bundle], pairs[by_bundle]
         relations = triples[self.order, 1]
-        other = np.diff(pairs, prepend=-1) != 0
+        other = np.full(len(rows), True) if single else np.diff(pairs, prepend=-1) != 0
         self.starts = np.append(np.flatnonzero(other), len(rows))  # (B + 1,) positions in `order`
         self.pairs = pairs[self.starts[:-1]]  # (B,)
+        self._keys = codes(triples[self.order], num_entities, num_relations) if single else self.pairs  # (B,)
         self.counts = np.diff(self.starts)  # (B,) triples
         twins = np.flatnonzero(~other & (np.diff(relations, prepend=-1) == 0))
         self._needs = np.ones(len(rows), dtype=np.int8)  # (T',) triples of the relation in the bundle; 2: both directions
@@ -45,13 +49,13 @@ class Bundles:
         self.moved = np.zeros(len(self.counts), dtype=bool)
 
     def sequence(self, seed: int, times: np.ndarray | None = None) -> np.ndarray:
-        """(B,) the bundles by a hash of their entities' ids, the same with every version of NumPy.
+        """(B,) the bundles by a hash of their entities' ids (single triples: of all ids), the same with every version of NumPy.
 
         Args:
             seed: another one, another sequence.
             times: (T,) the latest bundles first, a bundle being as old as its oldest triple; the hash decides between equals.
         """
-        hashed = mixed(self.pairs, seed)
+        hashed = mixed(self._keys, seed)
         if times is None:
             return np.argsort(hashed, kind="stable")
         return np.lexsort((hashed, -np.minimum.reduceat(times[self.order], self.starts[:-1])))

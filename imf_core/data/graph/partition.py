@@ -100,7 +100,7 @@ def partition(
 
 def carve(
     triples: np.ndarray, count: int, num_entities: int, num_relations: int, seed: int = 0, *, apart: np.ndarray | None = None,
-    every: bool = False,
+    single: bool = False, every: bool = False,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Set bundles of triples aside such that no entity and no relation loses its last training triple.
 
@@ -113,6 +113,7 @@ def carve(
         num_entities, num_relations: N and R.
         seed: another seed sets other triples aside.
         apart: (S, 3) held-out triples; bundles between the ends of one stay in train.
+        single: each triple moves alone, whatever else train knows of its ends.
         every: look at every bundle, not just at 50 times as many as are wanted.
 
     Returns:
@@ -124,8 +125,9 @@ def carve(
     first = 2**64 * _LOOKED_AT * count // len(triples)
     rows = None
     if first < 2**64 and not every:
-        rows = np.flatnonzero(mixed(pair_of(triples, num_entities), seed) < np.uint64(first))
-    bundles = Bundles(triples, num_entities, num_relations, rows)
+        keys = codes(triples, num_entities, num_relations) if single else pair_of(triples, num_entities)
+        rows = np.flatnonzero(mixed(keys, seed) < np.uint64(first))
+    bundles = Bundles(triples, num_entities, num_relations, rows, single)
     sequence = bundles.sequence(seed)
     if apart is not None:
         held = np.isin(bundles.pairs, pair_of(apart, num_entities))
@@ -135,7 +137,7 @@ def carve(
     anything = np.full(num_relations, len(triples))
     aside[bundles.move(sequence, anything, count - int(aside.sum()))] = True
     if rows is not None and aside.sum() < count:
-        return carve(triples, count, num_entities, num_relations, seed, apart=apart, every=True)
+        return carve(triples, count, num_entities, num_relations, seed, apart=apart, single=single, every=True)
     if not aside.any():
         spare = sequence[bundles.movable(sequence, anything, len(triples))]
         smallest = spare[np.argsort(bundles.counts[spare], kind="stable")[:1]]

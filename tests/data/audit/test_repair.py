@@ -48,7 +48,7 @@ def test_repeats_and_overlaps_are_taken_out() -> None:
     assert triples(found.valid) == [(5, 2, 20), (6, 2, 21), (7, 2, 22), (8, 2, 23), (9, 2, 24)]  # half of 10 wanted: enough
     assert found.facts["valid"] == {
         "lines": 10, "repeats": 2, "written": 5, "in_train": 1, "in_test": 2, "kept": 5, "carved": 0, "wanted": 10,
-        "too_little": False,
+        "too_little": False, "test_linked": 0.0,
     }
     assert "valid: 1 triples that stand in train and 2 that stand in test left out; 5 kept" in found.lines()
 
@@ -119,6 +119,26 @@ def test_what_links_the_ends_of_a_test_triple_stays_in_train() -> None:
     repaired = repair(raw([row for row in borders() if row not in test], None, test))
     ends = {frozenset((head, tail)) for head, _, tail in test}
     assert len(repaired.valid) and not ends & {frozenset((head, tail)) for head, _, tail in triples(repaired.valid)}
+
+
+def test_validation_is_drawn_as_test_was() -> None:
+    """Two relations that often join the same entities: where test holds such triples, validation does too."""
+    drawn = np.random.default_rng(0)
+    pairs = [tuple(map(int, pair)) for pair in drawn.choice(30, (150, 2)) if pair[0] != pair[1]]
+    rows = sorted({(head, relation, tail) for head, tail in pairs for relation in (0, 1)})
+    order = drawn.permutation(len(rows)).tolist()
+    test, train = [rows[i] for i in order[:40]], [rows[i] for i in order[40:]]
+    found = repair(raw(train, None, test))
+
+    def linked(repaired: Repaired) -> float:
+        ends = {frozenset((head, tail)) for head, _, tail in triples(repaired.train)}
+        return float(np.mean([frozenset((head, tail)) in ends for head, _, tail in triples(repaired.valid)]))
+
+    assert found.facts["by"] == "triple" and "drawn triple by triple, as test was" in "\n".join(found.lines())
+    assert found.facts["valid"]["test_linked"] == pytest.approx(0.8, abs=0.1)
+    assert len(found.valid) == 40 and linked(found) > 0.5
+    apart = [row for row in rows if (row[0], 1 - row[1], row[2]) not in test and row not in test]  # test joins none of the ends
+    assert linked(repair(raw(apart, None, [(0, 2, 1)]), valid_size=20)) == 0
 
 
 @pytest.mark.parametrize("train", [[], HELD[:2]])
