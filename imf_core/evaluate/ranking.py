@@ -17,7 +17,7 @@ from torch import Tensor
 from imf_core.data.graph.graph import ALL_LINES, CATEGORY_NAMES, KnowledgeGraph, KnownAnswers, with_inverses
 from imf_core.errors import DivergedError
 from imf_core.evaluate.metrics import RankingMetrics
-from imf_core.model.combined_scores import ROWS, buffer_size, combined_scores
+from imf_core.model.combined_scores import ROWS, Known, buffer_size, combined_scores
 from imf_core.model.decision import Decision, present_weights
 from imf_core.model.imf import Imf
 from imf_core.runtime import WHOLE, MemoryBudget, Shard
@@ -65,6 +65,7 @@ class ModelScores:
         self.device = model.structure.device
         with torch.no_grad():
             self.tables = model.tables()
+        self._known = Known.of(model, self.variants)
 
     @property
     def block(self) -> int:
@@ -87,7 +88,8 @@ class ModelScores:
             weights = torch.stack([present_weights(variant.weights(relation), masks) for variant in self.variants])  # (V, ., M)
             for start in range(0, len(head), size):
                 part = slice(start, start + size)
-                yield combined_scores(model, self.tables, [context[part] for context in contexts], weights[:, part], buffer)
+                block = [context[part] for context in contexts]
+                yield combined_scores(model, self.tables, block, weights[:, part], buffer, self._known)
 
     def _contexts(self, heads: Tensor, relations: Tensor) -> list[Tensor]:
         """(Q,), (Q,) -> M tensors (Q, d)."""
@@ -125,18 +127,28 @@ def rank(
     Raises:
         DivergedError: a score is not finite.
     """
-    ranks = np.empty((scores.num_variants, len(heads)), dtype=np.float64)
     order = np.argsort(relations, kind="stable")
     device = scores.device
     asked = torch.from_numpy(heads[order]).to(device), torch.from_numpy(relations[order]).to(device)
+    leads = torch.empty(scores.num_variants, len(heads), dtype=torch.float64, device=device)
+    # Nothing is read from a GPU before all blocks are done: it would idle after each.
+    total, hide = torch.zeros((), dtype=torch.float64, device=device), torch.tensor(-torch.inf, device=device)
     for number, variants in enumerate(scores.blocks(*asked, block)):
-        queries = order[number * block : (number + 1) * block]
-        target = torch.from_numpy(targets[queries]).to(device)
+        part = slice(number * block, (number + 1) * block)
+        queries = order[part]
         rows, answers = known.lookup(heads[queries], relations[queries])
         others = answers != targets[queries][rows]
-        hidden = torch.from_numpy(rows[others]).to(device), torch.from_numpy(answers[others]).to(device)
-        for variant, table in enumerate(variants):
-            ranks[variant, queries] = _ranks(table, target, hidden).cpu().numpy()
+        indices = torch.from_numpy(np.concatenate([targets[queries], rows[others], answers[others]])).to(device)
+        target, *hidden = indices.split([len(queries), *[int(others.sum())] * 2])
+        for table, lead in zip(variants, leads[:, part], strict=True):
+            total += table.sum()  # shows any NaN or infinity
+            answer = table.gather(1, target[:, None])  # (B, 1)
+            table.index_put_(tuple(hidden), hide.to(table.dtype))
+            _leads(table, answer, lead)
+    if not torch.isfinite(total):
+        raise _diverged(len(heads), "queries")
+    ranks = np.empty(leads.shape)
+    ranks[:, order] = (leads.cpu().numpy() + (scores.num_entities + 1)) / 2
     return ranks
 
 
@@ -151,34 +163,28 @@ def check_finite(scores: Tensor, what: str) -> None:
         DivergedError: one is.
     """
     if not torch.isfinite(scores.sum()):  # the sum shows any NaN or infinity
-        raise DivergedError(
-            f"non-finite score among those of {len(scores)} {what}", remedy="lower the learning rate", quantity="score"
-        )
+        raise _diverged(len(scores), what)
 
 
-def _ranks(table: Tensor, target: Tensor, hidden: tuple[Tensor, Tensor]) -> Tensor:
-    """Filtered ranks of a block.
+def _diverged(count: int, what: str) -> DivergedError:
+    return DivergedError(f"non-finite score among those of {count} {what}", remedy="lower the learning rate", quantity="score")
+
+
+def _leads(table: Tensor, answer: Tensor, out: Tensor) -> None:
+    """How many more candidates score above the answer than below it. (lead + N + 1) / 2 is the mean of the best and the worst
+    rank among its ties.
 
     Args:
-        table: (B, N) scores; overwritten.
-        target: (B,) int64, the answers.
-        hidden: (h,) rows and (h,) columns of the other known answers.
-
-    Returns:
-        (B,) float64.
+        table: (B, N) scores, -inf for what does not compete; overwritten.
+        answer: (B, 1) score of the answer, which ties with itself.
+        out: (B,) float64.
     """
-    check_finite(table, "queries")
     queries, entities = table.shape
-    answer = table.gather(1, target[:, None])  # (B, 1)
-    table[hidden] = -torch.inf
-    # (better - worse + N + 1) / 2 is the mean of the best and the worst rank among the ties: the target ties with itself.
-    lead = torch.empty(queries, dtype=torch.float64, device=table.device)
     step = max(1, (_ROWS if table.device.type == "cpu" else _ON_GPU) // entities)
     kind = torch.float64 if entities > _EXACT else table.dtype
     for low in range(0, queries, step):
         part = slice(low, low + step)
-        lead[part] = table[part].sub_(answer[part]).sign_().sum(dim=1, dtype=kind).to(torch.float64)
-    return (lead + entities + 1) / 2
+        out[part] = table[part].sub_(answer[part]).sign_().sum(dim=1, dtype=kind)
 
 
 @dataclass(frozen=True)

@@ -7,13 +7,15 @@ that lack a modality.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from imf_core.model.branches import Tables
-from imf_core.model.decision import combine, partial_columns, renormalised
+from imf_core.model.decision import Decision, combine, partial_columns, renormalised
 from imf_core.model.imf import Imf
 from imf_core.model.losses.tiles import tile_width
 
@@ -24,9 +26,40 @@ _GRAIN = 32768  # numbers that torch gives to one thread at least
 _REGISTERS = 64
 
 
+@dataclass(frozen=True)
+class Known:
+    """What is known of a model's scores before any is computed: a GPU that is asked takes as long to answer as for a block.
+
+    Args:
+        columns: (c,) int64, candidates that lack a modality; None where none does.
+        ids: (c,) the same, on the host.
+        equal: per decision whether it weighs all branches the same for all queries and candidates.
+    """
+
+    columns: Tensor | None
+    ids: np.ndarray
+    equal: tuple[bool, ...]
+
+    @classmethod
+    def of(cls, model: Imf, decisions: Sequence[Decision]) -> Known:
+        """Of a model whose V decisions and masks do not change meanwhile."""
+        columns = partial_columns([model.mask(branch) for branch in model.branches], 0, model.num_entities)
+        relation = torch.zeros(1, dtype=torch.long, device=model.structure.device)
+        equal = [
+            columns is None and decision.mode != "relation" and len(set(decision.weights(relation)[0].tolist())) == 1
+            for decision in decisions
+        ]
+        return cls(columns, np.empty(0, np.int64) if columns is None else columns.cpu().numpy(), tuple(equal))
+
+    def gap(self, low: int, high: int) -> bool:
+        """Whether one of the candidates low..high lacks a modality."""
+        first, last = np.searchsorted(self.ids, (low, high))
+        return bool(first < last)
+
+
 @torch.no_grad()
 def combined_scores(
-    model: Imf, tables: Tables, contexts: Sequence[Tensor], weights: Tensor, buffer: Tensor | None = None
+    model: Imf, tables: Tables, contexts: Sequence[Tensor], weights: Tensor, buffer: Tensor, known: Known
 ) -> Tensor:
     """Scores by which the candidates of each query are ordered under V decisions.
 
@@ -39,19 +72,19 @@ def combined_scores(
         tables: from `model.tables()`.
         contexts: M tensors (B, d).
         weights: (V, B, M), 0 where the head lacks the modality.
-        buffer: at least `buffer_size` numbers, which are overwritten; None: new memory.
+        buffer: at least `buffer_size` numbers, which are overwritten.
+        known: of the model and the V decisions.
 
     Returns:
         (V, B, N), higher is more plausible; the caller may overwrite it.
     """
     queries = len(contexts[0])
-    fill = -queries % ROWS
-    contexts = [functional.pad(context, (0, 0, 0, fill)) for context in contexts]
-    weights = torch.cat([weights, weights[:, -1:].expand(-1, fill, -1)], dim=1)
-    needed = buffer_size(model, len(weights), queries)
-    buffer = contexts[0].new_empty(needed) if buffer is None else buffer[:needed]
+    if fill := -queries % ROWS:
+        contexts = [functional.pad(context, (0, 0, 0, fill)) for context in contexts]
+        weights = torch.cat([weights, weights[:, -1:].expand(-1, fill, -1)], dim=1)
+    buffer = buffer[: buffer_size(model, len(weights), queries)]
     scores = buffer.zero_().view(len(weights), len(contexts[0]), -1)  # (V, B padded, N padded)
-    (_log_probabilities if model.loss_kind == "ce" else _probabilities)(model, tables, contexts, weights, scores)
+    (_log_probabilities if model.loss_kind == "ce" else _probabilities)(model, tables, contexts, weights, scores, known)
     return scores[:, :queries, : model.num_entities]
 
 
@@ -73,16 +106,16 @@ def _pieces(model: Imf, tables: Tables, contexts: Sequence[Tensor]) -> Iterator[
         yield slice(low, high + fill), Tables(rows, {})
 
 
-def _probabilities(model: Imf, tables: Tables, contexts: Sequence[Tensor], weights: Tensor, total: Tensor) -> None:
+def _probabilities(
+    model: Imf, tables: Tables, contexts: Sequence[Tensor], weights: Tensor, total: Tensor, known: Known
+) -> None:
     """`bce`: add the weighted probabilities of the branches to the zeros in `total` (V, B, N padded)."""
     masks = [model.mask(branch) for branch in model.branches]
     # A decision that weighs all branches the same for all queries needs their plain sum only, scaled at the end.
-    complete = partial_columns(masks, 0, model.num_entities) is None
-    equal = [complete and bool((variant == variant[0, 0]).all()) for variant in weights]
-    factors = [None if plain else variant for variant, plain in zip(weights, equal, strict=True)]
+    factors = [None if plain else variant for variant, plain in zip(weights, known.equal, strict=True)]
     for tile, piece in _pieces(model, tables, contexts):
         values = (_sigmoid(score) for score in model.each_score(piece, contexts))  # one after the other, while in the cache
-        if partial_columns(masks, tile.start, tile.stop) is not None:
+        if known.gap(tile.start, tile.stop):
             fill = max(0, tile.stop - model.num_entities)
             inside = [None if mask is None else functional.pad(mask[tile], (0, fill), value=True) for mask in masks]
             shared = list(values)
@@ -90,15 +123,16 @@ def _probabilities(model: Imf, tables: Tables, contexts: Sequence[Tensor], weigh
                 out[:, tile] = combine(shared, variant, inside)
         else:
             _accumulate(total[:, :, tile], values, factors)
-    for out, variant, plain in zip(total, weights, equal, strict=True):
+    for out, variant, plain in zip(total, weights, known.equal, strict=True):
         if plain:
             out *= variant[0, 0]
 
 
-def _log_probabilities(model: Imf, tables: Tables, contexts: Sequence[Tensor], weights: Tensor, total: Tensor) -> None:
+def _log_probabilities(
+    model: Imf, tables: Tables, contexts: Sequence[Tensor], weights: Tensor, total: Tensor, known: Known
+) -> None:
     """`ce`: add the weighted scores of the branches to the zeros in `total` (V, B, N padded)."""
-    masks = [model.mask(branch) for branch in model.branches]
-    columns = partial_columns(masks, 0, model.num_entities)
+    columns = known.columns
     if columns is None and len(weights) == 1 and model.scores_are_products:
         scaled = [context * weights[0, :, position, None] for position, context in enumerate(contexts)]
         for tile, piece in _pieces(model, tables, contexts):
