@@ -27,6 +27,11 @@ KEYS = {
     "seconds_to_mrr_030": ("seconds until validation MRR 0.30, MKG-Y, all branches, settings for speed", "< 40"),
     "seconds_to_mrr_030_default": ("the same with the default settings, which are made for the best final figure", ""),
     "trial_start_seconds": ("seconds that a trial takes over the bare training, bundled data, one at a time", "< 1.5"),
+    "launches_published": ("operations that a GPU launches in a training step, published configuration", "<= 140"),
+    "launches_default": ("the same, default configuration", "<= 220"),
+    "launches_per_branch": ("the same, what a further modality adds, the more of both", "<= 10"),
+    "launches_ranking_block": ("operations that a GPU launches for a block of 1,024 ranked queries, the more of both", "<= 35"),
+    "readbacks_step": ("times that a training step waits for a number from the GPU", "0"),
     "million_entities_peak_gb": ("peak memory, GB: 1,000,000 entities, 5,000,000 triples, an epoch and a ranking", "< 8"),
 }
 _ENTITY_COLUMNS = ("size", "step_seconds", "peak_gib", "ranking_queries_per_second")
@@ -138,8 +143,9 @@ def _gpu(known: Figures) -> Iterator[str]:
     yield f"torch {found['torch']}, CUDA {found['cuda']}; absolute times. MFU: share of the card's dense peak in that "
     yield "precision, fp32 without TF32. `agreement`: largest difference from the CPU, relative for loss and gradients."
     yield from ("", "| measurement | figures |", "|---|---|")
-    shown = ("loss", "gradient", "ranks_differing", "seconds", "fastest", "mfu", "peak_gib", "queries_per_second",
-             "epoch_seconds", "steps", "validation_seconds", "validation_queries")
+    shown = ("loss", "gradient", "ranks_differing", "milliseconds", "milliseconds_in_flow", "kernels", "busy_milliseconds",
+             "synchronisations", "seconds", "fastest", "mfu", "peak_gib", "queries_per_second", "epoch_seconds", "steps",
+             "validation_seconds", "validation_queries", "epochs_per_second")
     for name, row in found["figures"].items():
         if "error" in row:
             yield f"| {name} | failed: {row['error'].strip().splitlines()[-1] or 'see benchmarks_gpu.json'} |"

@@ -44,7 +44,7 @@ def code_state(folder: Path = REPOSITORY, searches: bool = False) -> str:
     measured = [file for room in ("model", "train", "evaluate") for file in folder.glob(f"imf_core/{room}/**/*.py")]
     files = [*measured, folder / "imf_core/config.py", folder / "imf_core/runtime.py"]
     files += [*folder.glob("tune/**/*.py"), folder / "benchmarks/trial_start.py"] if searches else []
-    for file in [*sorted(files), folder / "benchmarks/speed.py", folder / "benchmarks/textbook.py"]:
+    for file in [*sorted(files), *(folder / f"benchmarks/{name}.py" for name in ("speed", "textbook", "launches"))]:
         digest.update(file.relative_to(folder).as_posix().encode() + b"\0" + file.read_bytes())
     return digest.hexdigest()[:12]
 
@@ -239,10 +239,15 @@ def search(lab: Lab) -> Figures:
     return {"trial_start_seconds": figure(middle(runs, "overhead_seconds"), **raw)}
 
 
-GROUPS = ("steps", "ranks", "workers", "quality", "large", "sizes", "search")
+def launches(lab: Lab) -> Figures:
+    """What a GPU would launch in a step and in a block of the ranking, counted on the CPU."""
+    return lab.measure("launches", {})
 
 
-_GENERATED = {"large": large, "sizes": sizes, "search": search}  # need no shared graph
+GROUPS = ("steps", "ranks", "workers", "quality", "large", "sizes", "search", "launches")
+
+
+_GENERATED = {"large": large, "sizes": sizes, "search": search, "launches": launches}  # need no shared graph
 
 
 def measure_group(group: str, lab: Lab, mkgy: str, db15k: str) -> Figures:
@@ -277,7 +282,8 @@ def main(
 
 
 def _short(found: Figures) -> str:
-    return ", ".join(f"{key} {value:.4g}" for key, value in found.items() if isinstance(value, int | float))
+    values = {key: value["value"] if isinstance(value, dict) and "value" in value else value for key, value in found.items()}
+    return ", ".join(f"{key} {value:.4g}" for key, value in values.items() if isinstance(value, int | float))
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ MissingPolicy = Literal["learned", "mean", "neutral"]
 Scoring = Annotated[str, PartName("scorer")]
 DecisionMode = Literal["uniform", "fixed", "learned", "relation"]
 _FUSIONS = ("tucker", "meta", "meta_cp", "concat", "gated")  # those that a search tries if its space names model.fusion
+Precision = Literal["fp32", "tf32", "bf16", "auto"]
 FusionKind = Annotated[str, PartName("fusion", also=("none",))]
 STRUCTURE, FUSED = "structure", "fused"
 SPLIT_FILES = ("train", "valid", "test")  # settings of the data that name a file
@@ -266,8 +267,13 @@ class TrainConfig(PartSection):
         0.0, ge=0, le=1, description="share of the steps so far, counted from the latest, over which the weights that are "
         "evaluated and kept are averaged; 0: no such average"
     )
-    precision: Literal["fp32", "bf16", "auto"] = Field(
-        "fp32", description="bf16: a training step multiplies in bfloat16 (evaluation in fp32); auto: where the hardware can"
+    precision: Precision = Field(
+        "tf32", description="what a training step multiplies in (evaluation: fp32): tf32 is TF32 on a GPU and fp32 on a CPU; "
+        "auto is bf16 on a CPU that has it in hardware, else tf32"
+    )
+    compile: bool = Field(
+        False, description="trace the training step with torch.compile, where a compiler is at hand; the first step then takes "
+        "up to a minute"
     )
     batch_size: Annotated[int, Tunable(choices=(128, 256, 512))] = Field(
         256, ge=1, description="queries a step, over all workers"

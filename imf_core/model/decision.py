@@ -77,8 +77,9 @@ class Decision(nn.Module):
         """(B,) int64 relation ids below 2R -> (B, M) weights, each row on the simplex."""
         if self.logits is None:
             return self.constant.expand(len(relations), -1)
-        logits = self.logits[relations] if self.mode == "relation" else self.logits.expand(len(relations), -1)
-        return torch.softmax(logits, dim=1)
+        if self.mode == "relation":
+            return torch.softmax(self.logits.index_select(0, relations), dim=1)
+        return torch.softmax(self.logits, dim=1).expand(len(relations), -1)
 
 
 def alternatives(trained: Decision) -> dict[str, Decision]:
@@ -145,6 +146,11 @@ def present_weights(weights: Tensor, head_masks: Sequence[Tensor | None]) -> Ten
         ],
         dim=1,
     )
+    return kept_weights(weights, keep)
+
+
+def kept_weights(weights: Tensor, keep: Tensor) -> Tensor:
+    """(B, M) weights, and (B, M) 1 for those that are kept, else 0 -> (B, M), each row with sum 1."""
     kept = weights * keep
     return kept / kept.sum(dim=1, keepdim=True).clamp_min(_LEAST_SUM)
 

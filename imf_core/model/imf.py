@@ -174,7 +174,7 @@ class Imf(nn.Module):
         """
         grouping = Grouping(relations, kept) if self.matrix_width else None
         return [
-            self._scorer(branch).context(tables.entities[branch][heads], tables.relations[branch], relations, grouping)
+            self.scorer(branch).context(tables.entities[branch][heads], tables.relations[branch], relations, grouping)
             for branch in self.branches
         ]
 
@@ -199,18 +199,18 @@ class Imf(nn.Module):
     def each_score(self, rows: Tables, contexts: Sequence[Tensor]) -> Iterator[Tensor]:
         """Raw scores (B, C) of all C entities in `rows`, one branch after the other."""
         for branch, context in zip(self.branches, contexts, strict=True):
-            yield self._scorer(branch).score(context, rows.entities[branch])
+            yield self.scorer(branch).score(context, rows.entities[branch])
 
     @property
     def scores_are_products(self) -> bool:
         """Whether a score is the dot product of context and candidate; otherwise it is a distance."""
-        return all(self._scorer(branch).is_product for branch in self.branches)
+        return all(self.scorer(branch).is_product for branch in self.branches)
 
     @property
     def matrix_width(self) -> int:
         """Largest d of a branch that builds a (d, d) matrix for each relation; 0 if none does."""
         each = self.of_branch.items()
-        return max((branch.settings.dim for name, branch in each if self._scorer(name).builds_matrices), default=0)
+        return max((branch.settings.dim for name, branch in each if self.scorer(name).builds_matrices), default=0)
 
     def decision_weights(self, heads: Tensor, relations: Tensor) -> Tensor:
         """(B,) heads, (B,) relations -> (B, M) weights on the simplex, 0 where the head lacks the modality."""
@@ -254,7 +254,7 @@ class Imf(nn.Module):
         """
         if train.num_negatives is not None and train.num_negatives < self.num_entities:
             return self.sampled_parts(heads, relations, positives, train, train.num_negatives, soft)
-        with _autocast(heads.device, train):
+        with autocast(heads.device, train):
             tables = self.tables()
             contexts = [_at_least_float(context) for context in self.contexts(tables, heads, relations)]
         target = JointTarget(
@@ -268,7 +268,8 @@ class Imf(nn.Module):
         else:
             total, values = self.autograd_loss(tables, contexts, target, own)
         parts = {"total": total, **dict(zip((*self.branches, "joint"), values, strict=False))}
-        self._add_auxiliary(parts, tables, contexts, (heads, relations), target, train, soft)
+        self._add_contrastive(parts, tables, heads, target.masks)
+        self.add_auxiliary(parts, tables, contexts, (heads, relations), target, train, soft)
         return parts
 
     def one_pass_loss(self, tables: Tables, contexts: Sequence[Tensor], target: JointTarget) -> tuple[Tensor, Tensor]:
@@ -295,7 +296,7 @@ class Imf(nn.Module):
         soft_answers = heads[:0] if soft is None else soft.answers.flatten()
         nodes, rows = torch.cat([heads, positives.tails, drawn, soft_answers]).unique(return_inverse=True)  # (n,)
         head_rows, tails, negatives, answers = rows.split([len(heads), len(positives.tails), count, len(soft_answers)])
-        with _autocast(heads.device, train):
+        with autocast(heads.device, train):
             tables = self.tables(nodes)
             contexts = [_at_least_float(context) for context in self.contexts(tables, head_rows, relations)]
         masks = [_rows(self.mask(branch), nodes) for branch in self.branches]
@@ -305,34 +306,48 @@ class Imf(nn.Module):
         )
 
         def block(branch: int, context: Tensor, rows: Tensor) -> Tensor:
-            with _autocast(heads.device, train):
-                return self._scorer(self.branches[branch]).score(context, rows)
+            with autocast(heads.device, train):
+                return self.scorer(self.branches[branch]).score(context, rows)
 
         def pairs(branch: int, context: Tensor, rows: Tensor) -> Tensor:
-            return self._scorer(self.branches[branch]).score_pairs(context, rows)
+            return self.scorer(self.branches[branch]).score_pairs(context, rows)
 
         entities = [tables.entities[branch] for branch in self.branches]
         total, values = joint_sampled_loss(
             contexts, entities, target, self.loss_kind, negatives, self.num_entities, block, pairs,
-            [parameter for branch in self.branches for parameter in self._scorer(branch).score_parameters()],
+            [parameter for branch in self.branches for parameter in self.scorer(branch).score_parameters()],
         )
         parts = {"total": total, **dict(zip((*self.branches, "joint"), values, strict=False))}
         if soft is not None:
             soft = SoftTargets(answers.view_as(soft.answers), soft.probabilities)
-        self._add_auxiliary(parts, tables, contexts, (head_rows, relations), target, train, soft)
+        self._add_contrastive(parts, tables, head_rows, target.masks)
+        self.add_auxiliary(parts, tables, contexts, (head_rows, relations), target, train, soft)
         return parts
 
-    def _add_auxiliary(
+    def _add_contrastive(
+        self, parts: dict[str, Tensor], tables: Tables, heads: Tensor, masks: Sequence[Tensor | None]
+    ) -> None:
+        """Add the contrastive constraint on the views of the heads, rows of the tables."""
+        if self.modality_names and self.config.contrastive_weight > 0:
+            views = [tables.entities[view] for view in (STRUCTURE, *self.modality_names)]
+            parts["contrastive"] = contrastive_over_pairs(views, masks[: len(views)], heads.unique(), self.config.temperature)
+            parts["total"] = parts["total"] + self.config.contrastive_weight * parts["contrastive"]
+
+    def add_auxiliary(
         self, parts: dict[str, Tensor], tables: Tables, contexts: Sequence[Tensor], queries: tuple[Tensor, Tensor],
         target: JointTarget, train: TrainConfig, soft: SoftTargets | None,
     ) -> None:
-        """Add the losses beside those of the answers. All ids of entities are rows of the tables."""
+        """Add the losses on a teacher's answers, the norm penalty and the loss on the relations, where they have a weight.
+
+        Args:
+            parts: losses by name; `total` grows.
+            tables, contexts: of all branches.
+            queries: (B,) heads, as rows of the tables, and (B,) relations.
+            target: answers and weights.
+            train: weights of the losses.
+            soft: a teacher's answers, as rows of the tables; None without a teacher.
+        """
         weights = {}
-        if self.modality_names and self.config.contrastive_weight > 0:
-            views = [tables.entities[view] for view in (STRUCTURE, *self.modality_names)]
-            masks, nodes = target.masks[: len(views)], queries[0].unique()
-            parts["contrastive"] = contrastive_over_pairs(views, masks, nodes, self.config.temperature)
-            weights["contrastive"] = self.config.contrastive_weight
         if soft is not None and train.distil_weight > 0:
             parts["distil"] = self._distil(tables, contexts, soft, target, train)
             weights["distil"] = train.distil_weight
@@ -352,7 +367,7 @@ class Imf(nn.Module):
         """The loss on a teacher's answers (B, S)."""
         rows, count = soft.answers.flatten(), soft.answers.shape[1]
         scores = [
-            self._scorer(branch).score_pairs(
+            self.scorer(branch).score_pairs(
                 context.repeat_interleave(count, dim=0), _at_least_float(tables.entities[branch][rows])
             ).view(-1, count)  # (B, S)
             for branch, context in zip(self.branches, contexts, strict=True)
@@ -367,7 +382,7 @@ class Imf(nn.Module):
         """Sum over the branches of a penalty, or without one of the loss on the relations."""
         (heads, relations), positives, weights, losses = queries, target.positives, target.row_weights(), []
         for (name, branch), context in zip(self.of_branch.items(), contexts, strict=True):
-            scorer, table = self._scorer(name), _at_least_float(tables.relations[name])  # bf16 where they are fused
+            scorer, table = self.scorer(name), _at_least_float(tables.relations[name])  # bf16 where they are fused
             first, answers = (  # (B, d), (P, d)
                 _at_least_float(tables.entities[name][rows]) for rows in (heads, positives.tails)
             )
@@ -400,7 +415,8 @@ class Imf(nn.Module):
         found = {id(table) for table in self.entity_tables.values()}
         return {name: parameter for name, parameter in self.named_parameters() if id(parameter) in found}
 
-    def _scorer(self, branch: str) -> Scorer:
+    def scorer(self, branch: str) -> Scorer:
+        """The relation model of a branch."""
         scorer = self.scorers[branch]
         assert isinstance(scorer, Scorer)
         return scorer
@@ -414,5 +430,6 @@ def _at_least_float(values: Tensor) -> Tensor:
     return values.float() if values.dtype == torch.bfloat16 else values
 
 
-def _autocast(device: torch.device, train: TrainConfig) -> torch.autocast:
+def autocast(device: torch.device, train: TrainConfig) -> torch.autocast:
+    """Products in bfloat16 if the training asks for it."""
     return torch.autocast(device.type, torch.bfloat16, enabled=train.precision == "bf16")

@@ -68,17 +68,20 @@ class ModalityTable(nn.Module):
         """
         if nodes is not None:
             return self._rows(nodes)
+        projected = self.projected()
+        return projected if self.complete else _filled(projected, self.mask, self.filler(projected))
+
+    def projected(self) -> Tensor:
+        """(N, d): the projected features of all entities; the missing rows mean nothing."""
         if self.projection is not None:
             projected: Tensor = self.projection(self.features)
-        else:
-            assert self.table is not None
-            projected = self.table
-        if self.complete:
             return projected
-        filler: Tensor | None = self.missing
-        if filler is None and self.policy == "mean":
-            filler = _mean_row(projected, self.mask)
-        return _filled(projected, self.mask, filler)
+        assert self.table is not None
+        return self.table
+
+    def filler(self, projected: Tensor) -> Tensor | None:
+        """(d,): what `forward` fills missing rows with; None: zeros."""
+        return _mean_row(projected, self.mask) if self.policy == "mean" and not self.complete else self.missing
 
     def _rows(self, nodes: Tensor) -> Tensor:
         if self.projection is not None:

@@ -205,7 +205,7 @@ class DistMult(Scorer):
         return self.drop_context(self.norm_context(self.combine(heads, relation_table[relations])))
 
     def combine(self, heads: Tensor, relations: Tensor) -> Tensor:
-        """Multiply heads (B, d) with relation vectors (B, d) -> (B, d)."""
+        """Multiply heads (..., d) with relation vectors (..., d) -> (..., d)."""
         return heads * relations
 
     def relation_scores(self, heads: Tensor, tails: Tensor, relation_table: Tensor) -> Tensor:
@@ -229,8 +229,8 @@ class ComplEx(DistMult):
 
     def combine(self, heads: Tensor, relations: Tensor) -> Tensor:
         """See `DistMult.combine`."""
-        (real, imaginary), (rel_real, rel_imaginary) = heads.chunk(2, dim=1), relations.chunk(2, dim=1)  # (B, d / 2) each
-        return torch.cat([real * rel_real - imaginary * rel_imaginary, real * rel_imaginary + imaginary * rel_real], dim=1)
+        (real, imaginary), (rel_real, rel_imaginary) = heads.chunk(2, dim=-1), relations.chunk(2, dim=-1)  # (..., d / 2) each
+        return torch.cat([real * rel_real - imaginary * rel_imaginary, real * rel_imaginary + imaginary * rel_real], dim=-1)
 
     def pair(self, heads: Tensor, tails: Tensor) -> Tensor:
         """See `DistMult.pair`."""

@@ -16,7 +16,9 @@ from imf_core.data.graph.graph import KnowledgeGraph, KnownAnswers, expand_range
 from imf_core.errors import DataError
 from imf_core.model.losses.distillation import SoftTargets
 from imf_core.model.losses.target import Positives
+from imf_core.model.static.plan import Plan
 from imf_core.runtime import WHOLE, Shard
+from imf_core.train.step.packing import packed, unpacked
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,7 @@ class QueryBatch:
         weight: share of this process's mean loss in the global mean, times the number of processes: with it, averaging the
             processes' gradients gives the gradient of the whole batch although the parts differ in size.
         soft: a teacher's answers (B, S); None without a teacher.
+        plan: for a static step; the known answers are padded then. None: the step works branch by branch.
     """
 
     heads: Tensor
@@ -36,18 +39,13 @@ class QueryBatch:
     positives: Positives
     weight: float
     soft: SoftTargets | None = None
+    plan: Plan | None = None
 
     def to(self, device: torch.device) -> QueryBatch:
-        """The batch on another device; copied asynchronously, from page-locked memory."""
+        """The batch on another device; one copy for each kind of number, asynchronous, from page-locked memory."""
         if device.type == "cpu":
             return self
-
-        def moved(part: Tensor) -> Tensor:
-            return part.pin_memory().to(device, non_blocking=True)
-
-        positives = Positives(moved(self.positives.rows), moved(self.positives.tails), moved(self.positives.counts))
-        soft = None if self.soft is None else self.soft.moved(moved)
-        return QueryBatch(moved(self.heads), moved(self.relations), positives, self.weight, soft)
+        return unpacked(self, [buffer.pin_memory().to(device, non_blocking=True) for buffer in packed(self)])
 
 
 class TrainingQueries:

@@ -6,6 +6,7 @@ in epoch 4 as an uninterrupted run.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 
@@ -15,7 +16,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from torch import nn
 
-from imf_core.config import STRUCTURE, Config
+from imf_core.config import STRUCTURE, Config, Precision, TrainConfig
 from imf_core.data.graph.graph import KnowledgeGraph, KnownAnswers
 from imf_core.errors import ConfigError, DataError
 from imf_core.evaluate.calibrate import calibrate, rank_by_fold
@@ -27,6 +28,7 @@ from imf_core.model.imf import Imf
 from imf_core.model.known_facts import give_facts
 from imf_core.model.losses.distillation import SoftTargets
 from imf_core.model.losses.preference import Preferences
+from imf_core.model.static.step import StaticStep, why_not_static
 from imf_core.prepare.link_data import LinkData
 from imf_core.runtime import WHOLE, MemoryBudget, Shard, default_device, keep_freed_memory
 from imf_core.train.averaging import WeightAverage, averaged_tensors
@@ -35,6 +37,11 @@ from imf_core.train.epoch import train_epoch
 from imf_core.train.loop import FitResult, Loop, Saving, reduced
 from imf_core.train.optimizers import Optimizers
 from imf_core.train.progress import EpochReport, RunProgress
+from imf_core.train.step.captured import CudaGraphs, Recorder
+from imf_core.train.step.planning import Planning
+from imf_core.train.step.steps import Steps
+
+logger = logging.getLogger(__name__)
 
 
 def build_model(config: Config, data: LinkData) -> Imf:
@@ -70,6 +77,7 @@ def fit(
     progress: bool = False,
     teacher: SoftTargets | None = None,
     preferences: Preferences | None = None,
+    static: bool | None = None,
 ) -> FitResult[RankingMetrics]:
     """Train until the validation MRR stops rising, and leave the best epoch's weights in the model.
 
@@ -85,6 +93,7 @@ def fit(
         progress: show a progress bar if the terminal is interactive.
         teacher: its answers to the training queries, see `imf_core.ensemble.teacher`; weighed by `train.distil_weight`.
         preferences: of a teacher among hard negatives, see the same; weighed by `train.preference_weight`.
+        static: train with the `StaticStep`, where the settings allow it; None: on a GPU, or if it is to be compiled.
 
     Returns:
         The best validation result.
@@ -107,8 +116,7 @@ def fit(
     device = device or default_device()
     model.to(device)
     keep_freed_memory()
-    if settings.precision == "auto":
-        settings = settings.model_copy(update={"precision": "bf16" if _has_bfloat16(device) else "fp32"})
+    settings = settings.model_copy(update={"precision": precision_on(device, settings.precision)})
     memory = MemoryBudget.of(settings.memory_budget_mb, device)
     settings = settings.model_copy(update={"memory_budget_mb": memory.size >> 20})
     config = config.model_copy(update={"train": settings})
@@ -119,15 +127,20 @@ def fit(
     optimizers = build_optimizers(model, config, early=shard.world == 1 and device.type == "cpu")
     loop = Loop(settings.max_epochs, settings.patience, settings.eval_every, shard, on_epoch, saving)
     run = loop.begin(model, optimizers, RankingMetrics.unpack)
-    trained: nn.Module = model
+    step = _static_step(model, settings, device.type == "cuda" or settings.compile if static is None else static)
+    trained: nn.Module = model if step is None else step
     if shard.world > 1:
         # `Optimizers` averages sparse gradients by rows. DDP prefixes parameters of the outermost module with a dot.
         ignored = [name if "." in name else f".{name}" for name in model.sparse_parameters(settings)]
         nn.parallel.DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(model, ignored)
-        trained = nn.parallel.DistributedDataParallel(model, broadcast_buffers=False, gradient_as_bucket_view=True)
+        trained = nn.parallel.DistributedDataParallel(trained, broadcast_buffers=False, gradient_as_bucket_view=True)
+
+    planning = None if step is None else Planning(step)
+    recorder: Recorder | None = CudaGraphs() if step is not None and device.type == "cuda" else None
+    running = Steps(trained, settings, optimizers, device, memory, shard.world, planning, recorder)
 
     def epoch(number: int) -> dict[str, float]:
-        losses = train_epoch(trained, queries, config, number, shard, optimizers, device, memory)
+        losses = train_epoch(running, queries, config, number, shard)
         _average_buffers(model, shard)
         return losses
 
@@ -141,12 +154,31 @@ def fit(
     return FitResult.of(run, memory.notes)
 
 
-def _has_bfloat16(device: torch.device) -> bool:
-    """Whether the device multiplies bfloat16 matrices in hardware; emulation is slower than fp32."""
+def _static_step(model: Imf, settings: TrainConfig, wanted: bool) -> StaticStep | None:
+    """The static step of a training; None, with a line in the log, where the settings do not allow it."""
+    if not wanted:
+        return None
+    if (reason := why_not_static(model, settings)) is not None:
+        logger.info("the training step works branch by branch: %s", reason)
+        return None
+    step = StaticStep(model, settings)
+    if settings.compile:
+        step.compile_losses()
+    return step
+
+
+def precision_on(device: torch.device, asked: Precision) -> Precision:
+    """What `train.precision` means on a device.
+
+    `auto` is the fastest that was measured: on a CPU bf16, if it multiplies that in hardware (emulation is slower than fp32),
+    on a GPU TF32. TF32 is fp32 where there is none.
+    """
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    capabilities = torch.cpu.get_capabilities()
-    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
+        return "tf32" if asked == "auto" else asked
+    if asked == "auto":
+        capabilities = torch.cpu.get_capabilities()
+        return "bf16" if capabilities.get("avx512_bf16") or capabilities.get("amx_bf16") else "fp32"
+    return "fp32" if asked == "tf32" else asked
 
 
 def build_optimizers(model: Imf, config: Config, early: bool) -> Optimizers:

@@ -39,6 +39,7 @@ class Optimizers:
     Attributes:
         average: follows the steps; None unless set.
         stepped: whether a parameter was updated since `zero_grad`.
+        capturable: whether `update` can be part of a captured step: on a GPU, with Adam alone. Its learning rate is a tensor.
     """
 
     def __init__(
@@ -48,6 +49,9 @@ class Optimizers:
         self._parameters, self._sparse = list(model.parameters()), list(sparse)
         in_tables = {id(parameter) for parameter in tables}
         sparse_ids = {id(parameter) for parameter in self._sparse}
+        device = self._parameters[0].device
+        self.capturable = device.type == "cuda" and not in_tables and not sparse_ids
+        rate = torch.tensor(lr, device=device) if self.capturable else lr
 
         def optimizer(parameters: list[nn.Parameter], adagrad: bool, fused: bool = True) -> torch.optim.Optimizer:
             if adagrad:  # torch has a fused Adagrad for CPUs alone, and none for sparse gradients
@@ -57,7 +61,7 @@ class Optimizers:
             if not fused:
                 return torch.optim.SparseAdam(parameters, lr=lr)
             adam = torch.optim.AdamW if kind == "adamw" else torch.optim.Adam
-            return adam(parameters, lr=lr, weight_decay=weight_decay, fused=True)
+            return adam(parameters, lr=rate, weight_decay=weight_decay, fused=True, capturable=self.capturable)
 
         self._late: list[torch.optim.Optimizer] = []
         self._early: list[torch.optim.Optimizer] = []
@@ -72,7 +76,7 @@ class Optimizers:
             if rows:
                 self._late.append(optimizer(rows, adagrad, fused=False))
             self._early += [optimizer([parameter], adagrad) for parameter in large]
-        self._rates = [made.param_groups[0]["lr"] for made in self._all]
+        self._rates = [table_lr if isinstance(made, torch.optim.Adagrad) else lr for made in self._all]
         self.average: WeightAverage | None = None
         self.stepped = False
         self._hooks = [
@@ -93,8 +97,17 @@ class Optimizers:
 
     def step(self) -> None:
         """Update the parameters that `backward` has not updated yet, and the average."""
+        self.update()
+        self.follow()
+
+    def update(self) -> None:
+        """Update the parameters that `backward` has not updated yet."""
+        self.stepped = True
         for optimizer in self._late:
             optimizer.step()
+
+    def follow(self) -> None:
+        """Let the average, and whoever watches the pace, follow an update."""
         if self.average is not None:
             self.average.update()
         if (watch := WATCH.get()) is not None:
@@ -108,7 +121,10 @@ class Optimizers:
         """Set the learning rates to `factor` times the initial ones."""
         for optimizer, rate in zip(self._all, self._rates, strict=True):
             for group in optimizer.param_groups:
-                group["lr"] = rate * factor
+                if isinstance(group["lr"], Tensor):  # in place: captured steps read it there
+                    group["lr"].fill_(rate * factor)
+                else:
+                    group["lr"] = rate * factor
 
     def state(self) -> dict[int, dict[str, Tensor]]:
         """Moments and step counts by the position of their parameter in the model."""

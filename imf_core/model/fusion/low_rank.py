@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import reduce
 from typing import Any
 
 import torch
@@ -59,6 +60,39 @@ class TuckerFusion(Fusion):
         weights, biases = [layer.weight for layer in self.factors], [layer.bias for layer in self.factors]
         fused: Tensor = _Fuse.apply(options, *views, *weights, *biases)
         return fused
+
+    def fuse_stacked(self, views: Tensor, masks: Masks) -> Tensor:
+        """See `Fusion.fuse_stacked`: one product for all views, by autograd."""
+        kept = torch.native_dropout(views, self.drop.p, True)[0] if self.drop.p else views
+        weights = torch.stack([layer.weight for layer in self.factors])  # type: ignore[misc]  # (M, k d, d)
+        biases = torch.stack([layer.bias for layer in self.factors])  # type: ignore[misc]
+        factors = _Linear.apply(compute_dtype(weights), kept, weights, biases).relu()  # (M, N, k d)
+        if any(mask is not None for mask in masks):
+            everyone = torch.ones(views.shape[1], dtype=torch.bool, device=views.device)
+            has = torch.stack([everyone if mask is None else mask for mask in masks])  # (M, N)
+            factors = torch.where(has[:, :, None], factors, 1.0)
+        product = reduce(torch.mul, factors.unbind())  # (N, k d)
+        return product.unflatten(1, (self.rank, self.width)).sum(dim=1)
+
+
+class _Linear(torch.autograd.Function):
+    """M linear layers at once. Autograd would give the weights transposed gradients, which are copied for each view."""
+
+    @staticmethod
+    def forward(ctx: Any, kind: torch.dtype, rows: Tensor, weights: Tensor, biases: Tensor) -> Tensor:
+        """dtype of the products, rows (M, N, d), weights (M, k d, d), biases (M, k d) -> (M, N, k d)."""
+        cast, layers = rows.to(kind), weights.to(kind)
+        ctx.save_for_backward(cast, layers)
+        return torch.baddbmm(biases.to(kind)[:, None], cast, layers.mT).to(weights.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        """(M, N, k d) -> gradients of rows, weights and biases."""
+        rows, weights = ctx.saved_tensors
+        moved = grad.to(rows.dtype)
+        return (
+            None, torch.bmm(moved, weights).to(grad.dtype), torch.bmm(moved.mT, rows).to(grad.dtype), grad.sum(dim=1)
+        )
 
 
 @dataclass(frozen=True)

@@ -7,10 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import combinations
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional
+
+_LEAST = -1e30  # similarity of what is no choice: finite, since a softmax over minus infinity alone would be NaN
 
 
 def contrastive_loss(first: Tensor, second: Tensor, temperature: float) -> Tensor:
@@ -51,3 +54,43 @@ def contrastive_over_pairs(
         if len(both) > 1:
             losses.append(contrastive_loss(first[both], second[both], temperature))
     return torch.stack(losses).mean() if losses else views[0].new_zeros(())
+
+
+def contrastive_over_stack(views: Tensor, nodes: Tensor, pair_weights: Tensor, temperature: float) -> Tensor:
+    """As `contrastive_over_pairs`, of fixed shape: all views against all views at once.
+
+    Args:
+        views: (V, n, d).
+        nodes: (B,) int64, rows of the views to compare; padding repeats one.
+        pair_weights: (V, V, B), weight of node i in the cross entropy that picks its row in view w by its row in view v; 0 for
+            a view against itself, for padding, and for a node that lacks v or w. All together they sum to 1.
+        temperature: tau > 0.
+
+    Returns:
+        Scalar in nats.
+    """
+    rows = functional.normalize(views.index_select(1, nodes).float(), dim=2)
+    loss: Tensor = _AllPairs.apply(rows, pair_weights, temperature)
+    return loss
+
+
+class _AllPairs(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, pair_weights: Tensor, temperature: float) -> Tensor:
+        """(V, B, d) of unit length, (V, V, B) -> scalar; the gradient is formed here."""
+        count, nodes, _ = rows.shape
+        flat = rows.flatten(0, 1)
+        similarity = (flat @ flat.T).div_(temperature).view(count, nodes, count, nodes)
+        similarity.masked_fill_((pair_weights == 0)[:, None], _LEAST)  # nodes that are no choice in view w
+        logs, weights = torch.log_softmax(similarity, dim=3), pair_weights.to(rows.dtype)
+        loss = -(logs.diagonal(dim1=1, dim2=3) * weights).sum()  # the diagonal: (V, V, B)
+        slope = logs.exp_().mul_(weights.transpose(1, 2)[..., None])  # (V, B, V, B)
+        slope.diagonal(dim1=1, dim2=3).sub_(weights)
+        slope = slope.view(count * nodes, count * nodes)
+        ctx.save_for_backward(((slope + slope.T) @ flat).view_as(rows) / temperature)
+        return loss
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        (gradient,) = ctx.saved_tensors
+        return gradient * grad, None, None

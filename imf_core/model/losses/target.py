@@ -22,11 +22,13 @@ class Positives:
         rows: (P,) int64, query of each answer, 0..B-1.
         tails: (P,) int64, entity ids.
         counts: (B,) float, answers of each query, at least 1.
+        real: (P,) float, 0 for the padding of a static step; None without padding. Only `shares` heeds it.
     """
 
     rows: Tensor
     tails: Tensor
     counts: Tensor
+    real: Tensor | None = None
 
     def mean(self, scores: Tensor) -> Tensor:
         """(B, N) -> (B,): mean score of each query's answers."""
@@ -35,7 +37,8 @@ class Positives:
 
     def shares(self, weights: Tensor) -> Tensor:
         """(B,) weights of the queries -> (P,): the answers of a query share its weight equally."""
-        return (weights / self.counts)[self.rows]
+        shares = (weights / self.counts)[self.rows]
+        return shares if self.real is None else shares * self.real
 
     def expected(self, scores: Tensor, smoothing: float) -> Tensor:
         """(B, N) -> (B,): mean score under the smoothed target, `(1 - eps) / |answers|` on each answer plus `eps / N`."""
