@@ -114,6 +114,10 @@ def estimate_memory(
         products = all(scorer_class(branch.settings).is_product for branch in each)
         if not products or OwnLoss.of(train) is not None:
             scores = min(budget, batch * bytes_per_query(num_entities, branches)) // FLOAT
+        elif device.type == "cuda":  # the static step: scores of all branches with their gradients, and stacked copies
+            scores = min(budget // FLOAT, batch * num_entities * (2 * branches + 4))
+            tables += 2 * num_entities * sum(widths)
+            weights += others
     matrices = min(2 * num_relations, batch) * sum(own.dim**2 for own in cores)
     # Ranking and calibration stay within the budget; their tables have no gradients.
     evaluated = min(budget // FLOAT, 1024 * num_entities * 2)

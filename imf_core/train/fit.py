@@ -151,7 +151,7 @@ def fit(
     with closing(auxiliary), closing(optimizers), _bar(progress, settings.max_epochs, run.epoch) as advance:
         loop.run(run, model, optimizers, epoch, steps, validate, advance)
     model.eval()
-    return FitResult.of(run, memory.notes)
+    return FitResult.of(run, [*memory.notes, *running.notes])
 
 
 def _static_step(model: Imf, settings: TrainConfig, wanted: bool) -> StaticStep | None:

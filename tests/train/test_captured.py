@@ -90,7 +90,7 @@ def test_replayed_steps_are_the_plain_ones(toy: LinkData, config: Config) -> Non
     assert recorder.aside_calls >= 3 * recorder.captures  # each size is warmed up
     assert recorder.replays > recorder.captures  # later batches were copied into the memory of the first
     assert recorder.aside_calls + recorder.replays == 2 * TrainingQueries(toy.graph).num_steps(7)
-    assert steps.captured is not None and steps.captured.failure is None
+    assert steps.captured is not None and steps.captured.failure is None and not steps.notes
 
 
 def test_a_capture_that_fails_is_said_once_and_training_goes_on(
@@ -106,6 +106,8 @@ def test_a_capture_that_fails_is_said_once_and_training_goes_on(
     (record,) = caplog.records
     assert "operation not permitted when stream is capturing" in record.message and "advice" not in record.message
     assert steps.captured is not None and steps.captured.failure is not None
+    (note,) = steps.notes
+    assert "not captured" in note and "capturing" in note
 
 
 def test_memory_that_runs_out_in_the_warm_up_takes_the_step_apart(

@@ -38,6 +38,7 @@ RUNS: dict[str, dict[str, object]] = {
         "train.num_negatives": 5, "model.heads": [{"view": "structure", "scoring": "complex"}], "train.optimizer": "adagrad",
     },
     "seldom evaluated": {"train.eval_every": 3},
+    "static": {},
     KILLED: {"train.eval_every": 3},
 }
 Ranks = list[dict[str, object]]
@@ -54,7 +55,10 @@ def train(name: str, data: LinkData, shard: Shard, state: Path) -> dict[str, obj
             fit(model, data, config, shard=shard, saving=saving)
         dist.barrier()  # rank 0 has saved
         model = build_model(config, data)
-    result = fit(model, data, config, lambda report: losses.append(report.train_loss), shard=shard, saving=saving)
+    static = name == "static"
+    result = fit(
+        model, data, config, lambda report: losses.append(report.train_loss), shard=shard, saving=saving, static=static
+    )
     with torch.no_grad():
         bits = float(sum(parameter.double().sum() for parameter in model.state_dict().values()))
     again = evaluate(model, data.graph, data.graph.valid, data.graph.known()).metrics.vector().tolist()
@@ -110,7 +114,9 @@ def test_ranks_that_die_between_two_evaluations_go_on_to_the_bit(ranks: dict[str
     assert broken[0]["losses"] == unbroken[0]["losses"]  # rank 0 reports
 
 
-@pytest.mark.parametrize("name", ["default", "text alone", "structure alone", "weights of each entity's own", "heads"])
+@pytest.mark.parametrize(
+    "name", ["default", "text alone", "structure alone", "weights of each entity's own", "heads", "static"]
+)
 def test_modalities_on_and_off_and_weights_of_each_entity_train_under_ddp(ranks: dict[str, Ranks], name: str) -> None:
     first, second = ranks[name]
     assert len(first["curve"]) == 3

@@ -49,6 +49,12 @@ class Steps:
             self.captured = CapturedSteps(self._whole, recorder, device)
         self._before, self._backward = _Before(trained, device), False
 
+    @property
+    def notes(self) -> list[str]:
+        """Events that the user should know of."""
+        failure = None if self.captured is None else self.captured.failure
+        return [] if failure is None else [f"training steps were not captured as a CUDA graph: {failure}"]
+
     def run(self, batch: QueryBatch) -> Tensor:
         """Do the step of a batch on the host.
 
