@@ -27,9 +27,11 @@ from imf_core.data.features.modality import Modality
 from imf_core.data.graph.graph import KnowledgeGraph, KnownAnswers, Vocabulary
 from imf_core.evaluate.ranking import evaluate
 from imf_core.model.imf import Imf
+from imf_core.model.static.step import StaticStep
 from imf_core.runtime import keep_freed_memory
 from imf_core.train.batches import QueryBatch, TrainingQueries, fitting_run
 from imf_core.train.optimizers import Optimizers
+from imf_core.train.step.planning import Planning
 
 _WIDTH = 64  # of the random features
 Figures = dict[str, Any]
@@ -118,12 +120,12 @@ def step(
 
     Args:
         source: see `load`.
-        mode: `textbook` or `ours`.
+        mode: `textbook`, `ours`, or `static` for the step that GPUs run.
         precision: `fp32` or `bf16` (ours).
         batch: B. steps: how many.
         together: queries of a relation that come together; None: as the product chooses.
         device: `cpu` or `cuda`.
-        compiled: the forward pass by `torch.compile`.
+        compiled: `static` by `torch.compile`.
         settings: overrides, dots as double underscores.
     """
     place = torch.device(device)
@@ -132,22 +134,25 @@ def step(
     )
     graph = load(source)
     model = model_of(config, graph, place).train()
-    if mode == "ours" and device == "cpu":
+    if mode != "textbook" and device == "cpu":
         keep_freed_memory()
     optimizer: Optimizers | torch.optim.Optimizer = Optimizers(model, "adam", 5e-4, 0.0, early=device == "cpu")
     if mode == "textbook":
         optimizer = torch.optim.Adam(model.parameters(), lr=5e-4)
     run = fitting_run(config.model.dim, config.model.relation_dim, graph.num_entities) if together is None else together
-    forward: Any = torch.compile(model) if compiled else model
+    static = StaticStep(model, config.train)
+    planning = Planning(static)
+    if compiled:
+        static.compile_losses()
     times, counted, distinct, losses = [], [], [], []
     for part in islice(batches(graph, batch, run), steps):
-        moved = part.to(place)
         synchronise(place)
         started = time.perf_counter()
+        moved = (planning.planned(part, 2**40) if mode == "static" else part).to(place)
         if mode == "textbook":
             loss = textbook.loss(model, moved.heads, moved.relations, moved.positives, config.train.label_smoothing)
         else:
-            loss = forward(moved.heads, moved.relations, moved.positives, config.train)["total"]
+            loss = static(moved.heads, moved.relations, moved.positives, config.train, None, moved.plan)["total"]
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
