@@ -292,6 +292,14 @@ def test_what_has_no_static_form_says_why(more: dict[str, object], reason: str) 
     assert reason in str(why_not_static(model, config.train))
 
 
+def test_whatever_watches_the_models_own_pass_is_not_passed_by() -> None:
+    model, config, _ = made("default", False)
+    handle = model.fuse_entities.register_forward_hook(lambda module, arguments, fused: None)
+    assert "watches" in str(why_not_static(model, config.train))
+    handle.remove()
+    assert why_not_static(model, config.train) is None
+
+
 def test_a_step_that_is_larger_than_the_budget_has_no_plan() -> None:
     model, config, batches = made("default", False)
     planning = Planning(StaticStep(model, config.train))

@@ -70,8 +70,8 @@ class Repaired:
             lines.append(f"valid: {valid['carved']:,} triples moved there from train (seed {self.facts['seed']})")
         if self.facts["by"] == "triple":
             lines.append(
-                f"valid: drawn triple by triple, as test was: train links the ends of {100 * valid['test_linked']:.1f} % of test's "
-                "triples too"
+                "valid: drawn triple by triple, as test was: train links the ends of "
+                f"{100 * valid['test_linked']:.1f} % of test's triples too"
             )
         missing = valid["wanted"] - valid["written"]
         if valid["too_little"] and missing > 0:

@@ -222,6 +222,8 @@ def why_not_static(model: Imf, train: TrainConfig) -> str | None:
         return "train.relation_weight: that loss normalises the heads of all known answers, whose number changes"
     if train.regularizer != "none" and named("regularizer", train.regularizer).own:
         return f"train.regularizer: {train.regularizer} is not the product's"
+    if any(module._forward_hooks or module._forward_pre_hooks for module in model.modules()):
+        return "a loss or a fusion operator watches the model's own pass"
     for name in model.branches:
         if type(model.scorer(name)) not in STACKED:
             return f"model.scoring: the branch {name} is scored by a relation model that has no stacked form"
