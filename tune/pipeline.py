@@ -42,6 +42,7 @@ from tune.settings import SearchConfig, without_password
 from tune.sources import code_digest
 from tune.space.objectives import COSTS
 from tune.study.history import History
+from tune.study.proposals import Proposals
 from tune.study.records import TrialRecord, winner
 from tune.study.sampler import export_study, importances, make_sampler, sampler_settings
 from tune.study.searcher import StudySearch
@@ -151,6 +152,7 @@ def searcher(plan: Plan, study: OpenStudy) -> StudySearch:
     return StudySearch(
         plan.space, study.journal, make_sampler(settings.seed, plan.startup, settings.sampler), base=settings.first != "drawn",
         points=[*study.points, *plan.start_points], known=study.known, costs=[COSTS[name].metric for name in settings.costs],
+        race=plan.race, proposals=Proposals(plan.space, settings.seed, settings.sampler, plan.startup, study.known),
     )
 
 

@@ -25,6 +25,7 @@ from tune.sources import search_command
 from tune.space.objectives import QUALITY, parse_objective
 
 METRIC, MODE = "best_mrr", "max"  # the searcher and the scheduler maximise the best validation MRR so far
+RACE = "race"  # the scheduler that pauses trials and lets the better ones go on
 TIME_ATTR = "epoch"  # not Ray Tune's own counter, which restarts when a trial is retried
 
 _SESSION_FIELDS = {  # apply to one session or machine; a resumed study does not inherit them
@@ -180,13 +181,21 @@ class SearchConfig(BaseModel):
         "mrr", description="mrr, or mrr with costs for a Pareto front: mrr,params or mrr,latency (early stopping is then off "
         "by default)"
     )
-    sampler: Literal["tpe", "random"] = Field("tpe", description="how trials are drawn: Optuna's TPE, or at random")
-    scheduler: Literal["asha", "none"] = Field("asha", description="early stopping of weak trials: ASHA, or none")
-    grace_epochs: int | None = Field(
-        None, ge=1, description="epochs before a trial may be stopped early; default: an eighth of max_epochs (with few epochs "
-        "a quarter, at most 3), lowered once the learning curves show that fewer epochs predict the ranking"
+    sampler: Literal["tpe", "gp", "random"] = Field(
+        "tpe", description="how trials are drawn: Optuna's TPE, its Gaussian process (for fewer than 100 trials), or at random"
     )
-    reduction_factor: float = Field(3.0, gt=1, le=100, description="one in this many trials survives each rung of ASHA")
+    scheduler: Literal["race", "asha", "none"] = Field(
+        "race", description="race: each trial is paused after a few epochs, and the better ones go on; asha: weak trials are "
+        "stopped for good (ASHA); none: all train to their end"
+    )
+    grace_epochs: int | None = Field(
+        None, ge=1, description="epochs before a trial is judged first; default: race: 1, of long runs more; asha: an eighth "
+        "of max_epochs (with few epochs a quarter, at most 3), lowered once the learning curves show that fewer epochs predict "
+        "the ranking"
+    )
+    reduction_factor: float | None = Field(
+        None, gt=1, le=100, description="one in this many trials passes each rung; default: race 4, asha 3"
+    )
     max_failures: int = Field(
         1, ge=0, le=100, description="retries of a trial whose worker died; default: 1, on a cluster 4"
     )
@@ -250,7 +259,10 @@ class SearchConfig(BaseModel):
             problem = f"the task {task.name} does not measure latency"
             raise ConfigError(problem, remedy="use --objective mrr,params", key="objective")
         if costs:
-            values.setdefault("scheduler", "none")  # ASHA compares MRR only: it would stop the small models
+            values.setdefault("scheduler", "none")  # race and ASHA compare MRR only: they would stop the small models
+            if values["scheduler"] == RACE:
+                remedy = "use --scheduler none or asha"
+                raise ConfigError("a race compares MRR alone", remedy=remedy, key="scheduler", value=RACE)
         source = "--tracking-uri" if "tracking_uri" in values else TRACKING_VARIABLE
         uri = values.get("tracking_uri", os.environ.get(TRACKING_VARIABLE))
         values["tracking_uri"] = absolute_tracking_uri(uri, values["storage"], source)

@@ -111,6 +111,7 @@ class Loop(Generic[M]):
         restore_training_state(self.saving.folder, tensors, model, optimizers)
         if self.on_epoch is not None and run.last is not None:
             self.on_epoch(run.last)  # the interrupted process may have saved the report without delivering it
+        run.continue_to(self.max_epochs)
         if run.curve:
             run.end(self.patience, self.max_epochs)  # it may have been saved with more epochs ahead than there are now
         return run

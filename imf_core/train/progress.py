@@ -22,6 +22,7 @@ class TrainedModule(Protocol):
 
 
 M = TypeVar("M", bound=Metrics)
+MAX_EPOCHS = "max_epochs"  # why a run ended that trained all its epochs
 
 
 @dataclass(frozen=True)
@@ -110,8 +111,13 @@ class RunProgress(Generic[M]):
         if self.stale >= patience:
             self.reason = f"no better validation MRR for {patience} evaluations"
         elif self.epoch >= max_epochs:
-            self.reason = "max_epochs"
+            self.reason = MAX_EPOCHS
         return self.reason is not None
+
+    def continue_to(self, max_epochs: int) -> None:
+        """A run that was over for want of epochs goes on if it may train more now: nothing in it depends on their number."""
+        if self.reason == MAX_EPOCHS and self.epoch < max_epochs:
+            self.reason = None
 
     def to_json(self) -> dict[str, Any]:
         """Everything but the weights, as JSON values."""

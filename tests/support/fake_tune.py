@@ -26,6 +26,8 @@ from tune.space.space import SearchSpace
 from tune.study.history import Event, History
 from tune.study.journal import JOURNAL_FILE, TRIALS_DIR, Journal, read_events
 from tune.study.outcome import OUTCOME_FILE, TrialState, name_of, trial_params
+from tune.study.proposals import Proposals
+from tune.study.race import MOST_PAUSED, Race, rungs_of
 from tune.study.records import TrialRecord, TrialsFile
 from tune.study.sampler import make_sampler
 from tune.study.schedule import make_scheduler
@@ -105,9 +107,9 @@ class FakeTune:
         folder: of the study.
         curves: of the trials, by their number.
         concurrency: trials at a time.
-        scheduler: `asha` or `none`.
+        scheduler: `race`, `asha` or `none`.
         seconds: least time between two writes to the tracker.
-        options: of `make_scheduler`.
+        options: of `make_scheduler`, or of `rungs_of` and `Race`.
     """
 
     def __init__(
@@ -116,6 +118,12 @@ class FakeTune:
     ) -> None:
         self.folder, self.curves, self.concurrency, self.seconds, self.startup = folder, curves, concurrency, seconds, startup
         self.scheduler = {"kind": scheduler, "max_epochs": max(len(curve.values) for curve in curves), **options}
+        self.race = None
+        if scheduler == "race":
+            most_paused = options.pop("most_paused", MOST_PAUSED)
+            rungs = rungs_of(self.scheduler["max_epochs"], options.get("grace"), options.get("step", 3.0))
+            self.race = Race(rungs, options.get("reduction", 3.0), most_paused)
+            self.scheduler = {"kind": "none", "max_epochs": self.scheduler["max_epochs"]}
         self.tracker, self.died, self.sessions = FakeTracker(), set[str](), 0
 
     def run(self, kill_at: int | None = None) -> bool:
@@ -164,7 +172,8 @@ class FakeTune:
         reporter.catch_up(known)
         yield
         state = trial_dir / "state" / "epoch"
-        for epoch in range((int(state.read_text()) if state.exists() else 0) + 1, len(curve.values) + 1):
+        until = min(trial.config.get("until", len(curve.values)), len(curve.values))
+        for epoch in range((int(state.read_text()) if state.exists() else 0) + 1, until + 1):
             if epoch == curve.at and curve.fault == "died" and name not in self.died:
                 self.died.add(name)
                 raise ConnectionError("the worker died")
@@ -176,10 +185,14 @@ class FakeTune:
             best = values[-1] if math.isnan(values[-1]) else max(values)
             numbers = {"epoch": epoch, "mrr": values[-1], "best_mrr": best, "best_epoch": values.index(max(values)) + 1}
             reporter(SimpleNamespace(epoch=epoch, flat=lambda numbers=numbers: numbers))  # type: ignore[arg-type]
-            if epoch % curve.save_every == 0:
+            if epoch % curve.save_every == 0 or epoch == until:
                 state.parent.mkdir(exist_ok=True)
                 state.write_text(str(epoch))
             yield
+        if until < len(curve.values):
+            return  # paused
+        if "until" in trial.config:
+            reporter.finish()
         (trial_dir / "best").mkdir(exist_ok=True)
         _write_outcome(trial_dir, "completed", len(curve.values))
 
@@ -192,7 +205,10 @@ class _Driver:
     def __init__(self, study: FakeTune, journal: Journal, tick: Callable[..., None]) -> None:
         self.study, self.tick = study, tick
         study.tracker.reopen()
-        self.search = StudySearch(SPACE, journal, make_sampler(0, study.startup), points=[{"train.lr": 0.01}])
+        self.search = StudySearch(
+            SPACE, journal, make_sampler(0, study.startup), points=[{"train.lr": 0.01}], race=study.race,
+            proposals=Proposals(SPACE, 0, "tpe", study.startup),
+        )
         self.scheduler = make_scheduler(**study.scheduler, history=journal)
         folders = TrialFolders(study.folder / TRIALS_DIR, keep=2)
         self.ledger = Ledger(
@@ -211,7 +227,7 @@ class _Driver:
             while len(self._active()) < self.study.concurrency:
                 trial_id = f"ray-{self.study.sessions}-{len(self.trials)}"
                 config = self.search.suggest(trial_id)
-                if config == Searcher.FINISHED:
+                if config is None or config == Searcher.FINISHED:
                     break
                 trial = SimpleNamespace(trial_id=trial_id, config=config, status="PENDING")
                 trial.last_result, trial.failures, trial.queue = {}, 0, []

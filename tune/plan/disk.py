@@ -70,11 +70,12 @@ def refuse_unwritable(folder: Path) -> None:
 
 
 def disk_estimate(
-    data: StudyData, scores: int, memory: MemoryEstimate, concurrency: int, seeds: int, trials: int, keep: int, folder: Path
+    data: StudyData, scores: int, memory: MemoryEstimate, concurrency: int, seeds: int, trials: int, keep: int, folder: Path,
+    paused: int = 0,
 ) -> DiskEstimate:
     """Estimate peak disk usage: shared data, training states of running trials, checkpoints, branch scores.
 
-    A trial's training state is deleted when the trial ends; while it is being replaced, two copies exist.
+    A trial's training state is deleted when the trial ends, unless it is paused; while it is being replaced, two copies exist.
 
     Args:
         data: shared by all trials.
@@ -85,6 +86,7 @@ def disk_estimate(
         trials: number of trials; branch scores are kept for those that complete.
         keep: number of trials whose checkpoints are kept.
         folder: folder of the study; it need not exist.
+        paused: number of paused trials whose training state is kept.
     """
     weights, features = (memory.parts.get(name, 0) for name in ("weights and optimizer", "features"))
     finals = seeds + 1 + len(data.modalities) + 2  # control and ablations; the best is copied to `best` and to MLflow
@@ -92,7 +94,7 @@ def disk_estimate(
         folder = folder.parent
     return DiskEstimate({
         "data": data.nbytes,
-        "training states": 2 * concurrency * weights,
+        "training states": (2 * concurrency + paused) * weights,
         "final checkpoints": finals * (weights // 4 + features),
         "checkpoints of trials": (keep + concurrency if keep else 0) * (weights // 4 + features),
         "branch scores": trials * scores,

@@ -16,9 +16,10 @@ from imf_core.tasks.task import AnyTask
 from imf_core.train.estimate import MemoryEstimate
 from tune.hosts.resources import ClusterResources, ResourcePlan, plan_resources
 from tune.plan.disk import DiskEstimate, disk_estimate
-from tune.settings import SearchConfig
+from tune.settings import RACE, SearchConfig
 from tune.space.space import SearchSpace
 from tune.space.start_points import start_points
+from tune.study.race import MOST_PAUSED, REDUCTION, Race, rungs_of
 from tune.study.sampler import STARTUP
 from tune.study.schedule import default_grace
 
@@ -39,6 +40,7 @@ class Plan:
         cluster: what the resources were taken from.
         interface: network interface of trials whose workers span nodes; None: determined by host name.
         without: graphs whose start points are left out, so that a benchmark on them is fair.
+        portfolio: settings that are tried instead of the shipped start points; None: those.
     """
 
     settings: SearchConfig
@@ -52,6 +54,7 @@ class Plan:
     cluster: ClusterResources
     interface: str | None = None
     without: tuple[str, ...] = ()
+    portfolio: tuple[dict[str, Any], ...] | None = None
 
     @property
     def task(self) -> AnyTask:
@@ -72,10 +75,10 @@ class Plan:
     @property
     def disk(self) -> DiskEstimate:
         """Peak disk usage of the study."""
-        settings = self.settings
+        settings, race = self.settings, self.race
         return disk_estimate(
             self.data, self.task.score_cache_bytes(self.data), self.memory, self.resources.concurrency, settings.seeds,
-            settings.trials, settings.keep, settings.storage,
+            settings.trials, settings.keep, settings.storage, min(race.most_paused, settings.trials) if race is not None else 0,
         )
 
     @property
@@ -86,7 +89,11 @@ class Plan:
     @property
     def start_points(self) -> list[dict[str, Any]]:
         """Points from earlier searches that are tried after the base; none unless `--first shipped`."""
-        return start_points(self.space, self.settings.task, self.without) if self.settings.first == "shipped" else []
+        if self.settings.first != "shipped":
+            return []
+        if self.portfolio is not None:
+            return [self.space.near(values) for values in self.portfolio]
+        return start_points(self.space, self.settings.task, self.without)
 
     @property
     def startup(self) -> int:
@@ -95,8 +102,19 @@ class Plan:
 
     @property
     def grace(self) -> int:
-        """Epochs before a trial may be stopped early, unless the study's learning curves lower it."""
+        """Epochs before a trial is judged first, unless ASHA lowers them after the study's learning curves."""
+        if (race := self.race) is not None:
+            return race.rungs[0]
         return self.settings.grace_epochs or default_grace(self.base.train.max_epochs)
+
+    @property
+    def race(self) -> Race | None:
+        """What lets trials go on, where `--scheduler race` does; it depends on the epochs that a time budget leaves."""
+        settings, train = self.settings, self.base.train
+        if settings.scheduler != RACE:
+            return None
+        rungs = rungs_of(train.max_epochs, settings.grace_epochs, eval_every=getattr(train, "eval_every", 1))
+        return Race(rungs, settings.reduction_factor or REDUCTION, max(MOST_PAUSED, 2 * self.resources.concurrency))
 
 
 def make_plan(settings: SearchConfig, cluster: ClusterResources) -> Plan:

@@ -9,6 +9,7 @@ from rich.table import Table
 from tune.plan.plan import Plan
 from tune.settings import local_tracking_uri, without_password
 from tune.space.space import SearchSpace
+from tune.study.schedule import ASHA_REDUCTION
 
 
 def show_plan(console: Console, plan: Plan) -> None:
@@ -27,7 +28,10 @@ def show_plan(console: Console, plan: Plan) -> None:
     early = "no early stopping"
     if settings.scheduler == "asha":
         learned = " or earlier once the curves allow it" if settings.grace_epochs is None and plan.grace > 1 else ""
-        early = f"ASHA from epoch {plan.grace}{learned}, one trial in {settings.reduction_factor:g} passes a rung"
+        reduction = settings.reduction_factor or ASHA_REDUCTION
+        early = f"ASHA from epoch {plan.grace}{learned}, one trial in {reduction:g} passes a rung"
+    elif plan.race is not None and (rungs := plan.race.rungs[:-1]):
+        early = f"each pauses after epoch {', '.join(map(str, rungs))}, and one in {plan.race.reduction:g} goes on"
     budget = f", at most {settings.budget_seconds:.0f} s" if settings.budget_seconds else ""
     console.print(f"  {settings.trials} trials of up to {plan.base.train.max_epochs} epochs{budget}; {early}", highlight=False)
     if settings.first != "drawn":

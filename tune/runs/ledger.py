@@ -46,14 +46,12 @@ class Ledger(DriverOnly, ray_tune.Callback):
     ) -> None:
         self.folder, self.history, self.max_epochs, self.folders = Path(folder), history, max_epochs, folders
         self.deadline = Deadline()  # a trial that ended in an earlier session did not end for want of time
-        interrupted = {trial.name for trial in history.interrupted}
-        self._records = {record.trial_id: record for record in records if record.trial_id not in interrupted}
+        unfinished = {trial.name for trial in (*history.interrupted, *history.paused)}
+        self._records = {record.trial_id: record for record in records if record.trial_id not in unfinished}
         self._file, self._kills = TrialsFile(self.folder), kills_for_memory()
         self._started: dict[str, float] = {}  # of the trials of this session, seconds since 1970
         self._stale: dict[str, int | None] = {}  # time stamp of the `outcome.json` of an attempt that was retried
-        for trial in history.trials.values():
-            if trial.end is not None and trial.name not in self._records:
-                self.close(_absent(trial.name), "ERROR" if trial.end["error"] else "TERMINATED")
+        self._close_ended()
         self.deadline = deadline or self.deadline
         self.deadline.update(self.records)
 
@@ -76,8 +74,10 @@ class Ledger(DriverOnly, ray_tune.Callback):
         self._stale[name] = read_outcome(trial, self.folders[name])[1]
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """Close the trial."""
-        self.close(trial, "TERMINATED")
+        """Close the trial, unless it is paused, and those that were given up for it."""
+        if self.history.trials[name_of(trial)].end is not None:
+            self.close(trial, "TERMINATED")
+        self._close_ended()
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Close the trial, unless the searcher begins it again."""
@@ -94,10 +94,17 @@ class Ledger(DriverOnly, ray_tune.Callback):
         Args:
             trials: Ray's; one of an earlier session that was not begun again in this one is not among them.
         """
+        self._close_ended()
         by_name = {name_of(trial): trial for trial in trials}
         for name in self.history.trials:
             self.close(by_name.get(name) or _absent(name), "RUNNING")
         return self.records
+
+    def _close_ended(self) -> None:
+        """Close the trials whose end the history has."""
+        for trial in self.history.trials.values():
+            if trial.end is not None and trial.name not in self._records:
+                self.close(_absent(trial.name), "ERROR" if trial.end["error"] else "TERMINATED")
 
     def close(self, trial: Any, ray_status: str) -> TrialRecord:
         """End a trial once and write the file; for Ray it is TERMINATED or ERROR, or RUNNING (the search ended first)."""
@@ -112,6 +119,8 @@ class Ledger(DriverOnly, ray_tune.Callback):
         elif outcome is None and epochs and ray_status == "TERMINATED" and not known.stopped:
             outcome = {"state": "completed", "reason": "its function returned"}  # on a node whose files cannot be seen
         state, reason = classify(outcome, ray_status, epochs, self.max_epochs, ray_status == "RUNNING" or self.deadline.over)
+        if known.paused:
+            state, reason = TrialState.PRUNED, f"paused at epoch {epochs} of {self.max_epochs}: behind the other trials"
         if state is TrialState.STOPPED and epochs and not self.deadline.over:
             reason = f"the search was ended at epoch {epochs} of {self.max_epochs}"
         log_path = first_path(trial, trial_dir)
@@ -133,7 +142,9 @@ class Ledger(DriverOnly, ray_tune.Callback):
         """Take in the record of a trial that has ended, here or elsewhere."""
         self._records[record.trial_id] = record
         records = self.records
-        self.folders.trial_ended(record, records)
+        known = self.history.trials.get(record.trial_id)
+        resumable = record.state is TrialState.STOPPED or (known is not None and known.paused and known.end is None)
+        self.folders.trial_ended(record, records, resumable)
         self.deadline.update(records)
         self._file.write(records)
         return record

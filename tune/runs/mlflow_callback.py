@@ -63,8 +63,9 @@ class MlflowCallback(DriverOnly, ray_tune.Callback):
             self._log(run, history)
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """End the trial's run."""
-        self.end(self.ledger.close(trial, "TERMINATED"), self._history(name_of(trial)))
+        """End the trial's run, unless the trial is paused."""
+        if (history := self._history(name_of(trial))).end is not None:
+            self.end(self.ledger.close(trial, "TERMINATED"), history)
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """End the trial's run, unless the searcher begins the trial again."""
@@ -73,7 +74,7 @@ class MlflowCallback(DriverOnly, ray_tune.Callback):
 
     def on_experiment_end(self, trials: list[Any], **info: Any) -> None:
         """End the trials of which Ray says nothing (time budget, Ctrl-C) and those whose end could not be logged."""
-        names = {name_of(trial) for trial in trials} - self._ended
+        names = {*map(name_of, trials), *(trial.name for trial in self.ledger.history.paused)} - self._ended
         for record in self.ledger.end(trials):
             if record.trial_id in names:
                 self.end(record, self._history(record.trial_id))

@@ -1,7 +1,7 @@
 """Reuse the winning trial as the final run of its own seed.
 
 Training is determined by settings, seed and data: that run would be the same trial again. A trial that the time budget ended is
-continued instead, from its last saved state.
+continued instead, from its last saved state, and so is one that is paused.
 """
 
 from __future__ import annotations
@@ -53,7 +53,8 @@ def continue_stopped(winners: Mapping[str, TrialRecord], trials_dir: Path, folde
     """Let runs of finalising go on from where the search was ended: a copy of the trial's training state and reports.
 
     Args:
-        winners: the searched trial by the name of the run; one that was not cut off, or whose run has begun, is left alone.
+        winners: the searched trial by the name of the run; one without a training state, or whose run has begun, is left
+            alone.
         trials_dir: holds the folders of the searched trials.
         folder: holds those of the runs.
 
@@ -62,7 +63,7 @@ def continue_stopped(winners: Mapping[str, TrialRecord], trials_dir: Path, folde
     """
     names = [
         name for name, trial in winners.items()
-        if trial.state is TrialState.STOPPED and (trials_dir / trial.trial_id / "state").is_dir()
+        if trial.state in (TrialState.STOPPED, TrialState.PRUNED) and (trials_dir / trial.trial_id / "state").is_dir()
         and not (folder / name).exists()
     ]
     for name in names:

@@ -24,12 +24,13 @@ from tune.runs.terminal import LiveTable, TrialLines
 from tune.runs.trial_folders import TrialFolders
 from tune.runs.wandb_callback import wandb_callbacks
 from tune.runs.within_budget import reserve_of
+from tune.settings import RACE
 from tune.sources import code_digest
 from tune.study.history import History
 from tune.study.journal import Journal
 from tune.study.outcome import TrialState, name_of
 from tune.study.records import TrialRecord, TrialsFile
-from tune.study.schedule import FiniteFifo, make_scheduler
+from tune.study.schedule import ASHA_REDUCTION, FiniteFifo, make_scheduler
 from tune.study.searcher import NamedRuns, RecordingSearcher, StudySearch
 from tune.tracking.tracker import Tracker
 from tune.trial.trial import TrialSpec, trainable
@@ -65,7 +66,10 @@ def run_search(
     callback = MlflowCallback(tracker, ledger, settings.track_seconds)
     callback.settle()
     missing = study.trials - len(ledger.records)
-    if missing > 0 and study.seconds_left != 0.0:
+    search.left = max(0, missing)
+    if search.race is not None and search.race.rungs[-1] != max_epochs:
+        search.race = plan.race  # the budget has shortened the trials
+    if missing > 0 and study.seconds_left != 0.0 and not search.idle:
         spec = _spec(
             plan, settings.trials_dir, space=plan.space, keep=settings.keep > 0, scores=True,
             latency="latency" in settings.costs,
@@ -73,11 +77,14 @@ def run_search(
         if reserve is not None and reserve.pace is not None:
             one_epoch = reserve.pace.run(1)
             search.too_late = lambda: bool(journal.trials) and (deadline.seconds_left or 0.0) < one_epoch
-        scheduler = make_scheduler(settings.scheduler, max_epochs, settings.grace_epochs, settings.reduction_factor, journal)
+        kind = "none" if settings.scheduler == RACE else settings.scheduler
+        reduction = settings.reduction_factor or ASHA_REDUCTION
+        scheduler = make_scheduler(kind, max_epochs, settings.grace_epochs, reduction, journal)
         with interrupts.end(deadline, finishes=True):
             _run(plan, spec, search, scheduler, callback, journal, console, missing)
         over = not deadline.stopping and (deadline.over or search.exhausted or search.closed)
-        if not over and (search.open or len(ledger.records) < study.trials):
+        unfinished = search.race is not None and not search.idle
+        if not over and (search.open or unfinished or len(ledger.records) < study.trials):
             raise SearchInterrupted(
                 f"the search was ended with {sum(record.state is not TrialState.STOPPED for record in ledger.records)} of "
                 f"{study.trials} trials at their end; nothing is lost",

@@ -16,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from tune.durations import duration
-from tune.report.formatting import differing, fitting, setting
+from tune.report.formatting import differing, fitting, plural, setting
 from tune.runs.ledger import Ledger
 from tune.study.history import DriverOnly
 from tune.study.outcome import name_of
@@ -109,6 +109,8 @@ class LiveTable(DriverOnly, ray_tune.Callback):
         ended = self.ledger.records
         best = max((record.best_mrr for record in ended if record.best_mrr is not None), default=None)
         parts = [f"{len(ended)} of {self.total} trials ended", f"{duration(now - self._began)} so far"]
+        if paused := self.ledger.history.paused:
+            parts.insert(1, f"{len(paused)} paused")
         if self.finals:
             parts[0] = f"finalising: run {min(len(ended) + 1, self.total)} of {self.total}"
         elif best is not None:
@@ -145,8 +147,9 @@ def time_left(ledger: Ledger, total: int, began: float, now: float, finals: bool
     ended = ledger.records
     begun = [trial for trial in ledger.history.trials.values() if trial.end is None] if finals else []
     part = sum(min(1.0, trial.last_epoch / ledger.max_epochs) for trial in begun)
-    done = sum((record.ended or 0.0) >= began for record in ended) + part
-    at_this_pace = (now - began) / done * (total - len(ended) - part) if done else None
+    paused = len(ledger.history.paused)
+    done = sum((record.ended or 0.0) >= began for record in ended) + paused + part
+    at_this_pace = (now - began) / done * max(0.0, total - len(ended) - paused - part) if done else None
     left = [seconds for seconds in (ledger.deadline.seconds_left, at_this_pace) if seconds is not None]
     return f"about {duration(max(0.0, min(left)))} left" if left else "time left not known yet"
 
@@ -176,7 +179,12 @@ class TrialLines(DriverOnly, ray_tune.Callback):
             self.console.print(f"  {name_of(trial)} starts on {share}", highlight=False, soft_wrap=True)
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """Print the trial's line."""
+        """Print the trial's line, or that it is paused."""
+        known = self.ledger.history.trials.get(name_of(trial))
+        if known is not None and known.paused and known.end is None:
+            score = f"MRR {known.value:.4f}" if known.value is not None else "no score"
+            told = f"trial {known.number} paused after {plural(known.last_epoch, 'epoch')}, {known.seconds:.0f} s: {score}"
+            self.console.print(f"  {told}", highlight=False, soft_wrap=True)
         self._show()
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:

@@ -6,7 +6,6 @@ import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
-from tune.study.outcome import TrialState
 from tune.study.records import TrialRecord, ranked
 
 
@@ -25,14 +24,15 @@ class TrialFolders:
     def __getitem__(self, name: str) -> Path:
         return self.path / name
 
-    def trial_ended(self, ended: TrialRecord, records: Iterable[TrialRecord]) -> None:
+    def trial_ended(self, ended: TrialRecord, records: Iterable[TrialRecord], resumable: bool = False) -> None:
         """Delete what is no longer needed; what a killed session left over goes with the next trial's end.
 
         Args:
             ended: the trial.
             records: of all ended trials.
+            resumable: it was cut off or is paused, and can be resumed from its training state.
         """
-        if ended.state is not TrialState.STOPPED:  # a stopped trial can be resumed from its state; delete everyone else's
+        if not resumable:
             shutil.rmtree(self[ended.trial_id] / "state", ignore_errors=True)
         if self.keep is None:
             return

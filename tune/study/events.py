@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import Field, FiniteFloat, NonNegativeInt, Strict, ValidationError, model_validator
+from pydantic import Field, FiniteFloat, NonNegativeInt, PositiveInt, Strict, ValidationError, model_validator
 
 from imf_core.files.json_files import Stored, told
 
@@ -40,6 +40,11 @@ class _OfTrial(_Event):
 class _Ask(_OfTrial):
     params: dict[str, Any]
     number: NonNegativeInt = 0
+    until: PositiveInt | None = None
+
+
+class _Resume(_OfTrial):
+    until: PositiveInt
 
 
 class _Report(_OfTrial):
@@ -93,8 +98,8 @@ class _Final(_Event):
 
 
 _KINDS: dict[str, type[_Event]] = {
-    "study": _Study, "session": _Session, "ask": _Ask, "report": _Report, "retry": _OfTrial, "tell": _Tell, "budget": _Budget,
-    "finals": _Finals, "final": _Final,
+    "study": _Study, "session": _Session, "ask": _Ask, "report": _Report, "retry": _OfTrial, "pause": _OfTrial,
+    "resume": _Resume, "tell": _Tell, "budget": _Budget, "finals": _Finals, "final": _Final,
 }
 
 

@@ -38,7 +38,9 @@ class TrialHistory:
         value: highest finite validation MRR reported; None before the first.
         seconds: training time of all sessions.
         retries: how often it was started again after a failure.
-        end: the event of its end; None: it runs, or was interrupted.
+        end: the event of its end; None: it runs, is paused, or was interrupted.
+        until: the epoch up to which it was last let train; None: to its end.
+        paused: it has trained up to `until` and waits, with its training state saved.
     """
 
     name: str
@@ -49,6 +51,8 @@ class TrialHistory:
     seconds: float = 0.0
     retries: int = 0
     end: Event | None = None
+    until: int | None = None
+    paused: bool = False
     _earlier_seconds: float = 0.0
 
     @property
@@ -65,6 +69,20 @@ class TrialHistory:
     def diverged(self) -> bool:
         """Whether it ended with a report that was not finite."""
         return bool(self.end and self.end.get("diverged"))
+
+    @property
+    def failed(self) -> bool:
+        """Whether it failed or diverged, so that it is compared with no other."""
+        return bool(self.end and (self.end["error"] or self.end["diverged"]))
+
+    @property
+    def best_by_epoch(self) -> dict[int, float]:
+        """Best validation MRR so far by epoch, at each report that has one."""
+        best, curve = -math.inf, {}
+        for epoch, report in self.reports.items():
+            if METRIC in report["numbers"]:
+                best = curve[epoch] = max(best, float(report["numbers"][METRIC]))
+        return curve
 
     @property
     def started(self) -> float | None:
@@ -90,8 +108,14 @@ class TrialHistory:
         best = max(scores, key=lambda score: score[0])
         return best if best[0] > 0 else None
 
+    def value_at(self, epoch: int) -> float | None:
+        """Best validation MRR up to an epoch; None if it did not report one by then, or trained less without having ended."""
+        if self.last_epoch < epoch and (self.end is None or self.stopped):
+            return None
+        return max((value for at, value in self.best_by_epoch.items() if at <= epoch), default=None)
+
     def begin_session(self) -> None:
-        """Ray counts the seconds of a trial anew in each session."""
+        """Ray counts the seconds of a trial anew in each session, and whenever a paused one goes on."""
         self._earlier_seconds = self.seconds
 
     def add(self, event: Event) -> bool:
@@ -137,8 +161,13 @@ class History(DriverOnly):
 
     @property
     def interrupted(self) -> list[TrialHistory]:
-        """Trials without an end."""
-        return [trial for trial in self.trials.values() if trial.end is None]
+        """Trials that have no end and are not paused."""
+        return [trial for trial in self.trials.values() if trial.end is None and not trial.paused]
+
+    @property
+    def paused(self) -> list[TrialHistory]:
+        """Trials that wait for more epochs."""
+        return [trial for trial in self.trials.values() if trial.end is None and trial.paused]
 
     def seconds(self, kinds: Collection[str] | None = None, since: str | None = None) -> float:
         """Wall time of all sessions: from the beginning of each to its last event.
@@ -193,6 +222,10 @@ class History(DriverOnly):
             report["stopped"] = report["epoch"] > trial.last_epoch
         self.append("tell", trial=name, value=value, error=error, diverged=diverged, **report)
 
+    def give_up(self, name: str) -> None:
+        """End a paused trial: it gets no more epochs."""
+        self.append("tell", trial=name, value=self.trials[name].value, error=False, diverged=False, stopped=True)
+
     def follow(self, listener: Listener) -> None:
         """Play all events so far to a listener, and from now on each one as it is appended.
 
@@ -215,7 +248,14 @@ class History(DriverOnly):
                 trial.begin_session()
         elif kind == "ask":
             name = event["trial"]
-            self.trials[name] = TrialHistory(name, event.get("number", len(self.trials)), event["params"])
+            trial = TrialHistory(name, event.get("number", len(self.trials)), event["params"], until=event.get("until"))
+            self.trials[name] = trial
+        elif kind == "pause":
+            self.trials[event["trial"]].paused = True
+        elif kind == "resume":
+            trial = self.trials[event["trial"]]
+            trial.paused, trial.until = False, event["until"]
+            trial.begin_session()
         elif kind == "retry":
             self.trials[event["trial"]].retries += 1
         elif kind in ("report", "tell"):

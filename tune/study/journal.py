@@ -7,8 +7,10 @@ its events in their order. Ray's own snapshots are a second or more behind and a
 | --- | --- |
 | `study` | what the study is tied to, and its points; always the first line |
 | `session` | a driver begins: target of trials, budget, process |
-| `ask` | a trial's name and settings |
+| `ask` | a trial's name and settings, and the epoch up to which it may train (none: to its end) |
 | `report` | an epoch of a trial that goes on |
+| `pause` | a trial has trained as far as it may, and waits |
+| `resume` | a paused trial goes on, up to a later epoch |
 | `retry` | a trial whose worker died is started again |
 | `tell` | a trial ended: its value (null: failed or diverged), whether it was stopped, its last report |
 | `budget` | what a time budget allows: pace, epochs of a trial, final runs |
@@ -42,7 +44,7 @@ JOURNAL_FILE = "journal.jsonl"
 TRIALS_DIR = "trials"  # holds the folder of each trial, by its name
 _MIN_FREE_BYTES = 2**20
 _CHAIN = "chain"
-_OF_TRIALS = ("ask", "report", "retry", "tell")
+_OF_TRIALS = ("ask", "report", "retry", "pause", "resume", "tell")
 
 
 class Journal(History):

@@ -19,7 +19,8 @@ from imf_core.files.json_files import Stored, read_json
 
 OUTCOME_FILE, ERROR_FILE = "outcome.json", "error.txt"
 DISK_FULL = "the disk is full"
-_NO_FIGURES = frozenset(("trial_id", "done", "experiment_tag", "should_checkpoint", "epoch"))
+ENDED = "ended"  # in a report: it is the last one of a trial that may train a part of its epochs and needs no more
+_NO_FIGURES = frozenset(("trial_id", "done", "experiment_tag", "should_checkpoint", "epoch", ENDED))
 
 
 class TrialState(StrEnum):

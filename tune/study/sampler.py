@@ -24,15 +24,17 @@ _LEAST_TRIALS, _BEST_TRIALS = 4, 5  # for importances: fewer say nothing; so man
 
 
 def make_sampler(seed: int, startup: int = STARTUP, kind: str = "tpe") -> optuna.samplers.BaseSampler:
-    """TPE with every option that matters written out, so that a new Optuna does not change the draws; or random draws.
+    """TPE with every option that matters written out, so that a new Optuna does not change the draws; or another sampler.
 
     Args:
         seed: equal seeds draw equal points, one trial at a time.
         startup: random draws until so many trials have finished with a value, >= 1.
-        kind: `tpe`, or `random`: every draw is one.
+        kind: `tpe`; `gp`: a Gaussian process and the expected improvement; or `random`: every draw is one.
     """
     if kind == "random":
         return optuna.samplers.RandomSampler(seed=seed)
+    if kind == "gp":
+        return optuna.samplers.GPSampler(seed=seed, n_startup_trials=startup, warn_independent_sampling=False)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ExperimentalWarning)  # `group`, which conditional parameters need
         return optuna.samplers.TPESampler(
@@ -44,6 +46,9 @@ def sampler_settings(seed: int, startup: int = STARTUP, concurrency: int = 1, ki
     """What `make_sampler` was told, with Optuna's version, for the log; and what can be repeated."""
     if kind == "random":
         return {"sampler": "random", "optuna": optuna.__version__, "seed": seed, "note": "the same seed repeats every draw"}
+    if kind == "gp":
+        note = "one trial at a time: the same seed repeats every draw"
+        return {"sampler": "GP", "optuna": optuna.__version__, "seed": seed, "startup": startup, "note": note}
     if concurrency == 1:
         note = "one trial at a time: the same seed repeats every draw"
     else:

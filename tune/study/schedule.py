@@ -16,6 +16,7 @@ from tune.settings import METRIC, TIME_ATTR
 from tune.study.history import DriverOnly, Event, History, TrialHistory
 from tune.study.outcome import name_of
 
+ASHA_REDUCTION = 3.0  # one trial in so many passes a rung
 _MIN_CORRELATION, _MIN_PAIRS = 0.7, 6  # between an early rung and the grace, before the early rung may stop trials
 
 
@@ -132,7 +133,7 @@ def default_grace(max_epochs: int) -> int:
 
 
 def make_scheduler(
-    kind: str, max_epochs: int, grace: int | None = None, reduction: float = 3.0, history: History | None = None
+    kind: str, max_epochs: int, grace: int | None = None, reduction: float = ASHA_REDUCTION, history: History | None = None
 ) -> FiniteFifo:
     """Build the scheduler. It carries its metric itself: leave it out of `ray.tune.TuneConfig`.
 

@@ -23,7 +23,11 @@ from imf_core.files.digest import sha256_of
 from tune.settings import METRIC, MODE
 from tune.space.space import SearchSpace
 from tune.study.history import DriverOnly, Event, History, TrialHistory, trial_name
+from tune.study.outcome import ENDED
+from tune.study.proposals import Proposals
+from tune.study.race import Leg, Race
 from tune.study.sampler import distribution, make_sampler
+from tune.study.schedule import is_finite
 
 _MAX_DRAWS = 100  # for a setting that was not tried; a space that gives none by then is exhausted
 _SMALL = 1000  # settings of a space that are known one by one: none is left out, and none is drawn again and again
@@ -40,8 +44,8 @@ class RecordingSearcher(DriverOnly, Searcher):
         costs: numbers that every report carries besides the metric, and that are minimised.
 
     Attributes:
-        left: trials that may still begin in this session, those that are begun again included; default: any number. Give
-            Tune no limit of its own (`num_samples=-1`).
+        left: trials that may still begin in this session, those that are begun again or go on included; default: any number.
+            Give Tune no limit of its own (`num_samples=-1`).
     """
 
     def __init__(self, history: History, costs: Sequence[str] = ()) -> None:
@@ -50,6 +54,7 @@ class RecordingSearcher(DriverOnly, Searcher):
         self._names: dict[str, str] = {}  # Ray's id -> name
         self._waiting: list[str] = []  # trials that were begun and do not run; they come first
         self._begun_again: set[str] = set()
+        self._handed_out: set[str] = set()  # trials that `left` no longer counts
         metric: Any = [METRIC, *self.costs] if self.costs else METRIC
         mode: Any = [MODE, *["min"] * len(self.costs)] if self.costs else MODE
         super().__init__(metric, mode)
@@ -68,9 +73,16 @@ class RecordingSearcher(DriverOnly, Searcher):
             if self._counted_twice(name):
                 self._begun_again.add(name)
                 self._waiting.append(name)
+                self._handed_out.discard(name)
                 self.left += 1
                 return
+        elif self._pauses(name, result or {}):
+            return
         self.history.tell(name, result, error)
+
+    def _pauses(self, name: str, result: Mapping[str, Any]) -> bool:
+        """Whether a trial that Tune ends goes on later; it is then paused."""
+        return False
 
     def _counted_twice(self, name: str) -> bool:
         """Whether Tune ends a trial for the very death for which it has just decided to retry it.
@@ -129,6 +141,8 @@ class StudySearch(RecordingSearcher):
         points: tried first, after the default point, in this order; repeats are dropped.
         known: points whose value is known already; they inform the sampler and are not trained.
         costs: numbers that a trial reports and that are minimised, besides the MRR that is maximised.
+        race: pauses trials and lets them go on; a Ray trial is then a part of one. None: each trains to its end at once.
+        proposals: the points of a race; default: with seed 0.
 
     Attributes:
         too_late: whether a trial that would begin now would end without a result; default: never.
@@ -144,11 +158,13 @@ class StudySearch(RecordingSearcher):
     def __init__(
         self, space: SearchSpace, history: History | None = None, sampler: BaseSampler | None = None, *, base: bool = True,
         points: Iterable[Mapping[str, Any]] = (), known: Iterable[tuple[Mapping[str, Any], float]] = (),
-        costs: Sequence[str] = (),
+        costs: Sequence[str] = (), race: Race | None = None, proposals: Proposals | None = None,
     ) -> None:
         super().__init__(history if history is not None else History(), costs)
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self.space, self.exhausted, self.closed = space, False, False
+        self.race, known = race, list(known)
+        self.proposals = (proposals or Proposals(space, known=known)) if race is not None else None
         self.too_late: Callable[[], bool] = lambda: False
         self.settings = space.every_point(_SMALL)
         self._running: dict[str, optuna.Trial] = {}
@@ -162,18 +178,24 @@ class StudySearch(RecordingSearcher):
         for point in (*([space.default_point()] if base else []), *points):
             if (clean := space.validate_point(point)) not in self.first_points:
                 self.first_points.append(clean)
-        for point in self.first_points:
+        for point in self.first_points if race is None else ():
             self.study.enqueue_trial(point)
         self.study.set_user_attr("space", space.fingerprint)
         for point, value in known:
             self.add_known(point, value)
         self.history.follow(self._on_event)
-        self._waiting += self._running  # the interrupted ones
+        self._waiting += self.open  # the interrupted ones
+        self._give_up_surplus()
 
     @property
     def open(self) -> list[str]:
-        """Names of the trials that were begun and have no end."""
-        return list(self._running)
+        """Names of the trials that were begun, have no end, and are not paused."""
+        return [name for name in self._running if not self.history.trials[name].paused]
+
+    @property
+    def idle(self) -> bool:
+        """Whether there is nothing to train, although trials may be paused."""
+        return self.race is not None and not self._waiting and self._next_leg() is None
 
     def add_known(self, point: Mapping[str, Any], value: float) -> None:
         """Tell the sampler of a result without training it.
@@ -192,26 +214,71 @@ class StudySearch(RecordingSearcher):
     def suggest(self, trial_id: str) -> dict[str, Any] | str:  # type: ignore[override]
         """A trial's name and its point: flat, dotted names; parameters whose condition is false are absent.
 
-        A trial that goes on from an earlier session also has `known`: the last epoch that the history has of it.
+        A trial that goes on also has `known`: the last epoch that the history has of it; in a race `until`: where it pauses.
+        None: ask again when a trial has paused or ended.
         """
         if trial_id not in self._names:
-            if not self.left:
-                return Searcher.FINISHED
-            if self.too_late():
-                self.closed = True
-                return Searcher.FINISHED
-            name = self._waiting.pop(0) if self._waiting else trial_name(len(self.history.trials))
-            if name not in self.history.trials:
-                point = self._draw(name)
-                if point is None:
-                    self.exhausted = True
-                    return Searcher.FINISHED
-                self.history.ask(name, point)
+            name = self._next()
+            if name is None:
+                waits = self.race is not None and self.open and not self.closed
+                return None if waits else Searcher.FINISHED  # type: ignore[return-value]  # Ray asks again after None
             self._names[trial_id] = name
-            self.left -= 1
+            self.left -= name not in self._handed_out
+            self._handed_out.add(name)
         trial = self.history.trials[self._names[trial_id]]
         known = {"known": trial.last_epoch} if trial.reports else {}
-        return {"name": trial.name, "params": dict(trial.params), **known}
+        until = {"until": trial.until} if trial.until is not None else {}
+        return {"name": trial.name, "params": dict(trial.params), **known, **until}
+
+    def _next(self) -> str | None:
+        """The name of the trial that trains next; None: there is none, for good or until another has paused or ended."""
+        while not self.exhausted or self.race is not None:
+            leg = self._next_leg() if self.race is not None and not self._waiting else None
+            if leg is None and not self._waiting and (self.race is not None or not self.left):
+                return None
+            if self.too_late():
+                self.closed = True
+                return None
+            name = self._begun(leg)
+            if name is not None:
+                return name
+            self.exhausted = True
+        return None
+
+    def _begun(self, leg: Leg | None) -> str | None:
+        """The name of the trial that trains next: an interrupted or paused one, or a new one; None where no point is left."""
+        if leg is not None and leg.name:
+            self.history.append("resume", trial=leg.name, until=leg.until)
+            return leg.name
+        name = self._waiting.pop(0) if self._waiting else trial_name(len(self.history.trials))
+        if name not in self.history.trials:
+            point = self._draw(name)
+            if point is None:
+                return None
+            self.history.ask(name, point, **({"until": leg.until} if leg is not None else {}))
+        return name
+
+    def _next_leg(self) -> Leg | None:
+        """What the race lets a worker do next."""
+        assert self.race is not None
+        not_yet = sum(trial.end is None and name not in self._handed_out for name, trial in self.history.trials.items())
+        may_begin = self.left > not_yet and not self.exhausted
+        return self.race.next_leg(self.history, len(self.first_points), may_begin)
+
+    def _pauses(self, name: str, result: Mapping[str, Any]) -> bool:
+        """A trial has trained as far as the race let it, unless it says that it has ended; surplus paused ones are given up."""
+        trial = self.history.trials[name]
+        if self.race is None or trial.until is None or ENDED in result or trial.last_epoch < trial.until:
+            return False
+        if trial.until >= self.race.rungs[-1] or not is_finite(result):
+            return False
+        self.history.append("pause", trial=name)
+        self._give_up_surplus()
+        return True
+
+    def _give_up_surplus(self) -> None:
+        for name in self.race.surplus(self.history) if self.race is not None else ():
+            self.history.give_up(name)
 
     def end_unfinished(self) -> list[str]:
         """End every trial that is still RUNNING in the study, for its export; the history keeps it open, so it can go on.
@@ -219,7 +286,7 @@ class StudySearch(RecordingSearcher):
         Returns:
             their names; each keeps its best value so far, or is FAIL without one.
         """
-        names = self.open
+        names = list(self._running)
         for name in names:
             trial = self.history.trials[name]
             self._end(trial, trial.value)
@@ -230,7 +297,7 @@ class StudySearch(RecordingSearcher):
         if trial is None:
             return
         if event["event"] == "ask" and trial.name not in self._running:
-            drawn = self._draw(trial.name)
+            drawn = self._draw(trial.name) if self.race is None else self._asked(trial.name, trial.params)
             if drawn != trial.params:
                 raise ConfigError(
                     f"the sampler does not repeat what it drew: for {trial.name} it draws {drawn}, then it was {trial.params}",
@@ -250,6 +317,8 @@ class StudySearch(RecordingSearcher):
                     return None
                 if draw:
                     self.study.enqueue_trial(untried[0])
+            if self.proposals is not None and not (self.settings is not None and draw >= _REPEATS):
+                self.study.enqueue_trial(self._proposed(draw))
             asked = self.study.ask()
             point = self.space.suggest(asked)
             earlier = self._earlier(point, asked.number)
@@ -259,6 +328,21 @@ class StudySearch(RecordingSearcher):
                 return point
             self._tell(asked, earlier.values if earlier else None)
         return None
+
+    def _proposed(self, draw: int) -> dict[str, Any]:
+        """The next given point, with the base's values for settings that it lacks; else one that is drawn."""
+        assert self.proposals is not None
+        number = len(self.history.trials)
+        if number < len(self.first_points) and not draw:
+            return self.space.near(self.first_points[number])
+        return self.proposals.draw(self.history, draw)
+
+    def _asked(self, name: str, params: Mapping[str, Any]) -> dict[str, Any]:
+        """A point of the journal as a running trial of the study."""
+        self.study.enqueue_trial(dict(params))
+        asked = self._running[name] = self.study.ask()
+        asked.set_user_attr("trial_id", name)
+        return self.space.suggest(asked)
 
     def _untried(self) -> list[dict[str, Any]]:
         """The settings of a small space that no trial has and whose value is not known; scattered, but always in this order."""

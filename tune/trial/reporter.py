@@ -17,6 +17,7 @@ from imf_core.files.atomic import atomic_write_text
 from imf_core.files.json_files import Stored, read_json
 from imf_core.runtime import Shard
 from imf_core.train.progress import EpochReport
+from tune.study.outcome import ENDED
 
 Report = Callable[[dict[str, Any]], None]
 logger = logging.getLogger(__name__)
@@ -85,9 +86,25 @@ class Reporter:
         self.began = self.began or epoch.epoch
         if epoch.epoch <= self.reported:
             return
-        numbers = {**epoch.flat(), **self.always}
+        self._send({**epoch.flat(), **self.always})
+
+    def finish(self) -> None:
+        """Resend the last report, marked as the end: the driver then knows that the trial does not wait for more epochs."""
+        if self.recent and ENDED not in self.recent[-1]:
+            last = self.recent.pop()
+            self._send({**last, ENDED: 1.0})
+
+    def _send(self, numbers: dict[str, Any]) -> None:
         self.report(numbers)
         self.recent = [*self.recent, numbers][-_RECENT:]
         if self.shard.rank == 0:  # after the report: if that is lost, the epoch is trained and reported again
-            process = {"pid": os.getpid(), "host": socket.gethostname(), "began": self.began, "epoch": epoch.epoch}
+            process = {"pid": os.getpid(), "host": socket.gethostname(), "began": self.began, "epoch": self.reported}
             atomic_write_text(self.folder / "reported.json", json.dumps({**process, "reports": self.recent}))
+
+
+def has_ended(folder: Path) -> bool:
+    """Whether the last report in a trial's folder is marked as its end."""
+    try:
+        return ENDED in read_json(folder / "reported.json")["reports"][-1]
+    except (OSError, ValueError, LookupError, TypeError):
+        return False

@@ -31,6 +31,7 @@ from tune.environment import STALL
 from tune.space.space import SearchSpace
 from tune.study.outcome import OUTCOME_FILE, TrialState, full_disk
 from tune.trial.out_of_memory import note, ran_out, reduce_batch, reduced_settings, was_killed
+from tune.trial.reporter import has_ended
 from tune.trial.worker import Job, run_job, train_worker, write_outcome, written_state
 
 _DRAIN_SECONDS = 30.0
@@ -81,14 +82,14 @@ class TrialSpec:
         assert self.space is not None
         return self.space.config_for(params)
 
-    def job(self, params: Mapping[str, Any], name: str, known: int = 0) -> Job:
-        """The training run of a trial, with reduced settings if it ran out of memory before; `known`: see `Job`."""
+    def job(self, params: Mapping[str, Any], name: str, known: int = 0, until: int | None = None) -> Job:
+        """The training run of a trial, with reduced settings if it ran out of memory before; `known`, `until`: see `Job`."""
         folder = Path(self.folder) / name
         reduced = reduced_settings(folder)
         return Job(
             self.configure(params).updated(reduced).model_dump(), self.prepared, str(folder), self.threads, self.gpus > 0,
             self.keep, self.scores, self.latency, self.save_seconds, reduced, self.code, self.task, known,
-            self.parts,
+            self.parts, until,
         )
 
 
@@ -96,7 +97,7 @@ def run_trial(params: dict[str, Any], spec: TrialSpec) -> None:
     """Train a trial, report every epoch to Ray Tune, and write `outcome.json`.
 
     Args:
-        params: `{"name": name, "params": searched values, "known": epoch}`, or `{"run": name}`.
+        params: `{"name": name, "params": searched values, "known": epoch, "until": epoch}`, or `{"run": name}`.
         spec: what all trials of the run have in common.
 
     Raises:
@@ -110,24 +111,28 @@ def run_trial(params: dict[str, Any], spec: TrialSpec) -> None:
     if state is TrialState.DIVERGED:
         raise DivergedError(reason)  # equal settings and seed would diverge again
     (folder / OUTCOME_FILE).unlink(missing_ok=True)
-    settings, known = params.get("params", params), int(params.get("known", 0))
+    settings, known, until = params.get("params", params), int(params.get("known", 0)), params.get("until")
     if was_killed(folder):
         reduce_batch(folder, spec.configure(settings))
-    if not _attempt(settings, name, known, spec):
+    if not _attempt(settings, name, known, until, spec):
         gc.collect()  # frees the memory of the failed attempt
-        _attempt(settings, name, known, spec)
+        _attempt(settings, name, known, until, spec)
 
 
-def _attempt(settings: Mapping[str, Any], name: str, known: int, spec: TrialSpec) -> bool:
+def _attempt(settings: Mapping[str, Any], name: str, known: int, until: int | None, spec: TrialSpec) -> bool:
     """Train; False if memory ran out and the trial shall be tried again with a smaller batch."""
     folder = Path(spec.folder) / name
     try:
-        job = spec.job(settings, name, known)
+        job = spec.job(settings, name, known, until)
         if spec.workers == 1:
             result = run_job(job, ray_tune.report)
+            if result is None:
+                return True  # it is paused, and has no outcome yet
             notes, epochs = (result.reason, *result.notes), result.epochs
         else:
             _run_distributed(job, spec)
+            if until is not None and not has_ended(folder):
+                return True
             notes, epochs = ("the workers completed their training",), 0
         reason = "; ".join(part for part in (*notes, note(job.reduced)) if part)
         write_outcome(folder, TrialState.COMPLETED, reason, epochs=epochs)

@@ -26,6 +26,7 @@ from imf_core.runtime import WHOLE, Shard
 from imf_core.tasks.registry import default_task
 from imf_core.tasks.task import AnyTask
 from imf_core.train.loop import FitResult, Saving
+from imf_core.train.progress import MAX_EPOCHS
 from tune.sources import refuse_other_code
 from tune.study.outcome import OUTCOME_FILE, TrialState, outcome_of
 from tune.trial.reporter import Report, Reporter
@@ -52,6 +53,7 @@ class Job:
         task: the task that is trained.
         known: last epoch of which the driver has a report, from an earlier session.
         parts: see `TrialSpec`.
+        until: pause after this epoch, with the training state saved; None: train to the end.
     """
 
     config: dict[str, Any]
@@ -68,6 +70,7 @@ class Job:
     task: AnyTask = field(default_factory=default_task)
     known: int = 0
     parts: tuple[Part, ...] = ()
+    until: int | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The fields as a dict, for `Job(**fields)` in a worker."""
@@ -80,8 +83,8 @@ def shared_data(prepared: str, task: AnyTask) -> Any:
     return task.load(prepared)
 
 
-def run_job(job: Job, report: Report, shard: Shard = WHOLE) -> FitResult[Any]:
-    """Train a job, resuming from the state in its folder.
+def run_job(job: Job, report: Report, shard: Shard = WHOLE) -> FitResult[Any] | None:
+    """Train a job, resuming from the state in its folder, to its end or to where it pauses.
 
     Args:
         job: the training run.
@@ -89,7 +92,7 @@ def run_job(job: Job, report: Report, shard: Shard = WHOLE) -> FitResult[Any]:
         shard: this rank's share of the work.
 
     Returns:
-        The result on validation.
+        The result on validation; None: the run is paused.
 
     Raises:
         ImfError: bad data, a diverged run, or sources that differ from the driver's.
@@ -107,10 +110,16 @@ def run_job(job: Job, report: Report, shard: Shard = WHOLE) -> FitResult[Any]:
             constants["latency_ms"] = task.latency_ms(model.to(device))
         reporter = Reporter(folder, report, constants, shard)
         reporter.catch_up(job.known)
+        epochs = config.train.max_epochs
+        until = min(job.until or epochs, epochs)
         result = task.fit(
-            model, data, config, reporter, shard=shard, device=device,
-            saving=Saving(folder / "state", job.save_seconds, fresh=reporter.damaged),
+            model, data, config if until == epochs else config.updated({"train.max_epochs": until}), reporter, shard=shard,
+            device=device, saving=Saving(folder / "state", job.save_seconds, fresh=reporter.damaged),
         )
+        if result.reason == MAX_EPOCHS and result.epochs < epochs:
+            return None
+        if job.until is not None:
+            reporter.finish()
         if job.scores and shard.rank == 0:
             try:
                 task.cache_scores(folder, model, config, data, device)

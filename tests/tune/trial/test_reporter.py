@@ -20,7 +20,7 @@ from tune.study.history import History
 from tune.study.journal import Journal
 from tune.study.searcher import StudySearch
 from tune.trial.out_of_memory import reduced_settings
-from tune.trial.reporter import Reporter
+from tune.trial.reporter import Reporter, has_ended
 from tune.trial.worker import Job, run_job, written_state
 
 
@@ -123,3 +123,35 @@ def test_a_trial_one_of_whose_files_was_cut_short_ends_as_the_unbroken_one(
     assert run_job(job("broken", known), hear("broken")) == expected
     assert heard["broken"] == heard["unbroken"]
     assert part in ("smaller.json", "outcome.json") or "anew" in caplog.text
+
+
+@pytest.mark.parametrize("patience", [5, 1])
+def test_a_trial_in_parts_is_the_unbroken_one_and_says_when_it_has_ended(toy: LinkData, tmp_path: Path, patience: int) -> None:
+    """Paused after epochs 1 and 3: equal curves and equal weights, each epoch trained and reported once, one end."""
+    train = {"max_epochs": 5, "batch_size": 32, "patience": patience, "lr": 0.05}
+    config = Config.build({"model": {"dim": 8, "relation_dim": 4}, "train": train})
+    save_prepared(toy, tmp_path / "data")
+    heard: dict[str, list[dict[str, Any]]] = {"whole": [], "parts": []}
+
+    def job(name: str, until: int | None, known: int = 0) -> Job:
+        folder = tmp_path / name
+        folder.mkdir(exist_ok=True)
+        where = (config.model_dump(), str(tmp_path / "data"), str(folder))
+        return Job(*where, save_seconds=1e9, keep=True, known=known, until=until)
+
+    expected = run_job(job("whole", None), heard["whole"].append)
+    assert expected is not None
+    results = []
+    for until in (1, 3, 5):
+        known = int(heard["parts"][-1]["epoch"]) if heard["parts"] else 0
+        results.append(run_job(job("parts", until, known), heard["parts"].append))
+        assert (results[-1] is not None) == ("ended" in heard["parts"][-1]) == has_ended(tmp_path / "parts")
+        assert (tmp_path / "parts" / "best").exists() == (results[-1] is not None)
+        if results[-1] is not None:
+            break
+    assert results[:-1] == [None] * (len(results) - 1) and results[-1] == expected
+    epochs = {numbers["epoch"]: numbers["mrr"] for numbers in heard["parts"]}
+    assert epochs == {numbers["epoch"]: numbers["mrr"] for numbers in heard["whole"]}
+    assert [float(numbers["epoch"]) for numbers in heard["whole"]] == sorted(epochs)
+    weights = [(tmp_path / name / "best" / "model.safetensors").read_bytes() for name in ("whole", "parts")]
+    assert weights[0] == weights[1]
