@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from imf_core.commands.terminal import NameConsole
-from imf_core.ensemble.ensemble import Ensemble
+from imf_core.ensemble.ensemble import Ensemble, is_ensemble, load_ensemble
 from imf_core.errors import CheckpointError, DataError
 from imf_core.files.pages import summary_html
 from imf_core.interface.data import already_prepared, content_digest, prepare, write_folder
@@ -88,8 +88,10 @@ class Study:
 
     @property
     def best(self) -> TrialRecord | None:
-        """The trial with the best validation MRR; None without one. `.params`, `.best_mrr` and `.curve` have its parts."""
-        return winner(self.records)
+        """The trial that was retrained, else the one with the best validation MRR; None without one. `.params`, `.best_mrr` and
+        `.curve` have its parts."""
+        chosen = (self.summary.get("winner") or {}).get("trial")
+        return next((record for record in self.records if record.number == chosen), winner(self.records))
 
     @cached_property
     def summary(self) -> dict[str, Any]:
@@ -104,11 +106,14 @@ class Study:
 
     @cached_property
     def pool(self) -> Ensemble | None:
-        """The winner retrained with each seed, as one; None for a single seed. `.metrics["test"]` has its test figures.
+        """The models of the study that answer best together: its folder `pool`. A study that was searched with `no_pool` has
+        the winner retrained with each seed, as one; None for a single seed. `.metrics["test"]` has the test figures.
 
         Raises:
             CheckpointError: the models are of a task that has no ensembles.
         """
+        if is_ensemble(self.folder / "pool"):
+            return load_ensemble(self.folder / "pool")
         best = self.best
         finals = StudyFolder(self.folder).final_checkpoints() if best is not None else []
         members = [path for path in finals if best is not None and path.parent.name.startswith(f"{best.trial_id}-seed-")]

@@ -77,7 +77,7 @@ OPTIONS = (
     Option("concurrency", int, WHERE), Option("study", str, WHERE), Option("storage", Path, WHERE),
     Option("tracking_uri", str, WHERE), Option("model_name", str, WHERE), Option("wandb", str, WHERE),
     Option("save_seconds", float, WHERE), Option("track_seconds", float, WHERE),
-    Option("keep", int, WHERE), Option("address", str, WHERE),
+    Option("keep", int, WHERE), Option("no_pool", bool, WHERE), Option("address", str, WHERE),
     Option("expect_nodes", int, WHERE), Option("node_wait_seconds", str, WHERE, "node-wait"),
     Option("fewer_nodes", bool, WHERE), Option("grows_to", int, WHERE),
     Option("strict", bool, PLAN), Option("dry_run", bool, PLAN), Option("show_space", bool, PLAN),

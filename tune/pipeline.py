@@ -33,6 +33,7 @@ from tune.report.metrics import description, study_metrics
 from tune.report.pictures.plots import plots, save_picture
 from tune.report.result import StudyResult
 from tune.report.verdict import closing_table, write_report
+from tune.runs.final_runs import rival_of
 from tune.runs.finalise import Final, finalise
 from tune.runs.interrupts import Interrupts
 from tune.runs.runner import SearchInterrupted, run_search
@@ -164,7 +165,7 @@ def finalised(
     if best is None:
         return None
     try:
-        return finalise(plan, study, best, tracker, console, interrupts)
+        return finalise(plan, study, best, tracker, console, interrupts, rival_of(best, records))
     except SearchInterrupted:
         raise
     except ImfError as error:

@@ -200,6 +200,9 @@ class SearchConfig(BaseModel):
         1, ge=0, le=100, description="retries of a trial whose worker died; default: 1, on a cluster 4"
     )
     keep: int = Field(3, ge=0, le=1000, description="number of best trials whose checkpoints are kept, for `imf ensemble`")
+    no_pool: bool = Field(
+        False, description="do not combine the kept trials and the final runs that answer best together into the folder pool"
+    )
     save_seconds: float = Field(20.0, ge=0, description="minimum seconds between two saves of a trial's training state")
     track_seconds: float = Field(
         0.0, ge=0, description="minimum seconds between two writes of a trial's epochs to MLflow; default: 0, on a cluster 60"

@@ -33,7 +33,7 @@ from imf_core.evaluate.pooled import PooledScores, evaluate_pooled, pooled_by_fo
 from imf_core.evaluate.ranking import Ranked, evaluate_decisions
 from imf_core.evaluate.redecide import fold_decisions
 from imf_core.evaluate.test_once import OWN
-from imf_core.files.atomic import atomic_folder
+from imf_core.files.atomic import atomic_folder, atomic_write_text
 from imf_core.files.json_files import Stored, shortened
 from imf_core.model.decision import Decision
 from imf_core.model.imf import Imf
@@ -284,6 +284,18 @@ def save_ensemble(folder: Path, members: Sequence[Path], weights: Sequence[float
             if (source / FACTS_FILE).exists():
                 shutil.copyfile(source / FACTS_FILE, member / FACTS_FILE)
         (fresh / ENSEMBLE_FILE).write_text(json.dumps(description, indent=1), encoding="utf-8")
+
+
+def add_figures(folder: Path, figures: Mapping[str, Any]) -> None:
+    """Add figures to those that an ensemble's folder holds.
+
+    Raises:
+        CheckpointError: the folder is no ensemble.
+    """
+    file = folder / ENSEMBLE_FILE
+    content = read_json(file)
+    checked(file, DescribedEnsemble, content)
+    atomic_write_text(file, json.dumps({**content, "metrics": {**content["metrics"], **figures}}, indent=1))
 
 
 def load_ensemble(folder: Path | str) -> Ensemble:

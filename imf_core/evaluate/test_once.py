@@ -27,7 +27,7 @@ from imf_core.files.atomic import atomic_file
 from imf_core.model.decision import Decision, alternatives
 from imf_core.runtime import MemoryBudget
 
-OWN, POOLED = "own", "seeds pooled"
+OWN, POOLED, POOL = "own", "seeds pooled", "pool of kept models"
 RANKS_FILE = "test_ranks.safetensors"
 KINDS = {TRAINED: "weights as trained", COMMON: "weights tuned again", RELATION: "weights tuned again for each relation"}
 _SLICES = ("cold", "warm")
@@ -51,7 +51,7 @@ class Tested:
 
 def rank_test(
     checkpoints: Mapping[int, Path], graph: KnowledgeGraph, triples: np.ndarray, known: KnownAnswers, memory: MemoryBudget,
-    ranks_file: Path | None = None, *, counted: np.ndarray | None = None,
+    ranks_file: Path | None = None, *, counted: np.ndarray | None = None, more: Mapping[str, Ranked] | None = None,
 ) -> Tested:
     """Rank the test triples with each seed's checkpoint.
 
@@ -63,6 +63,7 @@ def rank_test(
         memory: for scores.
         ranks_file: file to write the ranks to, for paired tests between studies; None: they are not kept.
         counted: (T,) bool, the triples that the metrics are of, from `counted_triples`; None: all.
+        more: ranks of other models by their kind; they are kept in the file.
     """
     ranked = {
         seed: _ranked(load_checkpoint(path), graph, triples, known, memory, counted) for seed, path in checkpoints.items()
@@ -73,7 +74,7 @@ def rank_test(
         pooled = evaluate_pooled(models, [1.0] * len(models), graph, triples, known, memory, counted=counted)
     if ranks_file is not None:
         ranks = {f"{name}/{seed}": one for seed, kinds in ranked.items() for name, one in kinds.items()}
-        save_ranks(ranks_file, ranks | ({} if pooled is None else {POOLED: pooled}), graph, counted)
+        save_ranks(ranks_file, {**ranks, **({} if pooled is None else {POOLED: pooled}), **(more or {})}, graph, counted)
     shared = [name for name in next(iter(ranked.values())) if name != OWN and all(name in kinds for kinds in ranked.values())]
     return Tested(
         [kinds[OWN].metrics for kinds in ranked.values()],

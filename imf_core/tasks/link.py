@@ -17,11 +17,15 @@ from imf_core.data.audit.audit import audit, repair_command
 from imf_core.data.audit.baseline import BaselineMetrics, baseline
 from imf_core.data.audit.report import Audit
 from imf_core.data.graph.graph import KnowledgeGraph, KnownAnswers, counted_triples, split_notes
+from imf_core.ensemble.ensemble import Ensemble, add_figures, load_ensemble, open_model
+from imf_core.ensemble.pool import Pool, distinct
 from imf_core.errors import CheckpointError, ConfigError, DataError
 from imf_core.evaluate.cached_scores import cache_decision, save_cache
-from imf_core.evaluate.latency import latency_ms
+from imf_core.evaluate.latency import latency_ms, scores_latency_ms
+from imf_core.evaluate.pooled import PooledScores
+from imf_core.evaluate.ranking import Ranked
 from imf_core.evaluate.redecide import fold_decisions, redecide
-from imf_core.evaluate.test_once import flat, rank_test
+from imf_core.evaluate.test_once import POOL, flat, rank_test
 from imf_core.model.branches import branches_of
 from imf_core.model.imf import Imf
 from imf_core.predict import Predictor
@@ -169,17 +173,46 @@ class LinkTask(Task[Config, LinkData, Imf]):
         graph, by_fold = data.graph, fold_decisions(loaded.model, data.graph, loaded.metrics, memory)
         return ranks(loaded.model, graph, graph.known(), by_fold, memory)
 
-    def test(self, checkpoints: Mapping[int, Path], config: Config, data: LinkData, ranks_file: Path) -> TestResult:
-        """Open the test split: each seed's checkpoint under its own and other decisions, and the seeds together."""
+    def pool(self, checkpoints: Sequence[Path], target: Path, config: Config, data: LinkData) -> Mapping[str, Any] | None:
+        """As `imf ensemble` chooses."""
+        folders = distinct(checkpoints)
+        if len(folders) < 2:
+            return None
+        pool = Pool.choose(folders, data.graph)
+        figures = pool.figures()
+        pool.save(target, figures)
+        members = {str(pool.folders[index]): weight for index, weight in zip(pool.kept, pool.weights, strict=True)}
+        return {**figures, "members": members}
+
+    def footprint(self, folder: Path) -> Mapping[str, float]:
+        """With the time to answer one question, entity tables precomputed."""
+        model = open_model(folder)
+        members = model.members if isinstance(model, Ensemble) else (model,)
+        models, weights = [member.model for member in members], getattr(model, "weights", (1.0,))
+        latency = scores_latency_ms(PooledScores(models, weights, 2**28), models[0].num_relations) if len(models) > 1 else (
+            latency_ms(models[0])
+        )
+        parameters = sum(member.num_parameters for member in models)
+        return {**super().footprint(folder), "parameters": float(parameters), "latency_ms": latency}
+
+    def test(
+        self, checkpoints: Mapping[int, Path], config: Config, data: LinkData, ranks_file: Path, pool: Path | None = None
+    ) -> TestResult:
+        """Open the test split: each seed's checkpoint under its own and other decisions, the seeds together, and the pool."""
         graph = data.graph
         triples = graph.open_test()
         known = graph.known(graph.train, graph.valid, triples)
         memory = MemoryBudget.of(config.train.memory_budget_mb)
         counted = counted_triples(graph, "test", triples)
-        tested = rank_test(checkpoints, graph, triples, known, memory, ranks_file, counted=counted)
+        more: dict[str, Ranked] = {}
+        if pool is not None:
+            more[POOL] = load_ensemble(pool).rank(graph, triples, known, memory, counted=counted)
+            add_figures(pool, {"test": more[POOL].metrics.as_dict()})
+        tested = rank_test(checkpoints, graph, triples, known, memory, ranks_file, counted=counted, more=more)
         return TestResult(
             [flat(metrics) for metrics in tested.own], [metrics.as_dict() for metrics in tested.own], tested.decisions,
             tested.pooled, baseline_of(graph, triples, known, counted), split_notes(graph, "test", triples),
+            flat(more[POOL].metrics) if more else None,
         )
 
     def open_predictor(self, checkpoint: Path | str) -> Predictor:

@@ -97,6 +97,7 @@ class TestResult:
         pooled: flat metrics of the seeds together; None where there is one.
         baseline: without training; None where there is none.
         notes: what the user should know of the test split.
+        pool: flat metrics of the pool of kept models; None where there is none.
     """
 
     __test__ = False  # no test of pytest's, though its name begins like one
@@ -107,6 +108,7 @@ class TestResult:
     pooled: Mapping[str, float] | None = None
     baseline: Baseline | None = None
     notes: Sequence[str] = ()
+    pool: Mapping[str, float] | None = None
 
 
 @dataclass(frozen=True)

@@ -168,9 +168,33 @@ class Task(ABC, Generic[ConfigT, DataT, ModelT]):
         """
         return None
 
+    def pool(self, checkpoints: Sequence[Path], target: Path, config: ConfigT, data: DataT) -> Mapping[str, Any] | None:
+        """Combine the trained models that answer best together, chosen on validation, into the folder `target`.
+
+        Args:
+            checkpoints: folders of the candidates.
+            target: replaced if it exists.
+            config: for its memory budget.
+            data: of the study.
+
+        Returns:
+            JSON values: `candidates`, `members` (weights by folder), `validation` (metrics with `mrr`), and the MRR of the pool
+            and of the best single model on validation triples that they were not chosen on: `held_back_mrr`,
+            `held_back_mrr_of_single`. None, and no folder, where there are fewer than two models or the task cannot combine
+            any.
+        """
+        return None
+
+    def footprint(self, folder: Path) -> Mapping[str, float]:
+        """What a checkpoint or a pool costs its user: `bytes` on the disk; where known `parameters` and `latency_ms`."""
+        return {"bytes": float(sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()))}
+
     @abstractmethod
     def test(self, checkpoints: Mapping[int, Path], config: ConfigT, data: DataT, ranks_file: Path) -> TestResult:
         """Open the test split: metrics of each seed's checkpoint, and without training.
+
+        A task whose `pool` returns something also takes the argument `pool`, its folder: the pool is ranked too
+        (`TestResult.pool`), and its figures are written into the folder.
 
         Args:
             checkpoints: folders by seed.

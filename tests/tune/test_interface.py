@@ -90,13 +90,13 @@ def test_a_study_is_what_its_files_say(home: Path, searched: Searched) -> None:
         assert study.trials["train.lr"].tolist() == pytest.approx(board["train.lr"].tolist())
 
 
-def test_a_study_answers_with_its_best_model_and_with_all_seeds(searched: Searched) -> None:
+def test_a_study_answers_with_its_best_model_and_with_its_pool(searched: Searched) -> None:
     study = tune.Study.load(searched.folder)
     assert study.predictor().tails("thing 1", "follows", k=2) == imf.load(searched.folder / "best").predictor().tails(
         "thing 1", "follows", k=2
     )
-    assert study.pool is not None
-    assert len(study.pool.members) == 2
+    assert study.pool is not None and study.pool.path == searched.folder / "pool"
+    assert study.best is not None and study.best.number == study.summary["winner"]["trial"]
     assert len(study.pool.predictor().tails("thing 1", "follows", k=2)) == 2
     pooled = imf.evaluate(study.pool, searched.home / "graph", "test")
     assert pooled.mrr == pytest.approx(study.pool.metrics["test"]["mrr"], abs=1e-6)

@@ -18,7 +18,8 @@ from typer.testing import CliRunner
 
 from imf_core.cli import app
 from imf_core.config import TrainConfig
-from imf_core.ensemble.ensemble import open_predictor
+from imf_core.ensemble.ensemble import load_ensemble, open_predictor
+from imf_core.evaluate.test_once import POOL, RANKS_FILE, read_ranks
 from imf_core.predict import Predictor
 from tests.tune.conftest import Searched
 from tune.hosts.resources import ClusterResources, Node
@@ -65,6 +66,19 @@ def test_the_best_trials_keep_their_checkpoints_and_become_an_ensemble(searched:
     assert open_predictor(tmp_path / "pool").tails("thing 1", "belongs to", k=1)
 
 
+def test_what_answers_best_together_is_kept_with_its_test_figures(searched: Searched) -> None:
+    told = json.loads((searched.folder / "summary.json").read_text())
+    pool = load_ensemble(searched.folder / "pool")
+    assert told["pool"]["candidates"] >= 2 and len(pool.members) == len(told["pool"]["members"])
+    assert pool.metrics["test"]["mrr"] == pytest.approx(told["pool"]["test"]["mrr"])
+    assert told["pool"]["held_back_mrr"] > 0 and pool.metrics["validation"]["mrr"] == told["pool"]["validation"]["mrr"]
+    assert all(values["latency_ms"] > 0 and values["bytes"] > 1000 for values in told["footprints"].values())
+    assert told["footprints"].keys() == {"best", "pool"} and told["test_opened"] == 1
+    ranks, _ = read_ranks(searched.folder / "final" / RANKS_FILE, POOL)
+    assert (1 / ranks).mean() == pytest.approx(told["pool"]["test"]["mrr"], abs=1e-6)
+    assert "pool/:" in searched.stdout
+
+
 def test_the_page_tells_of_space_slices_and_weights(searched: Searched) -> None:
     page = (searched.folder / "report.html").read_text(encoding="utf-8")
     for name in ("space", "importances", "test", "comparison", "leaderboard", "slices-validation", "slices-test", "weights"):
@@ -103,7 +117,8 @@ def test_mlflow_has_one_parent_and_one_child_a_trial(searched: Searched) -> None
     experiment = client.get_experiment_by_name("imf-search")
     runs = client.search_runs([experiment.experiment_id], "tags.study = 's'")
     roles = {role: [run for run in runs if run.data.tags["role"] == role] for role in ("study", "trial", "final")}
-    assert (len(roles["study"]), len(roles["trial"]), len(roles["final"])) == (1, 6, 3)
+    finals = json.loads((searched.folder / "final" / "trials.json").read_text())
+    assert (len(roles["study"]), len(roles["trial"]), len(roles["final"])) == (1, 6, len(finals))
     parent = roles["study"][0].info.run_id
     assert {run.data.tags["mlflow.parentRunId"] for run in (*roles["trial"], *roles["final"])} == {parent}
     assert {run.info.status for run in runs} == {"FINISHED"}
@@ -198,7 +213,7 @@ def test_an_existing_study_is_never_mixed_with_another(searched: Searched) -> No
     done = search_here(searched.home, "--data", "graph", "--study", "s")
     assert done.returncode == 2
     assert "the study 's' was started differently" in " ".join(done.stderr.split())
-    assert "reduction: 2.0 then, 3.0 now" in " ".join(done.stderr.split())
+    assert "reduction: 2.0 then, 4.0 now" in " ".join(done.stderr.split())
     assert (searched.folder / "trials.json").read_bytes() == before
 
 

@@ -33,9 +33,13 @@ class Pace:
         """Seconds of so many runs, one after another."""
         return self.start + rounds * epochs * self.epoch + (rounds - 1) * self.restart if rounds else 0.0
 
+    def scoring(self, models: int) -> float:
+        """Seconds to score validation and test with so many trained models."""
+        return _TEST_SHARE * self.epoch * models
+
     def closing(self, runs: int) -> float:
         """Seconds from the end of the last of so many final runs to the end of the command."""
-        return _REPORT_SECONDS + _TEST_SHARE * self.epoch * runs
+        return _REPORT_SECONDS + self.scoring(runs)
 
 
 @dataclass(frozen=True)
@@ -50,6 +54,7 @@ class Study:
         grace: epochs before a trial may be stopped early; `max_epochs` where none is.
         runs: of finalising: seeds, control, ablations.
         fixed_epochs: the epochs must stay: trials of an earlier session ran so long.
+        pooled: models among which the pool is chosen; each is scored once more.
     """
 
     trials: int
@@ -59,6 +64,7 @@ class Study:
     grace: int
     runs: int
     fixed_epochs: bool = False
+    pooled: int = 0
 
 
 @dataclass(frozen=True)
@@ -109,7 +115,7 @@ def _seconds(pace: Pace, study: Study, trials: int, epochs: int, runs: int) -> f
     mean = min(epochs, grace * (1 + 2 / 3 * math.log(epochs / grace, 3)))  # one trial in three passes each of ASHA's rungs
     rounds = math.ceil(trials / study.concurrency)
     search = max(pace.run(epochs), pace.run(mean, rounds)) if trials else 0.0
-    return search + final_seconds(pace, epochs, runs - 1, study.concurrency) + pace.closing(runs)
+    return search + final_seconds(pace, epochs, runs - 1, study.concurrency) + pace.closing(runs + study.pooled)
 
 
 def final_seconds(pace: Pace, epochs: int, runs: int, concurrency: int) -> float:

@@ -43,6 +43,7 @@ class Reserve:
         budget: seconds of the search with its finalising.
         pace: measured before the first trial; None: it could not be.
         trials_dir: folder of the trials: the winner is reused as the run of its own seed; None: all seeds are trained again.
+        pooled: models among which the pool is chosen.
     """
 
     runs: int
@@ -51,6 +52,7 @@ class Reserve:
     budget: float
     pace: Pace | None = None
     trials_dir: Path | None = None
+    pooled: int = 0
 
     def __call__(self, records: Sequence[TrialRecord]) -> float:
         """Seconds; the final runs take at most half the budget. Before the first usable trial the pace tells."""
@@ -62,7 +64,7 @@ class Reserve:
         if pace is None:
             return 0.0
         seconds = final_seconds(pace, epochs, self.runs - reused, self.concurrency)
-        return min(_MAX_SHARE * self.budget, seconds) + pace.closing(self.runs)
+        return min(_MAX_SHARE * self.budget, seconds) + pace.closing(self.runs + self.pooled)
 
     def allowed(self, seconds: float, best: TrialRecord) -> FinalsAllowed:
         """Choose the final runs at the end of the search, when it is known how long the winner trained.
@@ -73,13 +75,14 @@ class Reserve:
         """
         pace, epochs, reused = self._run_of(best)
         allowed = int(reused)
-        while allowed < self.runs and (
-            final_seconds(pace, epochs, allowed + 1 - reused, self.concurrency) + pace.closing(allowed + 1) <= seconds
-        ):
+        while allowed < self.runs:
+            closing = pace.closing(allowed + 1 + self.pooled)
+            if final_seconds(pace, epochs, allowed + 1 - reused, self.concurrency) + closing > seconds:
+                break
             allowed += 1
         if allowed:
             return FinalsAllowed(allowed)
-        left = (seconds - pace.start - pace.closing(1)) / pace.epoch
+        left = (seconds - pace.start - pace.closing(1 + self.pooled)) / pace.epoch
         saved = self.trials_dir is not None and (self.trials_dir / best.trial_id / "state").is_dir()
         resumed = best.epochs if saved else 0
         return FinalsAllowed(1, max(1, best.best_epoch or 1, min(epochs, resumed + int(max(0.0, left)))))

@@ -22,6 +22,7 @@ from tune.settings import SearchConfig, given_settings, storage_of
 from tune.sources import code_digest
 from tune.study.journal import JOURNAL_FILE, Journal, begun_study, read_events
 from tune.study.sampler import sampler_settings
+from tune.study.schedule import ASHA_REDUCTION
 
 AUDIT_FILE = "audit.json"
 
@@ -145,7 +146,7 @@ def ties(plan: Plan) -> dict[str, Any]:
         **{f"sampler.{name}": value for name, value in sampler.items() if name != "note"},
         "first": settings.first, "objective": settings.objective, "scheduler": settings.scheduler,
         "grace": settings.grace_epochs or (plan.grace if plan.race is not None else f"learned, at most {plan.grace}"),
-        "reduction": settings.reduction_factor,
+        "reduction": plan.race.reduction if plan.race is not None else settings.reduction_factor or ASHA_REDUCTION,
         "workers": settings.workers, "branches": list(plan.branches), **fixed,
         **{f"space: {parameter.name}": parameter.canonical() for parameter in plan.space.parameters},
         **{f"part: {part.name}": part.identity() for part in plan.parts},

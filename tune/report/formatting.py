@@ -129,3 +129,10 @@ def listed(numbers: Sequence[int], most: int = 20) -> str:
     """`1, 2, 3 and 4 more`."""
     shown = ", ".join(map(str, numbers[:most]))
     return shown + (f" and {len(numbers) - most} more" if len(numbers) > most else "")
+
+
+def describe_duel(duel: Mapping[str, Any]) -> str:
+    """A line for the terminal and the report."""
+    first, second = duel["mrr"]
+    kept = "stays ahead of" if duel["winner"] == duel["first"] else "falls behind"
+    return f"with seed {duel['seed']} too, {duel['first']} {kept} {duel['second']}: mean MRR {first:.4f} and {second:.4f}"

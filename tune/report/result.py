@@ -50,6 +50,10 @@ class StudyResult:
         test_pooled: test metrics of the ensemble of all seeds; None for a single seed.
         margins: by how much the 95 % interval of the winner's lead reaches below and above it, in MRR; by the name of the
             control, of the modality that is left out, and of the baseline (on test). Empty where the task keeps no ranks.
+        pool: the kept models that answer best together, as `Task.pool` describes them, with their `test` metrics; None without.
+        footprints: see `Task.footprint`, of `best` and `pool`.
+        chosen: name of the trial that was retrained; empty: the one with the best validation MRR.
+        duel: how the two best trials did with another seed: `first`, `second`, `winner`, `seed`, and the `mrr` of both.
         importance: share of each searched setting, 0..1, the largest first (`tune.study.sampler.importances`).
     """
 
@@ -78,6 +82,10 @@ class StudyResult:
     test_pooled: Mapping[str, float] | None = None
     margins: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     importance: Mapping[str, float] = field(default_factory=dict)
+    pool: Mapping[str, Any] | None = None
+    footprints: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    chosen: str = ""
+    duel: Mapping[str, Any] | None = None
 
     @property
     def kind(self) -> AnyTask:
@@ -86,8 +94,8 @@ class StudyResult:
 
     @property
     def winner(self) -> TrialRecord | None:
-        """The trial with the best validation MRR."""
-        return winner(self.records)
+        """The trial that was retrained, else the one with the best validation MRR."""
+        return next((record for record in self.records if record.trial_id == self.chosen), winner(self.records))
 
     @property
     def costs(self) -> tuple[str, ...]:

@@ -17,7 +17,17 @@ from imf_core.files.programs import command_line, installed
 from imf_core.files.visible import visible
 from imf_core.tasks.registry import task_flags
 from tune.durations import duration
-from tune.report.formatting import all_lines, cost_of, differing, fitting, plural, plus_minus, setting, settings_text
+from tune.report.formatting import (
+    all_lines,
+    cost_of,
+    describe_duel,
+    differing,
+    fitting,
+    plural,
+    plus_minus,
+    setting,
+    settings_text,
+)
 from tune.report.judgement import STYLES, judgements
 from tune.report.result import StudyResult, with_ranks
 from tune.settings import sqlite_url
@@ -38,7 +48,9 @@ def next_commands(result: StudyResult) -> list[tuple[str, str]]:
     if result.checkpoint:
         if ask := result.kind.ask_command(result.checkpoint, result.example or ()):
             commands.append(("ask the winner", command_line(ask)))
-        if result.test_pooled is not None:
+        if result.pool is not None and (ask := result.kind.ask_command(folder / "pool", result.example or ())):
+            commands.append(("ask the pool", command_line(ask)))
+        elif result.test_pooled is not None:
             pool = command_line(["imf", "ensemble", f"{folder}-pool", str(folder)])
             commands.append(("combine the kept models into an ensemble", pool))
     if result.tracking_uri:
@@ -139,6 +151,8 @@ def _verdict(result: StudyResult) -> Iterable[Text]:
         return
     reached = f"validation MRR {best.best_mrr:.4f}{all_lines(best.metrics.get('mrr_all_lines'))}"
     yield Text(f"\nwinner: trial {best.number}, epoch {best.best_epoch}, {reached}", style="bold")
+    if result.duel is not None:
+        yield Text(describe_duel(result.duel))
     for told in result.overlaps.values():
         yield Text(told, style="yellow")
     yield Text("  " + settings_text(best.params).replace("  ", "\n  "))
@@ -167,6 +181,7 @@ def _verdict(result: StudyResult) -> Iterable[Text]:
             pooled = result.test_pooled["mrr"]
             gain = 100 * (pooled - float(test["mrr"]["mean"] or 0.0))
             yield Text(f"test, ensemble of the seeds: mrr {pooled:.4f}, {_difference(gain)} the mean of single seeds")
+    yield from _pool(result)
     for split, baseline in result.baseline.items():
         line = f"{_TITLES[split]} without training ({result.kind.baseline_name}): MRR {baseline.mrr:.4f}"
         line += all_lines(baseline.as_dict().get("mrr_all_lines"))
@@ -180,6 +195,39 @@ def _verdict(result: StudyResult) -> Iterable[Text]:
             yield Text(below, style="bold red")
     for judgement in judgements(result):
         yield Text(f"{judgement.subject}: {judgement.text}", style=STYLES[judgement.kind])
+
+
+def _pool(result: StudyResult) -> Iterable[Text]:
+    """What the pool answers better than the best model alone, what both cost, and whether more seeds would have done more."""
+    sizes = {name: _footprint(footprint) for name, footprint in result.footprints.items()}
+    if result.pool is None:
+        if "best" in sizes:
+            yield Text(f"best/: {sizes['best']}")
+        return
+    pool, test = result.pool, result.pool.get("test")
+    gain = 100 * (pool["held_back_mrr"] - pool["held_back_mrr_of_single"])
+    chosen = f"{len(pool['members'])} of {plural(pool['candidates'], 'model')}"
+    yield Text(
+        f"pool/: {chosen} answer together: validation MRR {pool['validation']['mrr']:.4f}; on triples that they were not "
+        f"chosen on, {_difference(gain)} the best single model", style="green" if gain > 0 else "yellow",
+    )
+    single = result.test()["mrr"]["mean"]
+    if test is not None and single is not None:
+        yield Text(f"test, pool/: mrr {test['mrr']:.4f}, {_difference(100 * (test['mrr'] - single))} the mean of single seeds")
+    if len(sizes) > 1:
+        yield Text(f"best/: {sizes['best']}; pool/: {sizes['pool']}")
+    if test is not None and result.test_pooled is not None and result.test_pooled["mrr"] > test["mrr"]:
+        seeds = f"the seeds of the winner together ({result.test_pooled['mrr']:.4f}) answer better than pool/"
+        yield Text(f"{seeds}: more of them (--seeds {2 * len(result.seeds)}) would have been the better buy", style="yellow")
+
+
+def _footprint(footprint: Mapping[str, float]) -> str:
+    """`1.2 million parameters, 4.7 MB, 1.3 ms an answer`."""
+    parts = [f"{footprint['parameters'] / 1e6:.2g} million parameters"] if "parameters" in footprint else []
+    parts.append(f"{footprint['bytes'] / 1e6:.1f} MB")
+    if "latency_ms" in footprint:
+        parts.append(f"{footprint['latency_ms']:.1f} ms an answer")
+    return ", ".join(parts)
 
 
 def _difference(points: float) -> str:

@@ -22,14 +22,28 @@ from tune.trial.measure import measure
 from tune.trial.worker import Job
 
 EPOCHS = "train.max_epochs"
+_MOST_POOLING = 0.1  # of the budget
 _MOST_MEASURED = 4  # trials that are measured at a time
 _WAIT_SECONDS = 60.0
 
 
 def final_names(plan: Plan) -> list[str]:
-    """The runs of finalising a winner with the base's settings, the most important first: seeds, control, ablations."""
+    """The runs of finalising a winner with the base's settings, the most important first: seeds, control, ablations.
+
+    After the second seed comes the second best trial's run, see `tune.runs.final_runs`.
+    """
     seeds = [plan.settings.seed + offset for offset in range(plan.settings.seeds)]
-    return list(FinalRuns.of(plan, plan.base, seeds).titles)
+    return list(FinalRuns.of(plan, plan.base, seeds, rival=("rival", plan.base)).titles)
+
+
+def pooled(plan: Plan, pace: Pace | None) -> int:
+    """The most models among which a pool is chosen: the kept trials and a final run for each seed.
+
+    0: none is made, because the user declined it or scoring them would take more than a tenth of the budget.
+    """
+    budget, models = plan.settings.budget_seconds, plan.settings.keep + plan.settings.seeds
+    too_long = budget is not None and pace is not None and pace.scoring(models) > _MOST_POOLING * budget
+    return 0 if plan.settings.no_pool or too_long else models
 
 
 def within_budget(plan: Plan, study: OpenStudy, console: Console) -> Plan:
@@ -51,7 +65,7 @@ def within_budget(plan: Plan, study: OpenStudy, console: Console) -> Plan:
         given=0 if study.resumed else (settings.first != "drawn") + len(study.points) + len(plan.start_points),
         concurrency=plan.resources.concurrency, max_epochs=plan.base.train.max_epochs,
         grace=plan.base.train.max_epochs if settings.scheduler == "none" else plan.grace, runs=len(names),
-        fixed_epochs=bool(study.journal.trials),
+        fixed_epochs=bool(study.journal.trials), pooled=pooled(plan, pace),
     )
     left = study.remaining() or 0.0
     if pace.epoch > left:
@@ -84,7 +98,7 @@ def reserve_of(plan: Plan, study: OpenStudy) -> Reserve | None:
     return Reserve(
         decided["runs"] if decided is not None else len(final_names(plan)), plan.resources.concurrency,
         plan.base.train.max_epochs, plan.settings.budget_seconds or study.seconds_left,
-        kept_pace(decided), plan.settings.trials_dir,
+        kept_pace(decided), plan.settings.trials_dir, pooled(plan, kept_pace(decided)),
     )
 
 

@@ -82,6 +82,14 @@ class _Finals(_Event):
     max_epochs: NonNegativeInt | None
 
 
+class _Duel(_Event):
+    first: str
+    second: str
+    winner: str
+    seed: int
+    mrr: _Pair
+
+
 class _Final(_Event):
     winner: str
     asked: list[int]
@@ -95,11 +103,15 @@ class _Final(_Event):
     pooled: dict[str, Any] | None
     baseline: dict[str, Any] | None
     margins: dict[str, _Pair] = Field(default_factory=dict)
+    pool: dict[str, Any] | None = None
+    duel: dict[str, Any] | None = None
+    footprints: dict[str, _Numbers] = Field(default_factory=dict)
 
 
 _KINDS: dict[str, type[_Event]] = {
     "study": _Study, "session": _Session, "ask": _Ask, "report": _Report, "retry": _OfTrial, "pause": _OfTrial,
-    "resume": _Resume, "tell": _Tell, "budget": _Budget, "finals": _Finals, "final": _Final,
+    "resume": _Resume, "tell": _Tell, "budget": _Budget, "finals": _Finals, "duel": _Duel,
+    "final": _Final,
 }
 
 

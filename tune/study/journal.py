@@ -15,6 +15,7 @@ its events in their order. Ray's own snapshots are a second or more behind and a
 | `tell` | a trial ended: its value (null: failed or diverged), whether it was stopped, its last report |
 | `budget` | what a time budget allows: pace, epochs of a trial, final runs |
 | `finals` | the final runs for which there was time |
+| `duel` | which of the two best trials was better with another seed too |
 | `test` | the test split is about to be opened |
 | `final` | what finalising found |
 

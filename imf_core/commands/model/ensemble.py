@@ -12,14 +12,11 @@ from rich.table import Table
 from imf_core.checkpoint.checkpoint import load_checkpoint
 from imf_core.commands.terminal import terminal
 from imf_core.data.graph.graph import split_notes
-from imf_core.ensemble.ensemble import ENSEMBLE_FILE, members_by_fold, same_names, save_ensemble
-from imf_core.ensemble.selection import ROUNDS, Selection, select
+from imf_core.ensemble.ensemble import ENSEMBLE_FILE
+from imf_core.ensemble.pool import Pool, distinct
+from imf_core.ensemble.selection import ROUNDS, Selection
 from imf_core.errors import ConfigError
-from imf_core.evaluate.metrics import RankingMetrics
-from imf_core.evaluate.pooled import pooled_by_fold
-from imf_core.files.digest import sha256_of_file
 from imf_core.interface.models import graph_for
-from imf_core.runtime import MemoryBudget
 from imf_core.study_reader import StudyFolder
 
 
@@ -39,39 +36,22 @@ def ensemble(
     Example: imf ensemble results/pool results/mystudy
     """
     folders = found_checkpoints(sources)
-    loaded = [load_checkpoint(folder) for folder in folders]
-    same_names(loaded)
-    first = loaded[0]
-    graph = graph_for(first, data)
-    memory = MemoryBudget.of(first.config.train.memory_budget_mb)
-    models, by_fold = [member.model for member in loaded], members_by_fold(loaded, graph, memory)
-    known = graph.known()
-    chosen = select(models, graph, graph.clean_valid, known, rounds=rounds, memory=memory, by_fold=by_fold)
-    kept = [index for index, weight in enumerate(chosen.weights) if weight > 0]
-    weights = [chosen.weights[index] for index in kept]
+    graph = graph_for(load_checkpoint(folders[0]), data)
+    pool = Pool.choose(folders, graph, rounds)
     notes = split_notes(graph, "valid", graph.valid)
     for note in notes:
         terminal(stderr=True).print(f"note: {note}", soft_wrap=True)
-
-    def ranked(members: list[int], shares: list[float]) -> RankingMetrics:
-        """Crosswise, as `imf evaluate` ranks."""
-        decisions = [[fold[index] for index in members] for fold in by_fold]
-        return pooled_by_fold([models[index] for index in members], shares, graph, known, decisions, memory).metrics
-
-    singles = [ranked([index], [1.0]).mrr for index in range(len(models))]
-    figures: dict[str, Any] = {
-        "validation": ranked(kept, weights).as_dict(), "held_back_mrr": chosen.held_back,
-        "held_back_mrr_of_single": chosen.held_back_single, "best_single_mrr": max(singles),
-        "candidates": len(models), "fingerprint": graph.fingerprint, "notes": notes,
-    }
-    save_ensemble(out, [folders[index] for index in kept], weights, figures)
+    singles = [pool.ranked([index], [1.0]).mrr for index in range(len(folders))]
+    figures = {**pool.figures(), "best_single_mrr": max(singles), "notes": notes}
+    pool.save(out, figures)
     if as_json:
-        members = [{"folder": str(folders[index]), "weight": chosen.weights[index], "mrr": singles[index]} for index in kept]
+        weights = pool.selection.weights
+        members = [{"folder": str(folders[index]), "weight": weights[index], "mrr": singles[index]} for index in pool.kept]
         print(json.dumps({"ensemble": str(out), **figures, "members": members}, indent=1))
         return
     console = terminal()
-    console.print(_table(folders, chosen, singles))
-    for line in lines(figures, len(kept), out):
+    console.print(_table(folders, pool.selection, singles))
+    for line in lines(figures, len(pool.kept), out):
         console.print(line, soft_wrap=True)
 
 
@@ -111,10 +91,7 @@ def found_checkpoints(sources: list[Path]) -> list[Path]:
                     remedy="give folders with a config.json, or a study's folder such as results/mystudy",
                 )
             folders += kept
-    distinct: dict[str, Path] = {}
-    for folder in folders:
-        distinct.setdefault(sha256_of_file(folder / "model.safetensors"), folder)
-    chosen = list(distinct.values())
+    chosen = distinct(folders)
     if len(chosen) < 2:
         raise ConfigError(
             f"{len(chosen)} model is no ensemble: {', '.join(map(str, chosen))}", key="source",

@@ -225,6 +225,44 @@ def test_the_ensemble_of_the_seeds_is_printed_with_its_command(result: StudyResu
     assert dict(next_commands(together))[purpose] == f"{program('imf')} ensemble {result.folder}-pool {result.folder}"
 
 
+POOL = {
+    "members": {"a": 0.6, "b": 0.4}, "candidates": 5, "validation": {"mrr": 0.56}, "held_back_mrr": 0.55,
+    "held_back_mrr_of_single": 0.53, "test": {"mrr": 0.56},
+}
+FOOTPRINTS = {
+    "best": {"bytes": 4_200_000.0, "parameters": 1.1e6, "latency_ms": 1.25},
+    "pool": {"bytes": 9_000_000.0, "parameters": 2.4e6, "latency_ms": 3.0},
+}
+
+
+def test_the_pool_is_shown_with_its_gain_and_what_it_costs(result: StudyResult) -> None:
+    pooled = replace(result, pool=POOL, footprints=FOOTPRINTS)
+    text = " ".join(closing(pooled).split())
+    assert "pool/: 2 of 5 models answer together: validation MRR 0.5600" in text
+    assert "2.0 points above the best single model" in text
+    assert "test, pool/: mrr 0.5600, 4.0 points above the mean of single seeds" in text
+    assert "best/: 1.1 million parameters, 4.2 MB, 1.2 ms an answer; pool/: 2.4 million parameters, 9.0 MB" in text
+    assert "would have been the better buy" not in text
+    assert dict(next_commands(pooled))["ask the pool"].startswith(f"{program('imf')} predict {result.folder}/pool --head")
+    told = json.loads(write_summary(pooled).read_text())
+    assert told["pool"]["test"]["mrr"] == 0.56 and told["footprints"] == FOOTPRINTS
+    seeds = replace(pooled, test_pooled={**dict.fromkeys(result.test(), 0.1), "mrr": 0.57})
+    assert "(--seeds 6) would have been the better buy" in " ".join(closing(seeds).split())
+    alone = replace(result, footprints={"best": FOOTPRINTS["best"]})
+    assert "best/: 1.1 million parameters" in closing(alone) and "pool/" not in closing(alone)
+
+
+def test_the_trial_that_was_retrained_is_the_winner_and_why_is_said(result: StudyResult) -> None:
+    duel = {"first": "id_3", "second": "id_0", "winner": "id_0", "seed": 1, "mrr": [0.50, 0.51]}
+    fought = replace(result, chosen="id_0", duel=duel)
+    assert fought.winner is not None and fought.winner.number == 0
+    assert result.winner is not None and result.winner.number == 3
+    text = " ".join(closing(fought).split())
+    assert "winner: trial 0" in text
+    assert "with seed 1 too, id_3 falls behind id_0: mean MRR 0.5000 and 0.5100" in text
+    assert summary(fought)["winner"]["trial"] == 0 and summary(fought)["duel"] == duel
+
+
 def test_a_study_that_lost_or_found_little(result: StudyResult) -> None:
     assert "no winner" in closing(replace(result, records=(RECORDS[2], RECORDS[4])))
     assert "no winner" in closing(replace(result, records=()))

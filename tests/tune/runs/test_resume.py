@@ -92,7 +92,7 @@ def test_a_killed_driver_goes_on_to_the_same_end(unbroken: Path, tmp_path: Path,
     said = tmp_path / "results" / "s" / "trials" / open_trial / "reported.json"
     assert last <= 1 or said.exists()
     if last > 0 and said.exists():
-        assert json.loads(said.read_text())["began"] in (last, last + 1)
+        assert json.loads(said.read_text())["began"] >= last  # of its last part
 
 
 @pytest.mark.slow

@@ -50,14 +50,14 @@ def test_a_short_budget_shortens_the_trials_and_later_sessions_keep_to_it(
 ) -> None:
     monkeypatch.setattr(fitting, "measured_pace", lambda plan: Pace(4.0, 1.0))
     plan = plan_of(graph, tmp_path, "60s")
-    assert final_names(plan) == ["seed 0", "seed 1", "seed 2", "on structure alone"]
+    assert final_names(plan) == ["seed 0", "seed 1", "the second best with seed 1", "seed 2", "on structure alone"]
     with open_study(plan) as study:
         shorter, told = fitted(plan, study)
         assert 2 <= shorter.base.train.max_epochs < plan.base.train.max_epochs == 6
         assert shorter.space.base.train == shorter.base.train
         assert shorter.space.config_for(plan.space.default_point()).train.max_epochs == shorter.base.train.max_epochs
         assert f"up to {shorter.base.train.max_epochs} epochs instead of 6" in told
-        assert "left out at the end: seed 2, on structure alone" in told
+        assert "left out at the end: the second best with seed 1, seed 2, on structure alone" in told
         decided = allotted(study.journal)
         assert decided is not None and decided["runs"] == 2
     monkeypatch.setattr(fitting, "measured_pace", lambda plan: pytest.fail("it is measured once"))
@@ -65,7 +65,7 @@ def test_a_short_budget_shortens_the_trials_and_later_sessions_keep_to_it(
     with open_study(again) as study:
         longer, told = fitted(again, study)  # trials of one study are equally long
         assert longer.base.train.max_epochs == shorter.base.train.max_epochs
-        assert "4 final runs are likely to fit" in told
+        assert "5 final runs are likely to fit" in told
 
 
 def test_without_a_budget_nothing_is_measured(graph: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -92,9 +92,9 @@ def test_the_final_runs_of_a_winner_are_chosen_once(
     winner = TrialRecord(0, "trial-000", TrialState.COMPLETED, {}, 0.3, 4, epochs=5, seconds=50.0)
     plan = plan_of(graph, tmp_path, "600s")
     with open_study(plan) as study:
-        assert finals_within_budget(plan, study, winner) == FinalsAllowed(4)
+        assert finals_within_budget(plan, study, winner) == FinalsAllowed(5)
         monkeypatch.setattr(OpenStudy, "remaining", lambda study: 0.0)
-        assert finals_within_budget(plan, study, winner) == FinalsAllowed(4)  # a killed session goes on
+        assert finals_within_budget(plan, study, winner) == FinalsAllowed(5)  # a killed session goes on
         other = TrialRecord(1, "trial-001", TrialState.PRUNED, {}, 0.4, 3, epochs=3, seconds=30.0)
         assert finals_within_budget(plan, study, other) == FinalsAllowed(1, 3)
 
