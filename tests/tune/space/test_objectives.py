@@ -56,8 +56,10 @@ def test_what_is_refused(text: str, words: str) -> None:
 
 def test_small_models_are_not_stopped_because_larger_ones_are_ahead(tmp_path: Path) -> None:
     given = {"storage": tmp_path, "objective": "mrr,params"}
-    assert SearchConfig.build(given).scheduler == "none" and SearchConfig.build({"storage": tmp_path}).scheduler == "asha"
+    assert SearchConfig.build(given).scheduler == "none" and SearchConfig.build({"storage": tmp_path}).scheduler == "race"
     assert SearchConfig.build({**given, "scheduler": "asha"}).scheduler == "asha"
+    with pytest.raises(ConfigError, match="a race compares MRR alone"):
+        SearchConfig.build({**given, "scheduler": "race"})
     with pytest.raises(ConfigError, match="unknown objective"):
         SearchConfig.build({"storage": tmp_path, "objective": "mrr,flops"})
 

@@ -24,8 +24,12 @@ def trials(home: Path) -> list[dict]:
     return json.loads((home / "results" / "s" / "trials.json").read_text())
 
 
-def test_six_trials_of_two_workers_all_end_with_early_stops(repository: Path, tmp_path: Path) -> None:
-    """TRAIN-1: a stopped group leaves nothing behind for which a later trial would wait. TRAIN-2: each begins at epoch 1."""
+@pytest.mark.parametrize("scheduler", ["asha", "race"])
+def test_six_trials_of_two_workers_all_end_with_early_stops(repository: Path, tmp_path: Path, scheduler: str) -> None:
+    """TRAIN-1: a stopped group leaves nothing behind for which a later trial would wait. TRAIN-2: each begins at epoch 1.
+
+    In a race a group ends where its trial pauses, and another one goes on from its state.
+    """
     write_graph(tmp_path / "graph")
     done = run_search(
         repository,
@@ -44,12 +48,14 @@ def test_six_trials_of_two_workers_all_end_with_early_stops(repository: Path, tm
         "1",
         "--reduction",
         "2",
-        timeout=600,
+        "--scheduler",
+        scheduler,
+        timeout=800,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     states = [trial["state"] for trial in trials(tmp_path)]
     assert len(states) == 6
-    assert "pruned" in states  # its workers were stopped from outside, and the next trial found their CPUs free
+    assert "pruned" in states  # with ASHA its workers were stopped from outside, and the next trial found their CPUs free
     assert set(states) <= {"pruned", "completed"}
     for trial in trials(tmp_path):
         assert [epoch for epoch, _ in trial["curve"]] == list(range(1, trial["epochs"] + 1))
