@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from imf_core.prepare.link_data import LinkData
 
 REPOSITORY = Path(__file__).resolve().parents[1]
+RAY = "ray"  # name of a group of tests
 
 for _name, _value in {
     "HF_HUB_OFFLINE": "1",
@@ -51,11 +52,17 @@ class Groups(LoadScopeScheduling):
     def _split_scope(self, nodeid: str) -> str:
         return group_of(nodeid.partition("::")[0])
 
+    def _assign_work_unit(self, node: Any) -> None:
+        """The group of Ray takes longest by far: whatever else there is must not keep it waiting."""
+        if RAY in self.workqueue:
+            self.workqueue.move_to_end(RAY, last=False)
+        super()._assign_work_unit(node)
+
 
 @lru_cache
 def group_of(file: str) -> str:
     """Name of the group whose tests run in one process."""
-    return "ray" if "mark.cluster" in (REPOSITORY / file).read_text(encoding="utf-8") else file
+    return RAY if "mark.cluster" in (REPOSITORY / file).read_text(encoding="utf-8") else file
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Groups:
