@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import resource
 import statistics
 import subprocess
 import sys
@@ -24,6 +23,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.results import REPOSITORY, FinishedRuns, host_line, percent
+from benchmarks.speed import peak_gib
 from imf_core.config import Config
 from imf_core.config_base import parse_overrides
 from imf_core.ensemble.teacher import rule_preferences
@@ -115,7 +115,7 @@ def measure(asked: Asked, ranks_file: Path) -> Run:
     return {
         "mrr": float((1 / ranked.ranks).mean()), "best_mrr": result.best_mrr, "best_epoch": result.best_epoch,
         "epochs": result.epochs, "epoch_seconds": statistics.median(seconds), "parameters": model.num_parameters,
-        "gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
+        "gib": peak_gib(),
     }
 
 

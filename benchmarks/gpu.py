@@ -17,6 +17,7 @@ import sys
 import time
 import traceback
 import warnings
+from argparse import ArgumentParser
 from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import cycle, islice
@@ -217,7 +218,7 @@ def epoch(card: Card, source: str, preset: str, batch: int, epochs: int = 3) -> 
 
 def trials(card: Card, source: str, count: int) -> Figures:
     """Several trials on one card at a time, a process each: how many epochs they train a second together."""
-    command = [sys.executable, "-m", "benchmarks.gpu", "--trial", source, *(["--cpu"] if card.cpu else [])]
+    command = [sys.executable, "-m", "benchmarks.gpu", source, "--trial", *(["--cpu"] if card.cpu else [])]
     started = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(count)]
     outputs = [process.communicate()[0] for process in started]
     seconds = [json.loads(output.splitlines()[-1])["epoch_seconds"] for output in outputs]
@@ -252,12 +253,17 @@ def measurements(card: Card, sources: dict[str, str]) -> Iterator[tuple[str, Cal
 
 def main(arguments: list[str]) -> None:
     """Run all measurements that fit."""
-    card = Card("--cpu" in arguments)
-    given = [part for part in arguments if part != "--cpu"]
-    if given[0] == "--trial":
-        print(json.dumps(epoch(card, given[1], "paper", 256)))
+    parser = ArgumentParser("python -m benchmarks.gpu", description=__doc__)  # typer may be missing on such a machine
+    parser.add_argument("out", type=Path, help="JSON file to write")
+    parser.add_argument("sources", nargs="*", metavar="NAME=SOURCE", help="graphs")
+    parser.add_argument("--cpu", action="store_true", help="rehearse on the CPU")
+    parser.add_argument("--trial", action="store_true", help="an epoch of the graph OUT alone")
+    asked = parser.parse_intermixed_args(arguments)
+    card, out = Card(asked.cpu), asked.out
+    if asked.trial:
+        print(json.dumps(epoch(card, str(out), "paper", 256)))
         return
-    out, sources = Path(given[0]), dict(part.split("=", 1) for part in given[1:])
+    sources = dict(part.split("=", 1) for part in asked.sources)
     found: Figures = {"card": card.name, "torch": torch.__version__, "cuda": torch.version.cuda, "peaks": PEAKS}
     found["figures"] = {}
     for name, measure in measurements(card, sources):

@@ -9,12 +9,13 @@ Shapes: `B` queries, `N` entities, `R` relations, `T` triples, `d` width.
 from __future__ import annotations
 
 import json
-import resource
+import re
 import statistics
-import sys
 import time
+from argparse import ArgumentParser
 from collections.abc import Callable, Iterator
 from itertools import cycle, islice
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -38,8 +39,9 @@ Figures = dict[str, Any]
 
 
 def peak_gib() -> float:
-    """Largest resident memory of this process so far, GiB."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    """Largest resident memory of this process so far, GiB; `getrusage` would count that of the process that started it."""
+    (kib,) = re.findall(r"VmHWM:\s*(\d+) kB", Path("/proc/self/status").read_text(encoding="utf-8"))
+    return int(kib) / 2**20
 
 
 def generated(entities: int, relations: int, triples: int, held_out: int = 0, seed: int = 0) -> KnowledgeGraph:
@@ -314,8 +316,14 @@ MEASURES = {
     "launches": launches,
 }
 
+
 if __name__ == "__main__":
-    name, arguments = sys.argv[1], json.loads(sys.argv[2])
-    if "threads" in arguments:
-        torch.set_num_threads(arguments.pop("threads"))
-    print(json.dumps(MEASURES[name](**arguments)))
+    parser = ArgumentParser(
+        "python -m benchmarks.speed", description="Take a measurement in this process, and print its figures as JSON."
+    )
+    parser.add_argument("measure", choices=MEASURES)
+    parser.add_argument("settings", type=json.loads, help="its arguments as JSON; `threads`: number of threads")
+    asked = parser.parse_args()
+    if "threads" in asked.settings:
+        torch.set_num_threads(asked.settings.pop("threads"))
+    print(json.dumps(MEASURES[asked.measure](**asked.settings)))

@@ -160,7 +160,7 @@ def test_test_is_opened_once_and_its_figures_are_published(folder: Path, tmp_pat
     best, events = tmp_path / "trial" / "best", []
     plan = SimpleNamespace(task=RECOMMEND, data=prepare_recommend(InteractionConfig(path=str(folder))), base=RecommendConfig())
     study = SimpleNamespace(journal=SimpleNamespace(append=lambda event, **values: events.append(event)))
-    tested = finalise._open_test(plan, study, {0: best}, Console(quiet=True))  # type: ignore[arg-type]
+    tested = finalise._open_test(plan, study, {0: best}, Console(quiet=True), None)  # type: ignore[arg-type]
     (details,), rules = tested.details, tested.baseline
     metrics = TopKMetrics.from_dict(details)
     assert events == ["test"]
