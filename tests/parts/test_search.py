@@ -48,7 +48,8 @@ def searched(home: Path, repository: Path, path: tuple[Path, ...], *arguments: s
     )
 
 
-@pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [1, 2])
 def test_a_package_of_parts_from_search_to_answers(workers: int, tmp_path: Path, site: Path, repository: Path) -> None:
     graph = write_graph(tmp_path / "graph")
     (tmp_path / "space.yaml").write_text(SPACE)

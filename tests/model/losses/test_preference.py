@@ -101,7 +101,10 @@ def agreement(model: Imf, preferred: Preferences, toy: LinkData) -> float:
 
 
 @pytest.mark.parametrize("more", [
-    {}, {"train__num_negatives": 12}, {"train__loss": "bce"}, {"model__modalities": []}, {"model__missing": "neutral"},
+    {},
+    *(pytest.param(other, marks=pytest.mark.slow) for other in (
+        {"train__num_negatives": 12}, {"train__loss": "bce"}, {"model__modalities": []}, {"model__missing": "neutral"},
+    )),
 ])
 def test_a_student_comes_to_prefer_what_its_teacher_does(toy: LinkData, teacher: Imf, more: dict[str, object]) -> None:
     preferred = preferences_of([teacher], [1.0], toy.graph)
