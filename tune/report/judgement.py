@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from tune.report.formatting import points
 from tune.report.result import StudyResult
+from tune.study.outcome import TrialState
 
 GOOD, BAD, OPEN = "good", "bad", "open"
 STYLES = {GOOD: "green", BAD: "bold red", OPEN: "bold yellow"}  # on the terminal
@@ -75,6 +76,11 @@ def _search(result: StudyResult) -> Iterator[Judgement]:
     subject = "the search against its first trial"
     if result.winner.number == 0:
         yield Judgement(subject, "no trial was better than the first", OPEN)
+        return
+    if first.state is not TrialState.COMPLETED and first.epochs < result.winner.epochs:  # too short to be compared
+        after = f"{first.epochs} epoch{'s' * (first.epochs != 1)}"
+        told = f"the first trial was left behind after {after}: what it would have reached is not known"
+        yield Judgement(subject, told, OPEN)
         return
     gain = 100 * (float(result.winner_validation()["mean"] or 0.0) - first.best_mrr)
     texts = ("searching paid off", "the first trial's settings are better", "the first trial's settings do as well")

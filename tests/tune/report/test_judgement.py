@@ -89,6 +89,13 @@ def test_a_search_that_found_nothing_better_says_so(result: StudyResult) -> None
     assert (text, kind) == ("-0.5 points [-5.5, 4.5], not distinguishable: more seeds would tell (--seeds 5)", OPEN)
 
 
+def test_a_first_trial_that_was_left_behind_is_not_compared(result: StudyResult) -> None:
+    """One epoch of the first settings against all of the winner's would make any search pay off."""
+    short = replace(result, records=(record(0, "pruned", 0.30, 1), record(1, "completed", 0.52, 8)))
+    text, kind = said(short)["the search against its first trial"]
+    assert (text, kind) == ("the first trial was left behind after 1 epoch: what it would have reached is not known", OPEN)
+
+
 def test_nothing_is_judged_that_was_not_retrained(result: StudyResult) -> None:
     assert judgements(replace(result, winner_seed_mrr=())) == []
     assert judgements(replace(result, records=())) == []
