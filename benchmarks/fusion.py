@@ -15,7 +15,6 @@ from __future__ import annotations
 import hashlib
 import inspect
 import json
-import re
 import subprocess
 import sys
 import time
@@ -33,6 +32,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from benchmarks import fusion_parts
+from benchmarks.speed import memory_gib
 from imf_core.model.fusion.meta_layers import CpLayer, DynamicLayer, MetaStack
 from imf_core.runtime import free_memory
 
@@ -107,18 +107,11 @@ def measure(setup: Setup, form: str, items: int) -> Run:
     (forward(features[:1]) * towards[:1]).sum().backward()  # libraries are loaded
     stack.zero_grad()
     features.grad = None
-    before = _status("VmRSS")
+    before = memory_gib("VmRSS")
     wall, processor = time.perf_counter(), time.process_time()
     (forward(features) * towards).sum().backward()
     seconds = {"seconds": time.process_time() - processor, "wall_seconds": time.perf_counter() - wall}
-    return {**seconds, "gib": max(0.0, _status("VmHWM") - before)}
-
-
-def _status(name: str) -> float:
-    """A line of the process's status, GiB."""
-    found = re.search(rf"{name}:\s*(\d+) kB", Path("/proc/self/status").read_text(encoding="utf-8"))
-    assert found is not None, name
-    return int(found[1]) / 2**20
+    return {**seconds, "gib": max(0.0, memory_gib("VmHWM") - before)}
 
 
 def apart(setup: Setup, form: str, items: int) -> Run:

@@ -40,7 +40,12 @@ Figures = dict[str, Any]
 
 def peak_gib() -> float:
     """Largest resident memory of this process so far, GiB; `getrusage` would count that of the process that started it."""
-    (kib,) = re.findall(r"VmHWM:\s*(\d+) kB", Path("/proc/self/status").read_text(encoding="utf-8"))
+    return memory_gib("VmHWM")
+
+
+def memory_gib(name: str) -> float:
+    """A line of this process's status, GiB."""
+    (kib,) = re.findall(rf"{name}:\s*(\d+) kB", Path("/proc/self/status").read_text(encoding="utf-8"))
     return int(kib) / 2**20
 
 

@@ -316,6 +316,10 @@ class TrainConfig(PartSection):
         "1 GiB (8 GiB on a GPU); where it runs out it is halved"
     )
 
+    def samples(self, num_entities: int) -> bool:
+        """Whether a step scores a part of so many entities alone."""
+        return self.num_negatives is not None and self.num_negatives < num_entities
+
     @model_validator(mode="after")
     def _agree(self) -> TrainConfig:
         if self.num_negatives is not None and self.loss not in ("ce", "bce"):

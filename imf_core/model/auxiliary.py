@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from imf_core.config import FUSED, TrainConfig
+from imf_core.config import FUSED, STRUCTURE, TrainConfig
 from imf_core.model.imf import Imf
 from imf_core.model.known_facts import watch_nodes
 from imf_core.model.losses.distillation import combined_logs
@@ -125,4 +125,4 @@ class _PreferenceTerm:
 
 def _views(model: Imf) -> tuple[str, ...]:
     """The views that the model fuses, in their order."""
-    return ("structure", *model.modality_names)
+    return (STRUCTURE, *model.modality_names)

@@ -78,7 +78,7 @@ def estimate_memory(
     widths = [branch.settings.dim for branch in each]
     cores = [branch.settings for branch in each if scorer_class(branch.settings).builds_matrices]
     branches = len(each)
-    sampled = train.num_negatives is not None and train.num_negatives < num_entities
+    sampled = train.samples(num_entities)
     budget = MemoryBudget.of(train.memory_budget_mb, device).size
 
     trained_tables = num_entities * width * (views if model.finetune_features else 1)

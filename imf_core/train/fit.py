@@ -107,8 +107,7 @@ def fit(
     settings, graph = config.train, data.graph
     if not len(graph.valid):
         raise DataError("the graph has no validation triples", remedy="add valid.tsv: the best epoch is chosen on it")
-    sampled = settings.num_negatives is not None and settings.num_negatives < graph.num_entities
-    if teacher is not None and teacher.terms != "every" and sampled:
+    if teacher is not None and teacher.terms != "every" and settings.samples(graph.num_entities):
         raise ConfigError(
             f"train.distil_terms={teacher.terms} needs the loss over all entities", remedy="leave train.num_negatives out",
             key="train.distil_terms", value=teacher.terms,

@@ -143,7 +143,7 @@ class Ledger(DriverOnly, ray_tune.Callback):
         self._records[record.trial_id] = record
         records = self.records
         known = self.history.trials.get(record.trial_id)
-        resumable = record.state is TrialState.STOPPED or (known is not None and known.paused and known.end is None)
+        resumable = record.state is TrialState.STOPPED or (known is not None and known.waits)
         self.folders.trial_ended(record, records, resumable)
         self.deadline.update(records)
         self._file.write(records)

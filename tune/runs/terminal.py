@@ -181,7 +181,7 @@ class TrialLines(DriverOnly, ray_tune.Callback):
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Print the trial's line, or that it is paused."""
         known = self.ledger.history.trials.get(name_of(trial))
-        if known is not None and known.paused and known.end is None:
+        if known is not None and known.waits:
             score = f"MRR {known.value:.4f}" if known.value is not None else "no score"
             told = f"trial {known.number} paused after {plural(known.last_epoch, 'epoch')}, {known.seconds:.0f} s: {score}"
             self.console.print(f"  {told}", highlight=False, soft_wrap=True)

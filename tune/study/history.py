@@ -61,6 +61,11 @@ class TrialHistory:
         return next(reversed(self.reports), 0)
 
     @property
+    def waits(self) -> bool:
+        """Whether it is paused and may go on: nobody gave it up."""
+        return self.paused and self.end is None
+
+    @property
     def stopped(self) -> bool:
         """Whether the scheduler ended it: the report on which it says stop is part of the end."""
         return bool(self.end and self.end.get("stopped"))
@@ -167,7 +172,7 @@ class History(DriverOnly):
     @property
     def paused(self) -> list[TrialHistory]:
         """Trials that wait for more epochs."""
-        return [trial for trial in self.trials.values() if trial.end is None and trial.paused]
+        return [trial for trial in self.trials.values() if trial.waits]
 
     def seconds(self, kinds: Collection[str] | None = None, since: str | None = None) -> float:
         """Wall time of all sessions: from the beginning of each to its last event.

@@ -76,7 +76,7 @@ class Race:
             reached = [(value, trial) for trial in trials if (value := trial.value_at(rung)) is not None]
             reached.sort(key=lambda entry: (-entry[0], entry[1].number))
             for _, trial in reached[: math.ceil(len(reached) / self.reduction)]:
-                if trial.paused and trial.end is None and trial.last_epoch < later:
+                if trial.waits and trial.last_epoch < later:
                     return Leg(trial.name, later)
         return None
 

@@ -132,5 +132,18 @@ def rows_at_a_time(device: torch.device, width: int) -> int:
     return max(64, (_ROWS_TIMES_WIDTH if device.type == "cpu" else _ON_GPU) // width)
 
 
+def presence(like: Tensor, masks: Masks) -> Tensor | None:
+    """(N, M) bool, which views each node has; None if no mask says that one lacks any.
+
+    Args:
+        like: (N, ...), for length and device.
+        masks: per view (N,) bool or None.
+    """
+    if all(mask is None for mask in masks):
+        return None
+    everyone = torch.ones(len(like), dtype=torch.bool, device=like.device)
+    return torch.stack([everyone if mask is None else mask for mask in masks], dim=1)
+
+
 def _zeroed(view: Tensor, mask: Tensor | None) -> Tensor:
     return view if mask is None else torch.where(mask[:, None], view, view.new_zeros(()))

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from imf_core.config import ModelConfig
-from imf_core.model.fusion.base import Fusion, FusionSize, Masks, rows_at_a_time
+from imf_core.model.fusion.base import Fusion, FusionSize, Masks, presence, rows_at_a_time
 
 
 class BlockedFusion(Fusion):
@@ -75,19 +75,6 @@ class BlockedFusion(Fusion):
             (C, d).
         """
         raise NotImplementedError  # abstract
-
-
-def presence(like: Tensor, masks: Masks) -> Tensor | None:
-    """(N, M) bool, which views each node has; None if no mask says that one lacks any.
-
-    Args:
-        like: (N, ...), for length and device.
-        masks: per view (N,) bool or None.
-    """
-    if all(mask is None for mask in masks):
-        return None
-    everyone = torch.ones(len(like), dtype=torch.bool, device=like.device)
-    return torch.stack([everyone if mask is None else mask for mask in masks], dim=1)
 
 
 def attend(queries: Tensor, keys: Tensor, values: Tensor, allowed: Tensor | None) -> Tensor:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from imf_core.config import ModelConfig
-from imf_core.model.fusion.base import Fusion, FusionSize, Masks
+from imf_core.model.fusion.base import Fusion, FusionSize, Masks, presence
 from imf_core.model.fusion.meta_layers import CpLayer, DynamicLayer, MetaStack, WeightedLayer
 
 
@@ -109,10 +109,8 @@ class GatedFusion(Fusion):
         parts = [layer(part) for layer, part in zip(self.values, joined.split(self.width, dim=1), strict=True)]
         values = torch.stack(parts, dim=1).tanh()  # (N, M, d)
         logits: Tensor = self.gates(joined).view(-1, self.num_views, self.width)
-        if any(mask is not None for mask in masks):
-            everyone = torch.ones(len(joined), dtype=torch.bool, device=joined.device)
-            has = torch.stack([everyone if mask is None else mask for mask in masks], dim=1)[:, :, None]
+        if (has := presence(joined, masks)) is not None:  # (N, M)
             # The lowest finite number: with minus infinity the softmax of a node that lacks all views would be NaN.
-            logits = logits.masked_fill(~has, torch.finfo(logits.dtype).min)
-            values = values * has
+            logits = logits.masked_fill(~has[:, :, None], torch.finfo(logits.dtype).min)
+            values = values * has[:, :, None]
         return (logits.softmax(dim=1) * values).sum(dim=1).to(self.gates.weight.dtype)

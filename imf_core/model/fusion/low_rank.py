@@ -16,7 +16,7 @@ from torch.autograd.function import once_differentiable
 
 from imf_core.config import ModelConfig
 from imf_core.model.dropout import Mask
-from imf_core.model.fusion.base import Fusion, FusionSize, Masks, rows_at_a_time
+from imf_core.model.fusion.base import Fusion, FusionSize, Masks, presence, rows_at_a_time
 from imf_core.model.grouped import compute_dtype
 
 
@@ -67,10 +67,8 @@ class TuckerFusion(Fusion):
         weights = torch.stack([layer.weight for layer in self.factors])  # type: ignore[misc]  # (M, k d, d)
         biases = torch.stack([layer.bias for layer in self.factors])  # type: ignore[misc]
         factors = _Linear.apply(compute_dtype(weights), kept, weights, biases).relu()  # (M, N, k d)
-        if any(mask is not None for mask in masks):
-            everyone = torch.ones(views.shape[1], dtype=torch.bool, device=views.device)
-            has = torch.stack([everyone if mask is None else mask for mask in masks])  # (M, N)
-            factors = torch.where(has[:, :, None], factors, 1.0)
+        if (has := presence(views[0], masks)) is not None:  # (N, M)
+            factors = torch.where(has.T[:, :, None], factors, 1.0)
         product = reduce(torch.mul, factors.unbind())  # (N, k d)
         return product.unflatten(1, (self.rank, self.width)).sum(dim=1)
 

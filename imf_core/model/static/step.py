@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from imf_core.config import FUSED, STRUCTURE, TrainConfig
 from imf_core.model.branches import Tables
 from imf_core.model.decision import kept_weights, partial_columns
+from imf_core.model.fusion.base import presence
 from imf_core.model.imf import Imf, autocast
 from imf_core.model.losses.contrastive import contrastive_over_stack
 from imf_core.model.losses.distillation import SoftTargets
@@ -82,14 +83,11 @@ class StaticStep(nn.Module):
         order = None if positions == sorted(positions) else torch.tensor(positions, device=device)
         masks = [model.mask(name) for name in self.names]
         columns = partial_columns(masks, 0, model.num_entities)
-        has = None
-        if columns is not None:
-            everyone = torch.ones(model.num_entities, dtype=torch.bool, device=device)
-            has = torch.stack([everyone if mask is None else mask for mask in masks])  # (M, N)
+        has = presence(model.structure, masks)  # (N, M)
         for name, constant in (
-            ("order", order), ("columns", columns), ("has", None if has is None else has.T.float().contiguous()),
-            ("usable", None if has is None else has[:, columns]),
-            ("present", None if has is None else has[: 1 + len(model.modality_names), :, None]),
+            ("order", order), ("columns", columns), ("has", None if has is None else has.float()),
+            ("usable", None if has is None else has[columns].T.contiguous()),
+            ("present", None if has is None else has.T[: 1 + len(model.modality_names), :, None].contiguous()),
         ):
             self.register_buffer(name, constant, persistent=False)
 
@@ -214,7 +212,7 @@ def _with_rows(first: Tensor, tables: Mapping[str, Tensor], names: Sequence[Sequ
 
 def why_not_static(model: Imf, train: TrainConfig) -> str | None:
     """What keeps a training from static shapes, for a line in the log; None if nothing does."""
-    if train.num_negatives is not None and train.num_negatives < model.num_entities:
+    if train.samples(model.num_entities):
         return "train.num_negatives: the entities of a step are drawn anew each time"
     if OwnLoss.of(train) is not None:
         return f"train.loss: {train.loss} is not the product's"
