@@ -166,20 +166,21 @@ def fit_logits(cached: CachedScores, loss: str, rows: int) -> Tensor:
 
 
 def _best_by_mrr(cached: CachedScores, fitted: Tensor, common: Tensor) -> Tensor:
-    """Likelihood is not MRR: the best by MRR of the fitted logits (rows, M), sharper and flatter ones, the common ones (1, M),
-    the plain mean and each branch alone.
+    """Likelihood is not MRR: the best by MRR of the fitted logits (rows, M), sharper and flatter ones, the common ones (1, M)
+    and each branch alone; zeros, the plain mean, unless they gain more than two standard errors over it.
     """
     rows, branches = fitted.shape
     alone = [_ALONE * torch.eye(branches)[[position]].expand(rows, -1) for position in range(branches)]
-    proposals = [factor * fitted for factor in (1.0, 0.5, 2.0, 4.0)] + [
-        common.expand(rows, -1),
-        torch.zeros_like(fitted),
-        *alone,
-    ]
-    return max(proposals, key=lambda logits: cached_mrr(cached, logits)).clone()  # ties: the first
+    best = torch.zeros_like(fitted)
+    plain, most = _reciprocal_ranks(cached, best), 0.0
+    for logits in (*(factor * fitted for factor in (1.0, 0.5, 2.0, 4.0)), common.expand(rows, -1), *alone):
+        gains = _reciprocal_ranks(cached, logits) - plain  # (Q,)
+        gain, error = float(gains.mean()), float(gains.std(correction=0)) / len(gains) ** 0.5
+        if gain > max(most, 2 * error):  # what is chosen from so many by less is chance, and loses on other queries
+            best, most = logits.clone(), gain
+    return best
 
 
-@torch.no_grad()
 def cached_mrr(cached: CachedScores, logits: Tensor) -> float:
     """MRR of the answers among their cached competitors, 0..1.
 
@@ -187,7 +188,13 @@ def cached_mrr(cached: CachedScores, logits: Tensor) -> float:
         cached: Q queries.
         logits: (1, M) or (2R, M).
     """
-    return float((1 / answer_ranks(cached.combined(logits), cached.valid[:, 1:])).mean())
+    return float(_reciprocal_ranks(cached, logits).mean())
+
+
+@torch.no_grad()
+def _reciprocal_ranks(cached: CachedScores, logits: Tensor) -> Tensor:
+    """(Q,) 1 / rank of the answers among their cached competitors."""
+    return 1 / answer_ranks(cached.combined(logits), cached.valid[:, 1:])
 
 
 @dataclass(frozen=True)
