@@ -91,15 +91,17 @@ def _neighbours(rows: Tensor, seen: Tensor, modalities: Sequence[Modality]) -> t
     if not views:
         return near[:, :1], shares[:, :1]
     lengths = [features.square().sum(dim=1).sqrt().clamp(min=1e-12) for features, _ in views]
-    for low in range(0, len(rows), size := max(1, _BLOCK // len(seen))):
+    warm = seen.nonzero()[:, 0]  # (W,)
+    warm_views = [(features[warm] / length[warm, None]).T for (features, _), length in zip(views, lengths, strict=True)]
+    for low in range(0, len(rows), size := max(1, _BLOCK // len(warm))):
         part = rows[low : low + size]
-        total = torch.zeros(len(part), len(seen))  # (part, N) cosines
+        total = torch.zeros(len(part), len(warm))  # cosines
         described = torch.zeros(len(part))  # modalities that each has
-        for (features, mask), length in zip(views, lengths, strict=True):  # a missing row is zero, and so are its cosines
-            total += (features[part] / length[part, None]) @ features.T / length
+        for (features, mask), length, others in zip(views, lengths, warm_views, strict=True):
+            total += (features[part] / length[part, None]) @ others  # a missing row is zero, and so are its cosines
             described += mask[part]
         total /= described.clamp(min=1)[:, None]
-        best = total.masked_fill_(~seen, -torch.inf).topk(count)
-        near[low : low + size] = best.indices
+        best = total.topk(count)
+        near[low : low + size] = warm[best.indices]
         shares[low : low + size] = torch.softmax(best.values / TEMPERATURE, dim=1) * (described > 0)[:, None]
     return near, shares
