@@ -13,9 +13,12 @@ pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
 
 ROOT = Path(__file__).parents[2]
 NOTEBOOKS = sorted((ROOT / "examples").glob("*.ipynb"))
+LONG = ["quickstart"]  # a minute: it searches, as `tests/tune/test_interface.py` does
 
 
-@pytest.mark.parametrize("file", NOTEBOOKS, ids=lambda file: file.stem)
+@pytest.mark.parametrize("file", [
+    pytest.param(file, id=file.stem, marks=[pytest.mark.slow] if file.stem in LONG else []) for file in NOTEBOOKS
+])
 def test_a_notebook_shows_what_is_kept_in_its_file(file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The figures may differ a little from processor to processor; what kind of thing a cell shows may not."""
     monkeypatch.setenv("PYTHONPATH", str(ROOT))

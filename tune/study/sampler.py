@@ -11,7 +11,6 @@ from typing import Any
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.exceptions import ExperimentalWarning
-from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
 from optuna.trial import FrozenTrial, TrialState
 
 from imf_core.files.atomic import atomic_file
@@ -86,6 +85,11 @@ def importances(study: optuna.Study) -> dict[str, float]:
     done = [trial for trial in done if trial.values and math.isfinite(trial.values[0])]
     if len(done) < _LEAST_TRIALS:
         return {}
+    from optuna.importance import (  # loads scikit-learn: two seconds
+        PedAnovaImportanceEvaluator,
+        get_param_importances,
+    )
+
     # Sorted: left to itself it iterates a set, whose order, and with it the last digit, differs from process to process.
     names = sorted({name for trial in done for name in trial.params})
     # A tenth of the trials is its usual "best"; of a small study that would be one or two.

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
-from scipy.stats import spearmanr
 
 from imf_core.errors import ConfigError
 from tune.settings import METRIC, TIME_ATTR
@@ -116,6 +115,8 @@ class Rungs:
         pairs = [(early[name], late[name]) for name in early if name in late]
         if len(pairs) < _MIN_PAIRS:
             return False
+        from scipy.stats import spearmanr  # half a second to load
+
         before, after = zip(*pairs, strict=True)
         if len(set(before)) == 1 or len(set(after)) == 1 or spearmanr(before, after).statistic < _MIN_CORRELATION:
             return False
