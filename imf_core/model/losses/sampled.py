@@ -58,7 +58,7 @@ def joint_sampled_loss(
         target: answers and weights. `positives.tails` are rows of the tables, `masks` are (n,); the positives are *all* known
             answers of each query, each once.
         loss: `ce` (softmax) or `bce` (binary).
-        negatives: (k,) int64, rows of the entities drawn uniformly from all N, each once; answers may be among them.
+        negatives: (k,) int64, rows of the entities that stand for all N, each once; answers may be among them.
         num_entities: N.
         score_block: (branch, context (B, d), rows (k, d)) -> (B, k), as `Scorer.score`.
         score_pairs: (branch, context (P, d), rows (P, d)) -> (P,), the same for row i of both.

@@ -9,7 +9,7 @@ from torch import Tensor
 from imf_core.config import Config
 from imf_core.model.imf import Imf
 from imf_core.model.losses import sampled
-from imf_core.model.losses.negatives import draw_distinct
+from imf_core.model.losses.negatives import draw_distinct, draw_negatives
 from imf_core.model.losses.target import Positives
 from imf_core.prepare.link_data import LinkData
 from imf_core.train.batches import QueryBatch, TrainingQueries
@@ -108,3 +108,22 @@ def test_every_entity_is_as_likely() -> None:
     for _ in range(4000):
         counts[draw_distinct(50, 5, torch.device("cpu"))] += 1
     assert float(((counts - 400) ** 2 / 360).sum()) < 85  # chi squared, 49 degrees of freedom: p = 0.001
+
+
+def test_the_heads_of_a_batch_are_among_its_negatives() -> None:
+    torch.manual_seed(0)
+    heads = torch.tensor([7, 7, 999_999, 12])
+    drawn = draw_negatives(10**6, 30, heads)
+    assert set(heads.tolist()) <= set(drawn.tolist())
+    assert 30 <= len(drawn) <= 33 and len(drawn) == len(drawn.unique())
+
+
+def test_a_model_learns_from_the_heads(toy: LinkData) -> None:
+    """Without a drawn entity they are all that competes with the only answer of each query."""
+    model, config, batch = made(toy, model__modalities=[], train__label_smoothing=0.0)
+    alone = batch.positives.counts[batch.positives.rows] == 1
+    heads, relations = (part[batch.positives.counts == 1] for part in (batch.heads, batch.relations))
+    tails = batch.positives.tails[alone]
+    answers = Positives(torch.arange(len(tails)), tails, torch.ones(len(tails), dtype=torch.float64))
+    assert len(heads) == len(tails) > 2
+    assert model.sampled_parts(heads, relations, answers, config.train, 0)["total"].item() > 0.1
