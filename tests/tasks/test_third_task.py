@@ -52,6 +52,7 @@ def test_an_unknown_task_is_refused_with_those_that_there_are() -> None:
     assert "link, recommend" in str(caught.value)
 
 
+@pytest.mark.slow
 @pytest.mark.cluster
 def test_a_search_of_two_trials_reaches_its_report(installed: Path, labelled: Path, tmp_path: Path, repository: Path) -> None:
     done = subprocess.run(

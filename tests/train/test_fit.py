@@ -79,10 +79,18 @@ HEADS = {
 }
 
 
-@pytest.mark.parametrize("changes", [
-    {}, {"train.num_negatives": 8}, HEADS, {**HEADS, "train.num_negatives": 8},
-], ids=["1-N", "sampled", "heads", "heads, sampled"])
-@pytest.mark.parametrize("killed_at", [1, 3, 5])
+INTERRUPTED: dict[str, dict[str, object]] = {
+    "1-N": {}, "sampled": {"train.num_negatives": 8}, "heads": HEADS, "heads, sampled": {**HEADS, "train.num_negatives": 8},
+}
+
+
+@pytest.mark.parametrize(("killed_at", "changes"), [
+    pytest.param(
+        killed_at, changes, id=f"{killed_at}-{name}",
+        marks=[] if killed_at == 3 or (killed_at, name) in {(1, "1-N"), (5, "heads, sampled")} else [pytest.mark.slow],
+    )
+    for killed_at in (1, 3, 5) for name, changes in INTERRUPTED.items()
+])
 def test_an_interrupted_run_goes_on_to_the_bit(
     toy: LinkData, tmp_path: Path, killed_at: int, changes: dict[str, object], unbroken: Callable
 ) -> None:

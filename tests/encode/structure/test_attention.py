@@ -203,9 +203,9 @@ def test_the_cap_bounds_the_edges_of_a_step() -> None:
     rows = np.stack([np.arange(1, count), np.zeros(count - 1, np.int64), np.zeros(count - 1, np.int64)], axis=1)
     names = Vocabulary(tuple(map(str, range(count))))
     graph = KnowledgeGraph(names, Vocabulary(("to",), "relation"), rows, rows[:1])
-    settings = QUICK.model_copy(update={"epochs": 1, "batch_size": 10, "negatives": 1})
+    settings = QUICK.model_copy(update={"epochs": 1, "batch_size": 50, "negatives": 1})
     peaks = [pretrain(graph, settings.model_copy(update={"neighbours": most}))[1].peak_edges for most in (2, 4000)]
-    assert peaks[0] <= 2 * (2 * 2 * 10) * (1 + 2)  # cap x (ends of triples and corruptions, and their capped neighbours)
+    assert peaks[0] <= 2 * (2 * 2 * 50) * (1 + 2)  # cap x (ends of triples and corruptions, and their capped neighbours)
     assert peaks[1] > count - 2  # without a cap a single step looks at all of the hub's neighbours
 
 
