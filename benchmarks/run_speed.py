@@ -135,6 +135,11 @@ def steps(lab: Lab, mkgy: str, db15k: str) -> Figures:
             found["memory_ratio"] = figure(peaks[0] / peaks[1], ours_gib=peaks[0], textbook_gib=peaks[1])
             done, product = middle(fast, "flop_per_second") / 1e9, middle(fast, "product_flop_per_second") / 1e9
             found["gemm_share"] = figure(done / product, step_gflop_per_second=done, product_gflop_per_second=product)
+            (plain,) = lab.turns(("step", {"source": source, "mode": "static", "compiled": True, "steps": 15}))
+            seconds, first = middle(plain, "seconds"), middle(plain, "first")
+            found["compiled_ratio"] = figure(
+                seconds / ours, compiled_seconds=seconds, ours_seconds=ours, first_compiled_step_seconds=first
+            )
     return found
 
 

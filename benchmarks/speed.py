@@ -171,7 +171,8 @@ def step(
     last = times[3:] or times
     seconds = statistics.median(last)
     found = {
-        "seconds": seconds, "fastest": min(last), "slowest": max(last), "relations": statistics.median(distinct), "run": run,
+        "seconds": seconds, "fastest": min(last), "slowest": max(last), "first": times[0],
+        "relations": statistics.median(distinct), "run": run,
         "flop": statistics.median(counted), "flop_per_second": statistics.median(counted) / seconds, "losses": losses,
     }
     if device == "cpu":

@@ -104,7 +104,8 @@ def estimate_memory(
         touched = min(num_entities, train.num_negatives + 3 * batch) if train.num_negatives else num_entities
         # Rows of each branch with gradients, intermediate results of the fusion, the rows' gradients sparse and dense.
         rows = touched * (4 * sum(widths) + 2 * fusion.per_node)
-        scores = 3 * batch * ((train.num_negatives or 0) + batch)
+        negatives = train.num_negatives or 0
+        scores = 3 * batch * (negatives + min(negatives, batch))
         tables = num_entities * sum(widths[1:])  # of the evaluation
     else:
         rows = 0

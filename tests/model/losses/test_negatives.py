@@ -116,14 +116,18 @@ def test_the_heads_of_a_batch_are_among_its_negatives() -> None:
     drawn = draw_negatives(10**6, 30, heads)
     assert set(heads.tolist()) <= set(drawn.tolist())
     assert 30 <= len(drawn) <= 33 and len(drawn) == len(drawn.unique())
+    many = torch.arange(5000, 6000)
+    drawn = draw_negatives(10**6, 40, many)  # no more than are drawn: a large batch costs no multiple of what was asked for
+    assert len(drawn) <= 80 and len(set(drawn.tolist()) & set(many.tolist())) >= 40
 
 
-def test_a_model_learns_from_the_heads(toy: LinkData) -> None:
-    """Without a drawn entity they are all that competes with the only answer of each query."""
+def test_a_model_learns_from_the_heads(toy: LinkData, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where no other entity is drawn they are all that competes with the only answer of each query."""
+    monkeypatch.setattr("imf_core.model.losses.negatives.draw_distinct", lambda *_: torch.zeros(0, dtype=torch.int64))
     model, config, batch = made(toy, model__modalities=[], train__label_smoothing=0.0)
     alone = batch.positives.counts[batch.positives.rows] == 1
     heads, relations = (part[batch.positives.counts == 1] for part in (batch.heads, batch.relations))
     tails = batch.positives.tails[alone]
     answers = Positives(torch.arange(len(tails)), tails, torch.ones(len(tails), dtype=torch.float64))
     assert len(heads) == len(tails) > 2
-    assert model.sampled_parts(heads, relations, answers, config.train, 0)["total"].item() > 0.1
+    assert model.sampled_parts(heads, relations, answers, config.train, 9)["total"].item() > 0.1
