@@ -75,7 +75,7 @@ def draw_negatives(num_entities: int, count: int, heads: Tensor) -> Tensor:
     """(k,) int64 distinct entity ids: a uniform sample, and as many heads of the batch's queries at most.
 
     An entity is most like itself, so that the most frequent wrong answer to a query is its own head, which a uniform sample
-    hardly ever holds.
+    hardly ever holds (the in-batch and self-negatives of SimKGC, Wang et al., ACL 2022, arXiv 2203.02167).
 
     Args:
         num_entities: N.
