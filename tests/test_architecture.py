@@ -24,6 +24,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("imf_core.files",),
     ("imf_core.config_base", "imf_core.study_reader", "imf_core.runtime"),
     ("imf_core.parts",),
+    ("imf_core.config_train",),
     ("imf_core.config",),
     ("imf_core.data",),
     ("imf_core.answers",),

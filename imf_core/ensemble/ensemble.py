@@ -24,7 +24,7 @@ from imf_core.answers import Answer, Choice
 from imf_core.checkpoint.checkpoint import FACTS_FILE, Checkpoint, load_checkpoint
 from imf_core.checkpoint.described import RESTORE, checked, read_json
 from imf_core.checkpoint.hub import local_folder
-from imf_core.config import TrainConfig
+from imf_core.config_train import TrainConfig
 from imf_core.data.graph.graph import KnowledgeGraph, KnownAnswers, counted_triples
 from imf_core.ensemble.teacher import preferences_of, teach, with_branches
 from imf_core.errors import CheckpointError, ConfigError, VocabularyError

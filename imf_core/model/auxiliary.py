@@ -11,7 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from imf_core.config import FUSED, STRUCTURE, TrainConfig
+from imf_core.config import FUSED, STRUCTURE
+from imf_core.config_train import TrainConfig
 from imf_core.model.imf import Imf
 from imf_core.model.known_facts import watch_nodes
 from imf_core.model.losses.distillation import combined_logs

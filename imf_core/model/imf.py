@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from imf_core.config import FUSED, STRUCTURE, ModelConfig, TrainConfig
+from imf_core.config import FUSED, STRUCTURE, ModelConfig
+from imf_core.config_train import TrainConfig
 from imf_core.data.features.modality import Modality
 from imf_core.model.branches import Tables, branches_of
 from imf_core.model.cold_entities import ColdEntities

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from imf_core.config import TrainConfig
+from imf_core.config_train import TrainConfig
 from imf_core.model.losses.target import Positives
 from imf_core.model.scoring import build_scorer, relation_width
 from imf_core.testing.base import ModelPartContract

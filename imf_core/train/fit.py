@@ -16,7 +16,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from torch import nn
 
-from imf_core.config import STRUCTURE, Config, Precision, TrainConfig
+from imf_core.config import STRUCTURE, Config
+from imf_core.config_train import Precision, TrainConfig
 from imf_core.data.graph.graph import KnowledgeGraph, KnownAnswers
 from imf_core.errors import ConfigError, DataError
 from imf_core.evaluate.calibrate import calibrate, rank_by_fold

@@ -17,7 +17,7 @@ from small_search import ready_database, search_here, write_graph
 from typer.testing import CliRunner
 
 from imf_core.cli import app
-from imf_core.config import TrainConfig
+from imf_core.config_train import TrainConfig
 from imf_core.ensemble.ensemble import load_ensemble, open_predictor
 from imf_core.evaluate.test_once import POOL, RANKS_FILE, read_ranks
 from imf_core.predict import Predictor

@@ -12,7 +12,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from imf_core.config import TrainConfig
+from imf_core.config_train import TrainConfig
 from imf_core.model.losses.dense import LEAST_PROBABILITY
 from imf_core.model.losses.target import Positives
 from imf_core.parts.registry import named

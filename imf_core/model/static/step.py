@@ -15,7 +15,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from imf_core.config import FUSED, STRUCTURE, TrainConfig
+from imf_core.config import FUSED, STRUCTURE
+from imf_core.config_train import TrainConfig
 from imf_core.model.branches import Tables
 from imf_core.model.decision import kept_weights, partial_columns
 from imf_core.model.fusion.base import presence

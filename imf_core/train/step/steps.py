@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from imf_core.config import TrainConfig
+from imf_core.config_train import TrainConfig
 from imf_core.runtime import MemoryBudget
 from imf_core.train.batches import QueryBatch
 from imf_core.train.optimizers import Optimizers
