@@ -38,7 +38,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("imf_core.tasks", "imf_core.interface"),
     ("imf_core.commands", "imf_core.testing"),
     ("imf_core.cli",),
-    ("tune", "tune.durations", "tune.environment", "tune.sources"),
+    ("tune", "tune.durations", "tune.environment", "tune.sources", "tune.uris"),
     ("tune.space",),
     ("tune.settings",),
     ("tune.study", "tune.hosts"),

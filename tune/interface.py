@@ -26,9 +26,10 @@ from tune.environment import own_environment
 from tune.report.formatting import mrr, plural, plus_minus, setting
 from tune.report.pictures.plots import curves_picture
 from tune.report.result import setting_names, with_ranks
-from tune.settings import absolute, storage_of
+from tune.settings import storage_of
 from tune.space.parameter import ranges
 from tune.study.records import TrialRecord, count_states, load_records, winner
+from tune.uris import absolute
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -39,7 +39,7 @@ from tune.runs.interrupts import Interrupts
 from tune.runs.runner import SearchInterrupted, run_search
 from tune.runs.wandb_callback import wandb_callbacks
 from tune.runs.within_budget import within_budget
-from tune.settings import SearchConfig, without_password
+from tune.settings import SearchConfig
 from tune.sources import code_digest
 from tune.space.objectives import COSTS
 from tune.study.history import History
@@ -49,6 +49,7 @@ from tune.study.sampler import export_study, importances, make_sampler, sampler_
 from tune.study.searcher import StudySearch
 from tune.tracking.registry import DATA, METRIC, SCORE, Registered
 from tune.tracking.tracker import Tracker
+from tune.uris import without_password
 
 CARD_FILE = "model_card.md"
 ARTIFACTS = (

@@ -20,9 +20,10 @@ from tune.environment import environment
 from tune.pipeline import search
 from tune.plan.disk import refuse_unwritable
 from tune.plan.opening import search_config
-from tune.settings import SearchConfig, database_of, sqlite_url, without_password
+from tune.settings import SearchConfig
 from tune.study.journal import Journal
 from tune.study.sampler import export_study
+from tune.uris import database_of, sqlite_url, without_password
 
 
 @pytest.fixture(autouse=True)

@@ -7,9 +7,9 @@ from rich.markup import escape
 from rich.table import Table
 
 from tune.plan.plan import Plan
-from tune.settings import local_tracking_uri, without_password
 from tune.space.space import SearchSpace
 from tune.study.schedule import ASHA_REDUCTION
+from tune.uris import local_tracking_uri, without_password
 
 
 def show_plan(console: Console, plan: Plan) -> None:

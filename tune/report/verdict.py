@@ -30,10 +30,10 @@ from tune.report.formatting import (
 )
 from tune.report.judgement import STYLES, judgements
 from tune.report.result import StudyResult, with_ranks
-from tune.settings import sqlite_url
 from tune.sources import search_command
 from tune.study.outcome import TrialState
 from tune.study.records import TrialRecord, count_states
+from tune.uris import sqlite_url
 
 _SHOWN = 10  # trials and failures on the terminal; the leaderboard has all
 _FRAME = 4  # columns that the panel takes

@@ -14,8 +14,8 @@ from optuna.exceptions import ExperimentalWarning
 from optuna.trial import FrozenTrial, TrialState
 
 from imf_core.files.atomic import atomic_file
-from tune.settings import sqlite_url
 from tune.space.parameter import Parameter
+from tune.uris import sqlite_url
 
 STARTUP = 10  # random draws before TPE has enough to go by; these do not depend on the order in which trials finish
 _CANDIDATES = 24

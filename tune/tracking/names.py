@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from imf_core.files.locks import locked
-from tune.settings import database_of
+from tune.uris import database_of
 
 MAX_PARAM, MAX_NAME, MAX_BATCH, MAX_METRICS, MAX_DIGEST = 6000, 250, 100, 900, 36  # MLflow's own limits
 MODEL_CODE = "import mlflow\n\nfrom tune.tracking import ImfPyfunc\n\nmlflow.models.set_model(ImfPyfunc())\n"

@@ -22,9 +22,9 @@ from mlflow.utils.rest_utils import http_request
 from sqlalchemy.exc import SQLAlchemyError
 
 from imf_core.errors import ConfigError
-from tune.settings import TRACKING_VARIABLE, database_of
 from tune.sources import git_commit
 from tune.tracking import names as text
+from tune.uris import TRACKING_VARIABLE, database_of
 
 LOGGING_ERRORS = (MlflowException, OSError, SQLAlchemyError, CommandError)  # the last: tables of a later MLflow
 _LOCKED = "database is locked"

@@ -21,7 +21,6 @@ from mlflow.tracking import MlflowClient
 
 from imf_core.errors import ConfigError
 from imf_core.tasks.registry import task_of
-from tune.settings import absolute_tracking_uri
 from tune.study.outcome import TrialState
 from tune.study.records import TrialRecord
 from tune.tracking import names as text
@@ -29,6 +28,7 @@ from tune.tracking.model import parts_to_ship, signature
 from tune.tracking.names import safe_name
 from tune.tracking.registry import Registered, create_model, crown, version_of
 from tune.tracking.store import LOGGING_ERRORS, module_store, open_experiment, origin, refuse_credentials
+from tune.uris import absolute_tracking_uri
 
 logger = logging.getLogger(__name__)
 RUN_STATUS = {

@@ -23,11 +23,11 @@ from mlflow.tracking import MlflowClient
 from sqlalchemy.exc import OperationalError
 
 from imf_core.errors import ConfigError
-from tune.settings import sqlite_url
 from tune.sources import git_commit
 from tune.tracking import store
 from tune.tracking.registry import DATA, METRIC, SCORE, Registered
 from tune.tracking.tracker import Tracker
+from tune.uris import sqlite_url
 
 SETTINGS = {"trials": 4}
 
