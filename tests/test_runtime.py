@@ -250,7 +250,7 @@ from imf_core.train.estimate import estimate_of
 from imf_core.train.fit import build_model, fit
 from benchmarks.speed import generated, modalities, peak_gib
 entities, changed = int(sys.argv[1]), json.loads(sys.argv[2])
-data = LinkData(graph=generated(entities, 20, 700, 100), modalities=tuple(modalities(entities)))
+data = LinkData(graph=generated(entities, 20, 700, 600), modalities=tuple(modalities(entities)))
 config = Config().updated({"train.max_epochs": 1, "model.dim": 64, **changed})
 estimate = estimate_of(config, data).total
 fit(build_model(config, data), data, config)

@@ -22,7 +22,7 @@ from imf_core.model.losses.target import JointTarget
 
 ScoreAll = Callable[[Sequence[Tensor]], list[Tensor]]  # M contexts (b, d) -> M scores (b, N)
 Combine = Callable[[Sequence[Tensor], Sequence[Tensor], Tensor], Tensor]  # as `Imf.combine`
-_COPIES = 10  # (B, N) tensors that autograd keeps for a branch: scores, their differences, exponentials and gradients
+_COPIES = 8  # (B, N) tensors that autograd keeps for a branch: scores, their differences, exponentials and gradients
 
 
 def bytes_per_query(num_entities: int, num_branches: int, element_size: int = 4) -> int:
