@@ -49,6 +49,7 @@ class MlflowCallback(DriverOnly, ray_tune.Callback):
         """End the runs of ended trials that a killed driver could not end."""
         for record in self.tracker.unsettled(self.ledger.records):
             self.end(record, self._history(record.trial_id))
+        self._ended |= {record.trial_id for record in self.ledger.records}
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Make the trial's run, or go on with it."""
@@ -73,10 +74,11 @@ class MlflowCallback(DriverOnly, ray_tune.Callback):
             self.end(self.ledger.close(trial, "ERROR"), history)
 
     def on_experiment_end(self, trials: list[Any], **info: Any) -> None:
-        """End the trials of which Ray says nothing (time budget, Ctrl-C) and those whose end could not be logged."""
-        names = {*map(name_of, trials), *(trial.name for trial in self.ledger.history.paused)} - self._ended
+        """End the trials of which Ray says nothing (time budget, Ctrl-C, paused in an earlier session) and those whose end
+        could not be logged.
+        """
         for record in self.ledger.end(trials):
-            if record.trial_id in names:
+            if record.trial_id not in self._ended:
                 self.end(record, self._history(record.trial_id))
 
     def end(self, record: TrialRecord, history: TrialHistory) -> None:

@@ -278,6 +278,8 @@ class StudySearch(RecordingSearcher):
 
     def _give_up_surplus(self) -> None:
         for name in self.race.surplus(self.history) if self.race is not None else ():
+            self.left -= name not in self._handed_out  # paused earlier, it ends without training in this session
+            self._handed_out.add(name)
             self.history.give_up(name)
 
     def end_unfinished(self) -> list[str]:

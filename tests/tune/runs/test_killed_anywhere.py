@@ -103,6 +103,20 @@ def test_killed_after_each_call_in_turn(given: list[Curve], concurrency: int, se
             assert_as_unbroken(broken, whole, concurrency == 1)
 
 
+def test_a_paused_trial_that_is_given_up_after_a_kill_makes_no_room_for_another(tmp_path: Path) -> None:
+    """Seven trials, of which two at most may stay paused, killed after each call in turn: never an eighth."""
+    given = [Curve((0.1 + 0.01 * number, 0.3, 0.4, 0.5)) for number in range(7)]
+    whole = new(tmp_path / "whole", given, 1, scheduler="race")
+    assert whole.run()
+    for call in range(1, 500):
+        broken = new(tmp_path / str(call), given, 1, scheduler="race")
+        if broken.run(kill_at=call):
+            break
+        assert broken.run()
+        assert_as_unbroken(broken, whole, order=True)
+    assert call > 20
+
+
 @settings(max_examples=12, deadline=None)
 @given(curves(), st.integers(1, 4), st.sampled_from((0.0, 3600.0)), st.integers(1, 3), st.sampled_from(("race", "asha")))
 def test_killed_again_and_again(given: list[Curve], concurrency: int, seconds: float, calls: int, scheduler: str) -> None:

@@ -53,6 +53,6 @@ def test_a_failing_computation_gives_none(monkeypatch: pytest.MonkeyPatch) -> No
         asked.append(keywords["params"])
         raise ValueError("no grid")
 
-    monkeypatch.setattr("tune.study.sampler.get_param_importances", refuse)
+    monkeypatch.setattr("optuna.importance.get_param_importances", refuse)
     assert importances(searched(8)) == {}
     assert asked == [["fusion", "lr", "rank", "width"]]  # in an order of their own: a set's differs between processes
