@@ -135,7 +135,7 @@ def test_every_group_gives_its_figures(lab: run_speed.Lab, tmp_path: Path, share
     """A rehearsal on small graphs: all keys of the report, each with what it was made of."""
     small = {"sources": ["generated:4000,6,16000", "generated:4000,30,16000"]}  # three steps of 2 x 1,024
     found: dict[str, object] = {}
-    for group in ("steps", "ranks", "workers", "large", "sizes", "search"):
+    for group in ("steps", "ranks", "workers", "large", "sizes", "search", "launches"):
         figures = run_speed.measure_group(group, lab, *small["sources"])
         write_report(tmp_path, figures, group)
         found.update(figures)
