@@ -50,7 +50,10 @@ def test_summary_counts_every_trial_once(searched: Searched) -> None:
     )
     assert json.loads((searched.folder / "audit.json").read_text()) == summary["audit"]
     trials = json.loads((searched.folder / "trials.json").read_text())
-    assert summary["best_validation_mrr"] == max(trial["best_mrr"] for trial in trials)
+    # The best two were compared with a second seed, which may decide for the second.
+    best = sorted(trials, key=lambda trial: -trial["best_mrr"])[:2]
+    assert summary["winner"]["trial"] in {trial["number"] for trial in best}
+    assert summary["best_validation_mrr"] == trials[summary["winner"]["trial"]]["best_mrr"]
     assert trials[0]["params"]["train.lr"] == TrainConfig().lr  # the defaults are trial 1
     assert (searched.folder / "leaderboard.csv").read_text().count("\n") == 7
 
@@ -117,8 +120,9 @@ def test_mlflow_has_one_parent_and_one_child_a_trial(searched: Searched) -> None
     experiment = client.get_experiment_by_name("imf-search")
     runs = client.search_runs([experiment.experiment_id], "tags.study = 's'")
     roles = {role: [run for run in runs if run.data.tags["role"] == role] for role in ("study", "trial", "final")}
-    finals = json.loads((searched.folder / "final" / "trials.json").read_text())
-    assert (len(roles["study"]), len(roles["trial"]), len(roles["final"])) == (1, 6, len(finals))
+    finals = {path.name for path in (searched.folder / "final").iterdir() if path.is_dir()}  # those of a beaten trial, too
+    assert (len(roles["study"]), len(roles["trial"])) == (1, 6)
+    assert sorted(run.data.tags["trial_id"] for run in roles["final"]) == sorted(finals)
     parent = roles["study"][0].info.run_id
     assert {run.data.tags["mlflow.parentRunId"] for run in (*roles["trial"], *roles["final"])} == {parent}
     assert {run.info.status for run in runs} == {"FINISHED"}
