@@ -91,17 +91,20 @@ def _neighbours(rows: Tensor, seen: Tensor, modalities: Sequence[Modality]) -> t
     if not views:
         return near[:, :1], shares[:, :1]
     lengths = [features.square().sum(dim=1).sqrt().clamp(min=1e-12) for features, _ in views]
-    warm = seen.nonzero()[:, 0]  # (W,)
-    warm_views = [(features[warm] / length[warm, None]).T for (features, _), length in zip(views, lengths, strict=True)]
-    for low in range(0, len(rows), size := max(1, _BLOCK // len(warm))):
+    # A few warm entities are gathered. Of many the whole table is used as it lies: it may be shared between processes.
+    columns = seen.nonzero()[:, 0] if 2 * int(seen.sum()) < len(seen) else slice(None)
+    ids, cold = torch.arange(len(seen))[columns], ~seen[columns]  # (C,)
+    others = [(features[columns].T, length[columns]) for (features, _), length in zip(views, lengths, strict=True)]
+    for low in range(0, len(rows), size := max(1, _BLOCK // len(ids))):
         part = rows[low : low + size]
-        total = torch.zeros(len(part), len(warm))  # cosines
+        total = torch.zeros(len(part), len(ids))  # cosines
         described = torch.zeros(len(part))  # modalities that each has
-        for (features, mask), length, others in zip(views, lengths, warm_views, strict=True):
-            total += (features[part] / length[part, None]) @ others  # a missing row is zero, and so are its cosines
+        for (features, mask), length, (candidates, lengths_there) in zip(views, lengths, others, strict=True):
+            # A missing row is zero, and so are its cosines.
+            total += (features[part] / length[part, None]) @ candidates / lengths_there
             described += mask[part]
         total /= described.clamp(min=1)[:, None]
-        best = total.topk(count)
-        near[low : low + size] = warm[best.indices]
+        best = total.masked_fill_(cold, -torch.inf).topk(count)
+        near[low : low + size] = ids[best.indices]
         shares[low : low + size] = torch.softmax(best.values / TEMPERATURE, dim=1) * (described > 0)[:, None]
     return near, shares
