@@ -69,8 +69,8 @@ class TrainConfig(PartSection):
         256, ge=1, description="queries a step, over all workers"
     )
     num_negatives: int | None = Field(
-        None, ge=1, description="candidates that a step scores besides the known answers and the heads of its queries, drawn "
-        "anew in each step; null or as many as there are entities: all (1-N)"
+        None, ge=1, description="candidates that a step scores besides the known answers and as many heads of its queries at "
+        "most, drawn anew in each step; null or as many as there are entities: all (1-N)"
     )
     relation_run: int | None = Field(
         None, ge=1, description="queries of a relation that come together, so that a step has few relations; 1: any order; "

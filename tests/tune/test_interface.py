@@ -78,7 +78,9 @@ def test_a_study_is_what_its_files_say(home: Path, searched: Searched) -> None:
     for folder in (home / "results" / "s", searched.folder):
         study, summary = tune.Study.load(folder), json.loads((folder / "summary.json").read_text())
         assert study.best is not None
-        assert study.best.best_mrr == summary["best_validation_mrr"] == study.trials["best_mrr"].iloc[study.best.number]
+        winner = summary["duel"]["winner"] if summary["duel"] else study.trials["best_mrr"].idxmax()
+        assert study.best.trial_id == winner
+        assert study.best.best_mrr == summary["best_validation_mrr"] == study.trials["best_mrr"][winner]
         assert study.test["mrr"] == summary["test"]["mrr"]
         assert study.importances() == summary["importances"]
         assert summary["command"].startswith("tune.search(" if folder.is_relative_to(home) else "python ")

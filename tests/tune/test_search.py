@@ -50,10 +50,12 @@ def test_summary_counts_every_trial_once(searched: Searched) -> None:
     )
     assert json.loads((searched.folder / "audit.json").read_text()) == summary["audit"]
     trials = json.loads((searched.folder / "trials.json").read_text())
-    # The best two were compared with a second seed, which may decide for the second.
-    best = sorted(trials, key=lambda trial: -trial["best_mrr"])[:2]
-    assert summary["winner"]["trial"] in {trial["number"] for trial in best}
-    assert summary["best_validation_mrr"] == trials[summary["winner"]["trial"]]["best_mrr"]
+    best = sorted(trials, key=lambda trial: -trial["best_mrr"])
+    duel = summary["duel"]  # of the best two, by the mean of both seeds
+    assert [duel["first"], duel["second"]] == [trial["trial_id"] for trial in best[:2]]
+    winner = best[int(duel["mrr"][1] > duel["mrr"][0])]
+    assert (summary["winner"]["trial"], duel["winner"]) == (winner["number"], winner["trial_id"])
+    assert summary["best_validation_mrr"] == winner["best_mrr"]
     assert trials[0]["params"]["train.lr"] == TrainConfig().lr  # the defaults are trial 1
     assert (searched.folder / "leaderboard.csv").read_text().count("\n") == 7
 

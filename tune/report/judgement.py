@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from tune.report.formatting import points
+from tune.report.formatting import plural, points
 from tune.report.result import StudyResult
 from tune.study.outcome import TrialState
 
@@ -78,7 +78,7 @@ def _search(result: StudyResult) -> Iterator[Judgement]:
         yield Judgement(subject, "no trial was better than the first", OPEN)
         return
     if first.state is not TrialState.COMPLETED and first.epochs < result.winner.epochs:  # too short to be compared
-        after = f"{first.epochs} epoch{'s' * (first.epochs != 1)}"
+        after = plural(first.epochs, "epoch")
         told = f"the first trial was left behind after {after}: what it would have reached is not known"
         yield Judgement(subject, told, OPEN)
         return

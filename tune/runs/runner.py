@@ -124,8 +124,10 @@ def run_variants(
     """
     numbers = {name: number for number, name in enumerate(variants)}
     max_epochs = max(config.train.max_epochs for config in variants.values())
-    done = [record for record in TrialsFile(folder).read() if record.trial_id in variants and _is_done(record, folder)]
-    done = [replace(record, number=numbers[record.trial_id]) for record in done]  # a duel ran others, in another order
+    done = [
+        replace(record, number=numbers[record.trial_id])  # a duel ran others, in another order
+        for record in TrialsFile(folder).read() if record.trial_id in variants and _is_done(record, folder)
+    ]
     deadline = Deadline(seconds)
     ledger = Ledger(folder, History(), max_epochs, TrialFolders(folder), deadline, records=done)
     callback = MlflowCallback(tracker, ledger, plan.settings.track_seconds)

@@ -85,10 +85,8 @@ def importances(study: optuna.Study) -> dict[str, float]:
     done = [trial for trial in done if trial.values and math.isfinite(trial.values[0])]
     if len(done) < _LEAST_TRIALS:
         return {}
-    from optuna.importance import (  # loads scikit-learn: two seconds
-        PedAnovaImportanceEvaluator,
-        get_param_importances,
-    )
+    # Here, because it loads scikit-learn: two seconds at the start of every search.
+    from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
 
     # Sorted: left to itself it iterates a set, whose order, and with it the last digit, differs from process to process.
     names = sorted({name for trial in done for name in trial.params})

@@ -223,8 +223,7 @@ class StudySearch(RecordingSearcher):
                 waits = self.race is not None and self.open and not self.closed
                 return None if waits else Searcher.FINISHED  # type: ignore[return-value]  # Ray asks again after None
             self._names[trial_id] = name
-            self.left -= name not in self._handed_out
-            self._handed_out.add(name)
+            self._count(name)
         trial = self.history.trials[self._names[trial_id]]
         known = {"known": trial.last_epoch} if trial.reports else {}
         until = {"until": trial.until} if trial.until is not None else {}
@@ -278,9 +277,13 @@ class StudySearch(RecordingSearcher):
 
     def _give_up_surplus(self) -> None:
         for name in self.race.surplus(self.history) if self.race is not None else ():
-            self.left -= name not in self._handed_out  # paused earlier, it ends without training in this session
-            self._handed_out.add(name)
+            self._count(name)  # one that an earlier session paused ends without having been handed out in this
             self.history.give_up(name)
+
+    def _count(self, name: str) -> None:
+        """Take a trial off `left`, once."""
+        self.left -= name not in self._handed_out
+        self._handed_out.add(name)
 
     def end_unfinished(self) -> list[str]:
         """End every trial that is still RUNNING in the study, for its export; the history keeps it open, so it can go on.

@@ -84,7 +84,7 @@ def draw_negatives(num_entities: int, count: int, heads: Tensor) -> Tensor:
     """
     heads = heads.unique()
     if len(heads) > count:
-        heads = heads[torch.randperm(len(heads), device=heads.device)[:count]]
+        heads = heads[draw_distinct(len(heads), count, heads.device)]
     return torch.cat([draw_distinct(num_entities, count, heads.device), heads]).unique()
 
 
