@@ -44,7 +44,10 @@ class DataConfig(PartSection):
     )
     images: Literal["auto", "none"] = Field("auto", description="image view: the folder images/ if there (auto), or none")
     text_encoder: Annotated[str, PartName("text_encoder", open=True)] = Field(
-        "ngrams", description="what reads texts: ngrams (built in), minilm, or a transformers model by folder or hub name"
+        "ngrams", description="what reads texts: ngrams, words (built in), minilm, or a transformers model by folder or name"
+    )
+    more_text_encoders: tuple[Annotated[str, PartName("text_encoder", open=True)], ...] = Field(
+        (), max_length=16, description="further readers of the texts; each makes a modality that is called as the reader"
     )
     text_pooling: Literal["auto", "mean", "cls", "pooler"] = Field(
         "auto", description="one vector from a text model's tokens; auto: pooler for BERT, mean for sentence models"
@@ -91,8 +94,10 @@ class HeadConfig(Section):
     dropout_input: float | None = Field(None, ge=0, lt=1)
     dropout_relation: float | None = Field(None, ge=0, lt=1)
     dropout_context: float | None = Field(None, ge=0, lt=1)
+    parts: int | None = Field(None, ge=1, le=16)
     penalty: float = Field(1.0, ge=0, le=1000, description="factor on train.regularizer_weight")
     optimizer: Literal["adam", "adagrad"] | None = Field(None, description="of its vectors; null: as train.optimizer")
+    only: bool = Field(False, description="the view has no other branch, and is neither fused nor contrasted")
 
     @property
     def branch(self) -> str:
@@ -154,6 +159,9 @@ class ModelConfig(PartSection):
     block_size: Annotated[int, Tunable(choices=(4, 8, 16), when={"model.scoring": ("block",)}, default=False)] = Field(
         8, ge=1, le=256, description="block: width P of the blocks that share a P x P x P core; it divides dim"
     )
+    parts: int = Field(
+        1, ge=1, le=16, description="similarity: equal parts of the vectors, each compared with each; 2 for features by words"
+    )
     norm: Annotated[Literal["batch", "none"], Tunable(choices=("batch", "none"), default=False)] = Field(
         "batch", description="normalisation of heads and contexts in the relation models; transe has none"
     )
@@ -203,6 +211,11 @@ class ModelConfig(PartSection):
         own = {name: value for name in type(self).model_fields if (value := getattr(head, name, None)) is not None}
         return ModelConfig.model_validate({**self.model_dump(), **own, "heads": ()})
 
+    @property
+    def heads_only(self) -> frozenset[str]:
+        """The modalities that nothing but heads score."""
+        return frozenset(head.view for head in self.heads if head.only)
+
     @model_validator(mode="after")
     def _agree(self) -> ModelConfig:
         names = [head.branch for head in self.heads]
@@ -211,6 +224,8 @@ class ModelConfig(PartSection):
         for head in self.heads:
             if head.view == FUSED:
                 raise ValueError("a head scores structure or a modality, not fused")
+            if head.only and head.view == STRUCTURE:
+                raise ValueError("heads: structure always has a branch of its own; only is for a modality")
             self.of_head(head)  # its numbers agree with each other too
         weights = list(self.decision_weights.values()) if self.decision_weights is not None else [1.0]
         if self.decision == "fixed" and (min(weights, default=0.0) < 0 or sum(weights) <= 0):

@@ -241,7 +241,7 @@ class Predictor:
         """Branches, sizes and figures of the model, as plain values."""
         loaded, model = self.checkpoint, self.checkpoint.model
         return {
-            "branches": list(model.branches), "modalities": list(model.modality_names), "dimension": loaded.config.model.dim,
+            "branches": list(model.branches), "modalities": list(model.all_modalities), "dimension": loaded.config.model.dim,
             "parameters": model.num_parameters, "figures": loaded.metrics,
         }
 

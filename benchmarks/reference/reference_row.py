@@ -45,7 +45,8 @@ def summary_row(
             "cold": (test.get("mrr_cold") or {}).get("mean"),
             "valid": _validation(values, decision), "decision": decision,
             "seeds": list(values["seeds"]), "machine": _machine(machine),
-            "date": str(values["date"])[:10], "settings": dict((values.get("winner") or {}).get("params") or {}),
+            "date": str(values["date"])[:10], "cost": dict(values.get("cost") or {}),
+            "settings": dict((values.get("winner") or {}).get("params") or {}),
         }
         opened = int(values["test_opened"])
     except (KeyError, TypeError, ValueError) as error:

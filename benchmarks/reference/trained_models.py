@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -62,6 +63,8 @@ def score_models(
         runs = dict(zip(loaded, map(flat, metrics), strict=True))
         others = {**test.decisions, **({POOLED: [test.pooled]} if test.pooled is not None else {})}
         values = summary_of(out, first.config.data.path, validation, runs, others, _winner(first))
+        if cost := _cost(list(loaded.values())):
+            values["cost"] = cost
         atomic_write_text(fresh / SUMMARY_FILE, json.dumps(values, indent=2) + "\n")
     Console().print(f"test MRR {plus_minus(mean_std([run['mrr'] for run in runs.values()]))}; {out}", highlight=False)
 
@@ -112,6 +115,15 @@ def _validation(one: Checkpoint) -> float:
     if not isinstance(value, (int, float)):
         raise CheckpointError(f"{one.path} has no validation MRR", remedy="name a checkpoint that imf train has written")
     return float(value)
+
+
+def _cost(loaded: Sequence[Checkpoint]) -> dict[str, float]:
+    """Parameters of a model, and the epochs and seconds of its training, the mean over the seeds; empty if one does not say."""
+    spent = [(one.metrics.get("epochs"), one.metrics.get("seconds")) for one in loaded]
+    if any(epochs is None or seconds is None for epochs, seconds in spent):
+        return {}
+    epochs, seconds = (statistics.fmean(values) for values in zip(*spent, strict=True))
+    return {"parameters": loaded[0].model.num_parameters, "epochs": epochs, "seconds": seconds}
 
 
 def _winner(one: Checkpoint) -> dict[str, Any]:

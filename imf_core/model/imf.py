@@ -7,6 +7,7 @@ each modality, fused), `d` entity width, `r` relation width, `C` candidates (all
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from torch.nn import functional
 from imf_core.config import FUSED, STRUCTURE, ModelConfig
 from imf_core.config_train import TrainConfig
 from imf_core.data.features.modality import Modality
-from imf_core.model.branches import Tables, branches_of
+from imf_core.model.branches import Tables, branches_of, plain_views, with_widths
 from imf_core.model.cold_entities import ColdEntities
 from imf_core.model.decision import Decision, combine, present_weights
 from imf_core.model.fusion.build import build_fusion
@@ -58,9 +59,12 @@ class Imf(nn.Module):
         super().__init__()
         self.config, self.loss_kind = config, reading_of(loss)
         self.num_entities, self.num_relations = num_entities, num_relations
-        self.modality_names = tuple(modality.name for modality in modalities)
+        by_name = {modality.name: modality for modality in modalities}
+        self.all_modalities = tuple(by_name)
+        self.modality_names = plain_views(config, self.all_modalities)
         views = (STRUCTURE, *self.modality_names)
-        self.of_branch = {branch.name: branch for branch in branches_of(config, self.modality_names)}
+        widths = {modality.name: modality.width for modality in modalities}
+        self.of_branch = {branch.name: branch for branch in with_widths(branches_of(config, self.all_modalities), widths)}
         self.branches = tuple(self.of_branch)
         heads = [branch for branch in self.of_branch.values() if branch.further]
         width, narrow = config.dim, relation_width(config)
@@ -69,9 +73,8 @@ class Imf(nn.Module):
         self.cold_entities: ColdEntities | None = None  # their trained rows are replaced before each evaluation
         if structure_table is not None:
             start_from(self.structure, structure_table)
-        self.features = nn.ModuleDict(
-            {item.name: ModalityTable(item, width, config.missing, config.finetune_features) for item in modalities}
-        )
+        table_of = partial(ModalityTable, policy=config.missing, finetune=config.finetune_features)
+        self.features = nn.ModuleDict({name: table_of(by_name[name], width) for name in self.modality_names})
         self.relations = nn.ParameterDict()
         for name in (*views, *(head.name for head in heads)):
             settings = self.of_branch[name].settings
@@ -90,9 +93,10 @@ class Imf(nn.Module):
                     start_from(own, structure_table)
                 self.head_structure[head.name] = own
             else:
-                item = modalities[self.modality_names.index(head.view)]
-                table = ModalityTable(item, head.settings.dim, config.missing, config.finetune_features)
-                table.share(self.features[head.view])
+                own_width = None if self.scorer(head.name).reads_features else head.settings.dim
+                table = table_of(by_name[head.view], own_width)
+                if (first := self._table_of(head.view)) is not None:
+                    table.share(first)
                 self.head_features[head.name] = table
         self.decision = Decision(config.decision, self.branches, 2 * num_relations, config.decision_weights)
 
@@ -107,12 +111,12 @@ class Imf(nn.Module):
 
     def mask(self, branch: str) -> Tensor | None:
         """(N,) bool: which entities have the branch's modality; None if all do."""
-        view = self.of_branch[branch].view
-        if view not in self.features:
-            return None
-        table = self.features[view]
-        assert isinstance(table, ModalityTable)
-        return None if table.complete else table.mask
+        table = self._table_of(self.of_branch[branch].view)
+        return None if table is None or table.complete else table.mask
+
+    def _table_of(self, view: str) -> ModalityTable | None:
+        """The table that holds a modality's features and mask; None for another view, or before it is there."""
+        return next((table for name, table in self.feature_tables.items() if self.of_branch[name].view == view), None)
 
     def replace_cold_rows(self) -> None:
         """Overwrite the rows of cold entities in the trained entity tables, see `ColdEntities`."""

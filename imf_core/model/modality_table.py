@@ -21,13 +21,13 @@ class ModalityTable(nn.Module):
 
     Args:
         modality: features (N, f) and presence mask (N,).
-        width: d.
+        width: d; None: the standardised features themselves, d = f, which nothing trains.
         policy: what replaces a missing row: `learned` (one trained vector), `mean` (of the present rows), `neutral` (1 in the
             fusion's product; zero elsewhere).
         finetune: train the projected table itself instead of the projection, as the published code does.
     """
 
-    def __init__(self, modality: Modality, width: int, policy: str, finetune: bool) -> None:
+    def __init__(self, modality: Modality, width: int | None, policy: str, finetune: bool) -> None:
         super().__init__()
         self.policy = policy
         mask = torch.from_numpy(modality.mask.copy())
@@ -35,12 +35,17 @@ class ModalityTable(nn.Module):
         self.register_buffer("mask", mask)
         self.mask: Tensor
         features = shared_tensor(modality.standardised())
-        projection = nn.Linear(modality.width, width)
-        nn.init.normal_(projection.weight, std=(modality.width * width) ** -0.5)  # rows of unit length: first scores of order 1
-        nn.init.zeros_(projection.bias)
         self.projection: nn.Linear | None = None
         self.features: Tensor | None
         self.table: nn.Parameter | None = None
+        self.missing: nn.Parameter | None = None
+        self._mean_features: Tensor | None = None
+        if width is None:
+            self.register_buffer("features", features)
+            return
+        projection = nn.Linear(modality.width, width)
+        nn.init.normal_(projection.weight, std=(modality.width * width) ** -0.5)  # rows of unit length: first scores of order 1
+        nn.init.zeros_(projection.bias)
         if finetune:
             with torch.no_grad():
                 self.table = nn.Parameter(projection(features))
@@ -48,13 +53,13 @@ class ModalityTable(nn.Module):
         else:
             self.projection = projection
             self.register_buffer("features", features)
-        self._mean_features: Tensor | None = None
         self.missing = nn.Parameter(torch.randn(width) * 0.1) if policy == "learned" and not self.complete else None
 
     def share(self, other: nn.Module) -> None:
         """Use the frozen features and the mask of another table of the modality: memory and a checkpoint hold them once."""
         for name in ("features", "mask"):
-            self.register_buffer(name, getattr(other, name), persistent=False)
+            if getattr(other, name) is not None:  # a trained table has no features any more
+                self.register_buffer(name, getattr(other, name), persistent=False)
 
     def forward(self, nodes: Tensor | None = None) -> Tensor:
         """Projected features, missing rows filled according to the policy.
@@ -69,28 +74,38 @@ class ModalityTable(nn.Module):
         if nodes is not None:
             return self._rows(nodes)
         projected = self.projected()
-        return projected if self.complete else _filled(projected, self.mask, self.filler(projected))
+        return projected if self.complete or self.frozen else _filled(projected, self.mask, self.filler(projected))
 
     def projected(self) -> Tensor:
         """(N, d): the projected features of all entities; the missing rows mean nothing."""
         if self.projection is not None:
             projected: Tensor = self.projection(self.features)
             return projected
-        assert self.table is not None
-        return self.table
+        return self._unprojected
 
     def filler(self, projected: Tensor) -> Tensor | None:
         """(d,): what `forward` fills missing rows with; None: zeros."""
-        return _mean_row(projected, self.mask) if self.policy == "mean" and not self.complete else self.missing
+        means = self.policy == "mean" and not self.complete and not self.frozen
+        return _mean_row(projected, self.mask) if means else self.missing
+
+    @property
+    def frozen(self) -> bool:
+        """Whether these are the features themselves; their missing rows are zero."""
+        return self.projection is None and self.table is None
+
+    @property
+    def _unprojected(self) -> Tensor:
+        rows = self.features if self.table is None else self.table
+        assert rows is not None
+        return rows
 
     def _rows(self, nodes: Tensor) -> Tensor:
         if self.projection is not None:
             assert self.features is not None
             projected: Tensor = self.projection(self.features[nodes])
         else:
-            assert self.table is not None
-            projected = functional.embedding(nodes, self.table, sparse=True)
-        if self.complete:
+            projected = functional.embedding(nodes, self._unprojected, sparse=True)
+        if self.complete or self.frozen:
             return projected
         filler: Tensor | None = self.missing
         if filler is None and self.policy == "mean":

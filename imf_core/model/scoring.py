@@ -14,9 +14,12 @@ import torch
 from torch import Tensor, nn
 
 from imf_core.config import ModelConfig
+from imf_core.errors import ConfigError
 from imf_core.model.dropout import Dropout
 from imf_core.model.grouped import Grouping, Groups, compute_dtype, grouped_products, kept_products
 from imf_core.parts.registry import named
+
+_SHARPNESS = 20.0  # score of equal parts at a weight of 1: a temperature of .05, as in contrastive learning
 
 
 class Scorer(nn.Module):
@@ -27,11 +30,14 @@ class Scorer(nn.Module):
 
     Attributes:
         relation_width: r.
+        reads_features: whether a head of it compares the frozen features of its modality as they are, at their own width,
+            rather than vectors of its own.
         is_product: whether a score is the dot product of context and candidate, so that fused kernels may form it.
         builds_matrices: whether a (d, d) matrix is built for each relation of a batch.
     """
 
     relation_width: int
+    reads_features: ClassVar[bool] = False
     is_product: ClassVar[bool] = True
     builds_matrices: ClassVar[bool] = False
 
@@ -274,6 +280,54 @@ class BlockTerm(DistMult):
         """See `DistMult.pair`."""
         outer = heads.unflatten(1, (-1, self.block))[..., None] * tails.unflatten(1, (-1, self.block))[..., None, :]
         return (outer.flatten(2) @ self.core.view(self.block, -1).T).flatten(1)
+
+
+class Similarity(DistMult):
+    """Weighs how alike head and tail are, part by part: `s = sum_ab r_ab <e_h,a, e_t,b>`, with P x P weights a relation.
+
+    Vectors are P equal parts, such as the words of an entity's name and those of its description; the weights of a relation
+    say which parts of its heads are like which parts of its tails (a definition names what it defines a kind of). On frozen
+    features it learns nothing else, so that it holds for entities and words that training lacks. Without norm and dropout.
+
+    Args:
+        width: d.
+        parts: P, divides d.
+
+    Raises:
+        ConfigError: it does not.
+    """
+
+    reads_features = True
+
+    def __init__(self, width: int, parts: int) -> None:
+        super().__init__(width, (0.0, 0.0, 0.0), "none")
+        if width % parts:
+            raise ConfigError(
+                f"scoring: similarity compares {parts} equal parts of vectors that are {width} wide",
+                remedy="give the number of parts that the features have (words: 2; others: 1)", key="model.parts", value=parts,
+            )
+        self.parts, self.relation_width = parts, parts * parts
+
+    @classmethod
+    def of(cls, config: ModelConfig, *settings: Any) -> Scorer:
+        """See `Scorer.of`."""
+        return cls(config.dim, config.parts)
+
+    @classmethod
+    def relation_width_of(cls, config: ModelConfig, *settings: Any) -> int:
+        """See `Scorer.relation_width_of`."""
+        return config.parts**2
+
+    def combine(self, heads: Tensor, relations: Tensor) -> Tensor:
+        """Heads (..., d), relations (..., P * P) -> (..., d)."""
+        parts = heads.unflatten(-1, (self.parts, -1))  # (..., P, d / P)
+        weights = relations.unflatten(-1, (self.parts, self.parts)).transpose(-1, -2)  # (..., tail's part, head's part)
+        return (weights @ parts).flatten(-2) * (_SHARPNESS / parts.shape[-1])
+
+    def pair(self, heads: Tensor, tails: Tensor) -> Tensor:
+        """See `DistMult.pair`: (P, d), (P, d) -> (P, P * P)."""
+        own, other = (vectors.unflatten(1, (self.parts, -1)) for vectors in (heads, tails))
+        return (own @ other.transpose(1, 2)).flatten(1) * (_SHARPNESS / own.shape[-1])
 
 
 def _norm(kind: str, width: int) -> nn.Module:

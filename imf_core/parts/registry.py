@@ -61,7 +61,7 @@ _TEXTS, _PICTURES = "imf_core.encode.text.pretrained", "imf_core.encode.image.ba
 KINDS: dict[str, Kind] = {
     "scorer": Kind("scorer", "imf_search.scorers", _in(
         "imf_core.model.scoring", contextual="Contextual", block="BlockTerm", transe="TransE", distmult="DistMult",
-        complex="ComplEx",
+        complex="ComplEx", similarity="Similarity",
     )),
     "fusion": Kind("fusion operator", "imf_search.fusion", {
         "tucker": "imf_core.model.fusion.low_rank:TuckerFusion", "meta": _STACKED, "meta_cp": _STACKED, "concat": _STACKED,
@@ -71,7 +71,8 @@ KINDS: dict[str, Kind] = {
         "hub": "imf_core.model.fusion.hub:HubFusion", "modular": "imf_core.model.fusion.modular:ModularFusion",
     }),
     "text_encoder": Kind("text encoder", "imf_search.text_encoders", {
-        "ngrams": "imf_core.encode.text.ngrams:NgramTextEncoder", "minilm": f"{_TEXTS}:TransformersTextEncoder",
+        "ngrams": "imf_core.encode.text.ngrams:NgramTextEncoder", "words": "imf_core.encode.text.words:WordsTextEncoder",
+        "minilm": f"{_TEXTS}:TransformersTextEncoder",
     }),
     "image_encoder": Kind("image encoder", "imf_search.image_encoders", {
         "bitmap": "imf_core.encode.image.bitmap:BitmapImageEncoder", "efficientnet-lite0": f"{_PICTURES}:Lite0",

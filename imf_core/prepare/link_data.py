@@ -205,6 +205,11 @@ class GraphSource:
             view = build(self.config, self.folder, graph.entities).usable()
             notes += view.notes
             modalities += [view.modality] if view.modality is not None else []
+        for name in self.config.more_text_encoders:
+            if name not in ready:
+                view = text_view(self.config, self.folder, graph.entities, self.files, name).usable()
+                notes += view.notes
+                modalities += [view.modality] if view.modality is not None else []
         for name in self.config.encoders:
             if name not in ready:
                 view = other_view(name, self.config, self.folder, graph.entities)

@@ -68,14 +68,17 @@ def text_source(config: DataConfig, folder: Path) -> str:
     return config.text
 
 
-def text_view(config: DataConfig, folder: Path, vocabulary: Vocabulary, files: EntityFiles | None = None) -> View:
-    """The modality `text`.
+def text_view(
+    config: DataConfig, folder: Path, vocabulary: Vocabulary, files: EntityFiles | None = None, also: str | None = None
+) -> View:
+    """The modality `text`, or that of a further encoder of the texts.
 
     Args:
         config: where the texts are from, and their encoder.
         folder: graph folder.
         vocabulary: names of the entities, or of whatever has texts.
         files: the texts of the folder, if they may have been read already.
+        also: the further encoder, by whose name its modality is called.
 
     Raises:
         DataError: a line that cannot be used, or no such encoder.
@@ -85,7 +88,8 @@ def text_view(config: DataConfig, folder: Path, vocabulary: Vocabulary, files: E
         return View(None)
     texts, unknown = _texts(source, files or EntityFiles(folder, GraphFiles.of(config, folder)), vocabulary)
     names = vocabulary.names
-    encoder = text_encoder(config.text_encoder, pooling=config.text_pooling, width=config.text_width, settings=config)
+    read_by, called = also or config.text_encoder, also or "text"
+    encoder = text_encoder(read_by, pooling=config.text_pooling, width=config.text_width, settings=config)
     described = [row for row, text in enumerate(texts) if text is not None]
     blank = sum(not (texts[row] or "").strip() for row in described)
     if len(described) == blank:
@@ -96,13 +100,13 @@ def text_view(config: DataConfig, folder: Path, vocabulary: Vocabulary, files: E
         )
         return View(None, items=len(described), blank=blank, unknown=unknown, failure=failure)
     if not hasattr(encoder, "encode_part"):
-        matrix, mask = usable_features(encoder.encode(texts), len(texts), config.text_encoder)
-        modality = Modality("text", matrix, mask, unknown, getattr(encoder, "name", config.text_encoder))
+        matrix, mask = usable_features(encoder.encode(texts), len(texts), read_by)
+        modality = Modality(called, matrix, mask, unknown, getattr(encoder, "name", read_by))
         return View(modality, items=len(described), blank=blank, unknown=unknown)
     extracted = FeatureStore().extract(encoder, [names[row] for row in described], [texts[row] or "" for row in described])
     counts = f"truncated {extracted.truncated:,} of {extracted.items:,}, blank {extracted.blank:,} of {extracted.items:,}"
-    notes = (f"text: {counts}",) if extracted.truncated or extracted.blank else ()
-    modality = _modality("text", extracted, names, unknown)
+    notes = (f"{called}: {counts}",) if extracted.truncated or extracted.blank else ()
+    modality = _modality(called, extracted, names, unknown)
     return View(modality, notes, (), len(described), extracted.blank, unknown, extracted=extracted)
 
 

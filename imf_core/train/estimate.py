@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from imf_core.config import STRUCTURE, Config
-from imf_core.model.branches import branches_of
+from imf_core.model.branches import branches_of, plain_views, with_widths
 from imf_core.model.fusion.base import FusionSize
 from imf_core.model.fusion.build import fusion_size
 from imf_core.model.losses.autograd import bytes_per_query
@@ -73,8 +73,9 @@ def estimate_memory(
     model, train = config.model, config.train
     width, batch = model.dim, train.batch_size
     narrow = relation_width(model)
-    views = 1 + len(feature_widths)
-    each = branches_of(model, list(feature_widths))
+    plain = plain_views(model, list(feature_widths))
+    views = 1 + len(plain)
+    each = with_widths(branches_of(model, list(feature_widths)), feature_widths)
     widths = [branch.settings.dim for branch in each]
     cores = [branch.settings for branch in each if scorer_class(branch.settings).builds_matrices]
     branches = len(each)
@@ -85,6 +86,8 @@ def estimate_memory(
     others = 2 * num_relations * narrow * views
     for head in [branch for branch in each if branch.further]:
         others += 2 * num_relations * relation_width(head.settings)
+        if head.view in feature_widths and scorer_class(head.settings).reads_features:
+            continue
         if head.view == STRUCTURE or model.finetune_features:
             trained_tables += num_entities * head.settings.dim
         else:
@@ -94,12 +97,13 @@ def estimate_memory(
     fused = views > 1 and model.fusion != "none"
     fusion = fusion_size(model, width, views) if fused else FusionSize(0, 0)  # of the entities; relations are few
     others += fusion.parameters + fusion_size(model, narrow, views).parameters if fused else 0
-    others += 0 if model.finetune_features else sum(size * width for size in feature_widths.values())
+    others += 0 if model.finetune_features else sum(feature_widths[name] * width for name in plain)
     # Value, two moments of Adam, best copy, moving average. The gradients of large parameters never exist at the same time.
     weights = (5 if train.average or train.average_share else 4) * (trained_tables + others)
     weights += others if sampled else max(num_entities * max(widths), others)
 
-    features = 0 if model.finetune_features else num_entities * sum(feature_widths.values())
+    held = {branch.view for branch in each if scorer_class(branch.settings).reads_features} if model.finetune_features else None
+    features = num_entities * sum(size for name, size in feature_widths.items() if held is None or name in held)
     if sampled:
         touched = min(num_entities, train.num_negatives + 3 * batch) if train.num_negatives else num_entities
         # Rows of each branch with gradients, intermediate results of the fusion, the rows' gradients sparse and dense.

@@ -95,7 +95,7 @@ def add_modalities(
         ConfigError: a modality is in the model, or the fusion operator cannot take one more.
         DataError: the data has no such modality.
     """
-    if twice := [name for name in order if name in model.modality_names or list(order).count(name) > 1]:
+    if twice := [name for name in order if name in model.all_modalities or list(order).count(name) > 1]:
         raise ConfigError(
             f"the modality {twice[0]} is there already", remedy="name those that are to be added, each once", value=twice[0],
             key="train.modality_order",
@@ -103,7 +103,7 @@ def add_modalities(
     data.select(tuple(order))  # before the work
     result, additions, patience = None, [], config.train.patience
     for name in order:
-        larger_config = config.updated({"model.modalities": [*model.modality_names, name]})
+        larger_config = config.updated({"model.modalities": [*model.all_modalities, name]})
         larger = build_model(larger_config, data)
         take_weights(larger, model)
         reports: list[EpochReport] = []

@@ -69,7 +69,8 @@ def mrr_of(model: Imf, graph: KnowledgeGraph, triples: np.ndarray) -> float:
 
 @pytest.mark.parametrize("finetune", [False, True])
 def test_another_order_of_the_same_names_scores_the_same(tmp_path: Path, finetune: bool) -> None:
-    heads = [{"view": "structure", "scoring": "complex", "dim": 10}, {"view": "sound", "scoring": "distmult", "dim": 6}]
+    heads = [{"view": "structure", "scoring": "complex", "dim": 10}, {"view": "sound", "scoring": "distmult", "dim": 6},
+             {"view": "sound", "scoring": "similarity"}]
     config = settings(
         model__finetune_features=finetune, model__decision="relation", model__heads=heads, train__max_epochs=2
     )

@@ -71,6 +71,9 @@ CASES = [
     {"model.modalities": ["text"]},
     *({"model.scoring": kind} for kind in ("block", "transe", "distmult", "complex")),
     {"model.heads": [{"view": "structure", "scoring": "complex", "dim": 12}, {"view": "text", "scoring": "block", "dim": 16}]},
+    *({"model.heads": [{"view": "text", "scoring": "similarity", "only": only}], "model.finetune_features": tune}
+      for only in (False, True) for tune in (False, True)),
+    {"model.heads": [{"view": "text", "scoring": "similarity", "only": True}, {"view": "text", "scoring": "complex"}]},
 ]
 
 

@@ -20,7 +20,7 @@ BRANCHES = ("structure", "text", "image", "fused")
 
 
 def test_each_example_is_named_where_its_reader_looks() -> None:
-    assert len(SETTINGS) + len(SPACES) == 5
+    assert len(SETTINGS) + len(SPACES) == 6
     assert len(NOTEBOOKS) == 2
     searching, start = ((ROOT / "docs" / name).read_text(encoding="utf-8") for name in ("searching.md", "index.md"))
     assert [file.name for file in (*SETTINGS, *SPACES) if f"../examples/{file.name}" not in searching] == []

@@ -15,3 +15,7 @@ class TestNgrams(TextEncoderContract):
 class TestBitmap(ImageEncoderContract):
     name = "bitmap"
     settings = MappingProxyType({"data.image_width": 4})
+
+
+class TestWords(TextEncoderContract):
+    name = "words"

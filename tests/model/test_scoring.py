@@ -10,12 +10,12 @@ from imf_core.config import ModelConfig
 from imf_core.model.scoring import Scorer, build_scorer, relation_width
 from imf_core.testing import ScorerContract
 
-KINDS = ("contextual", "block", "transe", "distmult", "complex")
+KINDS = ("contextual", "block", "transe", "distmult", "complex", "similarity")
 N, R, D = 7, 6, 4
 
 
 def config(kind: str) -> ModelConfig:
-    return ModelConfig.model_validate({"dim": D, "relation_dim": 3, "block_size": 2, "scoring": kind})
+    return ModelConfig.model_validate({"dim": D, "relation_dim": 3, "block_size": 2, "parts": 2, "scoring": kind})
 
 
 def scorer(kind: str) -> Scorer:
@@ -49,6 +49,11 @@ def naive(kind: str, made: Scorer, head: Tensor, relation: Tensor, tail: Tensor)
         assert isinstance(made.margin, Tensor)
         return made.margin - (head + relation - tail).abs().sum()
     assert isinstance(made.norm_head, nn.Module) and isinstance(made.norm_context, nn.Module)
+    if kind == "similarity":
+        ours, theirs = (vector.split(2) for vector in (head, tail))  # two parts each
+        weights = relation.view(2, 2)  # head's part, tail's part
+        alike = (weights[a, b] * (ours[a] @ theirs[b]) for a in range(2) for b in range(2))
+        return sum(alike, torch.zeros(())) * 20 / 2
     head = norm(made.norm_head, head)
     if kind == "contextual":
         assert isinstance(made.core, Tensor)
@@ -134,6 +139,7 @@ def test_block_term_contains_distmult_and_complex() -> None:
                           halves, atol=1e-6)
 
 
-@pytest.mark.parametrize(("kind", "width"), [("contextual", 3), ("block", D), ("transe", D), ("distmult", D), ("complex", D)])
+@pytest.mark.parametrize(("kind", "width"), [("contextual", 3), ("block", D), ("transe", D), ("distmult", D), ("complex", D),
+                                               ("similarity", 4)])
 def test_relation_width(kind: str, width: int) -> None:
     assert relation_width(config(kind)) == build_scorer(config(kind)).relation_width == width

@@ -50,6 +50,8 @@ VARIANTS: dict[str, dict[str, object]] = {
     "concat": {"model.fusion": "concat", "model.missing": "neutral"},
     "gated": {"model.fusion": "gated"},
     "meta": {"model.fusion": "meta", "model.fusion_widths": [6]},
+    "compared": {"model.heads": [*_HEADS, {"view": "text", "scoring": "similarity"}], "model.finetune_features": True},
+    "only compared": {"model.heads": [{"view": "text", "scoring": "similarity", "only": True}]},
     "heads": {"model.heads": _HEADS, "train.regularizer": "n3", "train.regularizer_weight": 0.1},
 }
 

@@ -63,6 +63,14 @@ def test_views_of_a_folder(folder: Path) -> None:
     assert data.notes == ()
 
 
+def test_texts_are_read_by_a_second_encoder(folder: Path) -> None:
+    data = made(folder, more_text_encoders=["words"])
+    assert [modality.name for modality in data.modalities] == ["image", "text", "words", "x"]
+    text, words = data.select(("text", "words"))
+    assert np.array_equal(text.mask, words.mask) and (words.unknown, words.encoder) == (1, "words")
+    assert words.width == 2 * len({"capita", "of", "german", "a", "countr", "france"})
+
+
 def test_equal_texts_have_equal_features(folder: Path) -> None:
     data = made(folder)
     text, index = data.modalities[1].matrix, data.graph.entities.index

@@ -79,15 +79,20 @@ HEADS = {
 }
 
 
+COMPARED = {"model.heads": [{"view": "text", "scoring": "similarity", "only": True}]}
 INTERRUPTED: dict[str, dict[str, object]] = {
     "1-N": {}, "sampled": {"train.num_negatives": 8}, "heads": HEADS, "heads, sampled": {**HEADS, "train.num_negatives": 8},
+    "compared": COMPARED, "compared, sampled": {**COMPARED, "train.num_negatives": 8},
 }
+
+
+QUICK = {(1, "1-N"), (5, "heads, sampled")}
 
 
 @pytest.mark.parametrize(("killed_at", "changes"), [
     pytest.param(
         killed_at, changes, id=f"{killed_at}-{name}",
-        marks=[] if killed_at == 3 or (killed_at, name) in {(1, "1-N"), (5, "heads, sampled")} else [pytest.mark.slow],
+        marks=[] if (killed_at == 3 and name != "compared") or (killed_at, name) in QUICK else [pytest.mark.slow],
     )
     for killed_at in (1, 3, 5) for name, changes in INTERRUPTED.items()
 ])
@@ -242,6 +247,7 @@ def test_a_head_goes_with_its_view(toy: LinkData) -> None:
     ([{"view": "fused", "scoring": "complex"}], "not fused"),
     ([{"view": "text", "scoring": "complex", "dim": 7}], "even dim, found 7"),
     ([{"view": "text", "scoring": "block", "dim": 20}], "block_size 8 divides, found 20"),
+    ([{"view": "structure", "scoring": "complex", "only": True}], "structure always has a branch of its own"),
 ])
 def test_heads_that_cannot_be_are_refused(heads: list[dict[str, object]], words: str) -> None:
     with pytest.raises(ConfigError, match=words):
@@ -251,6 +257,25 @@ def test_heads_that_cannot_be_are_refused(heads: list[dict[str, object]], words:
 def test_a_head_of_a_view_that_the_graph_lacks_is_refused(toy: LinkData) -> None:
     with pytest.raises(DataError, match=r"a head scores 'sound'.*image, structure, text"):
         build_model(small().updated({"model.heads": [{"view": "sound", "scoring": "complex"}]}), toy)
+
+
+def test_a_modality_that_is_only_compared_has_no_other_branch_and_no_trained_vectors(toy: LinkData) -> None:
+    plain = build_model(small(model__modalities=["text"]), toy)
+    model = build_model(small().updated({"model.heads": [{"view": "image", "scoring": "similarity", "only": True}]}), toy)
+    assert model.branches == ("structure", "text", "fused", "image_similarity")
+    assert (model.modality_names, model.all_modalities) == (("text",), ("image", "text"))
+    assert model.num_parameters == plain.num_parameters + 2 * toy.graph.num_relations
+    (image,) = toy.select(("image",))
+    assert model.of_branch["image_similarity"].settings.dim == image.width
+    mask = model.mask("image_similarity")
+    assert mask is not None and np.array_equal(mask.numpy(), image.mask) and not mask.all()
+    assert model.mask("text") is None
+
+
+def test_parts_that_are_not_equal_are_refused(toy: LinkData) -> None:
+    heads = [{"view": "text", "scoring": "similarity", "parts": 3}]
+    with pytest.raises(ConfigError, match="compares 3 equal parts of vectors that are 5 wide"):
+        build_model(small().updated({"model.heads": heads}), toy)
 
 
 def test_off_modalities_have_no_parameters(toy: LinkData) -> None:

@@ -12,17 +12,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from imf_core.model.scoring import BlockTerm, ComplEx, Contextual, DistMult, Scorer
+from imf_core.model.scoring import BlockTerm, ComplEx, Contextual, DistMult, Scorer, Similarity
 from imf_core.model.static.plan import BLOCK, Plan
 
-STACKED = (Contextual, DistMult, ComplEx, BlockTerm)  # relation models of which several can be computed at once
+STACKED = (Contextual, DistMult, ComplEx, BlockTerm, Similarity)  # relation models of which several can be computed at once
 
 
 def shape_of(scorer: Scorer) -> tuple[Any, ...]:
     """What branches must have in common to be computed together."""
     norm = getattr(scorer, "norm_head", None)
     drops = [part.p for name in ("drop_head", "drop_relation", "drop_context") if (part := getattr(scorer, name, None))]
-    sizes = [getattr(scorer, name, 0) for name in ("width", "relation_width", "block")]
+    sizes = [getattr(scorer, name, 0) for name in ("width", "relation_width", "block", "parts")]
     return type(scorer), isinstance(norm, nn.BatchNorm1d), *sizes, *drops
 
 

@@ -19,7 +19,7 @@ from imf_core.train.batches import QueryBatch, TrainingQueries
 from imf_core.train.fit import build_model
 
 KINDS = ("n3", "dura", "ivr")
-SCORERS = ("contextual", "block", "transe", "distmult", "complex")
+SCORERS = ("contextual", "block", "transe", "distmult", "complex", "similarity")
 PLAIN = {
     **{f"model.dropout_{part}": 0.0 for part in ("input", "relation", "context", "fusion")}, "model.dim": 8,
     "model.relation_dim": 4, "model.norm": "none", "model.block_size": 2, "train.label_smoothing": 0.0,
