@@ -43,6 +43,7 @@ from tune.runs.runner import run_search
 from tune.study.history import History
 from tune.study.proposals import Proposals
 from tune.study.race import Race
+from tune.study.race_search import RaceSearch
 from tune.study.records import load_records, winner
 from tune.study.searcher import StudySearch
 
@@ -77,7 +78,7 @@ def one_epoch_first(plan: Plan, study: OpenStudy) -> StudySearch:
     drawn = Proposals(plan.space, plan.settings.seed, "random")
     points += [drawn.draw(History(), attempt) for attempt in range(ONE_EPOCH_TRIALS - len(points))]
     race = Race((1, plan.base.train.max_epochs), 1.0, most_paused=ONE_EPOCH_TRIALS)
-    return StudySearch(plan.space, study.journal, base=False, points=points, race=race, proposals=drawn)
+    return RaceSearch(plan.space, race, study.journal, base=False, points=points, proposals=drawn)
 
 
 def train_seeds(plan: Plan, folder: Path, seconds: float, seed: int) -> None:

@@ -28,6 +28,7 @@ from tune.space.space import SearchSpace
 from tune.study.history import History
 from tune.study.proposals import Proposals
 from tune.study.race import REDUCTION, Race, rungs_of
+from tune.study.race_search import RaceSearch
 from tune.study.sampler import make_sampler
 from tune.study.schedule import make_scheduler
 from tune.study.searcher import StudySearch
@@ -110,10 +111,12 @@ def search_of(rival: str, seed: int, starts: Sequence[dict[str, Any]], reduction
         drawn = Proposals(SPACE, seed, "random")
         points += [drawn.draw(History(), attempt) for attempt in range(20 - len(points))]
     sampler = "random" if rival == "random" else "gp" if rival.endswith("gp") else "tpe"
-    search = StudySearch(
-        SPACE, history, make_sampler(seed, 5 if points else 10, sampler), base=bool(points), points=points, race=race,
-        proposals=Proposals(SPACE, seed, sampler, 5),
-    )
+    drawn_by = make_sampler(seed, 5 if points else 10, sampler)
+    given: dict[str, Any] = {"sampler": drawn_by, "base": bool(points), "points": points}
+    if race is None:
+        search = StudySearch(SPACE, history, **given)
+    else:
+        search = RaceSearch(SPACE, race, history, proposals=Proposals(SPACE, seed, sampler, 5), **given)
     if rival == "one-epoch":
         search.left = len(search.first_points)
     return search, make_scheduler(kind, EPOCHS, None, 3.0, history)

@@ -15,6 +15,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
+from benchmarks.reference.overview import overview
 from benchmarks.reference.pool import pool
 from benchmarks.reference.reference_row import HITS, UNTRAINED, paired, summary_row
 from benchmarks.reference.trained_models import score_models
@@ -25,7 +26,7 @@ from imf_core.files.atomic import atomic_write_text
 from imf_core.study_reader import StudyFolder
 
 REFERENCE_FILE, README_FILE = "reference.json", "README.md"
-BEGIN, END = "<!-- rows -->", "<!-- /rows -->"
+ROWS, OVERVIEW = ("<!-- rows -->", "<!-- /rows -->"), ("<!-- overview -->", "<!-- /overview -->")
 ROW_KEYS = ("data_set", "row", "command", "mrr_mean", "mrr_std", "hits", "seeds", "machine", "date")
 
 Published = Mapping[str, Sequence[tuple[str, Sequence[float | None]]]]
@@ -127,17 +128,28 @@ def write_reference(results_dir: Path | str, *rows: Mapping[str, Any]) -> Path:
     except (OSError, ValueError) as error:
         remedy = "name the folder that holds the project's results/README.md with --results"
         raise DataError.at(readme, None, f"cannot be read: {error}", remedy=remedy) from error
-    before, begin, rest = text.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not begin or not end or BEGIN in rest or END in before + after:
-        remedy = f"write a line {BEGIN} and after it a line {END}, once, where the rows belong"
-        raise DataError.at(readme, None, "has no single place for the rows", remedy=remedy)
     # A row with a known name replaces the old one and keeps its position.
     named = {(row["data_set"], row["row"]): dict(row) for row in (*load_reference(folder / REFERENCE_FILE), *rows)}
     every = list(named.values())
-    table = render_reference(every)
+    text = _filled(readme, text, *ROWS, render_reference(every))
+    if OVERVIEW[0] in text:
+        text = _filled(readme, text, *OVERVIEW, "\n".join(overview(every)).rstrip())
     atomic_write_text(folder / REFERENCE_FILE, json.dumps(every, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
-    return atomic_write_text(readme, f"{before}{BEGIN}\n{table}\n{END}{after}")
+    return atomic_write_text(readme, text)
+
+
+def _filled(readme: Path, text: str, begin: str, end: str, content: str) -> str:
+    """The text with other content between two markers.
+
+    Raises:
+        DataError: it does not hold them once, in this order.
+    """
+    before, found, rest = text.partition(begin)
+    _, closed, after = rest.partition(end)
+    if not found or not closed or begin in rest or end in before + after:
+        remedy = f"write a line {begin} and after it a line {end}, once, where the rows belong"
+        raise DataError.at(readme, None, "has no single place for the rows", remedy=remedy)
+    return f"{before}{begin}\n{content}\n{end}{after}"
 
 
 def _against(other: Mapping[str, Any]) -> str:

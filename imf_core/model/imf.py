@@ -387,6 +387,8 @@ class Imf(nn.Module):
         """Sum over the branches of a penalty, or without one of the loss on the relations."""
         (heads, relations), positives, weights, losses = queries, target.positives, target.row_weights(), []
         for (name, branch), context in zip(self.of_branch.items(), contexts, strict=True):
+            if regularizer is not None and not branch.penalty:
+                continue
             scorer, table = self.scorer(name), _at_least_float(tables.relations[name])  # bf16 where they are fused
             first, answers = (  # (B, d), (P, d)
                 _at_least_float(tables.entities[name][rows]) for rows in (heads, positives.tails)
@@ -396,7 +398,7 @@ class Imf(nn.Module):
             else:
                 vectors = (first, table[relations], context, answers)
                 losses.append(branch.penalty * regularizer.target(scorer, *vectors, positives, weights, *settings))
-        return torch.stack(losses).sum()
+        return torch.stack(losses).sum() if losses else contexts[0].new_zeros(())
 
     @property
     def entity_tables(self) -> dict[str, nn.Parameter]:

@@ -30,6 +30,7 @@ from tune.sources import code_digest
 from tune.study.history import History
 from tune.study.journal import Journal
 from tune.study.outcome import TrialState, name_of
+from tune.study.race_search import RaceSearch
 from tune.study.records import TrialRecord, TrialsFile
 from tune.study.schedule import ASHA_REDUCTION, FiniteFifo, make_scheduler
 from tune.study.searcher import NamedRuns, RecordingSearcher, StudySearch
@@ -68,8 +69,8 @@ def run_search(
     callback.settle()
     missing = study.trials - len(ledger.records)
     search.left = max(0, missing)
-    if search.race is not None and search.race.rungs[-1] != max_epochs:
-        search.race = plan.race  # the budget has shortened the trials
+    if isinstance(search, RaceSearch) and plan.race is not None:
+        search.race = plan.race  # the budget may have shortened the trials
     if missing > 0 and study.seconds_left != 0.0 and not search.idle:
         spec = _spec(
             plan, settings.trials_dir, space=plan.space, keep=settings.keep > 0, scores=True,
@@ -84,8 +85,7 @@ def run_search(
         with interrupts.end(deadline, finishes=True):
             _run(plan, spec, search, scheduler, callback, journal, console, missing)
         over = not deadline.stopping and (deadline.over or search.exhausted or search.closed)
-        unfinished = search.race is not None and not search.idle
-        if not over and (search.open or unfinished or len(ledger.records) < study.trials):
+        if not over and (search.open or not search.idle or len(ledger.records) < study.trials):
             raise SearchInterrupted(
                 f"the search was ended with {sum(record.state is not TrialState.STOPPED for record in ledger.records)} of "
                 f"{study.trials} trials at their end; nothing is lost",

@@ -23,11 +23,7 @@ from imf_core.files.digest import sha256_of
 from tune.settings import METRIC, MODE
 from tune.space.space import SearchSpace
 from tune.study.history import DriverOnly, Event, History, TrialHistory, trial_name
-from tune.study.outcome import ENDED
-from tune.study.proposals import Proposals
-from tune.study.race import Leg, Race
 from tune.study.sampler import distribution, make_sampler
-from tune.study.schedule import is_finite
 
 _MAX_DRAWS = 100  # for a setting that was not tried; a space that gives none by then is exhausted
 _SMALL = 1000  # settings of a space that are known one by one: none is left out, and none is drawn again and again
@@ -141,8 +137,6 @@ class StudySearch(RecordingSearcher):
         points: tried first, after the default point, in this order; repeats are dropped.
         known: points whose value is known already; they inform the sampler and are not trained.
         costs: numbers that a trial reports and that are minimised, besides the MRR that is maximised.
-        race: pauses trials and lets them go on; a Ray trial is then a part of one. None: each trains to its end at once.
-        proposals: the points of a race; default: with seed 0.
 
     Attributes:
         too_late: whether a trial that would begin now would end without a result; default: never.
@@ -158,13 +152,11 @@ class StudySearch(RecordingSearcher):
     def __init__(
         self, space: SearchSpace, history: History | None = None, sampler: BaseSampler | None = None, *, base: bool = True,
         points: Iterable[Mapping[str, Any]] = (), known: Iterable[tuple[Mapping[str, Any], float]] = (),
-        costs: Sequence[str] = (), race: Race | None = None, proposals: Proposals | None = None,
+        costs: Sequence[str] = (),
     ) -> None:
         super().__init__(history if history is not None else History(), costs)
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self.space, self.exhausted, self.closed = space, False, False
-        self.race, known = race, list(known)
-        self.proposals = (proposals or Proposals(space, known=known)) if race is not None else None
         self.too_late: Callable[[], bool] = lambda: False
         self.settings = space.every_point(_SMALL)
         self._running: dict[str, optuna.Trial] = {}
@@ -178,14 +170,12 @@ class StudySearch(RecordingSearcher):
         for point in (*([space.default_point()] if base else []), *points):
             if (clean := space.validate_point(point)) not in self.first_points:
                 self.first_points.append(clean)
-        for point in self.first_points if race is None else ():
-            self.study.enqueue_trial(point)
+        self._give_first()
         self.study.set_user_attr("space", space.fingerprint)
         for point, value in known:
             self.add_known(point, value)
         self.history.follow(self._on_event)
         self._waiting += self.open  # the interrupted ones
-        self._give_up_surplus()
 
     @property
     def open(self) -> list[str]:
@@ -194,8 +184,8 @@ class StudySearch(RecordingSearcher):
 
     @property
     def idle(self) -> bool:
-        """Whether there is nothing to train, although trials may be paused."""
-        return self.race is not None and not self._waiting and self._next_leg() is None
+        """Whether there is nothing more to begin."""
+        return not self._waiting and (self.exhausted or not self.left)
 
     def add_known(self, point: Mapping[str, Any], value: float) -> None:
         """Tell the sampler of a result without training it.
@@ -220,8 +210,7 @@ class StudySearch(RecordingSearcher):
         if trial_id not in self._names:
             name = self._next()
             if name is None:
-                waits = self.race is not None and self.open and not self.closed
-                return None if waits else Searcher.FINISHED  # type: ignore[return-value]  # Ray asks again after None
+                return None if self._waits else Searcher.FINISHED  # type: ignore[return-value]  # Ray asks again after None
             self._names[trial_id] = name
             self._count(name)
         trial = self.history.trials[self._names[trial_id]]
@@ -229,56 +218,35 @@ class StudySearch(RecordingSearcher):
         until = {"until": trial.until} if trial.until is not None else {}
         return {"name": trial.name, "params": dict(trial.params), **known, **until}
 
+    @property
+    def _waits(self) -> bool:
+        """Whether there may be something to train once another trial has paused."""
+        return False
+
     def _next(self) -> str | None:
         """The name of the trial that trains next; None: there is none, for good or until another has paused or ended."""
-        while not self.exhausted or self.race is not None:
-            leg = self._next_leg() if self.race is not None and not self._waiting else None
-            if leg is None and not self._waiting and (self.race is not None or not self.left):
-                return None
-            if self.too_late():
-                self.closed = True
-                return None
-            name = self._begun(leg)
-            if name is not None:
-                return name
-            self.exhausted = True
-        return None
+        if self.idle:
+            return None
+        if self.too_late():
+            self.closed = True
+            return None
+        name = self._begun()
+        self.exhausted |= name is None
+        return name
 
-    def _begun(self, leg: Leg | None) -> str | None:
-        """The name of the trial that trains next: an interrupted or paused one, or a new one; None where no point is left."""
-        if leg is not None and leg.name:
-            self.history.append("resume", trial=leg.name, until=leg.until)
-            return leg.name
+    def _begun(self, **facts: Any) -> str | None:
+        """The name of the trial that trains next: an interrupted one, or a new one; None where no point is left.
+
+        Args:
+            facts: of a new trial, for the history.
+        """
         name = self._waiting.pop(0) if self._waiting else trial_name(len(self.history.trials))
         if name not in self.history.trials:
             point = self._draw(name)
             if point is None:
                 return None
-            self.history.ask(name, point, **({"until": leg.until} if leg is not None else {}))
+            self.history.ask(name, point, **facts)
         return name
-
-    def _next_leg(self) -> Leg | None:
-        """What the race lets a worker do next."""
-        assert self.race is not None
-        not_yet = sum(trial.end is None and name not in self._handed_out for name, trial in self.history.trials.items())
-        may_begin = self.left > not_yet and not self.exhausted
-        return self.race.next_leg(self.history, len(self.first_points), may_begin)
-
-    def _pauses(self, name: str, result: Mapping[str, Any]) -> bool:
-        """A trial has trained as far as the race let it, unless it says that it has ended; surplus paused ones are given up."""
-        trial = self.history.trials[name]
-        if self.race is None or trial.until is None or ENDED in result or trial.last_epoch < trial.until:
-            return False
-        if trial.until >= self.race.rungs[-1] or not is_finite(result):
-            return False
-        self.history.append("pause", trial=name)
-        self._give_up_surplus()
-        return True
-
-    def _give_up_surplus(self) -> None:
-        for name in self.race.surplus(self.history) if self.race is not None else ():
-            self._count(name)  # one that an earlier session paused ends without having been handed out in this
-            self.history.give_up(name)
 
     def _count(self, name: str) -> None:
         """Take a trial off `left`, once."""
@@ -302,7 +270,7 @@ class StudySearch(RecordingSearcher):
         if trial is None:
             return
         if event["event"] == "ask" and trial.name not in self._running:
-            drawn = self._draw(trial.name) if self.race is None else self._asked(trial.name, trial.params)
+            drawn = self._repeated(trial)
             if drawn != trial.params:
                 raise ConfigError(
                     f"the sampler does not repeat what it drew: for {trial.name} it draws {drawn}, then it was {trial.params}",
@@ -322,8 +290,8 @@ class StudySearch(RecordingSearcher):
                     return None
                 if draw:
                     self.study.enqueue_trial(untried[0])
-            if self.proposals is not None and not (self.settings is not None and draw >= _REPEATS):
-                self.study.enqueue_trial(self._proposed(draw))
+            if self.settings is None or draw < _REPEATS:
+                self._offer(draw)
             asked = self.study.ask()
             point = self.space.suggest(asked)
             earlier = self._earlier(point, asked.number)
@@ -334,20 +302,21 @@ class StudySearch(RecordingSearcher):
             self._tell(asked, earlier.values if earlier else None)
         return None
 
-    def _proposed(self, draw: int) -> dict[str, Any]:
-        """The next given point, with the base's values for settings that it lacks; else one that is drawn."""
-        assert self.proposals is not None
-        number = len(self.history.trials)
-        if number < len(self.first_points) and not draw:
-            return self.space.near(self.first_points[number])
-        return self.proposals.draw(self.history, draw)
+    def _give_first(self) -> None:
+        """Line up the points that are tried first."""
+        for point in self.first_points:
+            self.study.enqueue_trial(point)
 
-    def _asked(self, name: str, params: Mapping[str, Any]) -> dict[str, Any]:
-        """A point of the journal as a running trial of the study."""
-        self.study.enqueue_trial(dict(params))
-        asked = self._running[name] = self.study.ask()
-        asked.set_user_attr("trial_id", name)
-        return self.space.suggest(asked)
+    def _offer(self, draw: int) -> None:
+        """Put a point before those of the study's sampler; here none.
+
+        Args:
+            draw: how many points were drawn in vain for this trial.
+        """
+
+    def _repeated(self, trial: TrialHistory) -> dict[str, Any] | None:
+        """The point of an earlier session's trial, drawn again."""
+        return self._draw(trial.name)
 
     def _untried(self) -> list[dict[str, Any]]:
         """The settings of a small space that no trial has and whose value is not known; scattered, but always in this order."""

@@ -57,7 +57,7 @@ def reference_row(result: StudyResult, data_set: str, row: str, decision: str = 
 
 def test_a_study_as_a_row(result: StudyResult) -> None:
     row = reference_row(result, "MKG-Y", "IMF, text")
-    assert set(row) == {*ROW_KEYS, "settings", "cold", "valid", "decision"}
+    assert set(row) == {*ROW_KEYS, "settings", "cold", "valid", "decision", "cost"}
     assert (row["cold"], row["valid"], row["decision"]) == (pytest.approx(0.015), pytest.approx(0.331), "own")
     assert (row["data_set"], row["row"], row["command"]) == ("MKG-Y", "IMF, text", result.command)
     assert (row["mrr_mean"], row["mrr_std"]) == (pytest.approx(0.354), pytest.approx(0.004))
@@ -247,9 +247,9 @@ def test_the_command_explains(result: StudyResult, tmp_path: Path, monkeypatch: 
 
 def test_the_project_s_own_page_is_current() -> None:
     text = page(RESULTS)
-    between = text.partition(reference.BEGIN)[2].partition(reference.END)[0]
+    between = text.partition(reference.ROWS[0])[2].partition(reference.ROWS[1])[0]
     assert between.strip() == render_reference(load_reference(RESULTS / "reference.json"))
-    published = [line.strip("|").split("|") for line in text.partition(reference.BEGIN)[0].splitlines() if " / " in line[:60]]
+    published = [line.strip("|").split("|") for line in text.partition(reference.ROWS[0])[0].splitlines() if " / " in line[:60]]
     for position, data_set in enumerate(("DB15K", "MKG-W", "MKG-Y"), start=1):
         found = {
             cells[0].strip(): tuple(None if part.strip() == "-" else float(part) for part in cells[position].split("/"))

@@ -13,7 +13,7 @@ from tune.space.space import SearchSpace
 from tune.study.history import History
 from tune.study.proposals import Proposals
 from tune.study.race import Leg, Race, rungs_of
-from tune.study.searcher import StudySearch
+from tune.study.race_search import RaceSearch
 
 SPACE = SearchSpace.from_values(
     {"train.lr": {"low": 1e-4, "high": 1e-1, "log": True}, "model.dim": {"low": 16, "high": 256}}, Config(), ("structure",)
@@ -109,7 +109,7 @@ def test_of_too_many_paused_trials_the_worst_are_given_up() -> None:
 
 def test_a_trial_goes_on_from_where_it_was_paused() -> None:
     """The names and epochs that Tune is given, one trial at a time: the second point is the better one, and finishes."""
-    search = StudySearch(SPACE, points=[{"train.lr": 0.01}], race=Race((1, 2), 3.0), proposals=Proposals(SPACE, 1))
+    search = RaceSearch(SPACE, Race((1, 2), 3.0), points=[{"train.lr": 0.01}], proposals=Proposals(SPACE, 1))
     search.left = 3
     values = {"trial-000": (0.1, 0.2), "trial-001": (0.3, 0.4), "trial-002": (0.05, 0.06)}
     legs = []
@@ -129,7 +129,7 @@ def test_a_trial_goes_on_from_where_it_was_paused() -> None:
     assert search.idle and not search.open
     assert search.history.trials["trial-001"].end is not None
     replayed, proposals = History.of(search.history.events), Proposals(SPACE, 1)
-    again = StudySearch(SPACE, replayed, points=[{"train.lr": 0.01}], race=Race((1, 2), 3.0), proposals=proposals)
+    again = RaceSearch(SPACE, Race((1, 2), 3.0), replayed, points=[{"train.lr": 0.01}], proposals=proposals)
     again.left = 2  # the two paused ones
     assert again.idle and again.suggest("x") == Searcher.FINISHED
     assert [trial.params for trial in again.study.trials] == [trial.params for trial in search.study.trials]
