@@ -160,7 +160,7 @@ class ModelConfig(PartSection):
         8, ge=1, le=256, description="block: width P of the blocks that share a P x P x P core; it divides dim"
     )
     parts: int = Field(
-        1, ge=1, le=16, description="similarity: equal parts of the vectors, each compared with each; 2 for features by words"
+        1, ge=1, le=16, description="similarity: equal parts of the vectors, each compared with each; 3 for features by words"
     )
     norm: Annotated[Literal["batch", "none"], Tunable(choices=("batch", "none"), default=False)] = Field(
         "batch", description="normalisation of heads and contexts in the relation models; transe has none"

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -40,6 +39,7 @@ _SEED, _PATH = "train.seed", "data.path"
 def score_models(
     out: Annotated[Path, typer.Argument(help="Folder to create; it must not exist.")],
     checkpoints: Annotated[list[Path], typer.Argument(help="Checkpoints of imf train that differ only in their seed.")],
+    minutes: Annotated[float | None, typer.Option(help="What imf train took, a mean over the seeds.")] = None,
 ) -> None:
     """Rank test once with separately trained models, as a search does with the seeds of its winner."""
     refuse_existing(out)
@@ -63,8 +63,7 @@ def score_models(
         runs = dict(zip(loaded, map(flat, metrics), strict=True))
         others = {**test.decisions, **({POOLED: [test.pooled]} if test.pooled is not None else {})}
         values = summary_of(out, first.config.data.path, validation, runs, others, _winner(first))
-        if cost := _cost(list(loaded.values())):
-            values["cost"] = cost
+        values["cost"] = {"parameters": first.model.num_parameters, "minutes": minutes}
         atomic_write_text(fresh / SUMMARY_FILE, json.dumps(values, indent=2) + "\n")
     Console().print(f"test MRR {plus_minus(mean_std([run['mrr'] for run in runs.values()]))}; {out}", highlight=False)
 
@@ -115,15 +114,6 @@ def _validation(one: Checkpoint) -> float:
     if not isinstance(value, (int, float)):
         raise CheckpointError(f"{one.path} has no validation MRR", remedy="name a checkpoint that imf train has written")
     return float(value)
-
-
-def _cost(loaded: Sequence[Checkpoint]) -> dict[str, float]:
-    """Parameters of a model, and the epochs and seconds of its training, the mean over the seeds; empty if one does not say."""
-    spent = [(one.metrics.get("epochs"), one.metrics.get("seconds")) for one in loaded]
-    if any(epochs is None or seconds is None for epochs, seconds in spent):
-        return {}
-    epochs, seconds = (statistics.fmean(values) for values in zip(*spent, strict=True))
-    return {"parameters": loaded[0].model.num_parameters, "epochs": epochs, "seconds": seconds}
 
 
 def _winner(one: Checkpoint) -> dict[str, Any]:

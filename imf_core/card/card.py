@@ -139,7 +139,7 @@ def _choice(loaded: Checkpoint, metrics: Facts) -> list[str]:
     rows = [
         ["validation MRR", metrics.shown("validation", "mrr")], ["best epoch", count(metrics.number("best_epoch"))],
         ["epochs trained", count(metrics.number("epochs"))], ["epochs at most", str(settings.max_epochs)],
-        ["seconds trained", count(metrics.number("seconds"))], ["seed", str(settings.seed)],
+        ["seed", str(settings.seed)],
     ]
     listed = [[key, json.dumps(value)] for key, value in loaded.config.flat().items()]
     return [

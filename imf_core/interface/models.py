@@ -154,8 +154,6 @@ def train(
         whose = RULES if preferred_by is None else preferred_by.path
         tell(f"preferences of {whose}: {among.pairs:,} pairs of hard negatives of {len(among.keys):,} queries")
 
-    seconds: list[float] = []  # of each epoch
-
     def train_one(
         one: Imf, its_config: Config, report: Callable[[EpochReport], None] | None = None
     ) -> FitResult[RankingMetrics]:
@@ -167,7 +165,6 @@ def train(
             tell(f"taught by {taught_by.path}: {shape[1]} answers to each of {shape[0]:,} queries")
 
         def each(found: EpochReport) -> None:
-            seconds.append(found.seconds)
             for function in (on_epoch, report):
                 if function is not None:
                     function(found)
@@ -193,7 +190,7 @@ def train(
         tell(f"  {note}")
     metrics = {
         "validation": result.metrics.as_dict(), "best_epoch": result.best_epoch, "fingerprint": graph.fingerprint,
-        "epochs": len(seconds), "seconds": round(sum(seconds), 1),
+        "epochs": result.epochs,
     }
     if taught_by is not None:
         metrics["teacher"] = str(taught_by.path.resolve())

@@ -304,7 +304,7 @@ class Similarity(DistMult):
         if width % parts:
             raise ConfigError(
                 f"scoring: similarity compares {parts} equal parts of vectors that are {width} wide",
-                remedy="give the number of parts that the features have (words: 2; others: 1)", key="model.parts", value=parts,
+                remedy="give the number of parts that the features have (words: 3; others: 1)", key="model.parts", value=parts,
             )
         self.parts, self.relation_width = parts, parts * parts
 

@@ -68,7 +68,7 @@ def test_texts_are_read_by_a_second_encoder(folder: Path) -> None:
     assert [modality.name for modality in data.modalities] == ["image", "text", "words", "x"]
     text, words = data.select(("text", "words"))
     assert np.array_equal(text.mask, words.mask) and (words.unknown, words.encoder) == (1, "words")
-    assert words.width == 2 * len({"capita", "of", "german", "a", "countr", "france"})
+    assert words.width == 3 * len({"capita", "of", "german", "a", "countr", "france"})
 
 
 def test_equal_texts_have_equal_features(folder: Path) -> None:
