@@ -172,6 +172,9 @@ class ModelConfig(PartSection):
         (), max_length=16, description="further branches: a view scored by another relation model, with vectors of its own, "
         "for example [{view: structure, scoring: complex}]"
     )
+    second_scoring: Annotated[
+        str, PartName("scorer", also=("none",)), Tunable(choices=("none", "contextual", "complex"))
+    ] = Field("none", description="a second relation model of structure: a branch with vectors, norm and dropout of its own")
     decision: Annotated[DecisionMode, Tunable(choices=("learned", "relation", "uniform", "fixed"))] = Field(
         "learned", description="how the branches' predictions are weighted"
     )
@@ -209,7 +212,17 @@ class ModelConfig(PartSection):
     def of_head(self, head: HeadConfig) -> ModelConfig:
         """These settings for a further branch alone."""
         own = {name: value for name in type(self).model_fields if (value := getattr(head, name, None)) is not None}
-        return ModelConfig.model_validate({**self.model_dump(), **own, "heads": ()})
+        return ModelConfig.model_validate({**self.model_dump(), **own, "heads": (), "second_scoring": "none"})
+
+    @property
+    def all_heads(self) -> tuple[HeadConfig, ...]:
+        """The further branches: `heads`, and that of `second_scoring`, whose recipe goes with any first one."""
+        if self.second_scoring == "none":
+            return self.heads
+        return (*self.heads, HeadConfig(
+            view=STRUCTURE, scoring=self.second_scoring, norm="batch", init_scale=0.0, dropout_input=0.2, dropout_relation=0.1,
+            dropout_context=0.4 if self.second_scoring == "contextual" else 0.0, penalty=0.0, optimizer="adam",
+        ))
 
     @property
     def heads_only(self) -> frozenset[str]:
@@ -218,10 +231,10 @@ class ModelConfig(PartSection):
 
     @model_validator(mode="after")
     def _agree(self) -> ModelConfig:
-        names = [head.branch for head in self.heads]
+        names = [head.branch for head in self.all_heads]
         if twice := sorted({name for name in names if names.count(name) > 1}):
             raise ValueError(f"heads has {twice[0]} twice; a view and a relation model make one head")
-        for head in self.heads:
+        for head in self.all_heads:
             if head.view == FUSED:
                 raise ValueError("a head scores structure or a modality, not fused")
             if head.only and head.view == STRUCTURE:

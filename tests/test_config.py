@@ -95,6 +95,16 @@ def test_settings_that_contradict_each_other(values: dict[str, Any], message: st
         Config.build({"model": values})
 
 
+def test_a_second_relation_model_is_a_branch_with_a_recipe_of_its_own() -> None:
+    model = Config().updated({"model.second_scoring": "contextual", "model.norm": "none", "model.scoring": "complex"}).model
+    (head,) = model.all_heads
+    assert (head.branch, head.optimizer, head.penalty) == ("structure_contextual", "adam", 0.0)
+    assert (model.of_head(head).norm, model.of_head(head).dim, model.of_head(head).all_heads) == ("batch", model.dim, ())
+    assert Config().model.all_heads == ()
+    with pytest.raises(ConfigError, match="structure_complex twice"):
+        Config().updated({"model.second_scoring": "complex", "model.heads": [{"view": "structure", "scoring": "complex"}]})
+
+
 def test_fixed_weights_are_kept() -> None:
     made = Config.build({"model": {"decision": "fixed", "decision_weights": {"structure": 1, "fused": 3}}})
     assert made.model.decision_weights == {"structure": 1.0, "fused": 3.0}

@@ -36,7 +36,8 @@ LINES = (
     Line("MKG-W", "nothing", "ComplEx with N3 and contextual in one model, structure only", "TuckER 30.4"),
     Line("MKG-Y", "names", _TWO, "M-Hyper 39.5, Beyond Images 40.8 (both with images)"),
     Line("MKG-Y", "nothing", "ComplEx with N3 and contextual in one model, structure only", "TuckER 37.1"),
-    Line("FB15K237", "descriptions", "ComplEx, descriptions by MiniLM, no images", "SimKGC 33.6, CARF 38.4 (both fine-tune BERT)"),
+    Line("FB15K237", "descriptions", "ComplEx, descriptions by MiniLM, no images",
+         "SimKGC 33.6, CARF 38.4 (both fine-tune BERT)"),
     Line("FB15K237", "nothing", "ComplEx and contextual in one model, structure only",
          "ComplEx 34.8 and RESCAL 35.6 (LibKGE), ComplEx-N3 35 with 200 reals, 37 with 2,000; TuckER 35.8, TuckER-IVR 36.8"),
     Line("WN18RR", "glosses", "ComplEx with N3 and contextual in one model, glosses by MiniLM and by words",
@@ -65,7 +66,8 @@ def overview(rows: Sequence[Mapping[str, Any]], lines: Sequence[Line] = LINES) -
         cells.append([
             line.data_set, line.sees, f"**{100 * found['mrr_mean']:.1f}** ± {100 * (found['mrr_std'] or 0):.1f}",
             f"{100 * pooled['mrr_mean']:.1f}" if pooled is not None else "",
-            f"{cost['parameters'] / 1e6:.1f}" if cost else "", f"{cost['minutes']:.0f}" if cost.get("minutes") else "", line.published,
+            f"{cost['parameters'] / 1e6:.1f}" if cost else "", f"{cost['minutes']:.0f}" if cost.get("minutes") else "",
+            line.published,
         ])
     head = ["graph", "besides triples", "one model", "its seeds together", "million parameters", "minutes", "published models"]
     return table(head, cells, left=2, markup=True)

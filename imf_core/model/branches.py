@@ -29,7 +29,7 @@ class Branch:
         settings: width, relation model, dropout of this branch.
         penalty: factor on `train.regularizer_weight`, >= 0.
         optimizer: of its vectors, `adam` or `adagrad`; None: as `train.optimizer`.
-        further: one of `model.heads`, with vectors of its own.
+        further: one of `model.all_heads`, with vectors of its own.
     """
 
     name: str
@@ -52,7 +52,7 @@ def branches_of(config: ModelConfig, modalities: Sequence[str]) -> tuple[Branch,
     plain = [Branch(view, view, config) for view in (*views, *((FUSED,) if len(views) > 1 and config.fusion != "none" else ()))]
     heads = [
         Branch(head.branch, head.view, config.of_head(head), head.penalty, head.optimizer, further=True)
-        for head in config.heads if head.view in (STRUCTURE, *modalities)
+        for head in config.all_heads if head.view in (STRUCTURE, *modalities)
     ]
     return (*plain, *heads)
 

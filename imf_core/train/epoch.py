@@ -19,7 +19,7 @@ from imf_core.train.step.steps import Steps
 def relation_run(config: Config, num_entities: int) -> int:
     """Queries of a relation that follow one another in training: `train.relation_run`, or `fitting_run` of N entities."""
     settings, model = config.train, config.model
-    kinds = [model, *map(model.of_head, model.heads)]
+    kinds = [model, *map(model.of_head, model.all_heads)]
     candidates = min(num_entities, settings.num_negatives or num_entities)
     runs = [fitting_run(kind.dim, kind.relation_dim, candidates) for kind in kinds if scorer_class(kind).builds_matrices]
     return settings.relation_run or max(runs, default=1)

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from imf_core.config import FUSED, Config
+from imf_core.config import FUSED, STRUCTURE, Config
 from imf_core.config_base import Settings
 from imf_core.errors import ConfigError
 from imf_core.files.digest import sha256_of
@@ -24,6 +24,7 @@ from tune.space.parameter import Parameter, hint, label, marks, ordered, try_cor
 
 WEIGHTS = "model.decision_weights"
 MODALITIES = "model.modalities"
+SECOND = "model.second_scoring"
 _MIN_WEIGHT = 1e-4  # no branch weighs exactly 0: it may be the only one that an entity has
 _NEEDS_MODALITIES = (
     "model.fusion", "model.meta_", "model.cp_rank", "model.dropout_fusion", "model.decision", WEIGHTS, "model.missing",
@@ -230,6 +231,9 @@ class SearchSpace:
             if MODALITIES in values:
                 views = values[MODALITIES] or ()
                 present = tuple(branch.name for branch in branches_of(self.base.model, views))
+            if SECOND in values:
+                present = (*(name for name in present if name != f"{STRUCTURE}_{value_of(self.base, SECOND)}"),
+                           *([f"{STRUCTURE}_{values[SECOND]}"] if values[SECOND] != "none" else []))
             if values.get("model.fusion", value_of(self.base, "model.fusion")) == "none":
                 present = tuple(branch for branch in present if branch != FUSED)
             mass = {branch: max(-math.log(drawn.get(f"{WEIGHTS}.{branch}", 0.5)), _MIN_WEIGHT) for branch in present}

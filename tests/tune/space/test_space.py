@@ -144,7 +144,8 @@ def test_every_draw_is_a_valid_configuration_and_a_valid_point(config: Config, e
         if fixed:
             weights = built.model.decision_weights
             assert weights is not None
-            assert set(weights) == set(BRANCHES) - ({"fused"} if built.model.fusion == "none" else set())
+            second = {head.branch for head in built.model.all_heads}
+            assert set(weights) == set(BRANCHES) - ({"fused"} if built.model.fusion == "none" else set()) | second
             assert sum(weights.values()) == pytest.approx(1.0)
             assert min(weights.values()) > 0
 
@@ -185,6 +186,18 @@ def test_space_file(tmp_path: Path) -> None:
     assert "train.loss" in more.names
     assert "model.dim" not in more.names
     assert set(more.names) == (set(SearchSpace.default(Config(), BRANCHES).names) | {"train.loss"}) - {"model.dim"}
+
+
+@pytest.mark.parametrize("own", ["none", "complex"])
+def test_weights_follow_the_second_relation_model(own: str) -> None:
+    base = Config().updated({"model.second_scoring": own})
+    branches = BRANCHES if own == "none" else (*BRANCHES, f"structure_{own}")
+    kinds = {"model.decision": ["fixed"], "model.second_scoring": ["none", "contextual"]}
+    searched = {name: {"choices": choices} for name, choices in kinds.items()}
+    chosen = SearchSpace.from_values(searched, base, branches)
+    for second, names in (("none", set(BRANCHES)), ("contextual", {*BRANCHES, "structure_contextual"})):
+        config = chosen.config_for({**chosen.default_point(), "model.second_scoring": second})
+        assert set(config.model.decision_weights) == names
 
 
 def test_weights_follow_the_drawn_modalities() -> None:
