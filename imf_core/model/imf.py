@@ -109,9 +109,9 @@ class Imf(nn.Module):
         """The tensors that training changes, by name: the state without frozen features and masks, which come from the data."""
         return {name: tensor for name, tensor in self.state_dict().items() if not name.endswith((".features", ".mask"))}
 
-    def mask(self, branch: str) -> Tensor | None:
-        """(N,) bool: which entities have the branch's modality; None if all do."""
-        table = self._table_of(self.of_branch[branch].view)
+    def mask(self, name: str) -> Tensor | None:
+        """(N,) bool: which entities have a modality, or that of a branch; None if all do."""
+        table = self._table_of(self.of_branch[name].view if name in self.of_branch else name)
         return None if table is None or table.complete else table.mask
 
     def _table_of(self, view: str) -> ModalityTable | None:

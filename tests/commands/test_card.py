@@ -103,6 +103,11 @@ def test_the_model_and_its_data_are_those_of_the_files(graph: Path, tmp_path: Pa
     assert (data["entities"], data["relations"], data["distinct train triples"]) == (["24"], ["2"], [UNKNOWN])
     assert "- text: 20 of 24 entities (83.3 %); encoder by the settings: ngrams" in text
     assert "- sound: 12 of 24 entities (50.0 %)" in text
+    compared = written(tiny_checkpoint(
+        graph, tmp_path / "compared", model__heads=[{"view": "sound", "scoring": "similarity", "only": True}]
+    ))
+    assert "- sound: 12 of 24 entities (50.0 %)" in compared
+    assert cells(compared, "## Model")["branches"] == ["structure, text, fused, sound_similarity"]
     plain = written(tiny_checkpoint(graph, tmp_path / "plain", model__modalities=[], model__scoring="distmult"))
     assert "no modality: structure alone" in plain and "relation dimension" not in cells(plain, "## Model")
 
