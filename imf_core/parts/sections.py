@@ -180,7 +180,8 @@ def own_marks(kind: type[Settings]) -> dict[str, Tunable]:
     for section, marks in choosers(kind).items():
         for chooser, mark in marks.items() if section != "data" else ():  # the data is the same for all trials
             for part in registry.own_loaded(mark.kind) if "." not in chooser else ():
-                found |= _marks_of_part(section, f"{section}.{chooser}", part)
+                own = _marks_of_part(section, f"{section}.{chooser}", part)
+                found |= {name: mark for name, mark in own.items() if name not in found}  # of the first that can choose it
     return found
 
 

@@ -134,19 +134,22 @@ def test_one_epoch_each_and_then_the_best_are_finished(tmp_path: Path) -> None:
     assert plan.start_points and len(set(values)) == 20
 
 
+BUDGET = 150  # seconds: five searches that start side by side on two cores need a minute before the first epoch
+
+
 @pytest.mark.slow
 @pytest.mark.cluster
 @pytest.mark.timeout(900)
 def test_the_comparison_runs(tmp_path: Path) -> None:
     small = ["--set", "model.dim=8", "--set", "model.relation_dim=8", "--set", "train.max_epochs=4"]
-    arguments = ["--budget", "60s", "--seeds", "1", "--out", str(tmp_path), "--cache", str(tmp_path / "cache"), *small]
+    arguments = ["--budget", f"{BUDGET}s", "--seeds", "1", "--out", str(tmp_path), "--cache", str(tmp_path / "cache"), *small]
     done = CliRunner().invoke(efficiency_app(), arguments, catch_exceptions=False)
     assert done.exit_code == 0
     facts = json.loads((tmp_path / "search_efficiency.json").read_text())
     assert facts["summary"].keys() == {"tpe", "random", "tpe-started", "one-epoch", "seeds"}
     for name in (efficiency.OURS, *facts["summary"]):
         (one,) = facts["graphs"]["unicode"][name]
-        assert one["trials"] >= 1 and one["curve"][-1][0] <= 60 and 0 < one["final_mrr"] < 1 and 0 < one["worth"] < 1
+        assert one["trials"] >= 1 and one["curve"][-1][0] <= BUDGET and 0 < one["final_mrr"] < 1 and 0 < one["worth"] < 1
     assert facts["graphs"]["unicode"]["tpe"][0]["pruned"] == 0
     page = (tmp_path / "search_efficiency.md").read_text()
     assert "| ours |" in page and (tmp_path / "img" / "search_efficiency.png").stat().st_size > 5000

@@ -71,7 +71,12 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_trials_are_those_of_the_command_line(home: Path, searched: Searched) -> None:
-    assert trials(home) == trials(searched.home)[:2]
+    """How far a trial trains depends on how many there are: as far as both have trained they are equal, to the last digit."""
+    for ours, theirs in zip(trials(home), trials(searched.home), strict=False):
+        assert all(ours[key] == theirs[key] for key in ("number", "trial_id", "params"))
+        both = min(ours["epochs"], theirs["epochs"])
+        assert both >= 1 and ours["curve"][:both] == theirs["curve"][:both]
+    assert len(trials(home)) == 2
 
 
 def test_a_study_is_what_its_files_say(home: Path, searched: Searched) -> None:

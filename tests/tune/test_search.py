@@ -51,10 +51,14 @@ def test_summary_counts_every_trial_once(searched: Searched) -> None:
     assert json.loads((searched.folder / "audit.json").read_text()) == summary["audit"]
     trials = json.loads((searched.folder / "trials.json").read_text())
     best = sorted(trials, key=lambda trial: -trial["best_mrr"])
-    duel = summary["duel"]  # of the best two, by the mean of both seeds
-    assert [duel["first"], duel["second"]] == [trial["trial_id"] for trial in best[:2]]
-    winner = best[int(duel["mrr"][1] > duel["mrr"][0])]
-    assert (summary["winner"]["trial"], duel["winner"]) == (winner["number"], winner["trial_id"])
+    winner, duel = best[0], summary["duel"]
+    if best[1]["best_mrr"] >= 0.97 * best[0]["best_mrr"]:  # else there is nothing to decide with a second seed
+        assert [duel["first"], duel["second"]] == [trial["trial_id"] for trial in best[:2]]
+        winner = best[int(duel["mrr"][1] > duel["mrr"][0])]
+        assert duel["winner"] == winner["trial_id"]
+    else:
+        assert duel is None
+    assert summary["winner"]["trial"] == winner["number"]
     assert summary["best_validation_mrr"] == winner["best_mrr"]
     assert trials[0]["params"]["train.lr"] == TrainConfig().lr  # the defaults are trial 1
     assert (searched.folder / "leaderboard.csv").read_text().count("\n") == 7
