@@ -111,10 +111,7 @@ def describe(config: Config, model: Imf, graph: KnowledgeGraph, metrics: Mapping
 
 
 def _sizes(model: Imf) -> dict[str, Any]:
-    return {
-        "modalities": list(model.all_modalities),
-        "num_entities": model.num_entities, "num_relations": model.num_relations,
-    }
+    return {"modalities": list(model.all_modalities), "num_entities": model.num_entities, "num_relations": model.num_relations}
 
 
 def write_checkpoint(
