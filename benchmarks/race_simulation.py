@@ -28,7 +28,7 @@ from tune.space.space import SearchSpace
 from tune.study.history import History
 from tune.study.proposals import Proposals
 from tune.study.race import REDUCTION, Race, rungs_of
-from tune.study.race_search import RaceSearch
+from tune.study.race_search import search_of
 from tune.study.sampler import make_sampler
 from tune.study.schedule import make_scheduler
 from tune.study.searcher import StudySearch
@@ -100,7 +100,9 @@ class MadeUpGraph:
         return statistics.fmean(max(self.curve(point, 10_000 + seed)[0]) for seed in range(10))
 
 
-def search_of(rival: str, seed: int, starts: Sequence[dict[str, Any]], reduction: float = REDUCTION) -> tuple[StudySearch, Any]:
+def rival_search(
+    rival: str, seed: int, starts: Sequence[dict[str, Any]], reduction: float = REDUCTION
+) -> tuple[StudySearch, Any]:
     """Searcher and scheduler of a rival."""
     history, points = History(), list(starts) if rival not in ("tpe", "random") else []
     race, kind = None, "asha" if rival == "asha" else "none"
@@ -111,12 +113,10 @@ def search_of(rival: str, seed: int, starts: Sequence[dict[str, Any]], reduction
         drawn = Proposals(SPACE, seed, "random")
         points += [drawn.draw(History(), attempt) for attempt in range(20 - len(points))]
     sampler = "random" if rival == "random" else "gp" if rival.endswith("gp") else "tpe"
-    drawn_by = make_sampler(seed, 5 if points else 10, sampler)
-    given: dict[str, Any] = {"sampler": drawn_by, "base": bool(points), "points": points}
-    if race is None:
-        search = StudySearch(SPACE, history, **given)
-    else:
-        search = RaceSearch(SPACE, race, history, proposals=Proposals(SPACE, seed, sampler, 5), **given)
+    search = search_of(
+        SPACE, history, race, Proposals(SPACE, seed, sampler, 5), sampler=make_sampler(seed, 5 if points else 10, sampler),
+        base=bool(points), points=points,
+    )
     if rival == "one-epoch":
         search.left = len(search.first_points)
     return search, make_scheduler(kind, EPOCHS, None, 3.0, history)
@@ -185,7 +185,7 @@ def main(
         outcomes: dict[str, list[tuple[Outcome, float]]] = {name: [] for name in names}
         for name in names:
             for seed in range(seeds):
-                outcomes[name].append(simulate(*search_of(name, seed, starts), graph, seed, seconds))
+                outcomes[name].append(simulate(*rival_search(name, seed, starts), graph, seed, seconds))
         for name, runs in outcomes.items():
             goal = 0.99 * statistics.fmean(worth for _, worth in runs)
             worths[name] += [worth for _, worth in runs]

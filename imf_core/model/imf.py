@@ -93,7 +93,7 @@ class Imf(nn.Module):
                     start_from(own, structure_table)
                 self.head_structure[head.name] = own
             else:
-                own_width = None if self.scorer(head.name).reads_features else head.settings.dim
+                own_width = None if head.compares else head.settings.dim
                 table = table_of(by_name[head.view], own_width)
                 if (first := self._table_of(head.view)) is not None:
                     table.share(first)

@@ -85,8 +85,7 @@ class ModalityTable(nn.Module):
 
     def filler(self, projected: Tensor) -> Tensor | None:
         """(d,): what `forward` fills missing rows with; None: zeros."""
-        means = self.policy == "mean" and not self.complete and not self.frozen
-        return _mean_row(projected, self.mask) if means else self.missing
+        return _mean_row(projected, self.mask) if self.policy == "mean" and not self.complete else self.missing
 
     @property
     def frozen(self) -> bool:

@@ -325,7 +325,7 @@ class Similarity(DistMult):
         return (weights @ parts).flatten(-2) * (_SHARPNESS / parts.shape[-1])
 
     def pair(self, heads: Tensor, tails: Tensor) -> Tensor:
-        """See `DistMult.pair`: (P, d), (P, d) -> (P, P * P)."""
+        """See `DistMult.pair`; the last width is that of the relation vectors."""
         own, other = (vectors.unflatten(1, (self.parts, -1)) for vectors in (heads, tails))
         return (own @ other.transpose(1, 2)).flatten(1) * (_SHARPNESS / own.shape[-1])
 

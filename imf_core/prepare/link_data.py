@@ -205,14 +205,13 @@ class GraphSource:
             view = build(self.config, self.folder, graph.entities).usable()
             notes += view.notes
             modalities += [view.modality] if view.modality is not None else []
-        for name in self.config.more_text_encoders:
+        further: dict[str, Callable[..., View]] = {
+            **{name: partial(text_view, files=self.files, also=name) for name in self.config.more_text_encoders},
+            **{name: partial(other_view, name) for name in self.config.encoders},
+        }
+        for name, make in further.items():
             if name not in ready:
-                view = text_view(self.config, self.folder, graph.entities, self.files, name).usable()
-                notes += view.notes
-                modalities += [view.modality] if view.modality is not None else []
-        for name in self.config.encoders:
-            if name not in ready:
-                view = other_view(name, self.config, self.folder, graph.entities)
+                view = make(self.config, self.folder, graph.entities).usable()
                 notes += view.notes
                 modalities += [view.modality] if view.modality is not None else []
         modalities += [modality_of(name, usable(features), names) for name, features in ready.items()]

@@ -86,7 +86,7 @@ def estimate_memory(
     others = 2 * num_relations * narrow * views
     for head in [branch for branch in each if branch.further]:
         others += 2 * num_relations * relation_width(head.settings)
-        if head.view in feature_widths and scorer_class(head.settings).reads_features:
+        if head.compares:
             continue
         if head.view == STRUCTURE or model.finetune_features:
             trained_tables += num_entities * head.settings.dim
@@ -102,8 +102,9 @@ def estimate_memory(
     weights = (5 if train.average or train.average_share else 4) * (trained_tables + others)
     weights += others if sampled else max(num_entities * max(widths), others)
 
-    held = {branch.view for branch in each if scorer_class(branch.settings).reads_features} if model.finetune_features else None
-    features = num_entities * sum(size for name, size in feature_widths.items() if held is None or name in held)
+    compared = {branch.view for branch in each if branch.compares}  # kept beside trained tables too
+    held = compared if model.finetune_features else feature_widths
+    features = num_entities * sum(feature_widths[name] for name in held)
     if sampled:
         touched = min(num_entities, train.num_negatives + 3 * batch) if train.num_negatives else num_entities
         # Rows of each branch with gradients, intermediate results of the fusion, the rows' gradients sparse and dense.

@@ -28,11 +28,10 @@ from tune.study.journal import JOURNAL_FILE, TRIALS_DIR, Journal, read_events
 from tune.study.outcome import OUTCOME_FILE, TrialState, name_of, trial_params
 from tune.study.proposals import Proposals
 from tune.study.race import MOST_PAUSED, Race, rungs_of
-from tune.study.race_search import RaceSearch
+from tune.study.race_search import search_of
 from tune.study.records import TrialRecord, TrialsFile
 from tune.study.sampler import make_sampler
 from tune.study.schedule import make_scheduler
-from tune.study.searcher import StudySearch
 from tune.tracking.tracker import RUN_STATUS, Epoch
 from tune.trial.reporter import Reporter
 
@@ -206,11 +205,9 @@ class _Driver:
     def __init__(self, study: FakeTune, journal: Journal, tick: Callable[..., None]) -> None:
         self.study, self.tick = study, tick
         study.tracker.reopen()
-        given: dict[str, Any] = {"sampler": make_sampler(0, study.startup), "points": [{"train.lr": 0.01}]}
-        drawn = Proposals(SPACE, 0, "tpe", study.startup)
-        self.search = (
-            StudySearch(SPACE, journal, **given) if study.race is None
-            else RaceSearch(SPACE, study.race, journal, proposals=drawn, **given)
+        self.search = search_of(
+            SPACE, journal, study.race, Proposals(SPACE, 0, "tpe", study.startup),
+            sampler=make_sampler(0, study.startup), points=[{"train.lr": 0.01}],
         )
         self.scheduler = make_scheduler(**study.scheduler, history=journal)
         folders = TrialFolders(study.folder / TRIALS_DIR, keep=2)

@@ -24,7 +24,6 @@ from tune.space.parameter import Parameter, hint, label, marks, ordered, try_cor
 
 WEIGHTS = "model.decision_weights"
 MODALITIES = "model.modalities"
-SECOND = "model.second_scoring"
 _MIN_WEIGHT = 1e-4  # no branch weighs exactly 0: it may be the only one that an entity has
 _NEEDS_MODALITIES = (
     "model.fusion", "model.meta_", "model.cp_rank", "model.dropout_fusion", "model.decision", WEIGHTS, "model.missing",
@@ -227,15 +226,11 @@ class SearchSpace:
         values = {**self._brought(clean), **{name: self[name].decode(value) for name, value in clean.items()}}
         drawn = {name: values.pop(name) for name in list(values) if name.startswith(f"{WEIGHTS}.")}
         if drawn:
-            present = self.branches
-            if MODALITIES in values:
-                views = values[MODALITIES] or ()
-                present = tuple(branch.name for branch in branches_of(self.base.model, views))
-            if SECOND in values:
-                present = (*(name for name in present if name != f"{STRUCTURE}_{value_of(self.base, SECOND)}"),
-                           *([f"{STRUCTURE}_{values[SECOND]}"] if values[SECOND] != "none" else []))
-            if values.get("model.fusion", value_of(self.base, "model.fusion")) == "none":
-                present = tuple(branch for branch in present if branch != FUSED)
+            model, base = self.base.updated(values, source="search point").model, self.base.model
+            others = {STRUCTURE, FUSED, *(head.branch for head in base.all_heads)}
+            all_views = (*(name for name in self.branches if name not in others), *base.heads_only)
+            views = all_views if model.modalities is None else model.modalities
+            present = [branch.name for branch in branches_of(model, views)]
             mass = {branch: max(-math.log(drawn.get(f"{WEIGHTS}.{branch}", 0.5)), _MIN_WEIGHT) for branch in present}
             values[WEIGHTS] = {branch: share / sum(mass.values()) for branch, share in mass.items()}
         return values

@@ -95,3 +95,10 @@ class RaceSearch(StudySearch):
         asked = self._running[trial.name] = self.study.ask()
         asked.set_user_attr("trial_id", trial.name)
         return self.space.suggest(asked)
+
+
+def search_of(space: SearchSpace, history: History, race: Race | None, proposals: Proposals, **more: Any) -> StudySearch:
+    """A `RaceSearch`, or without a race the plain search, which draws by its own sampler; arguments as of these."""
+    if race is None:
+        return StudySearch(space, history, **more)
+    return RaceSearch(space, race, history, proposals=proposals, **more)
