@@ -72,6 +72,10 @@ class TrainConfig(PartSection):
         None, ge=1, description="candidates that a step scores besides the known answers and as many heads of its queries at "
         "most, drawn anew in each step; null or as many as there are entities: all (1-N)"
     )
+    answers_per_query: Annotated[int | None, Tunable(choices=(None, 8), default=False)] = Field(
+        None, ge=1, description="ce: known answers of a query that come together in a step at most; the others are candidates "
+        "like any other then, as in 1vsAll, so that no step is about one query with thousands of answers; null: all"
+    )
     relation_run: int | None = Field(
         None, ge=1, description="queries of a relation that come together, so that a step has few relations; 1: any order; "
         "null: so many that the relations' matrices cost no more than the scores"
@@ -114,6 +118,9 @@ class TrainConfig(PartSection):
     def _agree(self) -> TrainConfig:
         if self.num_negatives is not None and self.loss not in ("ce", "bce"):
             raise ValueError(f"num_negatives goes with ce and bce alone: the loss {self.loss} sees all candidates")
+        if self.answers_per_query is not None and (self.loss != "ce" or self.weighting != "triple"):
+            raise ValueError("answers_per_query goes with the loss ce and the weighting triple alone: else its other answers "
+                             "would be told to be wrong")
         if self.average and self.average_share:
             raise ValueError("average and average_share exclude each other: set one of them to 0")
         return self

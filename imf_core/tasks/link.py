@@ -114,7 +114,8 @@ class LinkTask(Task[Config, LinkData, Imf]):
         return tuple(branch.name for branch in branches_of(config.model, names))
 
     def estimate(self, config: Config, data: LinkData, workers: int) -> MemoryEstimate:
-        TrainingQueries(data.graph).num_steps(config.train.batch_size, workers)
+        settings = config.train
+        TrainingQueries(data.graph, answers_per_query=settings.answers_per_query).num_steps(settings.batch_size, workers)
         return estimate_of(config, data)
 
     def score_cache_bytes(self, data: LinkData) -> int:

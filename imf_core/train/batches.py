@@ -1,6 +1,7 @@
 """Training queries and their order: it depends on seed and epoch only, and is divided among the processes.
 
-Shapes: `Q` distinct training queries, `P` known answers of a batch, `B` queries of a process's batch, `S` answers of a teacher.
+Shapes: `Q` distinct training queries, `R` that an epoch asks (more where answers are divided), `P` known answers of a batch,
+`B` queries of a process's batch, `S` answers of a teacher.
 """
 
 from __future__ import annotations
@@ -54,17 +55,27 @@ class TrainingQueries:
     Args:
         graph: only its training triples are read.
         teacher: its answers (Q, S) to these queries, in the same order; None without a teacher.
+        answers_per_query: answers that come together at most: a query with more is asked several times an epoch, each time with
+            others of its answers, in parts of nearly the same size; None: all of them.
     """
 
-    def __init__(self, graph: KnowledgeGraph, teacher: SoftTargets | None = None) -> None:
+    def __init__(
+        self, graph: KnowledgeGraph, teacher: SoftTargets | None = None, answers_per_query: int | None = None
+    ) -> None:
         self.teacher = teacher
         self.index: KnownAnswers = graph.known(graph.train)
         self.heads, self.relations = self.index.queries()
-        self._counts = np.diff(self.index.offsets)
         self.num_entities = graph.num_entities
+        counts = np.diff(self.index.offsets)
+        parts = np.ones_like(counts) if answers_per_query is None else -(-counts // answers_per_query)
+        self._divided = bool((parts > 1).any())
+        self._query = np.repeat(np.arange(len(counts)), parts)  # (R,)
+        part, of = np.arange(len(self._query)) - np.repeat(np.cumsum(parts) - parts, parts), parts[self._query]
+        starts, whole = self.index.offsets[self._query], counts[self._query]
+        self._starts, self._stops = starts + part * whole // of, starts + (part + 1) * whole // of  # (R,) of the answers
 
     def __len__(self) -> int:
-        return len(self.heads)
+        return len(self._query)
 
     def num_steps(self, batch_size: int, world: int = 1) -> int:
         """Steps of an epoch; every process has at least two queries in each, as BatchNorm needs.
@@ -88,7 +99,7 @@ class TrainingQueries:
     def epoch(
         self, batch_size: int, seed: int, epoch: int, shard: Shard = WHOLE, per_triple: bool = False, together: int = 1
     ) -> Iterator[QueryBatch]:
-        """This process's batches of an epoch. Over all processes each query occurs exactly once, in equally many steps.
+        """This process's batches of an epoch. Over all processes each answer occurs exactly once, in equally many steps.
 
         The ordered queries are cut into steps, and each step into processes, of sizes that differ by at most one: there is no
         short last batch.
@@ -100,19 +111,26 @@ class TrainingQueries:
             per_triple: weigh the processes by their number of answers instead of queries.
             together: queries of a relation that follow one another, see `shuffled`.
         """
-        order = shuffled(self.relations, together, np.random.default_rng((seed, epoch)))
+        rng = np.random.default_rng((seed, epoch))
+        order, counts = shuffled(self.relations[self._query], together, rng), self._stops - self._starts
+        answers = self._answers_in_any_order(rng) if self._divided else self.index.answers
         for step in np.array_split(order, self.num_steps(batch_size, shard.world)):
             part = np.array_split(step, shard.world)[shard.rank]
-            share = self._counts[part].sum() / self._counts[step].sum() if per_triple else len(part) / len(step)
-            yield self._batch(part, float(share) * shard.world)
+            share = counts[part].sum() / counts[step].sum() if per_triple else len(part) / len(step)
+            yield self._batch(part, answers, float(share) * shard.world)
 
-    def _batch(self, queries: np.ndarray, weight: float) -> QueryBatch:
-        """The batch of some queries, given as (B,) positions."""
-        starts, stops = self.index.offsets[queries], self.index.offsets[queries + 1]
-        rows, tails = expand_ranges(starts, stops, self.index.answers)  # (P,), (P,)
-        positives = Positives(
-            torch.from_numpy(rows), torch.from_numpy(tails), torch.from_numpy(self._counts[queries].astype(np.float32))
-        )
+    def _answers_in_any_order(self, rng: np.random.Generator) -> np.ndarray:
+        """The answers of all queries, those of each one shuffled."""
+        offsets = self.index.offsets
+        query = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
+        return self.index.answers[np.lexsort((rng.random(len(query)), query))]
+
+    def _batch(self, asked: np.ndarray, answers: np.ndarray, weight: float) -> QueryBatch:
+        """The batch of (B,) positions among the R queries of an epoch."""
+        starts, stops, queries = self._starts[asked], self._stops[asked], self._query[asked]
+        rows, tails = expand_ranges(starts, stops, answers)  # (P,), (P,)
+        counts = torch.from_numpy((stops - starts).astype(np.float32))
+        positives = Positives(torch.from_numpy(rows), torch.from_numpy(tails), counts)
         soft = None if self.teacher is None else self.teacher.rows(torch.from_numpy(queries))
         heads, relations = torch.from_numpy(self.heads[queries]), torch.from_numpy(self.relations[queries])
         return QueryBatch(heads, relations, positives, weight, soft)

@@ -120,7 +120,7 @@ def fit(
     memory = MemoryBudget.of(settings.memory_budget_mb, device)
     settings = settings.model_copy(update={"memory_budget_mb": memory.size >> 20})
     config = config.model_copy(update={"train": settings})
-    queries = TrainingQueries(graph, teacher)
+    queries = TrainingQueries(graph, teacher, settings.answers_per_query)
     steps = queries.num_steps(settings.batch_size, shard.world)
     known = graph.known()
     auxiliary = Auxiliary(model, settings, preferences)

@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -99,8 +100,9 @@ def test_exec_and_rsync_down_bring_results_and_the_best_checkpoint(facts: dict[s
 
 
 def test_mlflow_is_read_through_the_tunnel_and_has_every_run(facts: dict[str, Any]) -> None:
-    roles = sorted({tag["key"]: tag["value"] for tag in run["data"]["tags"]}["role"] for run in facts["runs"])
-    assert roles == ["final", "study", "trial", "trial"]
+    roles = Counter({tag["key"]: tag["value"] for tag in run["data"]["tags"]}["role"] for run in facts["runs"])
+    assert roles["study"] == 1 and roles["trial"] == 2
+    assert roles["final"] in (1, 2) and roles.total() == 3 + roles["final"]  # several branches: structure alone besides
     assert {run["info"]["status"] for run in facts["runs"]} == {"FINISHED"}
     (study,) = (run for run in facts["runs"] if {"key": "role", "value": "study"} in run["data"]["tags"])
     assert {"key": "code", "value": facts["code"]} in study["data"]["params"]  # case SUB-3: the hash is logged

@@ -3,10 +3,13 @@
 import numpy as np
 import pytest
 
+from imf_core.config import Config
 from imf_core.data.graph.graph import KnowledgeGraph, Vocabulary
 from imf_core.errors import DataError
+from imf_core.prepare.link_data import LinkData
 from imf_core.runtime import Shard
 from imf_core.train.batches import TrainingQueries, fitting_run, shuffled
+from imf_core.train.fit import build_model
 
 
 def chain(num_queries: int) -> TrainingQueries:
@@ -73,6 +76,57 @@ def test_positives_are_the_known_training_answers(toy: object) -> None:
         for row, tail in zip(batch.positives.rows.tolist(), batch.positives.tails.tolist(), strict=True):
             found.add((int(batch.heads[row]), int(batch.relations[row]), tail))
     assert found == truth
+
+
+# --- the answers of a query in parts -----------------------------------------------------------------------------------
+
+
+def triples_of(queries: TrainingQueries, epoch: int, world: int = 1) -> list[list[tuple[int, int, int]]]:
+    """(head, relation, answer) of each query that is asked."""
+    asked = []
+    for rank in range(world):
+        for batch in queries.epoch(16, 0, epoch, Shard(rank, world), per_triple=True, together=3):
+            rows, tails = batch.positives.rows.numpy(), batch.positives.tails.tolist()
+            for row, (head, relation) in enumerate(zip(batch.heads.tolist(), batch.relations.tolist(), strict=True)):
+                asked.append([(head, relation, tails[at]) for at in np.flatnonzero(rows == row)])
+    return asked
+
+
+@pytest.mark.parametrize("world", [1, 2])
+@pytest.mark.parametrize("most", [1, 2, 3])
+def test_each_answer_comes_once_in_parts_of_nearly_the_same_size(toy: LinkData, most: int, world: int) -> None:
+    whole = {each[0][:2]: len(each) for each in triples_of(TrainingQueries(toy.graph), 1)}
+    assert max(whole.values()) > 3
+    queries = TrainingQueries(toy.graph, answers_per_query=most)
+    asked = triples_of(queries, 1, world)
+    assert len(asked) == len(queries) == sum(-(-count // most) for count in whole.values())
+    every = [triple for part in asked for triple in part]
+    assert len(every) == len(set(every)) == 2 * len(toy.graph.train)
+    for query, count in whole.items():
+        sizes = sorted(len(part) for part in asked if part[0][:2] == query)
+        assert sum(sizes) == count and sizes[-1] <= most and sizes[-1] - sizes[0] <= 1
+    if most > 1:  # other answers come together in another epoch
+        first, second = ({frozenset(part) for part in triples_of(queries, epoch)} for epoch in (1, 2))
+        assert first != second and first & second
+
+
+def test_parts_weigh_as_many_triples_as_they_have_answers(toy: LinkData) -> None:
+    """The mean of the parts' losses, by their triples, is the loss of the whole queries; so is a process's share."""
+    config = Config().updated({
+        "model.scoring": "complex", "model.modalities": [], "train.label_smoothing": 0.0, "model.norm": "none",
+        **{f"model.dropout_{part}": 0.0 for part in ("input", "relation", "context")},
+    })
+    model = build_model(config, toy)
+    losses = []
+    for most, world in ((None, 1), (2, 1), (2, 3)):
+        total = count = 0.0
+        for rank in range(world):
+            for batch in TrainingQueries(toy.graph, None, most).epoch(10**6, 0, 1, Shard(rank, world), per_triple=True):
+                mean = model(batch.heads, batch.relations, batch.positives, config.train)["total"].item()
+                total, count = total + batch.weight / world * mean, count + batch.weight / world
+        assert count == pytest.approx(1.0)
+        losses.append(total)
+    assert losses[1:] == pytest.approx([losses[0]] * 2, rel=1e-5)
 
 
 # --- queries of a relation together ------------------------------------------------------------------------------------
