@@ -57,7 +57,7 @@ def joint_sampled_loss(
         contexts: M tensors (B, d).
         tables: M tensors (n, d), of the touched entities only.
         target: answers and weights. `positives.tails` are rows of the tables, `masks` are (n,); the positives are *all* known
-            answers of each query, each once.
+            answers of each query, each once (under `ce` a part of them will do: the others are candidates then).
         loss: `ce` (softmax) or `bce` (binary).
         negatives: rows of the entities that stand for all N; answers may be among them.
         num_entities: N.
@@ -136,20 +136,24 @@ class _Blockwise(torch.autograd.Function):
         """M contexts, sampled rows and rows of the answers, parameters -> total and parts; the gradients are formed here."""
         contexts, drawn, answers = (tensors[kind * count : (kind + 1) * count] for kind in range(3))
         parameters = tensors[3 * count :]
-        grads = [torch.zeros_like(tensor) for tensor in tensors]
+        needed = ctx.needs_input_grad[2:]  # the rows of a frozen table need none
+        grads = [torch.zeros_like(tensor) if need else None for tensor, need in zip(tensors, needed, strict=True)]
         parts: Tensor | None = None
-        sampled = [_leaf(rows) for rows in drawn]
+        sampled = _leaves(drawn, needed[count:])
         for queries, pairs in losses.blocks():
-            asked, answered = [_leaf(context[queries]) for context in contexts], [_leaf(rows[pairs]) for rows in answers]
+            asked = _leaves([context[queries] for context in contexts], needed)
+            answered = _leaves([rows[pairs] for rows in answers], needed[2 * count :])
             with torch.enable_grad():
                 part = losses.of(queries, asked, sampled, answered)
                 total = part[:count].sum() + losses.target.joint_weight * part[count:].sum()
             leaves = [*asked, *sampled, *answered, *parameters]
-            sums = [*(grad[queries] for grad in grads[:count]), *grads[count : 2 * count],
-                    *(grad[pairs] for grad in grads[2 * count : 3 * count]), *grads[3 * count :]]  # views, added to in place
-            for total_grad, grad in zip(sums, torch.autograd.grad(total, leaves, allow_unused=True), strict=True):
-                if grad is not None:
-                    total_grad += grad
+            rows_of = [queries] * count + [...] * count + [pairs] * count + [...] * len(parameters)
+            sums = [None if grad is None else grad[rows] for grad, rows in zip(grads, rows_of, strict=True)]  # views
+            wanted = [leaf for leaf, grad in zip(leaves, sums, strict=True) if grad is not None]
+            found = iter(torch.autograd.grad(total, wanted, allow_unused=True) if wanted else ())
+            for own in sums:
+                if own is not None and (more := next(found)) is not None:
+                    own += more
             parts = part.detach() if parts is None else parts + part.detach()
         assert parts is not None
         ctx.save_for_backward(*grads)
@@ -159,11 +163,11 @@ class _Blockwise(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_total: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
-        return (None, None, *(grad * grad_total for grad in ctx.saved_tensors))
+        return (None, None, *(None if grad is None else grad * grad_total for grad in ctx.saved_tensors))
 
 
-def _leaf(values: Tensor) -> Tensor:
-    return values.detach().requires_grad_()
+def _leaves(values: Sequence[Tensor], needed: Sequence[bool]) -> list[Tensor]:
+    return [value.detach().requires_grad_(need) for value, need in zip(values, needed, strict=False)]
 
 
 class _Combination:

@@ -53,7 +53,10 @@ class _JointSoftmax(torch.autograd.Function):
         weighted = [(context.to(exact) * rows[:, None]).to(kind) for context in tensors[:count]]  # M x (B, d)
         means = [table.to(exact).mean(dim=0) for table in tensors[count:]] if target.smoothing else None  # M x (d,)
         grads_context = [torch.zeros_like(context, dtype=exact) for context in contexts]
-        grads_table = [torch.empty_like(table, dtype=exact) for table in tables]
+        trained = ctx.needs_input_grad[1 + count :]
+        grads_table = [  # none of a frozen table
+            torch.empty_like(table, dtype=exact) if need else None for table, need in zip(tables, trained, strict=True)
+        ]
         joint = target.joint_weight if count > 1 else 0.0
         parts = target.weights.new_zeros(count + (joint > 0))
         size = _block_size(len(tables[0]), count + (joint > 0), target)
@@ -65,7 +68,10 @@ class _JointSoftmax(torch.autograd.Function):
                 for position, gradient in enumerate(gradients):
                     moved = gradient.to(kind)  # (B, C)
                     grads_context[position][queries] += moved @ tables[position][tile.low : tile.high]
-                    piece = grads_table[position][tile.low : tile.high]  # (C, d)
+                    grad = grads_table[position]
+                    if grad is None:
+                        continue
+                    piece = grad[tile.low : tile.high]  # (C, d)
                     if low == 0:
                         piece.copy_(moved.T @ weighted[position][queries])
                     else:
@@ -77,7 +83,7 @@ class _JointSoftmax(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_total: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
-        return (None, *(grad * grad_total for grad in ctx.saved_tensors))
+        return (None, *(None if grad is None else grad * grad_total for grad in ctx.saved_tensors))
 
 
 def _block_size(num_entities: int, kept: int, target: JointTarget) -> int:

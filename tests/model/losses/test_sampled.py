@@ -299,3 +299,27 @@ def test_large_scores_in_single_precision(loss: str) -> None:
     torch.testing.assert_close(parts[:3], exact[:3].float(), rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(parts[3], exact[3].float(), rtol=0.02, atol=1e-5)  # 1 - 1e-7 is rounded in fp32
     assert all(gradient.isfinite().all() for gradient in torch.autograd.grad(total, inputs))
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_a_frozen_table_takes_part_without_a_gradient(loss: str) -> None:
+    """The rows of features that are compared as they are."""
+    contexts, tables, target = case(3, True)
+    inputs = [*contexts, tables[0], tables[2]]
+    chosen = drawn(torch.tensor([7, 6, 3, 8]), (3,))
+    expected, _ = joint_sampled_loss(contexts, tables, target, loss, chosen, NUM, dot_block, dot_pairs)
+    asked: list[tuple[int, bool]] = []
+
+    def watched(branch: int, context: Tensor, rows: Tensor) -> Tensor:
+        asked.append((branch, rows.requires_grad))
+        return dot_block(branch, context, rows)
+
+    frozen = [tables[0], tables[1].detach(), tables[2]]
+    found, _ = joint_sampled_loss(contexts, frozen, target, loss, chosen, NUM, watched, dot_pairs)
+    assert set(asked) == {(0, True), (1, False), (2, True)}
+    assert found.item() == expected.item()
+    for ours, theirs in zip(torch.autograd.grad(found, inputs), torch.autograd.grad(expected, inputs), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=0.0, atol=0.0)
+    with torch.no_grad():
+        again, _ = joint_sampled_loss(contexts, tables, target, loss, chosen, NUM, dot_block, dot_pairs)
+    assert again.item() == expected.item()
