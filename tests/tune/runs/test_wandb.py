@@ -25,16 +25,17 @@ class Standin(LoggerCallback):
     """Stands for Ray's callback and keeps what it is handed."""
 
     def __init__(self, **given: Any) -> None:
-        self.given, self.seen = given, []
+        self.given, self.seen, self.kwargs = given, [], {"dir": given["dir"]}
 
     def setup(self, *arguments: Any, **keywords: Any) -> None:
         self.seen.append("setup")
 
     def log_trial_start(self, trial: Any) -> None:
         self.seen.append((trial.trial_id, trial.config))
+        self.runs = [*getattr(self, "runs", ()), dict(self.kwargs)]
 
     def log_trial_result(self, iteration: int, trial: Any, result: dict[str, Any]) -> None:
-        self.seen.append((trial.trial_id, result["epoch"], result["mrr"]))
+        self.seen.append((trial.trial_id, result["training_iteration"], result["mrr"]))
 
     def log_trial_end(self, trial: Any, failed: bool = False) -> None:
         self.seen.append((trial.trial_id, "failed" if failed else "ended"))
@@ -59,6 +60,31 @@ def test_the_callback_is_handed_project_study_and_every_epoch(tmp_path: Path, mo
     calls.complete(trial)
     ends = ("trial-000", "ended")
     assert callback.seen == ["setup", ("trial-000", config), ("trial-000", 1, 0.2), ("trial-000", 2, 0.3), ends]
+
+
+def test_the_parts_of_a_trial_are_one_run_and_its_epochs_the_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(integration, "WandbLoggerCallback", Standin)
+    history = History()
+    history.append("study", name="s", tied={})
+
+    def runs(of: History) -> tuple[list[str], list[Any]]:
+        """The ids of what is started, and what is seen besides: trial 0, trial 1, and trial 0 again, which was paused."""
+        (callback,) = wandb_callbacks(settings(tmp_path), of)
+        parts = [SimpleNamespace(trial_id=f"ray-{part}", config={"name": name, "params": {}})
+                 for part, name in enumerate(("trial-000", "trial-001", "trial-000"))]
+        calls = TuneCalls(History(), [callback], parts)
+        for part, first in zip(parts, (1, 1, 2), strict=True):
+            calls.start(part)
+            calls.report(part, 0.3, first=first)
+        assert all(run["resume"] == "allow" and run["dir"] == str(tmp_path / "s") for run in callback.runs)
+        return [run["id"] for run in callback.runs], [entry[1] for entry in callback.seen if len(entry) == 3]
+
+    (first, other, again), epochs = runs(history)
+    assert first == again != other and epochs == [1, 1, 2]
+    assert runs(history)[0] == [first, other, again]  # an interrupted study that goes on
+    later = History()
+    later.append("study", name="s", tied={})
+    assert first not in runs(later)[0]  # another study of that name
 
 
 def test_no_project_no_callback(tmp_path: Path) -> None:
@@ -97,8 +123,10 @@ def test_offline_every_trial_leaves_a_run_in_the_study(
     done = run_search(repository, home, *arguments)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "Traceback" not in done.stdout + done.stderr
-    runs = [file.read_bytes() for file in (home / "results" / "s" / "wandb").glob("offline-run-*/*.wandb")]
+    runs: dict[str, list[bytes]] = {}  # offline a part of a trial has a file of its own, with the trial's id
+    for file in (home / "results" / "s" / "wandb").glob("offline-run-*/*.wandb"):
+        runs.setdefault(file.stem, []).append(file.read_bytes())
     for name in (b'"trial-000"', b'"trial-001"', b'-structure-alone"'):  # the last one: a final run
-        (run,) = [run for run in runs if name in run]
-        assert b"cities" in run and b"best_mrr" in run
+        (parts,) = [parts for parts in runs.values() if any(name in part for part in parts)]
+        assert all(b"cities" in part for part in parts) and any(b"best_mrr" in part for part in parts)
     assert not (home / "wandb").exists()
