@@ -34,7 +34,7 @@ def wandb_callbacks(settings: SearchConfig, history: History | None = None) -> l
 
     study = sha256_of(str(event["at"]) for event in (history.all("study")[:1] if history is not None else ()))
 
-    class RunOfTrial(WandbLoggerCallback):  # type: ignore[misc]
+    class RunOfTrial(WandbLoggerCallback):
         """A run for each trial of ours."""
 
         def log_trial_start(self, trial: Any) -> None:
