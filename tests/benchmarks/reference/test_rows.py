@@ -44,7 +44,7 @@ def headline(line: Line) -> list[float]:
 
 
 def published(line: Line) -> list[str]:
-    return re.findall(r"\d\d\.\d", line.published.partition("; the latter")[0])
+    return re.findall(r"\d\d\.\d|\d\d(?= with)", line.published.partition("; the latter")[0])
 
 
 @pytest.mark.parametrize("page", ["README.md", "docs/protocol.md"])
