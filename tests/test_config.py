@@ -95,6 +95,13 @@ def test_settings_that_contradict_each_other(values: dict[str, Any], message: st
         Config.build({"model": values})
 
 
+@pytest.mark.parametrize("other", [{"train.loss": "bce"}, {"train.weighting": "query"}])
+def test_parts_of_a_query_need_a_loss_that_counts_triples(other: dict[str, Any]) -> None:
+    assert Config().updated({"train.answers_per_query": 8}).train.answers_per_query == 8
+    with pytest.raises(ConfigError, match="answers_per_query goes with the loss ce and the weighting triple"):
+        Config().updated({"train.answers_per_query": 8, **other})
+
+
 def test_a_second_relation_model_is_a_branch_with_a_recipe_of_its_own() -> None:
     model = Config().updated({"model.second_scoring": "contextual", "model.norm": "none", "model.scoring": "complex"}).model
     (head,) = model.all_heads

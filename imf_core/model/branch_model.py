@@ -251,7 +251,7 @@ class BranchModel(nn.Module):
 
     def sparse_parameters(self, train: TrainConfig) -> dict[str, nn.Parameter]:
         """The trained entity tables by name if a step touches only some of their rows; otherwise none."""
-        if train.num_negatives is None or train.num_negatives >= self.num_entities:
+        if not train.samples(self.num_entities):
             return {}
         found = {id(table) for table in self.entity_tables.values()}
         return {name: parameter for name, parameter in self.named_parameters() if id(parameter) in found}

@@ -68,7 +68,6 @@ class TrainingQueries:
         self.num_entities = graph.num_entities
         counts = np.diff(self.index.offsets)
         parts = np.ones_like(counts) if answers_per_query is None else -(-counts // answers_per_query)
-        self._divided = bool((parts > 1).any())
         self._query = np.repeat(np.arange(len(counts)), parts)  # (R,)
         part, of = np.arange(len(self._query)) - np.repeat(np.cumsum(parts) - parts, parts), parts[self._query]
         starts, whole = self.index.offsets[self._query], counts[self._query]
@@ -113,7 +112,7 @@ class TrainingQueries:
         """
         rng = np.random.default_rng((seed, epoch))
         order, counts = shuffled(self.relations[self._query], together, rng), self._stops - self._starts
-        answers = self._answers_in_any_order(rng) if self._divided else self.index.answers
+        answers = self.index.answers if len(self) == len(self.heads) else self._answers_in_any_order(rng)
         for step in np.array_split(order, self.num_steps(batch_size, shard.world)):
             part = np.array_split(step, shard.world)[shard.rank]
             share = counts[part].sum() / counts[step].sum() if per_triple else len(part) / len(step)

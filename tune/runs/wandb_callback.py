@@ -32,14 +32,14 @@ def wandb_callbacks(settings: SearchConfig, history: History | None = None) -> l
         return []
     from ray.air.integrations.wandb import WandbLoggerCallback  # here: it imports wandb
 
-    study = sha256_of(str(event["at"]) for event in (history.all("study")[:1] if history is not None else ()))
+    began = str(history.events[0]["at"]) if history is not None else ""  # tells it from other studies of its name
 
     class RunOfTrial(WandbLoggerCallback):
         """A run for each trial of ours."""
 
         def log_trial_start(self, trial: Any) -> None:
             """The settings that Ray adds to those of a run."""
-            self.kwargs |= {"id": sha256_of([study, name_of(trial)])[:16], "resume": "allow"}
+            self.kwargs |= {"id": sha256_of([began, name_of(trial)])[:16], "resume": "allow"}
             super().log_trial_start(trial)
 
         def log_trial_result(self, iteration: int, trial: Any, result: dict[str, Any]) -> None:

@@ -18,7 +18,7 @@ from torch.nn import functional
 
 from imf_core.model.losses.dense import LEAST_PROBABILITY
 from imf_core.model.losses.target import JointTarget
-from imf_core.model.losses.tiles import Tile, tile_width, tiles
+from imf_core.model.losses.tiles import Tile, table_gradients, tile_width, tiles
 
 _CERTAIN = 15.0  # scores up to this: a product of four (1 - sigmoid) is a normal number in fp32
 
@@ -45,7 +45,7 @@ class _JointBinary(torch.autograd.Function):
         joint = target.joint_weight if count > 1 else 0.0
         sums = target.weights.new_zeros(count + (joint > 0))
         grads_context = [torch.zeros_like(context, dtype=exact) for context in contexts]
-        grads_table = [torch.empty_like(table, dtype=exact) for table in tables]
+        grads_table = table_gradients(tables, ctx.needs_input_grad[1 + count :], exact)
         for tile in tiles(target.positives, entities, tile_width(queries, entities, contexts[0].device)):
             pieces = [table[tile.low : tile.high] for table in tables]  # M x (C, d)
             probabilities = []
@@ -65,19 +65,25 @@ class _JointBinary(torch.autograd.Function):
                 if slopes is not None:
                     gradient += slopes[position]
                 gradient = gradient.to(kind)
-                part = grads_table[position][tile.low : tile.high]  # (C, d)
                 if kind == exact:
-                    torch.mm(gradient.T, contexts[position], out=part)
                     grads_context[position].addmm_(gradient, piece)
                 else:
-                    part.copy_(gradient.T @ contexts[position])
                     grads_context[position] += gradient @ piece
+                grad = grads_table[position]
+                if grad is None:
+                    continue
+                part = grad[tile.low : tile.high]  # (C, d)
+                if kind == exact:
+                    torch.mm(gradient.T, contexts[position], out=part)
+                else:
+                    part.copy_(gradient.T @ contexts[position])
         if target.smoothing:  # every label is 1 / N larger, for all entities alike: a product of sums
             for position, (context, table) in enumerate(zip(tensors[:count], tensors[count:], strict=True)):
                 mean_entity, over_queries = table.to(exact).mean(dim=0), context.to(exact).sum(dim=0)  # (d,), (d,)
                 sums[position] -= mean_entity @ over_queries
                 grads_context[position] -= mean_entity
-                grads_table[position] -= over_queries / entities
+                if (grad := grads_table[position]) is not None:
+                    grad -= over_queries / entities
         ctx.scale = 1.0 / (queries * entities)
         parts = sums * ctx.scale
         ctx.save_for_backward(*grads_context, *grads_table)
@@ -88,7 +94,7 @@ class _JointBinary(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad_total: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
         factor = grad_total * ctx.scale
-        return (None, *(grad * factor for grad in ctx.saved_tensors))
+        return (None, *(None if grad is None else grad * factor for grad in ctx.saved_tensors))
 
 
 def _sigmoid(scores: Tensor) -> tuple[Tensor, Tensor]:

@@ -139,10 +139,10 @@ class _Blockwise(torch.autograd.Function):
         needed = ctx.needs_input_grad[2:]  # the rows of a frozen table need none
         grads = [torch.zeros_like(tensor) if need else None for tensor, need in zip(tensors, needed, strict=True)]
         parts: Tensor | None = None
-        sampled = _leaves(drawn, needed[count:])
+        sampled = _leaves(drawn, needed[count : 2 * count])
         for queries, pairs in losses.blocks():
-            asked = _leaves([context[queries] for context in contexts], needed)
-            answered = _leaves([rows[pairs] for rows in answers], needed[2 * count :])
+            asked = _leaves([context[queries] for context in contexts], needed[:count])
+            answered = _leaves([rows[pairs] for rows in answers], needed[2 * count : 3 * count])
             with torch.enable_grad():
                 part = losses.of(queries, asked, sampled, answered)
                 total = part[:count].sum() + losses.target.joint_weight * part[count:].sum()
@@ -167,7 +167,7 @@ class _Blockwise(torch.autograd.Function):
 
 
 def _leaves(values: Sequence[Tensor], needed: Sequence[bool]) -> list[Tensor]:
-    return [value.detach().requires_grad_(need) for value, need in zip(values, needed, strict=False)]
+    return [value.detach().requires_grad_(need) for value, need in zip(values, needed, strict=True)]
 
 
 class _Combination:

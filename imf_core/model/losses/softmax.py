@@ -20,7 +20,7 @@ from torch.autograd.function import once_differentiable
 
 from imf_core.model.decision import partial_columns
 from imf_core.model.losses.target import JointTarget
-from imf_core.model.losses.tiles import Tile, tile_width, tiles
+from imf_core.model.losses.tiles import Tile, table_gradients, tile_width, tiles
 
 
 def joint_softmax_loss(contexts: Sequence[Tensor], tables: Sequence[Tensor], target: JointTarget) -> tuple[Tensor, Tensor]:
@@ -53,10 +53,7 @@ class _JointSoftmax(torch.autograd.Function):
         weighted = [(context.to(exact) * rows[:, None]).to(kind) for context in tensors[:count]]  # M x (B, d)
         means = [table.to(exact).mean(dim=0) for table in tensors[count:]] if target.smoothing else None  # M x (d,)
         grads_context = [torch.zeros_like(context, dtype=exact) for context in contexts]
-        trained = ctx.needs_input_grad[1 + count :]
-        grads_table = [  # none of a frozen table
-            torch.empty_like(table, dtype=exact) if need else None for table, need in zip(tables, trained, strict=True)
-        ]
+        grads_table = table_gradients(tables, ctx.needs_input_grad[1 + count :], exact)
         joint = target.joint_weight if count > 1 else 0.0
         parts = target.weights.new_zeros(count + (joint > 0))
         size = _block_size(len(tables[0]), count + (joint > 0), target)

@@ -8,6 +8,7 @@ Shapes: `B` queries, `N` entities, `C` candidates of a tile, `P` known answers o
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -60,3 +61,8 @@ def tiles(positives: Positives, num_entities: int, width: int) -> list[Tile]:
         Tile(low, min(low + width, num_entities), rows[start:stop], tails[start:stop] - low)
         for low, (start, stop) in zip(lows, pairwise(cuts), strict=True)
     ]
+
+
+def table_gradients(tables: Sequence[Tensor], needed: Sequence[bool], kind: torch.dtype) -> list[Tensor | None]:
+    """A place for the gradient (N, d) of each table, to be filled tile by tile; None for a frozen table, which gets none."""
+    return [torch.empty_like(table, dtype=kind) if need else None for table, need in zip(tables, needed, strict=True)]

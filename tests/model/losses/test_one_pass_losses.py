@@ -1,8 +1,11 @@
 """The one-pass loss equals the plain one, value and gradients, in float64: with masks,
 smoothing, either weighting, and however the scores are cut into tiles and blocks."""
 
+from collections.abc import Callable, Sequence
+
 import pytest
 import torch
+from torch import Tensor
 
 from imf_core.config import Config
 from imf_core.model.losses import autograd, tiles
@@ -66,6 +69,32 @@ def test_equals_the_plain_loss(
     got = torch.autograd.grad(fused, parameters)
     for name, first, second in zip(dict(model.named_parameters()), expected, got, strict=True):
         torch.testing.assert_close(second, first, rtol=1e-8, atol=1e-10, msg=name)
+
+
+@pytest.mark.parametrize("one_pass", [joint_softmax.joint_softmax_loss, joint_binary.joint_binary_loss])
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_a_frozen_table_gets_no_gradient_and_changes_no_other(
+    one_pass: Callable[..., tuple[Tensor, Tensor]], smoothing: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[list[bool]] = []
+
+    def watched(tables: Sequence[Tensor], needed: Sequence[bool], kind: torch.dtype) -> list[Tensor | None]:
+        made.append(list(needed))
+        return tiles.table_gradients(tables, needed, kind)
+
+    for module in (joint_softmax, joint_binary):
+        monkeypatch.setattr(module, "table_gradients", watched)
+    generator = torch.Generator().manual_seed(0)
+    contexts, tables = ([torch.randn(rows, 4, generator=generator, dtype=torch.float64, requires_grad=True) for _ in range(2)]
+                        for rows in (3, 9))
+    positives = Positives(torch.tensor([0, 1, 1, 2]), torch.tensor([4, 0, 8, 2]), torch.tensor([1.0, 2.0, 1.0]).double())
+    weights = torch.tensor([[0.3, 0.7]]).double().expand(3, -1)
+    target = JointTarget(positives, smoothing, True, 0.7, weights, [None, None])
+    inputs = [*contexts, tables[0]]
+    expected, found = one_pass(contexts, tables, target)[0], one_pass(contexts, [tables[0], tables[1].detach()], target)[0]
+    assert made == [[True, True], [True, False]] and found.item() == expected.item()
+    for ours, theirs in zip(torch.autograd.grad(found, inputs), torch.autograd.grad(expected, inputs), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=0.0, atol=0.0)
 
 
 @pytest.mark.parametrize("loss", ["ce", "bce"])
