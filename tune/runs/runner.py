@@ -178,7 +178,7 @@ def _run(
     ledger, resources = callback.ledger, plan.resources
     searcher.left = missing
     folder, total = ledger.folders.path, len(ledger.records) + missing
-    needs, others = _needs(plan), wandb_callbacks(plan.settings, ledger.history)
+    needs, others = _needs(plan), wandb_callbacks(plan.settings, journal)
     live = LiveTable(
         console, ledger, total, needs, finals=isinstance(searcher, NamedRuns), shared=plan.settings.joins
     )

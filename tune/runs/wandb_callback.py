@@ -32,7 +32,7 @@ def wandb_callbacks(settings: SearchConfig, history: History | None = None) -> l
         return []
     from ray.air.integrations.wandb import WandbLoggerCallback  # here: it imports wandb
 
-    began = str(history.events[0]["at"]) if history is not None else ""  # tells it from other studies of its name
+    began = str(history.study["at"]) if history is not None else ""  # tells it from other studies of its name
 
     class RunOfTrial(WandbLoggerCallback):
         """A run for each trial of ours."""

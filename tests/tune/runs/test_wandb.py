@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,6 +15,7 @@ from ray.tune.logger import LoggerCallback
 from small_search import ready_database, run_search, search_here, write_graph
 
 from imf_core.errors import ConfigError
+from imf_core.files.digest import sha256_of
 from tune.runs.wandb_callback import wandb_callbacks
 from tune.settings import SearchConfig
 from tune.study.history import History
@@ -129,4 +131,7 @@ def test_offline_every_trial_leaves_a_run_in_the_study(
     for name in (b'"trial-000"', b'"trial-001"', b'-structure-alone"'):  # the last one: a final run
         (parts,) = [parts for parts in runs.values() if any(name in part for part in parts)]
         assert all(b"cities" in part for part in parts) and any(b"best_mrr" in part for part in parts)
+    began = json.loads((home / "results" / "s" / "journal.jsonl").open().readline())["at"]  # final runs are of this study too
+    names = ("trial-000", "trial-001", "trial-000-structure-alone")
+    assert set(runs) == {f"run-{sha256_of([str(began), name])[:16]}" for name in names}
     assert not (home / "wandb").exists()
