@@ -20,7 +20,7 @@ from imf_core.model.losses.autograd import joint_autograd_loss
 from imf_core.model.losses.binary import joint_binary_loss
 from imf_core.model.losses.contrastive import contrastive_over_pairs
 from imf_core.model.losses.distillation import SoftTargets, distillation_loss
-from imf_core.model.losses.negatives import Drawn, draw_negatives
+from imf_core.model.losses.negatives import draw_negatives
 from imf_core.model.losses.own import OwnLoss
 from imf_core.model.losses.relation import relation_loss
 from imf_core.model.losses.sampled import joint_sampled_loss
@@ -86,9 +86,9 @@ class Imf(BranchModel):
         soft: SoftTargets | None = None,
     ) -> dict[str, Tensor]:
         """As `forward`, estimated from `count` sampled entities: only the vectors of the n touched entities are computed."""
-        drawn = draw_negatives(self.num_entities, count, heads)
+        drawn = draw_negatives(self.num_entities, count, heads)  # (k,)
         soft_answers = heads[:0] if soft is None else soft.answers.flatten()
-        touched = heads, positives.tails, drawn.entities, soft_answers
+        touched = heads, positives.tails, drawn, soft_answers
         nodes, rows = torch.cat(touched).unique(return_inverse=True)  # (n,)
         head_rows, tails, negatives, answers = rows.split([len(part) for part in touched])
         with autocast(heads.device, train):
@@ -109,7 +109,7 @@ class Imf(BranchModel):
 
         entities = [tables.entities[branch] for branch in self.branches]
         total, values = joint_sampled_loss(
-            contexts, entities, target, self.loss_kind, Drawn(negatives, drawn.certain), self.num_entities, block, pairs,
+            contexts, entities, target, self.loss_kind, negatives, self.num_entities, block, pairs,
             [parameter for branch in self.branches for parameter in self.scorer(branch).score_parameters()],
         )
         parts = {"total": total, **dict(zip((*self.branches, "joint"), values, strict=False))}

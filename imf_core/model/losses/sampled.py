@@ -1,8 +1,7 @@
 """1-N losses estimated from sampled entities, for graphs where the scores of all entities are more than a step can pay.
 
-One uniform sample without replacement serves all queries of a batch. A query's known answers are always scored, so are the
-heads of the batch; with `A` for both, only the sum over the other entities is estimated, from those sampled entities `K` that
-are not among them:
+One uniform sample without replacement serves all queries of a batch. A query's known answers `A` are always scored, so only
+the sum over the other entities is estimated, from those sampled entities `K` that are no answers of it:
 
     sum over all N of f  ~  sum over A of f  +  (N - |A|) / |K minus A| * sum over (K minus A) of f
 
@@ -28,7 +27,7 @@ from torch.nn import functional
 
 from imf_core.model.decision import combine, present_weights
 from imf_core.model.losses.dense import LEAST_PROBABILITY
-from imf_core.model.losses.negatives import Drawn, NegativeSample
+from imf_core.model.losses.negatives import NegativeSample
 from imf_core.model.losses.target import JointTarget, Positives
 
 ScoreRows = Callable[[int, Tensor, Tensor], Tensor]  # (branch, contexts, rows of its table) -> scores
@@ -42,7 +41,7 @@ def joint_sampled_loss(
     tables: Sequence[Tensor],
     target: JointTarget,
     loss: Literal["ce", "bce"],
-    negatives: Drawn,
+    negatives: Tensor,
     num_entities: int,
     score_block: ScoreRows,
     score_pairs: ScoreRows,
@@ -59,7 +58,7 @@ def joint_sampled_loss(
         target: answers and weights. `positives.tails` are rows of the tables, `masks` are (n,); the positives are *all* known
             answers of each query, each once (under `ce` a part of them will do: the others are candidates then).
         loss: `ce` (softmax) or `bce` (binary).
-        negatives: rows of the entities that stand for all N; answers may be among them.
+        negatives: (k,) int64, rows of the entities that stand for all N, each once; answers may be among them.
         num_entities: N.
         score_block: (branch, context (B, d), rows (k, d)) -> (B, k), as `Scorer.score`.
         score_pairs: (branch, context (P, d), rows (P, d)) -> (P,), the same for row i of both.
@@ -76,7 +75,7 @@ def joint_sampled_loss(
         replace(target, positives=positives, weights=target.weights.detach()), loss, negatives, len(tables[0]), num_entities,
         score_block, score_pairs,
     )
-    drawn = [table.index_select(0, negatives.entities) for table in tables]  # M x (k, d)
+    drawn = [table.index_select(0, negatives) for table in tables]  # M x (k, d)
     answers = [table.index_select(0, positives.tails) for table in tables]  # M x (P, d)
     total, parts = _Blockwise.apply(losses, len(tables), *contexts, *drawn, *answers, *parameters)
     return total, parts
@@ -88,7 +87,7 @@ class _Losses:
 
     target: JointTarget
     loss: Literal["ce", "bce"]
-    negatives: Drawn
+    negatives: Tensor
     num_rows: int
     num_entities: int
     score_block: ScoreRows
@@ -97,7 +96,7 @@ class _Losses:
     def blocks(self) -> list[tuple[slice, slice]]:
         """Slices of the B queries, and of their P answers, so that the scores of one branch stay in the cache."""
         queries, rows = len(self.target.weights), self.target.positives.rows
-        step = max(1, (_AT_A_TIME if rows.device.type == "cpu" else _ON_GPU) // len(self.negatives.entities))
+        step = max(1, (_AT_A_TIME if rows.device.type == "cpu" else _ON_GPU) // len(self.negatives))
         lows = [*range(0, queries, step), queries]
         cuts = torch.searchsorted(rows, torch.tensor(lows, device=rows.device)).tolist()
         return [(slice(*both), slice(*cut)) for both, cut in zip(pairwise(lows), pairwise(cuts), strict=True)]
@@ -122,7 +121,7 @@ class _Losses:
             pairs.append(self.score_pairs(branch, context.index_select(0, positives.rows), answer).to(exact))  # (p,)
             blocks.append(self.score_block(branch, context, rows).to(exact))  # (b, k)
         joint = len(contexts) > 1 and block.joint_weight > 0
-        combine_branches = _Combination(sample, block.weights, block.masks, self.negatives.entities) if joint else None
+        combine_branches = _Combination(sample, block.weights, block.masks, self.negatives) if joint else None
         losses = (_softmax_losses if self.loss == "ce" else _binary_losses)(sample, pairs, blocks, block, combine_branches)
         even = len(block.weights) / len(self.target.weights)
         return torch.stack(losses) * (self.target.row_weights()[queries].sum() if self.loss == "ce" else even)
