@@ -7,6 +7,8 @@ import gc
 import logging
 import platform
 import re
+import resource
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -142,6 +144,11 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or bool(
         isinstance(error, RuntimeError) and _OUT_OF_MEMORY.search(str(error))
     )
+
+
+def peak_memory() -> int:
+    """Most bytes of main memory that this process has had since it began."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from imf_core.errors import ResourceError
 from imf_core.evaluate.ranking import ModelScores, evaluate
 from imf_core.model.imf import Imf
 from imf_core.prepare.link_data import LinkData
-from imf_core.runtime import MemoryBudget, free_memory, is_out_of_memory
+from imf_core.runtime import MemoryBudget, free_memory, is_out_of_memory, peak_memory
 from imf_core.train.estimate import estimate_memory
 from imf_core.train.fit import build_model, fit
 
@@ -30,6 +30,16 @@ MIB = 2**20
 @pytest.fixture
 def toy_config() -> Config:
     return Config().updated({"model.dim": 16, "model.relation_dim": 8, "train.batch_size": 64, "train.max_epochs": 2})
+
+
+def test_peak_memory_is_that_of_the_process_and_never_falls() -> None:
+    status = Path("/proc/self/status").read_text()
+    now = 1024 * next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM"))
+    large = torch.ones(now // 4)  # as much again
+    peak = peak_memory()
+    assert 1.5 * now < peak < 4 * now
+    del large
+    assert peak_memory() >= peak
 
 
 def test_free_memory_is_what_the_machine_tells() -> None:

@@ -63,8 +63,13 @@ def overview(rows: Sequence[Mapping[str, Any]], lines: Sequence[Line] = LINES) -
         cells.append([
             line.data_set, line.sees, f"**{100 * found['mrr_mean']:.1f}** ± {100 * (found['mrr_std'] or 0):.1f}",
             f"{100 * pooled['mrr_mean']:.1f}" if pooled is not None else "",
-            f"{cost['parameters'] / 1e6:.1f}" if cost else "", f"{cost['minutes']:.0f}" if cost.get("minutes") else "",
-            line.published,
+            f"{cost['parameters'] / 1e6:.1f}" if cost else "", _shown(cost.get("minutes"), 0),
+            _shown(cost.get("peak_gb"), 1), line.published,
         ])
-    head = ["graph", "besides triples", "one model", "its seeds together", "million parameters", "minutes", "published models"]
+    costs = ["million parameters", "minutes", "GB"]
+    head = ["graph", "besides triples", "one model", "its seeds together", *costs, "published models"]
     return table(head, cells, left=2, markup=True)
+
+
+def _shown(number: float | None, digits: int) -> str:
+    return "" if number is None else f"{number:.{digits}f}"

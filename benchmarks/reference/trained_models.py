@@ -39,7 +39,6 @@ _SEED, _PATH = "train.seed", "data.path"
 def score_models(
     out: Annotated[Path, typer.Argument(help="Folder to create; it must not exist.")],
     checkpoints: Annotated[list[Path], typer.Argument(help="Checkpoints of imf train that differ only in their seed.")],
-    minutes: Annotated[float | None, typer.Option(help="What imf train took, a mean over the seeds.")] = None,
 ) -> None:
     """Rank test once with separately trained models, as a search does with the seeds of its winner."""
     refuse_existing(out)
@@ -63,7 +62,7 @@ def score_models(
         runs = dict(zip(loaded, map(flat, metrics), strict=True))
         others = {**test.decisions, **({POOLED: [test.pooled]} if test.pooled is not None else {})}
         values = summary_of(out, first.config.data.path, validation, runs, others, _winner(first))
-        values["cost"] = {"parameters": first.model.num_parameters, "minutes": minutes}
+        values["cost"] = {"parameters": first.model.num_parameters, **_cost(list(loaded.values()))}
         atomic_write_text(fresh / SUMMARY_FILE, json.dumps(values, indent=2) + "\n")
     Console().print(f"test MRR {plus_minus(mean_std([run['mrr'] for run in runs.values()]))}; {out}", highlight=False)
 
@@ -114,6 +113,18 @@ def _validation(one: Checkpoint) -> float:
     if not isinstance(value, (int, float)):
         raise CheckpointError(f"{one.path} has no validation MRR", remedy="name a checkpoint that imf train has written")
     return float(value)
+
+
+def _cost(loaded: Sequence[Checkpoint]) -> dict[str, float | None]:
+    """Minutes of training, a mean over the seeds, and the highest of their peaks of memory in GB; None where one has none."""
+    costs = [one.metrics.get("cost") for one in loaded]
+    known = [cost for cost in costs if isinstance(cost, Mapping)]
+    if len(known) < len(costs):
+        return {"minutes": None, "peak_gb": None}
+    return {
+        "minutes": sum(cost["seconds"] for cost in known) / len(known) / 60,
+        "peak_gb": max(cost["peak_bytes"] for cost in known) / 1e9,
+    }
 
 
 def _winner(one: Checkpoint) -> dict[str, Any]:

@@ -139,13 +139,18 @@ def _choice(loaded: Checkpoint, metrics: Facts) -> list[str]:
     rows = [
         ["validation MRR", metrics.shown("validation", "mrr")], ["best epoch", count(metrics.number("best_epoch"))],
         ["epochs trained", count(metrics.number("epochs"))], ["epochs at most", str(settings.max_epochs)],
-        ["seed", str(settings.seed)],
+        ["seed", str(settings.seed)], ["minutes of training", _per(metrics.number("cost", "seconds"), 60)],
+        ["peak memory of its process, GB", _per(metrics.number("cost", "peak_bytes"), 1e9)],
     ]
     listed = [[key, json.dumps(value)] for key, value in loaded.config.flat().items()]
     return [
         "Of its training, the epoch with the best validation MRR was kept.", "", *table(["", ""], rows, left=2),
         "<details><summary>All settings</summary>", "", *table(["setting", "value"], listed, left=2), "</details>", "",
     ]
+
+
+def _per(number: float | None, unit: float) -> str:
+    return UNKNOWN if number is None else f"{number / unit:.1f}"
 
 
 def _figures(metrics: Facts, study: Facts) -> list[str]:

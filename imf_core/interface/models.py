@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -29,7 +30,7 @@ from imf_core.interface.data import Settings, already_prepared, prepare
 from imf_core.model.imf import Imf
 from imf_core.predict import Predictor
 from imf_core.prepare.link_data import LinkData, graph_of
-from imf_core.runtime import MemoryBudget
+from imf_core.runtime import MemoryBudget, peak_memory
 from imf_core.train.fit import build_model, fit
 from imf_core.train.loop import FitResult
 from imf_core.train.progress import EpochReport
@@ -173,6 +174,7 @@ def train(
 
     additions: tuple[Addition, ...] = ()
     result = None
+    started = time.monotonic()
     if not add:
         result = train_one(model, config)
     if order:
@@ -190,7 +192,7 @@ def train(
         tell(f"  {note}")
     metrics = {
         "validation": result.metrics.as_dict(), "best_epoch": result.best_epoch, "fingerprint": graph.fingerprint,
-        "epochs": result.epochs,
+        "epochs": result.epochs, "cost": {"seconds": time.monotonic() - started, "peak_bytes": peak_memory()},
     }
     if taught_by is not None:
         metrics["teacher"] = str(taught_by.path.resolve())

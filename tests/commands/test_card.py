@@ -86,7 +86,7 @@ def test_every_validation_figure_is_that_of_the_file(graph: Path, tmp_path: Path
     chosen = cells(text, "## How it was chosen")
     assert chosen["validation MRR"] == [f"{stored['metrics']['validation']['mrr']:.4f}"]
     assert (chosen["best epoch"], chosen["seed"], chosen["epochs at most"]) == (["2"], ["5"], ["30"])
-    assert chosen["epochs trained"] == [UNKNOWN]
+    assert chosen["epochs trained"] == chosen["minutes of training"] == chosen["peak memory of its process, GB"] == [UNKNOWN]
     for key, value in load_checkpoint(folder).config.flat().items():
         assert json.loads(chosen[key][0]) == (list(value) if isinstance(value, tuple) else value), key
 
@@ -114,7 +114,10 @@ def test_the_model_and_its_data_are_those_of_the_files(graph: Path, tmp_path: Pa
 
 def test_front_matter_is_read_by_the_hub(graph: Path, tmp_path: Path) -> None:
     metrics = {"validation": {"mrr": 0.25, "hits_at_1": 0.125}, "test": {"mrr": 0.5, "mean_rank": math.nan}}
-    text = written(tiny_checkpoint(graph, tmp_path / "best", metrics=metrics))
+    cost = {"seconds": 450.0, "peak_bytes": 1_260_000_000}
+    text = written(tiny_checkpoint(graph, tmp_path / "best", metrics={**metrics, "cost": cost}))
+    chosen = cells(text, "## How it was chosen")
+    assert (chosen["minutes of training"], chosen["peak memory of its process, GB"]) == (["7.5"], ["1.3"])
     card = ModelCard(text, ignore_metadata_errors=False)
     figures = [(r.dataset_split, r.metric_type, r.metric_value, r.dataset_name) for r in card.data.eval_results]
     assert figures == [("valid", "mrr", 0.25, "graph"), ("valid", "hits_at_1", 0.125, "graph"), ("test", "mrr", 0.5, "graph")]

@@ -102,7 +102,7 @@ def test_a_line_needs_its_row_and_shows_its_cost_and_its_seeds_together() -> Non
     row = {"data_set": "G", "row": "ours", "command": "c", "mrr_mean": 0.3712, "mrr_std": 0.0049}
     pooled = {**row, "row": "pool", "mrr_mean": 0.38, "decision": "seeds pooled"}
     (alone, _) = overview([row, {**pooled, "command": "another"}], lines)[2:]
-    assert alone == "| G | names | **37.1** ± 0.5 |  |  |  | theirs 40 |"
-    cost = {"parameters": 17_192_672, "minutes": 26.7}
+    assert alone == "| G | names | **37.1** ± 0.5 |  |  |  |  | theirs 40 |"
+    cost = {"parameters": 17_192_672, "minutes": 26.7, "peak_gb": 1.24}
     (found, _) = overview([{**row, "cost": cost}, pooled], lines)[2:]
-    assert found == "| G | names | **37.1** ± 0.5 | 38.0 | 17.2 | 27 | theirs 40 |"
+    assert found == "| G | names | **37.1** ± 0.5 | 38.0 | 17.2 | 27 | 1.2 | theirs 40 |"

@@ -57,11 +57,23 @@ def test_seeds_are_tested_once_and_are_a_row_and_a_member(
 
     assert command(monkeypatch, "add", tmp_path / "both", "--row", "two", "--data-set", "tiny") == 0
     (row,) = reference.load_reference(tmp_path / "reference.json")
+    assert row["cost"] == {"parameters": models[0].num_parameters, "minutes": None, "peak_gb": None}
     assert (row["mrr_mean"], row["seeds"]) == (pytest.approx(np.mean(mrr)), [0, 1])
     wide = [tiny_checkpoint(graph, tmp_path / f"w{seed}", seed=seed, model__dim=16) for seed in (0, 1)]
     assert command(monkeypatch, "trained", tmp_path / "wide", *wide) == 0
     assert command(monkeypatch, "pool", tmp_path / "pool", tmp_path / "both", tmp_path / "wide") == 0
     assert paired(tmp_path / "pool", "own", tmp_path / "both")["p"] <= 1
+
+
+def test_what_training_cost_stands_in_the_row(graph: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    costs = ({"seconds": 60.0, "peak_bytes": 2e9}, {"seconds": 180.0, "peak_bytes": 1e9})
+    seeds = [
+        tiny_checkpoint(graph, tmp_path / str(n), seed=n, metrics={"validation": {"mrr": 0.1}, "cost": cost})
+        for n, cost in enumerate(costs)
+    ]
+    assert command(monkeypatch, "trained", tmp_path / "both", *seeds) == 0
+    cost = json.loads((tmp_path / "both" / "summary.json").read_text())["cost"]
+    assert (cost["minutes"], cost["peak_gb"]) == (2.0, 2.0)
 
 
 def test_what_belongs_not_together_is_refused_before_test_is_read(
