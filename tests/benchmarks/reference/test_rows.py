@@ -67,7 +67,9 @@ def test_a_row_has_a_command_whose_files_exist(command: str) -> None:
     for name in given(command, "--data"):
         assert name.startswith(("../shared/data/", "unicode")) or f" --repair {name} " in command
     made = {f"results/{study}" for other in COMMANDS for study in given(other, "--study")}
-    made |= {place for other in COMMANDS for place in re.findall(r"imf train (\S+)", other)}
+    made |= {
+        place for other in COMMANDS for place in re.findall(r"(?:imf train|benchmarks\.reference trained) (\S+)", other)
+    }
     pooled = re.search(r"benchmarks\.reference (?:pool|trained) (\S+) (.*)", command)
     sources = pooled.group(2).partition(" --")[0].split() if pooled else []
     assert [name for name in sources if name not in made and re.sub(r"\d$", "$n", name) not in made] == []
