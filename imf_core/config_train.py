@@ -84,8 +84,12 @@ class TrainConfig(PartSection):
         1.0, ge=0, le=1000, description="weight of a teacher's answers in the loss (imf train --distil)"
     )
     distil_temperature: float = Field(2.0, gt=0, le=100, description="how much a teacher's probabilities are evened out")
-    distil_answers: Literal["all", "unknown"] = Field(
-        "all", description="a teacher's answers that are learned from: all, or those that no training triple knows"
+    distil_answers: Literal["all", "unknown", "distribution"] = Field(
+        "all", description="a teacher's answers that are learned from: its strongest, those of them that no training triple "
+        "knows, or what it gives to every entity (distribution), for which it is asked anew in each step"
+    )
+    distil_queries: int = Field(
+        512, ge=2, description="distribution: queries that the teacher is asked in a step; half of them no training triple asks"
     )
     distil_terms: Literal["every", "combined", "branches"] = Field(
         "every", description="who learns a teacher's decision: every branch and the combination, the combination (combined), "
@@ -121,6 +125,8 @@ class TrainConfig(PartSection):
         if self.answers_per_query is not None and (self.loss != "ce" or self.weighting != "triple"):
             raise ValueError("answers_per_query goes with the loss ce and the weighting triple alone: else its other answers "
                              "would be told to be wrong")
+        if self.distil_answers == "distribution" and self.distil_terms == "branches":
+            raise ValueError("distil_terms=branches learns from a teacher's strongest answers: distil_answers=all or unknown")
         if self.average and self.average_share:
             raise ValueError("average and average_share exclude each other: set one of them to 0")
         return self

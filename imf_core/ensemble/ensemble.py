@@ -26,7 +26,7 @@ from imf_core.checkpoint.described import RESTORE, checked, read_json
 from imf_core.checkpoint.hub import local_folder
 from imf_core.config_train import TrainConfig
 from imf_core.data.graph.graph import KnowledgeGraph, KnownAnswers, counted_triples
-from imf_core.ensemble.teacher import preferences_of, teach, with_branches
+from imf_core.ensemble.teacher import preferences_of, teach, whole, with_branches
 from imf_core.errors import CheckpointError, ConfigError, VocabularyError
 from imf_core.evaluate.calibrate import rank_by_fold
 from imf_core.evaluate.pooled import PooledScores, evaluate_pooled, pooled_by_fold
@@ -37,7 +37,7 @@ from imf_core.files.atomic import atomic_folder, atomic_write_text
 from imf_core.files.json_files import Stored, shortened
 from imf_core.model.decision import Decision
 from imf_core.model.imf import Imf
-from imf_core.model.losses.distillation import SoftTargets
+from imf_core.model.losses.distillation import SoftTargets, Teacher
 from imf_core.model.losses.preference import Preferences
 from imf_core.predict import BUDGET, MOST, Predictor
 from imf_core.runtime import MemoryBudget
@@ -213,8 +213,11 @@ def members_by_fold(
     return tuple(zip(*(fold_decisions(member.model, graph, member.metrics, memory) for member in members), strict=True))
 
 
-def answers_of(model: Checkpoint | Ensemble, graph: KnowledgeGraph, train: TrainConfig, student: Imf) -> SoftTargets:
-    """The strongest answers of a checkpoint or an ensemble to a graph's training queries, see `teach` and `with_branches`.
+def answers_of(
+    model: Checkpoint | Ensemble, graph: KnowledgeGraph, train: TrainConfig, student: Imf
+) -> SoftTargets | Teacher:
+    """The strongest answers of a checkpoint or an ensemble to a graph's training queries, see `teach` and `with_branches`, or
+    itself as a teacher that is asked in each step, see `whole`.
 
     Args:
         model: the teacher.
@@ -223,6 +226,8 @@ def answers_of(model: Checkpoint | Ensemble, graph: KnowledgeGraph, train: Train
         student: the model that is taught.
     """
     models, weights, memory = _members(model)
+    if train.distil_answers == "distribution":
+        return replace(whole(models, weights, graph, memory=memory), terms=train.distil_terms)
     soft = teach(models, weights, graph, memory=memory, unknown=train.distil_answers == "unknown")
     if train.distil_terms == "branches":
         soft = with_branches(soft, models, weights, graph, student)

@@ -1,4 +1,4 @@
-"""A teacher's answers to the training queries, and its preferences, computed once before a student is trained.
+"""What a teacher tells a student: answers to the training queries and preferences, computed once, or itself, to be asked.
 
 Shapes: `Q` training queries, `S` answers and `H` hard negatives of a query, `N` entities, `M` branches of the student.
 """
@@ -13,16 +13,18 @@ import torch
 from torch import Tensor
 
 from imf_core.data.audit.baseline import OneStepRules
-from imf_core.data.graph.graph import KnowledgeGraph
+from imf_core.data.graph.graph import KnowledgeGraph, KnownAnswers
 from imf_core.evaluate.pooled import PooledScores
 from imf_core.model.imf import Imf
-from imf_core.model.losses.distillation import SoftTargets
+from imf_core.model.losses.distillation import SoftTargets, Teacher
 from imf_core.model.losses.preference import Preferences
 from imf_core.runtime import MemoryBudget
 from imf_core.train.batches import TrainingQueries
 
 ANSWERS = 32  # of a query; the rest of a trained teacher's probability is spread over very many
 HARD = 8  # hard negatives of a query: 28 preferences
+UNASKED = 60_000  # queries that no training triple asks: two thirds of those that MKG-W's validation asks are among them
+_BLOCK = 2048  # entities whose unasked queries are weighed at a time
 _QUERIES = 512  # whose answers each branch scores at a time
 
 
@@ -112,6 +114,67 @@ def with_branches(
                     logs[rows, :, place] += weight * torch.log_softmax(scores.float(), dim=1).cpu()
     taught_by = tuple(shares.nonzero()[:, 0].tolist())
     return replace(soft, branches=torch.softmax((logs / shares)[:, :, list(taught_by)], dim=1), taught=taught_by)
+
+
+def whole(
+    models: Sequence[Imf], weights: Sequence[float], graph: KnowledgeGraph, *, memory: MemoryBudget | None = None
+) -> Teacher:
+    """A teacher that gives a student its distribution over all entities in each step; arguments as of `teach`.
+
+    What an ensemble knows and its strongest answers to the training queries do not tell is how it ranks the rest, and what it
+    says of queries that no training triple asks, as two of five validation queries of MKG-W are.
+    """
+    memory = memory or MemoryBudget.of(None, models[0].structure.device)
+    scores = PooledScores(models, weights, memory.size)
+
+    @torch.no_grad()
+    def ask(heads: Tensor, relations: Tensor) -> Tensor:
+        order = relations.to(scores.device).argsort(stable=True)  # a relation's matrix is then built once
+        pair = heads.to(scores.device)[order], relations.to(scores.device)[order]
+        answers = torch.empty(len(order), scores.num_entities, device=scores.device)
+        for rows, block in zip(order.split(scores.block), scores.blocks(*pair, scores.block), strict=True):
+            answers[rows] = block[0].float()
+        return answers
+
+    heads, relations, cumulated = map(torch.from_numpy, _unasked(graph.known(graph.train), graph.num_entities))
+    return Teacher(ask, heads, relations, cumulated)
+
+
+def _unasked(known: KnownAnswers, num_entities: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Heads (U,), relations (U,) and cumulated weights (U,) of the likeliest queries of known entities that `known` lacks.
+
+    An entity is as likely to be asked for a relation as the relations that it has let one expect, each by itself: with
+    `p(r | s)`, the share of the entities with s that have r too, it is `1 - product over s of (1 - p(r | s))`.
+    """
+    width = 2 * known.num_relations
+    heads, relations = known.queries()
+    starts = np.searchsorted(heads, np.arange(0, num_entities + _BLOCK, _BLOCK))
+    together = np.zeros((width, width))
+
+    def has(number: int) -> np.ndarray:
+        """(b, 2R) which relations the entities of a block are asked for."""
+        part, low = slice(starts[number], starts[number + 1]), number * _BLOCK
+        block = np.zeros((min(_BLOCK, num_entities - low), width))
+        block[heads[part] - low, relations[part]] = 1
+        return block
+
+    numbers = range(-(-num_entities // _BLOCK))
+    for number in numbers:
+        block = has(number)
+        together += block.T @ block
+    share = together / np.maximum(together.diagonal(), 1)[:, None]  # (2R, 2R) p(r | s) in row s
+    unlikely = np.log1p(-np.minimum(share, 0.98))
+    keys, likely = np.empty(0, np.int64), np.empty(0)
+    for number in numbers:
+        block = has(number)
+        wanted = (1 - np.exp(block @ unlikely)) * (block == 0)
+        found = np.flatnonzero(wanted)
+        keys = np.concatenate([keys, found + number * _BLOCK * width])
+        likely = np.concatenate([likely, wanted.ravel()[found]])
+        if len(keys) > UNASKED:
+            best = np.sort(np.argpartition(-likely, UNASKED)[:UNASKED])
+            keys, likely = keys[best], likely[best]
+    return keys // width, keys % width, np.cumsum(likely) / likely.sum() if len(keys) else likely
 
 
 def preferences_of(

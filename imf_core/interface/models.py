@@ -28,6 +28,7 @@ from imf_core.evaluate.ranking import evaluate as rank_valid
 from imf_core.evaluate.test_once import OWN
 from imf_core.interface.data import Settings, already_prepared, prepare
 from imf_core.model.imf import Imf
+from imf_core.model.losses.distillation import Teacher
 from imf_core.predict import Predictor
 from imf_core.prepare.link_data import LinkData, graph_of
 from imf_core.runtime import MemoryBudget, peak_memory
@@ -162,8 +163,11 @@ def train(
         targets = None
         if taught_by is not None:
             targets = answers_of(taught_by, graph, its_config.train, one)
-            shape = targets.answers.shape
-            tell(f"taught by {taught_by.path}: {shape[1]} answers to each of {shape[0]:,} queries")
+            if isinstance(targets, Teacher):
+                how = f"all entities, also for {len(targets.heads):,} queries that no training triple asks"
+            else:
+                how = f"{targets.answers.shape[1]} answers to each of {targets.answers.shape[0]:,} queries"
+            tell(f"taught by {taught_by.path}: {how}")
 
         def each(found: EpochReport) -> None:
             for function in (on_epoch, report):

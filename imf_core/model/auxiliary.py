@@ -15,7 +15,7 @@ from imf_core.config import FUSED, STRUCTURE
 from imf_core.config_train import TrainConfig
 from imf_core.model.imf import Imf
 from imf_core.model.known_facts import watch_nodes
-from imf_core.model.losses.distillation import combined_logs
+from imf_core.model.losses.distillation import SoftTargets, Teacher, combined_logs, distillation_loss
 from imf_core.model.losses.preference import Preferences, preference_loss
 from imf_core.model.losses.self_mi import SelfMi, Views
 from imf_core.model.losses.target import Positives
@@ -35,9 +35,12 @@ class Auxiliary:
         model: before its optimizers are made; on the device where it is trained.
         train: weights and temperature of the losses.
         preferences: for `train.preference_weight`; None: there are none.
+        teacher: for `train.distil_weight`, asked in each step; None: there is none.
     """
 
-    def __init__(self, model: Imf, train: TrainConfig, preferences: Preferences | None = None) -> None:
+    def __init__(
+        self, model: Imf, train: TrainConfig, preferences: Preferences | None = None, teacher: Teacher | None = None
+    ) -> None:
         self.model = model
         self.terms: dict[str, tuple[float, Term]] = {}
         self._handles: list[torch.utils.hooks.RemovableHandle] = []
@@ -50,6 +53,8 @@ class Auxiliary:
             self.terms["self_mi"] = train.self_mi_weight, _SelfMiTerm(model, own, self._handles)
         if train.preference_weight > 0 and preferences is not None:
             self.terms["preference"] = train.preference_weight, _PreferenceTerm(model, preferences.to(device))
+        if train.distil_weight > 0 and teacher is not None:
+            self.terms["distil"] = train.distil_weight, _TeacherTerm(model, teacher.to(device), train)
         if self.terms:
             self._handles.append(model.register_forward_hook(self._add))
 
@@ -122,6 +127,28 @@ class _PreferenceTerm:
         usable = [None if mask is None else mask[entities] for mask in masks]
         weights = model.decision_weights(heads, relations).detach()
         return preference_loss(combined_logs(scores, weights, usable, model.loss_kind), levels)
+
+
+class _TeacherTerm:
+    """`distillation_loss` over all entities, on some queries of the batch and as many that no training triple asks."""
+
+    def __init__(self, model: Imf, teacher: Teacher, train: TrainConfig) -> None:
+        self.model, self.teacher = model, teacher
+        self.count, self.temperature = train.distil_queries // 2, train.distil_temperature
+
+    def __call__(self, heads: Tensor, relations: Tensor, positives: Positives) -> Tensor:
+        model, chosen = self.model, torch.randperm(len(heads), device=heads.device)[: self.count]
+        asked = zip((heads[chosen], relations[chosen]), self.teacher.unasked(self.count), strict=True)
+        heads, relations = map(torch.cat, asked)  # (B,)
+        answers = self.teacher.ask(heads, relations).to(heads.device)  # (B, N)
+        everyone = torch.arange(answers.shape[1], device=heads.device).expand_as(answers)
+        soft = SoftTargets(everyone, answers.exp(), terms=self.teacher.terms)
+        tables = model.tables()
+        scores = model.branch_scores(tables, model.contexts(tables, heads, relations))
+        masks = [model.mask(branch) for branch in model.branches]
+        usable = [None if mask is None else mask.expand_as(answers) for mask in masks]
+        weights = model.decision_weights(heads, relations).detach()
+        return distillation_loss(scores, soft, weights, usable, self.temperature, model.loss_kind)
 
 
 def _views(model: Imf) -> tuple[str, ...]:

@@ -27,7 +27,7 @@ from imf_core.model.auxiliary import Auxiliary
 from imf_core.model.cold_entities import ColdEntities
 from imf_core.model.imf import Imf
 from imf_core.model.known_facts import give_facts
-from imf_core.model.losses.distillation import SoftTargets
+from imf_core.model.losses.distillation import SoftTargets, Teacher
 from imf_core.model.losses.preference import Preferences
 from imf_core.model.static.step import StaticStep, why_not_static
 from imf_core.prepare.link_data import LinkData
@@ -76,7 +76,7 @@ def fit(
     saving: Saving | None = None,
     device: torch.device | None = None,
     progress: bool = False,
-    teacher: SoftTargets | None = None,
+    teacher: SoftTargets | Teacher | None = None,
     preferences: Preferences | None = None,
     static: bool | None = None,
 ) -> FitResult[RankingMetrics]:
@@ -92,7 +92,8 @@ def fit(
         saving: save the training state, and resume from it if there is one; None: do neither.
         device: where to train; default: a GPU if there is one, else the CPU.
         progress: show a progress bar if the terminal is interactive.
-        teacher: its answers to the training queries, see `imf_core.ensemble.teacher`; weighed by `train.distil_weight`.
+        teacher: its answers to the training queries, or itself, see `imf_core.ensemble.teacher`; weighed by
+            `train.distil_weight`.
         preferences: of a teacher among hard negatives, see the same; weighed by `train.preference_weight`.
         static: train with the `StaticStep`, where the settings allow it; None: on a GPU, or if it is to be compiled.
 
@@ -101,18 +102,20 @@ def fit(
 
     Raises:
         DataError: too few queries, or no validation triples.
-        ConfigError: `train.distil_terms` does not go with sampled candidates.
+        ConfigError: `train.distil_terms` or a teacher that is asked in each step does not go with sampled candidates.
         DivergedError: a loss or score became non-finite.
         ResourceError: a step or the ranking does not fit the memory even with the smallest budget for scores.
     """
     settings, graph = config.train, data.graph
     if not len(graph.valid):
         raise DataError("the graph has no validation triples", remedy="add valid.tsv: the best epoch is chosen on it")
-    if teacher is not None and teacher.terms != "every" and settings.samples(graph.num_entities):
-        raise ConfigError(
-            f"train.distil_terms={teacher.terms} needs the loss over all entities", remedy="leave train.num_negatives out",
-            key="train.distil_terms", value=teacher.terms,
-        )
+    if teacher is not None and settings.samples(graph.num_entities):
+        whole = isinstance(teacher, Teacher)
+        if whole or teacher.terms != "every":
+            key, value = ("train.distil_answers", "distribution") if whole else ("train.distil_terms", teacher.terms)
+            raise ConfigError(
+                f"{key}={value} needs the loss over all entities", remedy="leave train.num_negatives out", key=key, value=value
+            )
     device = device or default_device()
     model.to(device)
     keep_freed_memory()
@@ -120,10 +123,11 @@ def fit(
     memory = MemoryBudget.of(settings.memory_budget_mb, device)
     settings = settings.model_copy(update={"memory_budget_mb": memory.size >> 20})
     config = config.model_copy(update={"train": settings})
-    queries = TrainingQueries(graph, teacher, settings.answers_per_query)
+    asked = teacher if isinstance(teacher, Teacher) else None
+    queries = TrainingQueries(graph, teacher if isinstance(teacher, SoftTargets) else None, settings.answers_per_query)
     steps = queries.num_steps(settings.batch_size, shard.world)
     known = graph.known()
-    auxiliary = Auxiliary(model, settings, preferences)
+    auxiliary = Auxiliary(model, settings, preferences, asked)
     optimizers = build_optimizers(model, config, early=shard.world == 1 and device.type == "cpu")
     loop = Loop(settings.max_epochs, settings.patience, settings.eval_every, shard, on_epoch, saving)
     run = loop.begin(model, optimizers, RankingMetrics.unpack)

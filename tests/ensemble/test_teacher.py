@@ -14,7 +14,8 @@ from typer.testing import CliRunner
 from imf_core.checkpoint.checkpoint import load_checkpoint
 from imf_core.cli import app
 from imf_core.config import Config
-from imf_core.ensemble.teacher import teach, with_branches
+from imf_core.data.graph.graph import KnownAnswers
+from imf_core.ensemble.teacher import _unasked, teach, whole, with_branches
 from imf_core.errors import CheckpointError, ConfigError
 from imf_core.evaluate.pooled import PooledScores
 from imf_core.model.imf import Imf
@@ -149,6 +150,69 @@ def test_a_student_learns_with_other_terms(toy: LinkData, teachers: list[Imf], t
         fit(build_model(sampled, toy), toy, sampled, teacher=soft)
 
 
+def test_queries_that_go_with_those_of_an_entity_are_likely_ones() -> None:
+    """Relations 0 and 1: of the three heads of 0 two have 1 too, which the third (4) lacks; 6 is not known at all."""
+    known = KnownAnswers.build([np.array([[0, 0, 1], [0, 1, 1], [2, 0, 3], [2, 1, 3], [4, 0, 5]])], 2)
+    heads, relations, cumulated = _unasked(known, 7)
+    likely = dict(zip(zip(heads.tolist(), relations.tolist(), strict=True), np.diff(cumulated, prepend=0), strict=True))
+    assert likely == {(4, 1): pytest.approx(0.5), (5, 3): pytest.approx(0.5)}  # the inverses are 2 and 3
+    assert not len(_unasked(KnownAnswers.build([np.array([[0, 0, 1]])], 1), 2)[0])
+
+
+def test_a_teacher_that_is_asked_answers_as_the_pool_does(toy: LinkData, teachers: list[Imf]) -> None:
+    teacher = whole(teachers, [2, 1], toy.graph, memory=MemoryBudget(2**12))
+    heads, relations = teacher.unasked(40)
+    facts = set(map(tuple, toy.graph.train[:, :2].tolist()))
+    assert len(heads) == 40 and not facts & set(zip(heads.tolist(), relations.tolist(), strict=True))
+    pooled = next(PooledScores(teachers, [2, 1], 2**24).blocks(heads, relations, 40))[0]
+    assert torch.allclose(teacher.ask(heads, relations), pooled, atol=1e-5)
+
+
+@pytest.mark.parametrize("more", [
+    {}, *(pytest.param(other, marks=pytest.mark.slow) for other in (
+        {"model__modalities": []}, {"train__loss": "bce"}, {"train__distil_terms": "combined"},
+    )),
+])
+def test_a_student_takes_after_a_teacher_where_no_training_triple_asks(
+    toy: LinkData, teachers: list[Imf], more: dict[str, object]
+) -> None:
+    found = {}
+    for weight in (0.0, 5.0):
+        config = settings(train__distil_weight=weight, train__distil_temperature=1.0, train__seed=5, **EAGER, **more)
+        student, teacher = build_model(config, toy), whole(teachers, [2, 1], toy.graph)
+        fit(student, toy, config, teacher=replace(teacher, terms=config.train.distil_terms))
+        with torch.no_grad():
+            wanted = teacher.ask(teacher.heads, teacher.relations)
+            own = next(PooledScores([student], [1.0], 2**24).blocks(teacher.heads, teacher.relations, len(wanted)))[0]
+        found[weight] = float(torch.nn.functional.kl_div(own, wanted, log_target=True, reduction="batchmean"))
+    assert found[5.0] < 0.6 * found[0.0]
+
+
+def test_a_student_of_a_teacher_that_is_asked_goes_on_to_the_bit(toy: LinkData, teachers: list[Imf], tmp_path: Path) -> None:
+    config = settings(train__max_epochs=4)
+    unbroken, broken, again = (build_model(config, toy) for _ in range(3))
+    teacher = whole(teachers, [2, 1], toy.graph)
+    fit(unbroken, toy, config, teacher=teacher)
+
+    def stop(report: object) -> None:
+        if getattr(report, "epoch", 0) == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fit(broken, toy, config, stop, saving=Saving(tmp_path / "state", 0.0), teacher=teacher)
+    fit(again, toy, config, saving=Saving(tmp_path / "state", 0.0), teacher=teacher)
+    for name, tensor in unbroken.state_dict().items():
+        assert torch.equal(tensor, again.state_dict()[name]), name
+
+
+def test_a_teacher_that_is_asked_needs_all_entities(toy: LinkData, teachers: list[Imf]) -> None:
+    config = settings(train__num_negatives=8, train__distil_answers="distribution")
+    with pytest.raises(ConfigError, match="distil_answers=distribution needs the loss over all entities"):
+        fit(build_model(config, toy), toy, config, teacher=whole(teachers, [2, 1], toy.graph))
+    with pytest.raises(ConfigError, match="distil_terms=branches learns from a teacher's strongest answers"):
+        settings(train__distil_terms="branches", train__distil_answers="distribution")
+
+
 def test_temperature_evens_out_both_sides() -> None:
     soft = SoftTargets(torch.tensor([[0, 1]]), torch.tensor([[0.9, 0.1]]))
     assert soft.softened(2.0)[0].tolist() == pytest.approx([0.75, 0.25])  # 3 : 1, the root of 9 : 1
@@ -261,6 +325,9 @@ def test_the_command(tmp_path: Path) -> None:
     more = ["--set", "train.distil_terms=branches", "--set", "train.distil_answers=unknown"]
     done = run(app, ["train", str(tmp_path / "own"), "--distil", str(tmp_path / "pool"), *short, *more], catch_exceptions=False)
     assert done.exit_code == 0 and load_checkpoint(tmp_path / "own").config.train.distil_terms == "branches"
+    more = ["--set", "train.distil_answers=distribution"]
+    done = run(app, ["train", str(tmp_path / "asks"), "--distil", made[0], *short, *more], catch_exceptions=False)
+    assert done.exit_code == 0 and "all entities, also for" in " ".join(done.stdout.split())
     told = json.loads((tmp_path / "student" / "config.json").read_text())["metrics"]
     assert told["teacher"] == str((tmp_path / "m0").resolve())
     other = tiny_graph(tmp_path / "other", first=[b"odd"])

@@ -53,6 +53,37 @@ class SoftTargets:
         return _softened(self.probabilities, temperature)
 
 
+@dataclass(frozen=True)
+class Teacher:
+    """A teacher that answers while the student is trained, also queries that no training triple asks.
+
+    Args:
+        ask: (heads (B,), relations (B,)) -> (B, N) log-probabilities, without a gradient.
+        heads, relations: (U,) int64, the queries that no training triple asks.
+        cumulated: (U,) float64, ascending up to 1: how likely each is drawn, summed up.
+        terms: as of `SoftTargets`, `every` or `combined`.
+    """
+
+    ask: Callable[[Tensor, Tensor], Tensor]
+    heads: Tensor
+    relations: Tensor
+    cumulated: Tensor
+    terms: Terms = "every"
+
+    def unasked(self, count: int) -> tuple[Tensor, Tensor]:
+        """(b,) heads and (b,) relations of `count` drawn queries; none where there are none."""
+        count = count if len(self.heads) else 0
+        drawn = torch.searchsorted(self.cumulated, torch.rand(count, dtype=self.cumulated.dtype, device=self.cumulated.device))
+        drawn = drawn.clamp_max(len(self.heads) - 1)
+        return self.heads[drawn], self.relations[drawn]
+
+    def to(self, device: torch.device) -> Teacher:
+        """The queries on another device; what `ask` returns is moved where it is used."""
+        return replace(
+            self, heads=self.heads.to(device), relations=self.relations.to(device), cumulated=self.cumulated.to(device)
+        )
+
+
 def distillation_loss(
     scores: Sequence[Tensor], soft: SoftTargets, weights: Tensor, usable: Sequence[Tensor | None], temperature: float,
     loss: str = "ce",
