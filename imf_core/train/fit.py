@@ -109,13 +109,12 @@ def fit(
     settings, graph = config.train, data.graph
     if not len(graph.valid):
         raise DataError("the graph has no validation triples", remedy="add valid.tsv: the best epoch is chosen on it")
-    if teacher is not None and settings.samples(graph.num_entities):
-        whole = isinstance(teacher, Teacher)
-        if whole or teacher.terms != "every":
-            key, value = ("train.distil_answers", "distribution") if whole else ("train.distil_terms", teacher.terms)
-            raise ConfigError(
-                f"{key}={value} needs the loss over all entities", remedy="leave train.num_negatives out", key=key, value=value
-            )
+    soft, asked = (None, teacher) if isinstance(teacher, Teacher) else (teacher, None)
+    if teacher is not None and settings.samples(graph.num_entities) and (asked is not None or teacher.terms != "every"):
+        key, value = ("train.distil_terms", teacher.terms) if asked is None else ("train.distil_answers", "distribution")
+        raise ConfigError(
+            f"{key}={value} needs the loss over all entities", remedy="leave train.num_negatives out", key=key, value=value
+        )
     device = device or default_device()
     model.to(device)
     keep_freed_memory()
@@ -123,8 +122,7 @@ def fit(
     memory = MemoryBudget.of(settings.memory_budget_mb, device)
     settings = settings.model_copy(update={"memory_budget_mb": memory.size >> 20})
     config = config.model_copy(update={"train": settings})
-    asked = teacher if isinstance(teacher, Teacher) else None
-    queries = TrainingQueries(graph, teacher if isinstance(teacher, SoftTargets) else None, settings.answers_per_query)
+    queries = TrainingQueries(graph, soft, settings.answers_per_query)
     steps = queries.num_steps(settings.batch_size, shard.world)
     known = graph.known()
     auxiliary = Auxiliary(model, settings, preferences, asked)

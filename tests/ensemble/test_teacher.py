@@ -188,23 +188,6 @@ def test_a_student_takes_after_a_teacher_where_no_training_triple_asks(
     assert found[5.0] < 0.6 * found[0.0]
 
 
-def test_a_student_of_a_teacher_that_is_asked_goes_on_to_the_bit(toy: LinkData, teachers: list[Imf], tmp_path: Path) -> None:
-    config = settings(train__max_epochs=4)
-    unbroken, broken, again = (build_model(config, toy) for _ in range(3))
-    teacher = whole(teachers, [2, 1], toy.graph)
-    fit(unbroken, toy, config, teacher=teacher)
-
-    def stop(report: object) -> None:
-        if getattr(report, "epoch", 0) == 2:
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        fit(broken, toy, config, stop, saving=Saving(tmp_path / "state", 0.0), teacher=teacher)
-    fit(again, toy, config, saving=Saving(tmp_path / "state", 0.0), teacher=teacher)
-    for name, tensor in unbroken.state_dict().items():
-        assert torch.equal(tensor, again.state_dict()[name]), name
-
-
 def test_a_teacher_that_is_asked_needs_all_entities(toy: LinkData, teachers: list[Imf]) -> None:
     config = settings(train__num_negatives=8, train__distil_answers="distribution")
     with pytest.raises(ConfigError, match="distil_answers=distribution needs the loss over all entities"):
@@ -292,10 +275,13 @@ def test_sampled_and_whole_losses_teach_the_same(toy: LinkData, taught: SoftTarg
     assert float(parts[0].detach()) > 0 and torch.allclose(parts[0], parts[1], atol=1e-6)
 
 
-def test_an_interrupted_student_goes_on_to_the_bit(toy: LinkData, taught: SoftTargets, tmp_path: Path) -> None:
-    config = settings(train__max_epochs=4)
-    whole, broken = build_model(config, toy), build_model(config, toy)
-    fit(whole, toy, config, teacher=taught)
+@pytest.mark.parametrize("asked", [False, True])
+def test_an_interrupted_student_goes_on_to_the_bit(
+    toy: LinkData, teachers: list[Imf], taught: SoftTargets, tmp_path: Path, asked: bool
+) -> None:
+    config, teacher = settings(train__max_epochs=4), whole(teachers, [2, 1], toy.graph) if asked else taught
+    unbroken, broken = build_model(config, toy), build_model(config, toy)
+    fit(unbroken, toy, config, teacher=teacher)
 
     class StopError(Exception):
         pass
@@ -305,10 +291,10 @@ def test_an_interrupted_student_goes_on_to_the_bit(toy: LinkData, taught: SoftTa
             raise StopError
 
     with pytest.raises(StopError):
-        fit(broken, toy, config, stop, saving=Saving(tmp_path / "state", 0.0), teacher=taught)
+        fit(broken, toy, config, stop, saving=Saving(tmp_path / "state", 0.0), teacher=teacher)
     again = build_model(config, toy)
-    fit(again, toy, config, saving=Saving(tmp_path / "state", 0.0), teacher=taught)
-    for name, tensor in whole.state_dict().items():
+    fit(again, toy, config, saving=Saving(tmp_path / "state", 0.0), teacher=teacher)
+    for name, tensor in unbroken.state_dict().items():
         assert torch.equal(tensor, again.state_dict()[name]), name
 
 
