@@ -24,6 +24,7 @@ for _name, _value in {
     "HF_HUB_OFFLINE": "1",
     "MPLBACKEND": "Agg",
     "OMP_NUM_THREADS": "1",  # tiny tensors: threads would only wait for each other
+    "RAY_worker_niceness": "0",  # Ray's workers give way to the other tests otherwise, whose group ends last
     "IMF_CACHE": str(REPOSITORY / ".cache" / "imf"),  # the bundled data set is generated once, not once a run
 }.items():
     os.environ.setdefault(_name, _value)

@@ -10,6 +10,7 @@ import ast
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator, Mapping
+from functools import cache
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
@@ -90,20 +91,23 @@ def module_of(path: str) -> str:
     return path.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
 
 
-def imports(source: str, path: str, *, types: bool = True) -> Iterator[tuple[int, str]]:
-    """Line and dotted name of everything imported, wherever in the file; `from a import b` is `a.b`, relative ones resolved.
+@cache
+def nodes(source: str, types: bool = True) -> tuple[ast.AST, ...]:
+    """All nodes of a file, parsed once for all rules; `types=False` leaves out what stands under `if TYPE_CHECKING:`."""
+    tree = ast.parse(source)
+    for node in [] if types else list(ast.walk(tree)):
+        if isinstance(node, ast.If) and dotted(node.test, aliases(source)) == "typing.TYPE_CHECKING":
+            node.body = []
+    return tuple(ast.walk(tree))
 
-    `types=False` leaves out what stands under `if TYPE_CHECKING:`.
-    """
+
+def imports(source: str, path: str, *, types: bool = True) -> Iterator[tuple[int, str]]:
+    """Line and dotted name of everything imported, wherever in the file; `from a import b` is `a.b`, relative ones resolved."""
     package = module_of(path).split(".")
     if not path.endswith("__init__.py"):
         package = package[:-1]
     names = aliases(source)
-    tree = ast.parse(source)
-    for node in [] if types else list(ast.walk(tree)):
-        if isinstance(node, ast.If) and dotted(node.test, names) == "typing.TYPE_CHECKING":
-            node.body = []
-    for node in ast.walk(tree):
+    for node in nodes(source, types):
         if isinstance(node, ast.Import):
             for alias in node.names:
                 yield node.lineno, alias.name
@@ -116,10 +120,11 @@ def imports(source: str, path: str, *, types: bool = True) -> Iterator[tuple[int
             yield from ((node.lineno, str(name.value)) for name in node.args[:1] if isinstance(name, ast.Constant))
 
 
-def aliases(source: str) -> dict[str, str]:
+@cache
+def aliases(source: str) -> Mapping[str, str]:
     """What each imported name stands for: `import numpy as np` -> `{"np": "numpy"}`."""
     found: dict[str, str] = {}
-    for node in ast.walk(ast.parse(source)):
+    for node in nodes(source):
         if isinstance(node, ast.Import):
             found.update({alias.asname: alias.name for alias in node.names if alias.asname})
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
@@ -191,7 +196,7 @@ def safety_problems(source: str, path: str) -> list[str]:
         if name.split(".")[0] in UNSAFE_SERIALISERS
     ]
     names = aliases(source)
-    for node in ast.walk(ast.parse(source)):
+    for node in nodes(source):
         if isinstance(node, ast.Call):
             function = dotted(node.func, names)
             if function in {"eval", "exec", "builtins.eval", "builtins.exec"}:
@@ -212,7 +217,7 @@ def look_problems(source: str, path: str) -> list[str]:
     names = aliases(source)
     return [
         f"{path}:{node.lineno}: reads test triples; only finalising and the audit look at them"
-        for node in ast.walk(ast.parse(source))
+        for node in nodes(source)
         if isinstance(node, ast.Call)
         and any(f".{dotted(node.func, names)}".endswith(f".{function}") for function in TEST_READS)
         and _given(node, "test") not in {None, False}

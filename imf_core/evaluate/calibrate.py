@@ -16,6 +16,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from scipy.optimize import minimize
 from torch import Tensor
 
 from imf_core.data.graph.graph import KnowledgeGraph, KnownAnswers, with_inverses
@@ -29,7 +30,7 @@ from imf_core.runtime import WHOLE, MemoryBudget, Shard
 _MAX_TRIPLES = 1000  # more hardly move M - 1 numbers
 _PER_BRANCH = 24  # strongest wrong answers of each branch
 _RANDOM = 24  # random candidates
-_STEPS, _RATE = 60, 0.2  # of Adam
+_TOLERANCE = 1e-7  # of the fitted likelihood, as a share: what float32 tells apart
 _ALONE = 8.0  # logit of a branch that decides alone; the others keep a weight of 0.0003, for entities without its modality
 _SHRINKAGE = 2.0  # strength of the pull of a relation's logits towards the common ones
 
@@ -146,23 +147,28 @@ def fit_logits(cached: CachedScores, loss: str, rows: int) -> Tensor:
     branches = cached.values.shape[2]
     if not len(cached.relations):
         return torch.zeros(rows, branches)
-    common = torch.zeros(1, branches, requires_grad=True)
-    offsets = torch.zeros(rows if rows > 1 else 0, branches, requires_grad=rows > 1)  # (2R, M) of each relation
-    parameters = [common, offsets] if rows > 1 else [common]
-    optimizer = torch.optim.Adam(parameters, lr=_RATE)
     blocked = torch.zeros(cached.valid.shape).masked_fill(~cached.valid, -torch.inf)
-    with torch.enable_grad():
-        for _ in range(_STEPS):
-            optimizer.zero_grad()
-            combined = cached.combined(common + offsets if rows > 1 else common)  # (Q, C)
-            scores = combined if loss == "ce" else combined.clamp_min(1e-12).log()
-            surprise = -torch.log_softmax(scores + blocked, dim=1)[:, 0]
-            # A weak pull towards the plain mean keeps the weights finite where one branch is perfect.
-            penalty = 0.5 * (common**2).sum() + (_SHRINKAGE * (offsets**2).sum() if rows > 1 else 0.0)
-            ((surprise.sum() + penalty) / len(surprise)).backward()
-            optimizer.step()
-    fitted = (common + offsets if rows > 1 else common).detach()
-    return _best_by_mrr(cached, fitted - fitted.mean(dim=1, keepdim=True), common.detach())
+
+    @torch.enable_grad()
+    def objective(point: np.ndarray) -> tuple[float, np.ndarray]:
+        parameters = torch.from_numpy(point).float().view(-1, branches).requires_grad_()
+        common, offsets = parameters[:1], parameters[1:]  # (1, M) and, of each relation, (2R, M) or none
+        combined = cached.combined(common + offsets if rows > 1 else common)  # (Q, C)
+        scores = combined if loss == "ce" else combined.clamp_min(1e-12).log()
+        surprise = -torch.log_softmax(scores + blocked, dim=1)[:, 0]
+        # A weak pull towards the plain mean keeps the weights finite where one branch is perfect.
+        penalty = 0.5 * (common**2).sum() + _SHRINKAGE * (offsets**2).sum()
+        value = (surprise.sum() + penalty) / len(surprise)
+        (gradient,) = torch.autograd.grad(value, parameters)
+        return float(value.detach()), gradient.double().numpy().ravel()
+
+    start = np.zeros((1 + (rows if rows > 1 else 0)) * branches)
+    # No torch.optim: it loads torch's compiler with the first optimizer, two seconds wherever nothing is trained.
+    point = minimize(objective, start, jac=True, method="L-BFGS-B", options={"ftol": _TOLERANCE, "gtol": 1e-5}).x
+    parameters = torch.from_numpy(point).float().view(-1, branches)
+    common = parameters[:1]
+    fitted = common + parameters[1:] if rows > 1 else common
+    return _best_by_mrr(cached, fitted - fitted.mean(dim=1, keepdim=True), common)
 
 
 def _best_by_mrr(cached: CachedScores, fitted: Tensor, common: Tensor) -> Tensor:

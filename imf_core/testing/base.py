@@ -101,7 +101,7 @@ class ModelPartContract(PartContract):
         assert Config.build(config.model_dump()) == config
 
     def test_a_training_lowers_the_loss_and_repeats_itself(self) -> None:
-        config = self.config(train__max_epochs=6, train__lr=0.02, train__patience=6)
+        config = self.config(train__max_epochs=4, train__lr=0.02)
         first, second = self.trained(config), self.trained(config)
         for name, tensor in first.state_dict().items():
             assert torch.isfinite(tensor.float()).all(), f"{name} is not finite after the training"

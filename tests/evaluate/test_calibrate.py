@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from imf_core.config import Config
+from imf_core.evaluate import calibrate as calibrate_module
 from imf_core.evaluate.calibrate import CachedScores, cache_scores, cached_mrr, calibrate, fit_logits, folds
 from imf_core.prepare.link_data import LinkData
 from imf_core.train.fit import build_model
@@ -107,6 +108,23 @@ def test_fitted_weights_are_at_least_as_good_as_each_branch_and_the_mean(loss: s
     found = cached_mrr(scores, fit_logits(scores, loss, 1))
     others = [torch.zeros(1, 3), *(8.0 * torch.eye(3)[[branch]] for branch in range(3))]
     assert found >= max(cached_mrr(scores, logits) for logits in others)
+
+
+@pytest.mark.parametrize("loss", ["ce", "bce"])
+def test_the_fit_is_the_most_likely_of_a_fine_grid(loss: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of two branches, one better than the other; without the choice by MRR that follows."""
+    monkeypatch.setattr(calibrate_module, "_best_by_mrr", lambda cached, fitted, common: fitted)
+    raw = torch.randn(200, 20, 2, generator=torch.Generator().manual_seed(0))
+    raw[:, 0] += torch.tensor([2.0, 1.0])
+    scores = cached(torch.log_softmax(raw, dim=1) if loss == "ce" else torch.sigmoid(raw))
+
+    def surprise(half: float) -> float:
+        combined = scores.combined(torch.tensor([[half, -half]]))
+        value = combined if loss == "ce" else combined.log()
+        return float(-torch.log_softmax(value, dim=1)[:, 0].sum()) + half**2  # 0.5 of each logit's square
+
+    grid = torch.linspace(-3.0, 3.0, 1201).tolist()
+    assert float(fit_logits(scores, loss, 1)[0, 0]) == pytest.approx(min(grid, key=surprise), abs=0.01)
 
 
 def test_fitting_is_repeatable_and_leaves_no_trace() -> None:

@@ -97,11 +97,13 @@ def test_two_ranks_hold_one_model_and_score_it_as_one_process_does(toy: LinkData
     assert first["reported"][0] == 2 * len(toy.graph.valid)
 
 
-def test_equal_seeds_repeat_and_ranks_draw_their_own_numbers(
-    toy: LinkData, ranks: dict[str, Ranks], tmp_path: Path
-) -> None:
+@pytest.mark.slow
+def test_equal_seeds_repeat(toy: LinkData, ranks: dict[str, Ranks], tmp_path: Path) -> None:
     """Again in other processes, and as their only run."""
     assert run(toy, tmp_path, "default") == {"default": ranks["default"]}
+
+
+def test_ranks_draw_their_own_numbers(ranks: dict[str, Ranks]) -> None:
     first, second = ranks["default"]
     assert first["curve"] != ranks["seed 1"][0]["curve"]
     assert first["losses"] != second["losses"]  # different queries, different dropout

@@ -51,7 +51,7 @@ def test_the_strongest_candidates_of_the_rules() -> None:
     assert np.isnan(levels[2]).all()
 
 
-EAGER = {"train__max_epochs": 24, "train__eval_every": 24, "model__dropout_context": 0.0, "model__dropout_relation": 0.0,
+EAGER = {"train__max_epochs": 14, "train__eval_every": 14, "model__dropout_context": 0.0, "model__dropout_relation": 0.0,
          "model__dropout_input": 0.0}
 
 
