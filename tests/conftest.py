@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Iterator
 from functools import lru_cache
@@ -33,6 +34,12 @@ environment("local")  # what Ray and MLflow read when they are imported
 settings.register_profile("fast", max_examples=25, deadline=None)
 settings.register_profile("nightly", deadline=None)  # each test's own number of examples, see `tests/support/examples.py`
 settings.load_profile("fast")
+
+
+def pytest_collection_finish() -> None:
+    """What collecting has loaded stays: the garbage collector need not walk a million objects time and again."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

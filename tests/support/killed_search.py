@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
@@ -104,3 +105,17 @@ def assert_mlflow_is_whole(home: Path, study: str = "s") -> None:
         steps = [metric.step for metric in client.get_metric_history(run.info.run_id, "mrr")]
         assert steps == list(range(1, records[name]["epochs"] + 1))
         assert run.data.tags["state"] == records[name]["state"]
+
+
+def assert_as_unbroken(home: Path, unbroken: Path) -> None:
+    """The study ended as one that was never interrupted: trials, winner and test figures to the last digit, nothing twice."""
+    assert trials(home) == trials(unbroken)
+    found, expected = summary(home), summary(unbroken)
+    for key in ("trials", "best_validation_mrr", "structure_only_validation_mrr", "test", "seeds"):
+        assert found[key] == expected[key], key
+    assert_nothing_twice(home)
+    assert_mlflow_is_whole(home)
+    with sqlite3.connect(home / "results" / "s" / "optuna.db") as database:
+        states = [state for (state,) in database.execute("select state from trials")]
+    assert len(states) == len(trials(home))
+    assert not {"RUNNING", "WAITING"} & set(states)

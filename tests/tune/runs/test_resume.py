@@ -7,7 +7,6 @@ import os
 import random
 import shutil
 import signal
-import sqlite3
 import subprocess
 import time
 from pathlib import Path
@@ -17,7 +16,7 @@ import psutil
 import pytest
 from killed_search import (
     ARGUMENTS,
-    assert_mlflow_is_whole,
+    assert_as_unbroken,
     assert_nothing_twice,
     events,
     finish,
@@ -43,22 +42,13 @@ def unbroken(searched: Searched) -> Path:
     return searched.home
 
 
-def assert_as_unbroken(home: Path, unbroken: Path) -> None:
-    assert trials(home) == trials(unbroken)
-    found, expected = summary(home), summary(unbroken)
-    for key in ("trials", "best_validation_mrr", "structure_only_validation_mrr", "test", "seeds"):
-        assert found[key] == expected[key], key
-    assert_nothing_twice(home)
-    assert_mlflow_is_whole(home)
-    with sqlite3.connect(home / "results" / "s" / "optuna.db") as database:
-        states = [state for (state,) in database.execute("select state from trials")]
-    assert len(states) == len(trials(home))
-    assert not {"RUNNING", "WAITING"} & set(states)
-
-
-@pytest.mark.parametrize("also_while_finalising", [False, pytest.param(True, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("also_while_finalising", [False, True])
 def test_a_killed_driver_goes_on_to_the_same_end(unbroken: Path, tmp_path: Path, also_while_finalising: bool) -> None:
-    """Killed within a trial, the same command goes on by itself; killed while finalising, `--resume` does."""
+    """Killed within a trial, the same command goes on by itself; killed while finalising, `--resume` does.
+
+    The fast tests kill one that goes on from Python: `tests/tune/test_interface.py`.
+    """
     write_graph(tmp_path / "graph")
     ready_database(tmp_path)
     search = start(REPOSITORY, tmp_path, *ARGUMENTS)
