@@ -20,12 +20,13 @@ BASE, MARK = "canonical_base", "canonical_mark"
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """`mygraph/`: letters, the letters and marks they are made of, their glyphs and their names."""
+    """`mygraph/`: vowels, the letters and marks they are made of, their glyphs and their names."""
     folder = tmp_path_factory.mktemp("home")
     graph, source = folder / "mygraph", bundled_path("unicode")
     (graph / "images").mkdir(parents=True)
     lines = [line for split in ("train", "valid", "test") for line in (source / f"{split}.tsv").read_text().splitlines()]
-    wanted = [line for line in lines if line.startswith("LATIN SMALL LETTER") and line.split("\t")[1] in (BASE, MARK, "script")]
+    vowels = tuple(f"LATIN SMALL LETTER {vowel}" for vowel in "AEIOU")
+    wanted = [line for line in lines if line.startswith(vowels) and line.split("\t")[1] in (BASE, MARK, "script")]
     names = {name for line in wanted for name in (line.split("\t")[0], line.split("\t")[2])}
     (graph / "train.tsv").write_text("".join(f"{line}\n" for line in wanted))
     texts = dict(line.split("\t", 1) for line in (source / "descriptions.tsv").read_text().splitlines())
