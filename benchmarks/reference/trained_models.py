@@ -13,6 +13,7 @@ import json
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from statistics import median
 from typing import Annotated, Any
 
 import typer
@@ -116,13 +117,15 @@ def _validation(one: Checkpoint) -> float:
 
 
 def _cost(loaded: Sequence[Checkpoint]) -> dict[str, float | None]:
-    """Minutes of training, a mean over the seeds, and the highest of their peaks of memory in GB; None where one has none."""
+    """Minutes of training, the median of the seeds as one may have been suspended, and the highest peak of memory in GB; None
+    where a seed says neither.
+    """
     costs = [one.metrics.get("cost") for one in loaded]
     known = [cost for cost in costs if isinstance(cost, Mapping)]
     if len(known) < len(costs):
         return {"minutes": None, "peak_gb": None}
     return {
-        "minutes": sum(cost["seconds"] for cost in known) / len(known) / 60,
+        "minutes": median(cost["seconds"] for cost in known) / 60,
         "peak_gb": max(cost["peak_bytes"] for cost in known) / 1e9,
     }
 

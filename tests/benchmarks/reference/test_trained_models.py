@@ -66,7 +66,7 @@ def test_seeds_are_tested_once_and_are_a_row_and_a_member(
 
 
 def test_what_training_cost_stands_in_the_row(graph: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    costs = ({"seconds": 60.0, "peak_bytes": 2e9}, {"seconds": 180.0, "peak_bytes": 1e9})
+    costs = [{"seconds": seconds, "peak_bytes": peak} for seconds, peak in ((60.0, 2e9), (120.0, 1e9), (7200.0, 1e9))]
     seeds = [
         tiny_checkpoint(graph, tmp_path / str(n), seed=n, metrics={"validation": {"mrr": 0.1}, "cost": cost})
         for n, cost in enumerate(costs)
