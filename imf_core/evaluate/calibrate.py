@@ -151,6 +151,7 @@ def fit_logits(cached: CachedScores, loss: str, rows: int) -> Tensor:
 
     @torch.enable_grad()
     def objective(point: np.ndarray) -> tuple[float, np.ndarray]:
+        """The mean surprise at the answers and its gradient, of the common logits and then each relation's offsets, flat."""
         parameters = torch.from_numpy(point).float().view(-1, branches).requires_grad_()
         common, offsets = parameters[:1], parameters[1:]  # (1, M) and, of each relation, (2R, M) or none
         combined = cached.combined(common + offsets if rows > 1 else common)  # (Q, C)
