@@ -54,8 +54,7 @@ def test_the_short_table_has_the_figures_of_the_rows(page: str) -> None:
     assert [title.partition(",")[0] for title in head[1:]] == list(dict.fromkeys(line.data_set for line in LINES))
     for column, title in enumerate(head[1:], start=1):
         sees, one, together, theirs = (line[column] for line in lines)
-        line = next(line for line in LINES if line.data_set == title.partition(",")[0])
-        assert sees == line.sees
+        line = next(line for line in LINES if (line.data_set, line.sees) == (title.partition(",")[0], sees))
         figures = [float(part) for part in (*one.split(" ± "), together)]
         assert (figures, theirs.partition(",")[0]) == (headline(line), max(published(line)))
 
