@@ -149,27 +149,29 @@ def fit_logits(cached: CachedScores, loss: str, rows: int) -> Tensor:
         return torch.zeros(rows, branches)
     blocked = torch.zeros(cached.valid.shape).masked_fill(~cached.valid, -torch.inf)
 
+    def logits(parameters: Tensor) -> Tensor:
+        """(rows, M), of the common logits (1, M) and, where each relation has its own, their offsets (2R, M) below them."""
+        return parameters[:1] + parameters[1:] if rows > 1 else parameters
+
     @torch.enable_grad()
     def objective(point: np.ndarray) -> tuple[float, np.ndarray]:
-        """The mean surprise at the answers and its gradient, of the common logits and then each relation's offsets, flat."""
+        """The mean surprise at the answers, and its gradient, at the parameters of `logits`, flat."""
         parameters = torch.from_numpy(point).float().view(-1, branches).requires_grad_()
-        common, offsets = parameters[:1], parameters[1:]  # (1, M) and, of each relation, (2R, M) or none
-        combined = cached.combined(common + offsets if rows > 1 else common)  # (Q, C)
+        combined = cached.combined(logits(parameters))  # (Q, C)
         scores = combined if loss == "ce" else combined.clamp_min(1e-12).log()
         surprise = -torch.log_softmax(scores + blocked, dim=1)[:, 0]
         # A weak pull towards the plain mean keeps the weights finite where one branch is perfect.
-        penalty = 0.5 * (common**2).sum() + _SHRINKAGE * (offsets**2).sum()
+        penalty = 0.5 * (parameters[:1] ** 2).sum() + _SHRINKAGE * (parameters[1:] ** 2).sum()
         value = (surprise.sum() + penalty) / len(surprise)
         (gradient,) = torch.autograd.grad(value, parameters)
         return float(value.detach()), gradient.double().numpy().ravel()
 
-    start = np.zeros((1 + (rows if rows > 1 else 0)) * branches)
+    start = np.zeros((1 + rows if rows > 1 else 1) * branches)
     # No torch.optim: it loads torch's compiler with the first optimizer, two seconds wherever nothing is trained.
     point = minimize(objective, start, jac=True, method="L-BFGS-B", options={"ftol": _TOLERANCE, "gtol": 1e-5}).x
     parameters = torch.from_numpy(point).float().view(-1, branches)
-    common = parameters[:1]
-    fitted = common + parameters[1:] if rows > 1 else common
-    return _best_by_mrr(cached, fitted - fitted.mean(dim=1, keepdim=True), common)
+    fitted = logits(parameters)
+    return _best_by_mrr(cached, fitted - fitted.mean(dim=1, keepdim=True), parameters[:1])
 
 
 def _best_by_mrr(cached: CachedScores, fitted: Tensor, common: Tensor) -> Tensor:

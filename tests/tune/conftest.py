@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from killed_search import ARGUMENTS
+from killed_search import ARGUMENTS, trials
 from small_search import empty_database, ready_database, run_search, write_graph
 
 from tune.tracking.tracker import Tracker
@@ -31,6 +31,7 @@ def searched(tmp_path_factory: pytest.TempPathFactory, repository: Path) -> Sear
     write_graph(home / "graph")
     done = run_search(repository, home, *ARGUMENTS)
     assert done.returncode == 0, done.stdout + done.stderr
+    assert {trial["state"] for trial in trials(home)} >= {"pruned", "completed"}
     return Searched(home, home / "results" / "s", done.stdout)
 
 

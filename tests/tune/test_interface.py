@@ -13,7 +13,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from killed_search import ARGUMENTS, assert_as_unbroken, events, run_until, start, summary, trials
+from killed_search import ARGUMENTS, assert_as_unbroken, events, run_until, start, summary
 from rich.console import Console
 from small_search import SMALL, ready_database, write_graph
 from small_study import RECORDS
@@ -75,7 +75,6 @@ def home(tmp_path_factory: pytest.TempPathFactory, repository: Path) -> Path:
 
 
 def test_a_killed_search_of_the_command_line_goes_on_from_python_to_the_same_end(home: Path, searched: Searched) -> None:
-    assert {trial["state"] for trial in trials(searched.home)} >= {"pruned", "completed"}
     assert_as_unbroken(home, searched.home)
     assert summary(home)["test_opened"] == 1
     assert [event["event"] for event in events(home)].count("session") == 2

@@ -38,7 +38,6 @@ REPOSITORY = Path(__file__).parents[3]
 @pytest.fixture(scope="module")
 def unbroken(searched: Searched) -> Path:
     """Where the search that was never interrupted was started."""
-    assert {trial["state"] for trial in trials(searched.home)} >= {"pruned", "completed"}
     return searched.home
 
 
